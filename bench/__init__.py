@@ -1,0 +1,1 @@
+"""The harness: grids, engine, records, store and leaderboards."""

@@ -1,0 +1,93 @@
+"""What an adapter gives: splits, the order of the paper's random draws, and the protocol's defaults."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Training:
+    """The protocol of a run: network, optimizer and length. All of it is part of a run's identity."""
+
+    network: str = "mlp"
+    width: int = 300
+    hidden_layers: int = 1
+    init: str = "torch"  # "torch" (default of nn.Linear) or "xavier" (uniform weights, zero biases)
+    dropout: float = 0.0  # on hidden pre-activations
+    batch_norm: bool = False  # on hidden pre-activations
+    optimizer: str = "sgd"  # "sgd" or "adam"
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    steps: int = 1000  # updates, each on the whole training set
+
+
+@dataclass
+class Split:
+    """Examples of one environment or split, raw: the network's input is made on the device."""
+
+    x: Tensor  # [n, ...] float32 or uint8
+    y: Tensor  # [n] int64 class index
+    attribute: Tensor | None = None  # [n] int64, the spurious one
+    environment: Tensor | None = None  # [n] int64
+
+    def group(self, attributes: int) -> Tensor:
+        """Group y * attributes + a of each example, [n]; the one place where groups are numbered."""
+        return self.y if self.attribute is None else self.y * attributes + self.attribute
+
+
+@dataclass
+class Data:
+    """What one seed trains and is scored on."""
+
+    train: Split
+    tests: dict[str, Split]
+    classes: int = 2
+    attributes: int = 1  # values of the spurious attribute
+    environments: int = 0
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups in the order of the counts in a record."""
+        if self.attributes == 1:
+            return [f"y{y}" for y in range(self.classes)]
+        return [f"y{y}a{a}" for y in range(self.classes) for a in range(self.attributes)]
+
+
+Build = Callable[[Tensor], nn.Module]
+"""Makes the network from a few raw inputs, drawing its weights from torch's global generator."""
+Score = Callable[[Tensor], Tensor]
+"""Logits of a trained network for raw inputs, in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """Base of every adapter: fields are the dataset's options, `load` makes the data of one seed."""
+
+    provides: ClassVar[frozenset[str]] = frozenset()
+    protocol_version: ClassVar[int] = 1
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (("test", "accuracy"), ("train", "accuracy"))
+    training: ClassVar[Training] = Training()
+
+    @abstractmethod
+    def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
+        """The data and the freshly drawn network of one seed, in the paper's order of random draws."""
+
+    def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
+        """Further numbers of this dataset, split → metric → value, from the trained network."""
+        return {}
+
+    def checksum(self) -> str:
+        """SHA-256 of the raw data the runs rest on; empty for data drawn from the seed alone."""
+        return ""
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator: draws that define data are the same on every device."""
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,343 @@
+"""Grids: a YAML file or command-line options, validated, resolved to cells and expanded to runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.record import SCHEMA, Record, Run, fingerprint
+from spurbench.bench.registry import methods
+from spurbench.bench.selection import RULES, mean_score, settled
+from spurbench.bench.yamlfile import Origin, read, scalar
+
+if TYPE_CHECKING:
+    from spurbench.bench.gridfile import GridSheet
+
+SHIPPED = Path(__file__).with_name("grids")
+Plan = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One candidate of a search: what it tries, and the settings it runs with."""
+
+    tried: Mapping[str, Mapping[str, Any]]  # place → name → value; goes into the final cell if chosen
+    hyper_parameters: Mapping[str, Any]
+    training: Mapping[str, Any]
+    dataset_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a cell's hyper-parameters are found."""
+
+    rule: str
+    text: str  # the budget and the rule in words
+    seeds: tuple[int, ...]
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of one dataset's table, every value resolved; `na` says why it cannot run."""
+
+    dataset: str
+    dataset_options: Mapping[str, Any]
+    protocol_version: int
+    method: str
+    label: str
+    published: str | None
+    hyper_parameters: Mapping[str, Any]
+    training: Mapping[str, Any]
+    precision: str
+    seeds: tuple[int, ...]
+    na: str | None = None
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    search: Search | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A validated grid, every cell resolved; nothing in it can be a user's mistake any more."""
+
+    name: str
+    description: str
+    selection: Mapping[str, Any]  # {rule, oracle, text}
+    notes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def shipped_grids() -> dict[str, str]:
+    """The grids that come with spurbench: name → description."""
+    found = {}
+    for file in sorted(SHIPPED.glob("*.yaml")):
+        data, _ = read(file.read_text(encoding="utf-8"), file.name)
+        found[file.stem] = str(data.get("description", "")).strip()
+    return found
+
+
+def load_grid(name_or_path: str) -> Grid:
+    """The shipped grid of that name, or the grid file at that path.
+
+    Errors: UserError `file:line: what is wrong; the nearest valid name`.
+    """
+    data, origin, stem = read_grid(name_or_path)
+    return resolve(data, origin, stem)
+
+
+def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
+    """The raw content of a grid, where it came from, and its file's stem."""
+    shipped = {file.stem: file for file in SHIPPED.glob("*.yaml")}
+    path = shipped.get(name_or_path, Path(name_or_path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        error = unknown("grid", name_or_path, shipped)
+        raise UserError(f"{error}, or the path of a .yaml file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the grid {name_or_path}: {error}") from None
+    data, origin = read(text, path.name if name_or_path in shipped else str(path))
+    return data, origin, path.stem
+
+
+def resolve(data: Any, origin: Origin, name: str) -> Grid:
+    """The grid of a file's content; `name` if the file gives none."""
+    from spurbench.bench.cells import cells_of  # pydantic comes with these
+    from spurbench.bench.gridfile import validate
+
+    sheet: GridSheet = validate(data, origin)
+    cells = tuple(cells_of(sheet, origin))
+    rule = RULES[sheet.selection].to_dict(sheet.selection)
+    return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)
+
+
+def adhoc_grid(
+    dataset: str | Sequence[str],
+    methods: Sequence[str],
+    seeds: str | Sequence[int] | None = None,
+    sets: Sequence[str] = (),
+    precision: str | None = None,
+) -> Grid:
+    """The grid of `run --dataset … --method … --seeds 0-9 --set sd.coef=0.1`, without a file.
+
+    Each dataset × method starts from the shipped `paper` grid where it has that pair (its settings, not
+    its search), else from defaults. A key of `sets` is `method.name`, `training.name` or `dataset.name`;
+    a list as value (`sd.coef=[0.1,1]`) runs each of them.
+    """
+    names = [dataset] if isinstance(dataset, str) else list(dataset)
+    changes = parsed_sets(sets, names, methods)
+    paper = read_grid("paper")[0]
+    blocks = []
+    for name in names:
+        for method in methods:
+            block = starting_point(paper, name, method, changes)
+            block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
+            blocks.append(block | ({"precision": precision} if precision else {}))
+    data = {
+        "description": f"{', '.join(methods)} on {', '.join(names)}, from the command line",
+        "selection": "none",
+        "notes": [f"set by hand: {', '.join(sets)}"] if sets else [],
+        "datasets": blocks,
+    }
+    return resolve(data, Origin(""), f"adhoc-{fingerprint(data)[:8]}")
+
+
+def starting_point(
+    paper: Any, dataset: str, method: str, changes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A dataset block for one method: the paper's where it has one, with the changes on top."""
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (block, entry)
+        for block in paper["datasets"]
+        for entry in block["methods"]
+        if isinstance(entry, dict) and (block["dataset"], entry["method"]) == (dataset, method)
+    ]
+    block, entry = min(pairs, key=lambda pair: "label" in pair[1], default=({}, {}))  # one without a label
+    kept = {key: value for key, value in entry.items() if key not in {"search", "label", "draws"}}
+    compared = not any(changes.values()) and "search" not in entry
+    row = {**kept, "method": method}
+    row["published"] = (
+        entry.get("published", method if block.get("paper_budget") else None) if compared else None
+    )
+    for place, name in (("hyper_parameters", method), ("training", "training"), ("options", dataset)):
+        if changes.get(name):
+            row[place] = {**row.get(place, {}), **changes[name]}
+    return {"seeds": "0-9", **block, "dataset": dataset, "methods": [row]}
+
+
+def parsed_sets(
+    sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """`["sd.coef=0.1"]` as {"sd": {"coef": 0.1}}."""
+    owners = ["training", *datasets, *methods]
+    changes: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
+    for given in sets:
+        key, equals, text = given.partition("=")
+        owner, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise UserError(f"--set {given}: expected KEY=VALUE such as training.lr=1e-3")
+        if owner not in changes:
+            raise UserError(f"--set {given}: {unknown('method or dataset in this run', owner, owners)}")
+        if name in changes[owner]:
+            raise UserError(f"--set {given}: {key.strip()} is set twice")
+        changes[owner][name] = scalar(text, f"--set {given}")
+    return changes
+
+
+def expand(grid: Grid, records_by_id: Mapping[str, Record]) -> Plan:
+    """The plan: every cell with the ids of its runs. A pure function of the grid and the records present.
+
+    While a search is unfinished its cell has `chosen` null, no ids and no hyper-parameters; run what the
+    plan lists, expand again with the new records, until nothing is pending.
+    """
+    return {
+        "schema": SCHEMA,
+        "grid": grid.name,
+        "description": grid.description,
+        "selection": dict(grid.selection),
+        "notes": list(grid.notes),
+        "cells": [planned(cell, records_by_id) for cell in grid.cells],
+    }
+
+
+def planned(cell: Cell, records: Mapping[str, Record]) -> dict[str, Any]:
+    """One cell of the plan."""
+    row: dict[str, Any] = {
+        "dataset": cell.dataset,
+        "dataset_options": dict(cell.dataset_options),
+        "protocol_version": cell.protocol_version,
+        "method": cell.method,
+        "label": cell.label,
+        "published": cell.published,
+        "hyper_parameters": dict(cell.hyper_parameters),
+        "training": dict(cell.training),
+        "precision": cell.precision,
+        "selection": dict(cell.selection),
+        "na": cell.na,
+        "seeds": [] if cell.na else list(cell.seeds),
+        "ids": [],
+        "search": None,
+    }
+    if cell.search and not cell.na:
+        add_search(row, cell.search, records)
+    if not row["na"] and row["hyper_parameters"] is not None:
+        row["ids"] = run_ids(row, row["seeds"])
+    return row
+
+
+def add_search(row: dict[str, Any], search: Search, records: Mapping[str, Record]) -> None:
+    """Put the search into the cell, and its winner if every draw has come to an end."""
+    draws = []
+    for draw in search.draws:
+        settings: dict[str, Any] = {
+            "hyper_parameters": dict(draw.hyper_parameters),
+            "training": dict(draw.training),
+            "dataset_options": dict(draw.dataset_options),
+            "seeds": list(search.seeds),
+        }
+        draws.append({**settings, "ids": run_ids({**row, **settings}, search.seeds)})
+    chosen, failed = None, 0
+    ids = [id for draw in draws for id in draw["ids"]]
+    finished = all(settled(records.get(id)) for id in ids)
+    if finished:
+        scores = [mean_score(search.rule, [records[id] for id in draw["ids"]]) for draw in draws]
+        failed = scores.count(None)
+        chosen = best(scores)
+    text = search.text + (f"; {failed} of {len(draws)} draws failed" if failed else "")
+    row["search"] = {"rule": search.rule, "text": text, "draws": draws, "chosen": chosen}
+    if chosen is None:
+        row["hyper_parameters"] = None
+        row["na"] = f"every draw of the search failed ({len(draws)})" if finished else None
+        row["seeds"] = [] if finished else row["seeds"]
+    else:
+        row["hyper_parameters"] |= search.draws[chosen].tried["hyper_parameters"]
+        row["training"] |= search.draws[chosen].tried["training"]
+
+
+def best(scores: Sequence[float | None]) -> int | None:
+    """The place of the highest score, the first of equals; None if there is no score."""
+    found = [(score, -place) for place, score in enumerate(scores) if score is not None]
+    return -max(found)[1] if found else None
+
+
+IDENTITY = (
+    "dataset",
+    "dataset_options",
+    "protocol_version",
+    "method",
+    "hyper_parameters",
+    "training",
+    "precision",
+)
+
+
+def run_ids(row: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
+    """What `Run.id` gives for each seed, without building the runs (10,000 ids in a fraction of a second)."""
+    shared = {name: row[name] for name in IDENTITY}
+    return [fingerprint({**shared, "seed": seed})[:16] for seed in seeds]
+
+
+def runs(plan: Plan) -> list[tuple[Run, dict[str, Any]]]:
+    """Every run the plan lists, searches' draws included, each with its cell; an id comes once."""
+    found: dict[str, tuple[Run, dict[str, Any]]] = {}
+    for cell in plan["cells"]:
+        for part in [*(cell["search"] or {"draws": []})["draws"], cell]:
+            fields = {name: part.get(name, cell[name]) for name in IDENTITY}
+            for id, seed in zip(part["ids"], part["seeds"], strict=False):  # no ids: nothing to run yet
+                if id not in found:
+                    found[id] = (Run(**fields, seed=seed), cell)
+    return list(found.values())
+
+
+SHOWN = ("dataset", "dataset_options", "label", "method", "precision", "na", "published")
+
+
+def summary(plan: Plan) -> list[dict[str, Any]]:
+    """One row per cell for `spurbench plan`: how many runs and updates, and why none."""
+    rows, known = [], methods()
+    for cell in plan["cells"]:
+        search = cell["search"] or {"draws": [], "text": None}
+        counts = [(len(draw["ids"]), draw["training"]["steps"]) for draw in search["draws"]]
+        own = 0 if cell["na"] else len(cell["seeds"])
+        idle = cell["method"] in known and not known[cell["method"]].trains
+        row = {key: cell[key] for key in SHOWN} | {"runs": own, "search_runs": sum(n for n, _ in counts)}
+        updates = own * cell["training"]["steps"] + sum(n * steps for n, steps in counts)
+        rows.append(row | {"updates": 0 if idle else updates, "search": search["text"]})
+    return rows
+
+
+def only(grid: Grid, patterns: Sequence[str]) -> Grid:
+    """The grid with the cells that a pattern names: dataset, method, label or dataset/method, also `co*`.
+
+    Errors: UserError for a pattern that names no cell.
+    """
+    if not patterns:
+        return grid
+    names = [
+        (c.dataset, c.method, c.label, f"{c.dataset}/{c.method}", f"{c.dataset}/{c.label}")
+        for c in grid.cells
+    ]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for row in names for name in row):
+            raise unknown(
+                "dataset, method or label in the grid", pattern, {n for row in names for n in row[:3]}
+            )
+    kept = [
+        cell
+        for cell, row in zip(grid.cells, names, strict=True)
+        if any(fnmatchcase(name, pattern) for name in row for pattern in patterns)
+    ]
+    return Grid(grid.name, grid.description, grid.selection, grid.notes, tuple(kept))
+
+
+def at(origin: Origin, where: tuple[str | int, ...], action: Callable[[], T]) -> T:
+    """What `action` returns; its complaint gets the file and the line of `where`."""
+    try:
+        return action()
+    except (UserError, ValueError) as error:
+        raise origin.error(where, str(error)) from None

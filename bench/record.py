@@ -1,0 +1,78 @@
+"""Runs, their identity, and the record each leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA = 1
+Record = dict[str, Any]
+
+
+def canonical(value: Any) -> bytes:
+    """One byte string for one value: keys sorted, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """dataset × method × hyper-parameters × seed, every default filled in: all that defines the science."""
+
+    dataset: str
+    dataset_options: Mapping[str, Any]
+    protocol_version: int
+    method: str
+    hyper_parameters: Mapping[str, Any]
+    training: Mapping[str, Any]
+    precision: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Sixteen hex digits of the hash of the identity; no path, device or version is in it."""
+        return fingerprint(used(asdict(self)))[:16]
+
+    @property
+    def cell_key(self) -> str:
+        """The identity without the seed, hashed: runs of one key are replicas of one experiment."""
+        return fingerprint(used({**asdict(self), "seed": None}))[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Run:
+        """The run a record or job describes; further keys are left alone."""
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+
+
+def used(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without those that are None: a protocol may gain an optional field and keep its ids."""
+    return {k: used(v) if isinstance(v, Mapping) else v for k, v in fields.items() if v is not None}
+
+
+def sealed(record: Record) -> Record:
+    """The record with its digest, so that a truncated or edited one is recognised."""
+    body = {key: value for key, value in record.items() if key != "digest"}
+    return {**body, "digest": fingerprint(body)}
+
+
+def fault(record: Any) -> str | None:
+    """Why this record cannot be trusted, or None."""
+    if not isinstance(record, dict) or "digest" not in record:
+        return "not a record"
+    if record.get("schema", 0) > SCHEMA:
+        return f"written by a newer spurbench (schema {record['schema']}, this one reads up to {SCHEMA})"
+    if sealed(record)["digest"] != record["digest"]:
+        return "its content does not match its digest (edited by hand or damaged)"
+    if Run.from_dict(record).id != record["id"]:
+        return "its id does not match what it describes"
+    return None

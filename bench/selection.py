@@ -1,0 +1,88 @@
+"""Selection rules: which number of a finished run picks among the draws of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spurbench.bench.errors import UserError
+
+Counts = Mapping[str, Sequence[float]]
+Splits = Mapping[str, Counts]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to score a record; higher is better. `oracle`: it looks at the test set."""
+
+    text: str
+    oracle: bool
+    score: Callable[[Splits], float | None] | None  # None where the record lacks the splits
+
+    def to_dict(self, name: str) -> dict[str, Any]:
+        """As it stands in a plan."""
+        return {"rule": name, "oracle": self.oracle, "text": self.text}
+
+
+def accuracy(counts: Counts | None) -> float | None:
+    """Correct / all, over every group together."""
+    total = sum(counts["n"]) if counts else 0
+    return sum(counts["correct"]) / total if counts and total else None
+
+
+def worst_group(counts: Counts | None) -> float | None:
+    """The smallest accuracy of a group that has examples."""
+    if not counts:
+        return None
+    each = [right / n for right, n in zip(counts["correct"], counts["n"], strict=True) if n]
+    return min(each) if each else None
+
+
+def worst_environment(splits: Splits) -> float | None:
+    """The smallest accuracy over each training environment (splits train_e0, train_e1, ...) and test."""
+    places = [name for name in splits if name.startswith("train_e")]
+    each = [accuracy(splits.get(name)) for name in [*places, "test"]]
+    found = [value for value in each if value is not None]
+    return min(found) if places and len(found) == len(each) else None
+
+
+RULES = {
+    "none": Rule("hyper-parameters as given, last step scored", False, None),
+    "test_accuracy": Rule(
+        "test accuracy (test-set oracle)", True, lambda splits: accuracy(splits.get("test"))
+    ),
+    "train_accuracy": Rule("training accuracy", False, lambda splits: accuracy(splits.get("train"))),
+    "worst_environment": Rule(
+        "the smallest accuracy over training environments and test (test-set oracle)", True, worst_environment
+    ),
+    "worst_group": Rule(
+        "worst-group accuracy on test (test-set oracle)", True, lambda splits: worst_group(splits.get("test"))
+    ),
+}
+
+
+def mean_score(name: str, records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean score of the records of one draw, or None if one of them failed.
+
+    Errors: UserError where a finished record lacks the splits the rule looks at.
+    """
+    if any(record["status"] != "done" for record in records):
+        return None
+    rule = RULES[name]
+    assert rule.score is not None, "'none' does not select"
+    scores = []
+    for record in records:
+        score = rule.score(record["splits"])
+        if score is None:
+            have = ", ".join(record["splits"]) or "none"
+            raise UserError(f"rule {name} cannot be used: run {record['id']} has the splits {have}")
+        scores.append(score)
+    return sum(scores) / len(scores)
+
+
+def settled(record: Mapping[str, Any] | None) -> bool:
+    """Whether a run has come to an end of its own: done, or failed and not merely cancelled."""
+    if record is None:
+        return False
+    return record["status"] == "done" or (record.get("cause") or {}).get("kind") != "cancelled"

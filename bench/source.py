@@ -1,0 +1,350 @@
+"""What a plug-in file says of itself, read with `ast`: nothing in it is run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from spurbench.bench.errors import UserError
+
+ROOTS = {"method": "Method", "dataset": "Dataset"}
+SECTIONS = re.compile(r"^\W*(Source|Needs|Differs|Licence)\b\W*\s(.*)$")
+MISSING: Any = type("Missing", (), {"__repr__": lambda _: "missing"})()
+UNREAD: Any = type("Unread", (), {"__repr__": lambda _: "not a literal"})()
+
+
+@dataclass(frozen=True)
+class Option:
+    """A hyper-parameter of a method, an option of a dataset or a field of Training."""
+
+    name: str
+    type: str  # annotation as written, e.g. "float"
+    default: Any
+    search: Mapping[str, Any] = field(default_factory=dict)  # {low, high, scale} or {choices}
+    symbol: str = ""
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A method or dataset as its file describes it; `problem` says why it cannot be used, or is None."""
+
+    kind: str  # "method" or "dataset"
+    name: str
+    path: Path
+    class_name: str = ""
+    summary: str = ""
+    sections: Mapping[str, str] = field(default_factory=dict)  # Source, Needs, Differs, Licence
+    options: tuple[Option, ...] = ()
+    needs: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    protocol_version: int = 1
+    headline: tuple[tuple[str, str], ...] = (("test", "accuracy"), ("train", "accuracy"))
+    training: Mapping[str, Any] = field(default_factory=dict)  # what differs from Training's defaults
+    stackable: bool = True
+    trains: bool = True
+    origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"
+    problem: str | None = None
+
+    @property
+    def literal(self) -> bool:
+        """Whether every value could be read without importing the file."""
+        shared = (self.needs, self.provides, self.protocol_version, self.headline, self.training)
+        values = [*shared, self.stackable, self.trains, *(option.default for option in self.options)]
+        return not any(value is UNREAD for value in values)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A parsed file: its classes, its literal constants, and where imported names come from."""
+
+    path: Path
+    tree: ast.Module
+    classes: Mapping[str, ast.ClassDef]
+    constants: Mapping[str, Any]
+    imports: Mapping[str, tuple[str, str]]  # local name -> (module, name there)
+
+
+Lineage = list[tuple[ast.ClassDef, Mapping[str, Any]]]
+
+
+def describe(path: Path, name: str, kind: str | None = None, origin: str = "folder") -> PluginInfo:
+    """The plug-in in `path`; without `kind` it is a dataset if it derives from Dataset, else a method."""
+    try:
+        module = parse(path)
+    except (SyntaxError, ValueError) as error:  # ValueError: null bytes, not UTF-8
+        line = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+        return PluginInfo(kind or "method", name, path, origin=origin, problem=f"syntax error, {line}")
+    except OSError as error:
+        return PluginInfo(
+            kind or "method", name, path, origin=origin, problem=f"cannot be read: {error.strerror}"
+        )
+    kind = kind or ("dataset" if leaves(module, "Dataset") else "method")
+    found = leaves(module, ROOTS[kind])
+    chosen = chosen_class(found, name)
+    lineage = found.get(chosen, [])
+    text = ast.get_docstring(module.tree) or (ast.get_docstring(lineage[-1][0]) if lineage else "") or ""
+    info = PluginInfo(
+        kind, name, path, chosen, first_sentence(text), sections(text), origin=origin,
+        **(members(lineage, kind) if lineage else {}),
+    )  # fmt: skip
+    return with_problem(info, module, list(found))
+
+
+def with_problem(info: PluginInfo, module: Module, found: list[str]) -> PluginInfo:
+    """`info` with the first reason why it cannot be used, if there is one."""
+    missing = next((name for name in imported(module.tree) if not importable(name)), None)
+    bare = next((option.name for option in info.options if option.default is MISSING), None)
+    problem = None
+    if missing:
+        problem = f"imports '{missing}', which is not installed"
+    elif not found:
+        problem = f"holds no class derived from {ROOTS[info.kind]}"
+    elif not info.class_name:
+        problem = f"holds {len(found)} {info.kind}s ({', '.join(found)}); one file holds one"
+    elif bare:
+        problem = f"field '{bare}' has no default"
+    elif info.needs is not UNREAD:
+        problem = unknown_need(info.needs)
+    return replace(info, problem=problem)
+
+
+def unknown_need(needs: frozenset[str]) -> str | None:
+    """The complaint about a need that no engine can meet."""
+    known = needs_known()
+    for need in sorted(needs - set(known)):
+        near = get_close_matches(need, known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ";"
+        return f"declares the unknown need '{need}'{hint} there are: {', '.join(known)}"
+    return None
+
+
+@cache
+def needs_known() -> tuple[str, ...]:
+    """NEEDS of bench/method.py, read without importing torch."""
+    return tuple(parse(Path(__file__).with_name("method.py")).constants["NEEDS"])
+
+
+@cache
+def training_fields() -> dict[str, Option]:
+    """The fields of Training with their defaults, read from bench/dataset.py."""
+    module = parse(Path(__file__).with_name("dataset.py"))
+    fields = class_options([(module.classes["Training"], module.constants)])
+    return {option.name: option for option in fields}
+
+
+def parse(path: Path) -> Module:
+    """The parsed file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    constants: dict[str, Any] = {}
+    imports: dict[str, tuple[str, str]] = {}
+    for node in tree.body:
+        for target, value in assigned(node):
+            constants[target] = evaluate(value, constants)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imports |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return Module(path, tree, classes, constants, imports)
+
+
+def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """(name, value) of a plain assignment."""
+    if isinstance(node, ast.Assign):
+        yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+        yield node.target.id, node.value
+
+
+def leaves(module: Module, root: str) -> dict[str, Lineage]:
+    """Classes of the file that derive from `root` and that no other of them derives from."""
+    found = {name: lineage(name, module, root) for name in module.classes}
+    bases = {base_name(base) for node in module.classes.values() for base in node.bases}
+    return {name: line for name, line in found.items() if line and name not in bases}
+
+
+def lineage(name: str, module: Module, root: str, depth: int = 0) -> Lineage | None:
+    """The class and its ancestors up to `root`, eldest first, also through imported modules."""
+    node = module.classes.get(name)
+    if node is None:
+        origin = module.imports.get(name)
+        path = module_file(origin[0]) if origin else None
+        if origin is None or path is None or depth > 8:
+            return None
+        return lineage(origin[1], parse(path), root, depth + 1)
+    for base in map(base_name, node.bases):
+        if base == root:
+            return [(node, module.constants)]
+        above = lineage(base, module, root, depth + 1) if depth <= 8 else None
+        if above:
+            return [*above, (node, module.constants)]
+    return None
+
+
+def base_name(base: ast.expr) -> str:
+    return base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
+
+
+def chosen_class(found: Mapping[str, Lineage], stem: str) -> str:
+    """The class the file stands for: the only one, or the one named like the file; '' if unclear."""
+    like = [name for name in found if name.lower() == stem.replace("_", "").lower()]
+    names = like or list(found)
+    return names[0] if len(names) == 1 else ""
+
+
+def members(line: Lineage, kind: str) -> dict[str, Any]:
+    """Options and class attributes of the plug-in's class."""
+    wanted = {"needs", "stackable", "trains"}
+    if kind == "dataset":
+        wanted = {"provides", "protocol_version", "headline", "training"}
+    values: dict[str, Any] = {"options": class_options(line)}
+    for node, constants in line:
+        for target, value in (pair for statement in node.body for pair in assigned(statement)):
+            if target in wanted:
+                read = training_call if target == "training" else evaluate
+                values[target] = read(value, constants)
+    return values
+
+
+def class_options(line: Lineage) -> tuple[Option, ...]:
+    """The dataclass fields of a class and its ancestors."""
+    options: dict[str, Option] = {}
+    for node, constants in line:
+        for statement in node.body:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                kind = ast.unparse(statement.annotation).strip("'\"")
+                if "ClassVar" not in kind:
+                    options[statement.target.id] = option(
+                        statement.target.id, kind, statement.value, constants
+                    )
+    return tuple(options.values())
+
+
+def option(name: str, kind: str, value: ast.expr | None, constants: Mapping[str, Any]) -> Option:
+    """One field; `hyper(...)` and `field(default=...)` are understood."""
+    if value is None:
+        return Option(name, kind, MISSING)
+    if not (isinstance(value, ast.Call) and base_name(value.func) in {"hyper", "field"}):
+        return Option(name, kind, evaluate(value, constants))
+    given = {keyword.arg: evaluate(keyword.value, constants) for keyword in value.keywords}
+    default = evaluate(value.args[0], constants) if value.args else given.get("default", MISSING)
+    if base_name(value.func) == "field":
+        return Option(name, kind, UNREAD if default is MISSING and "default_factory" in given else default)
+    search = {key: given.get(key) for key in ("low", "high")} | {"scale": given.get("scale", "linear")}
+    if given.get("choices"):
+        search = {"choices": given["choices"]}
+    if any(part is UNREAD for part in search.values()):
+        default = UNREAD
+    return Option(name, kind, default, search, given.get("symbol", ""))
+
+
+def training_call(value: ast.expr, constants: Mapping[str, Any]) -> Any:
+    """The keywords of `Training(...)`."""
+    if not (isinstance(value, ast.Call) and base_name(value.func) == "Training" and not value.args):
+        return UNREAD
+    given = {keyword.arg: evaluate(keyword.value, constants) for keyword in value.keywords}
+    return UNREAD if None in given or any(part is UNREAD for part in given.values()) else given
+
+
+def evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
+    """The value of a literal, of arithmetic on literals and of the file's own constants, else UNREAD."""
+    try:
+        return compute(node, constants)
+    except (ValueError, TypeError, ArithmeticError, KeyError):
+        return UNREAD
+
+
+OPERATIONS: dict[type[ast.operator], Any] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.Pow: lambda a, b: float(a) ** b if isinstance(b, int) and b > 64 else a**b,
+    ast.BitOr: lambda a, b: a | b,
+}
+
+
+def compute(node: ast.expr, constants: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.BinOp):
+        left, right = compute(node.left, constants), compute(node.right, constants)
+        return OPERATIONS[type(node.op)](left, right)
+    if isinstance(node, ast.Name):
+        if constants[node.id] is UNREAD:
+            raise ValueError(node.id)
+        return constants[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -compute(node.operand, constants)
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        kind = {ast.Tuple: tuple, ast.List: list, ast.Set: set}[type(node)]
+        return kind(compute(part, constants) for part in node.elts)
+    if isinstance(node, ast.Call) and base_name(node.func) == "frozenset" and not node.keywords:
+        return frozenset(*(compute(part, constants) for part in node.args))
+    return ast.literal_eval(node)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring, on one line."""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?])\s", paragraph)[0]
+
+
+def sections(text: str) -> dict[str, str]:
+    """The paragraphs of a docstring that begin with Source, Needs, Differs or Licence."""
+    found: dict[str, str] = {}
+    current = ""
+    for line in text.splitlines():
+        match = SECTIONS.match(line)
+        if match:
+            current = match[1]
+            found[current] = match[2].strip()
+        elif current and line.strip():
+            found[current] = f"{found[current]} {line.strip()}".strip()
+        else:
+            current = ""
+    return found
+
+
+def imported(tree: ast.Module) -> list[str]:
+    """Modules the file needs as it is imported; those in `try`, `if` and functions are its own affair."""
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return names
+
+
+@cache
+def importable(name: str) -> bool:
+    """Whether the top-level package exists (and, of spurbench, the module), without importing it."""
+    if name.startswith("spurbench."):
+        return module_file(name) is not None
+    try:
+        return importlib.util.find_spec(name.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a module, found without importing its package."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot look for the module '{name}': {error}") from None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *rest)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    return None

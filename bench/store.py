@@ -1,0 +1,223 @@
+"""A store: plain files, each appearing by atomic rename or not at all; several writers may share one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spurbench.bench.errors import UserError
+from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
+
+MARK = "spurbench-store.json"
+STALE_SECONDS = 600  # a claim without a sign of life for this long is taken over
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A record that cannot be used, by its path inside the store, and why."""
+
+    path: str
+    reason: str
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class Store:
+    """Records, plans, predictions, checkpoints and claims of one folder, or the packed records of one file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, path: str | Path, create: bool = False) -> Store:
+        """The store at `path`: a folder, or a packed `.jsonl` or `.jsonl.gz` file (for reading only)."""
+        root = Path(path)
+        if root.is_file():
+            return Packed(root)
+        mark = root / MARK
+        if not mark.exists():
+            if not create:
+                raise UserError(f"no store at {root}: it holds no {MARK}; `spurbench run GRID --store {root}` makes one")
+            if root.is_dir() and any(root.iterdir()):
+                raise UserError(f"{root} is not empty and not a store; name a new folder")
+            write_atomically(mark, canonical({"schema": SCHEMA}))
+        check_schema(mark)
+        return cls(root)
+
+    def path(self, kind: str, run_id: str, suffix: str) -> Path:
+        return self.root / kind / run_id[:2] / f"{run_id}{suffix}"
+
+    # ---- records and plans --------------------------------------------------------------------------------------
+
+    def write_record(self, record: Record) -> None:
+        write_atomically(self.path("records", record["id"], ".json"), canonical(sealed(record)))
+
+    def record(self, run_id: str) -> Record | None:
+        """The record of a run; None if there is none or it is unusable."""
+        path = self.path("records", run_id, ".json")
+        found = read_record(path) if path.exists() else None
+        return None if isinstance(found, str) else found
+
+    def records(self) -> tuple[list[Record], list[Unusable]]:
+        """All usable records, ordered by id, and the unusable ones with their reasons."""
+        usable, unusable = [], []
+        for path in sorted(self.root.glob("records/??/*.json")):
+            found = read_record(path)
+            if isinstance(found, str):
+                unusable.append(Unusable(str(path.relative_to(self.root)), found))
+            else:
+                usable.append(found)
+        return usable, unusable
+
+    def set_aside(self, unusable: list[Unusable]) -> None:
+        """Move unusable records out of the way, so that their runs are done again; nothing is deleted."""
+        for one in unusable:
+            target = self.root / "set-aside" / f"{Path(one.path).stem}-{int(time.time())}.json"
+            target.parent.mkdir(exist_ok=True)
+            os.replace(self.root / one.path, target)
+
+    def plans(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_bytes()) for path in sorted(self.root.glob("plans/*.json"))]
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        write_atomically(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
+
+    def pack(self, file: Path) -> int:
+        """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; their number."""
+        records, _ = self.records()
+        lines = [{"plan": plan} for plan in self.plans()] + [{"record": record} for record in records]
+        text = b"".join(canonical(line) + b"\n" for line in lines)
+        if file.suffix == ".gz":
+            buffer = io.BytesIO()
+            with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as zipped:
+                zipped.write(text)
+            text = buffer.getvalue()
+        write_atomically(file, text)
+        return len(records)
+
+    # ---- claims -------------------------------------------------------------------------------------------------
+
+    def claim(self, run_id: str) -> bool:
+        """Reserve a run for this process; False if another living process has it."""
+        path = self.path("claims", run_id, ".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not alive(path):
+            with suppress(FileNotFoundError):  # of two who find it dead, one renames it
+                os.replace(path, path.with_name(f"{run_id}.dead.{os.getpid()}"))
+                path.with_name(f"{run_id}.dead.{os.getpid()}").unlink()
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+        return True
+
+    def keep(self, run_id: str) -> None:
+        """A sign of life for a claim."""
+        with suppress(FileNotFoundError):
+            os.utime(self.path("claims", run_id, ".json"))
+
+    def release(self, run_id: str) -> None:
+        self.path("claims", run_id, ".json").unlink(missing_ok=True)
+
+
+class Packed(Store):
+    """One file of plans and records, as `Store.pack` writes it; nothing can be added."""
+
+    def lines(self) -> Iterator[tuple[int, Any]]:
+        with gzip.open(self.root, "rb") if self.root.suffix == ".gz" else open(self.root, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield number, json.loads(line)
+                except ValueError:
+                    yield number, {"record": None}
+
+    def records(self) -> tuple[list[Record], list[Unusable]]:
+        usable, unusable = [], []
+        for number, line in self.lines():
+            if "record" in line:
+                reason = fault(line["record"])
+                if reason is None:
+                    usable.append(line["record"])
+                else:
+                    unusable.append(Unusable(f"{self.root.name}:{number}", reason))
+        return usable, unusable
+
+    def record(self, run_id: str) -> Record | None:
+        return next((record for record in self.records()[0] if record["id"] == run_id), None)
+
+    def plans(self) -> list[dict[str, Any]]:
+        return [line["plan"] for _, line in self.lines() if "plan" in line]
+
+    def write_record(self, record: Record) -> None:
+        raise UserError(f"{self.root} is a packed store, for reading only; name a folder")
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        raise UserError(f"{self.root} is a packed store, for reading only; name a folder")
+
+
+def read_record(path: Path) -> Record | str:
+    """The record in a file, or the reason why it cannot be used."""
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError:
+        return "not valid JSON (truncated?)"
+    return fault(record) or record
+
+
+def check_schema(mark: Path) -> None:
+    try:
+        schema = int(json.loads(mark.read_bytes())["schema"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{mark} is damaged; it should read {canonical({'schema': SCHEMA}).decode()}") from None
+    if schema > SCHEMA:
+        raise UserError(
+            f"{mark.parent} was written by a newer spurbench (schema {schema}; this one reads up to {SCHEMA}): upgrade"
+        )
+
+
+def alive(claim: Path) -> bool:
+    """Whether the process that holds a claim still gives signs of life."""
+    try:
+        holder, age = json.loads(claim.read_bytes()), time.time() - claim.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return time.time() - claim.stat().st_mtime < 5  # being written, or left half-written by a crash
+    if holder["host"] == socket.gethostname() and not running(holder["pid"]):
+        return False
+    return age < STALE_SECONDS
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,37 @@
+"""Group distributionally robust optimisation: groups with a high loss gain weight from step to step.
+
+Source: Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
+arXiv 1911.08731, Algorithm 1.
+Needs: groups (label and spurious attribute of every training example).
+Differs: nothing from the released code: the adjustment C/√n_g enters the update of q, not the gradient; every group
+is updated, an absent one by exp(η C/√n_g).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spurbench.bench.method import Batch, Method, Problem, hyper
+
+
+@dataclass(frozen=True)
+class GroupDRO(Method):
+    needs: ClassVar[frozenset[str]] = frozenset({"groups"})
+
+    eta: float = hyper(0.01, low=1e-3, high=1.0, scale="log", symbol="η")
+    adjustment: float = hyper(0.0, choices=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0), symbol="C")
+
+    def init_state(self, problem: Problem) -> dict[str, Tensor]:
+        assert problem.group_counts is not None
+        groups = len(problem.group_counts)
+        return {"q": torch.full((groups,), 1 / groups, device=problem.device)}
+
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        assert batch.problem.group_counts is not None
+        losses = batch.group_means(batch.losses(logits))
+        adjusted = losses.detach() + self.adjustment / batch.problem.group_counts.to(losses).sqrt()
+        q = state["q"] * (self.eta * adjusted).exp()
+        state["q"] = q / q.sum()
+        return state["q"] @ losses
