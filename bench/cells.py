@@ -86,12 +86,8 @@ def row_cells(row: Row) -> Iterator[Cell]:
         message = f"{axes[0].key} varies beside a search; put it into the search's 'space'"
         raise row.origin.error(row.where, message)
     if row.entry.draws is not None and not axes:
-        raise row.origin.error(
-            (*row.where, "draws"), "draws: nothing varies; give a range {low, high, scale}"
-        )
-    taken = at(
-        row.origin, row.where, lambda: choices(axes, row.entry.draws, row.dataset.name, row.method.name)
-    )
+        raise row.origin.error((*row.where, "draws"), "draws: nothing varies; give a range {low, high, scale}")
+    taken = at(row.origin, row.where, lambda: choices(axes, row.entry.draws, row.dataset.name, row.method.name))
     for values in taken:
         yield cell_of(row, with_values(settings, axes, values), suffix(axes, values))
 
@@ -151,14 +147,10 @@ def defaults(row: Row, place: str) -> dict[str, Any]:
     if place == "training":
         values |= row.dataset.training
     of = row.of(place)
-    return {
-        name: at(Origin(of), (), partial(checked, fields[name], value, of)) for name, value in values.items()
-    }
+    return {name: at(Origin(of), (), partial(checked, fields[name], value, of)) for name, value in values.items()}
 
 
-def split(
-    row: Row, place: str, where: Where, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Axis]]:
+def split(row: Row, place: str, where: Where, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Axis]]:
     """Given values, checked: single ones, and those that vary."""
     fixed, several = {}, {}
     for name, value in given.items():
@@ -227,9 +219,7 @@ def search_axes(row: Row, sheet: SearchSheet, where: Where) -> list[Axis]:
     else:
         axes = [space_axis(row, key, value, (*where, "space", key)) for key, value in sheet.space.items()]
     if not axes:
-        raise row.origin.error(
-            where, f"nothing to search: {row.method.name} declares no range; give a 'space:'"
-        )
+        raise row.origin.error(where, f"nothing to search: {row.method.name} declares no range; give a 'space:'")
     return axes
 
 
@@ -240,9 +230,7 @@ def space_axis(row: Row, key: str, value: Any, where: Where) -> Axis:
         raise row.origin.error(where, f"'{key}': a space holds hyper-parameters and training.<name>")
     option = option_of(row, place, name if dot else key, where)
     if not varies(option, value):
-        raise row.origin.error(
-            where, f"{key}: a space needs a list or a range {{low, high, scale}}, not {value!r}"
-        )
+        raise row.origin.error(where, f"{key}: a space needs a list or a range {{low, high, scale}}, not {value!r}")
     return at(row.origin, where, partial(axis, place, option, value, row.of(place)))
 
 

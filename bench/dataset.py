@@ -7,8 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
+
+from spurbench.bench.errors import UserError
+
+
+class BadData(UserError):
+    """A dataset's files are not what they should be."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,14 @@ class Dataset(ABC):
         """SHA-256 of the raw data the runs rest on; empty for data drawn from the seed alone."""
         return ""
 
+    def files(self) -> str:
+        """Where the dataset's files are, for `data list`."""
+        return "none: drawn from the seed"
 
-def seeded(seed: int) -> torch.Generator:
-    """A CPU generator: draws that define data are the same on every device."""
-    return torch.Generator().manual_seed(seed)
+    def prepare(self) -> str:
+        """Make the files ready for training; what was done, for `data prepare`."""
+        return f"nothing to prepare ({self.files()})"
+
+    def verify(self) -> str:
+        """Check the files against what is known of them; what was found. Raises BadData if they are wrong."""
+        return f"nothing to verify ({self.files()})"

@@ -18,20 +18,12 @@ from torch.func import functional_call, vmap
 
 from spurbench.bench import network as networks
 from spurbench.bench.dataset import Data, Dataset, Split, Training
+from spurbench.bench.job import Options
 from spurbench.bench.method import Batch, Method, Problem
 from spurbench.bench.record import fingerprint
 
 Leaves = dict[str, Tensor]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to compute, not what: nothing here is part of a run's identity."""
-
-    device: str = "cpu"
-    micro_batch: int = 2500  # rows; 1,000 to 5,000 keep the activations in cache
-    history: int = 20  # points of the learning curve
 
 
 @dataclass
@@ -169,8 +161,11 @@ class Engine:
             return self.method.loss(z, Batch(problem=problem, **fields), state, self.step), state
 
         arguments = (logits, lifted, self.method_state, {"group_counts": self._stack(counts)} if counts else {})
-        result: tuple[Tensor, dict[str, Tensor]] = vmap(one)(*arguments) if self.stacked else one(*arguments)
-        return result
+        loss, state = vmap(one)(*arguments) if self.stacked else one(*arguments)
+        if loss.ndim != self.stacked:
+            shape = tuple(loss.shape[int(self.stacked) :])
+            raise ValueError(f"{type(self.method).__name__}.loss gave a tensor of shape {shape}; it must be a scalar")
+        return loss, state
 
     def update(self) -> Tensor:
         """One optimisation step; the loss before it, [R] or scalar."""
@@ -240,7 +235,7 @@ class Engine:
         @torch.no_grad()
         def logits(x: Tensor) -> Tensor:
             self.skeletons[0].eval()
-            parts = [self._score_part(leaves, part) for part in x.split(self.options.micro_batch * 4)]
+            parts = [self._score_part(leaves, part) for part in torch.split(x, self.options.micro_batch * 4)]
             self.skeletons[0].train()
             return torch.cat(parts).cpu()
 
@@ -284,11 +279,14 @@ def accumulate(masters: Leaves, leaves: Leaves, outputs: list[Tensor], slope: Te
         p.grad = None if slope is not None else torch.zeros_like(p)
     if slope is None:
         return
-    slices = slope.to(outputs[0].dtype).split([part.shape[axis] for part in outputs], axis)
+    slices = torch.split(slope.to(outputs[0].dtype), [part.shape[axis] for part in outputs], axis)
     for part, piece in zip(outputs, slices, strict=True):
         for name, grad in zip(names, torch.autograd.grad(part, list(leaves.values()), piece), strict=True):
             p = masters[name]
-            p.grad = grad.to(p.dtype) if p.grad is None else p.grad.add_(grad)
+            if p.grad is None:
+                p.grad = grad.to(p.dtype).contiguous()  # fused optimizers take no note of strides
+            else:
+                p.grad.add_(grad)
 
 
 def accuracy(logits: Tensor, split: Split) -> float:

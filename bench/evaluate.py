@@ -28,9 +28,9 @@ def losses(logits: Tensor, y: Tensor) -> Tensor:
 def entropies(logits: Tensor) -> Tensor:
     """Entropy of each prediction in nats, [n]; 0 ln 0 is 0."""
     if logits.ndim == 1:
-        p = logits.sigmoid()
-        return torch.special.entr(p) + torch.special.entr((-logits).sigmoid())
-    return torch.special.entr(logits.softmax(-1)).sum(-1)
+        logits = torch.stack([torch.zeros_like(logits), logits], -1)
+    each: Tensor = torch.special.entr(logits.softmax(-1))
+    return each.sum(-1)
 
 
 def count(logits: Tensor, split: Split, data: Data) -> Counts:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.record import SCHEMA, Record, Run, fingerprint
+from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, used
 from spurbench.bench.registry import methods
 from spurbench.bench.selection import RULES, mean_score, settled
 from spurbench.bench.yamlfile import Origin, read, scalar
@@ -147,9 +147,7 @@ def adhoc_grid(
     return resolve(data, Origin(""), f"adhoc-{fingerprint(data)[:8]}")
 
 
-def starting_point(
-    paper: Any, dataset: str, method: str, changes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def starting_point(paper: Any, dataset: str, method: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A dataset block for one method: the paper's where it has one, with the changes on top."""
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (block, entry)
@@ -161,18 +159,14 @@ def starting_point(
     kept = {key: value for key, value in entry.items() if key not in {"search", "label", "draws"}}
     compared = not any(changes.values()) and "search" not in entry
     row = {**kept, "method": method}
-    row["published"] = (
-        entry.get("published", method if block.get("paper_budget") else None) if compared else None
-    )
+    row["published"] = entry.get("published", method if block.get("paper_budget") else None) if compared else None
     for place, name in (("hyper_parameters", method), ("training", "training"), ("options", dataset)):
         if changes.get(name):
             row[place] = {**row.get(place, {}), **changes[name]}
     return {"seeds": "0-9", **block, "dataset": dataset, "methods": [row]}
 
 
-def parsed_sets(
-    sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def parsed_sets(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """`["sd.coef=0.1"]` as {"sd": {"coef": 0.1}}."""
     owners = ["training", *datasets, *methods]
     changes: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
@@ -278,7 +272,7 @@ IDENTITY = (
 
 def run_ids(row: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
     """What `Run.id` gives for each seed, without building the runs (10,000 ids in a fraction of a second)."""
-    shared = {name: row[name] for name in IDENTITY}
+    shared = used({name: row[name] for name in IDENTITY})
     return [fingerprint({**shared, "seed": seed})[:16] for seed in seeds]
 
 
@@ -318,15 +312,10 @@ def only(grid: Grid, patterns: Sequence[str]) -> Grid:
     """
     if not patterns:
         return grid
-    names = [
-        (c.dataset, c.method, c.label, f"{c.dataset}/{c.method}", f"{c.dataset}/{c.label}")
-        for c in grid.cells
-    ]
+    names = [(c.dataset, c.method, c.label, f"{c.dataset}/{c.method}", f"{c.dataset}/{c.label}") for c in grid.cells]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for row in names for name in row):
-            raise unknown(
-                "dataset, method or label in the grid", pattern, {n for row in names for n in row[:3]}
-            )
+            raise unknown("dataset, method or label in the grid", pattern, {n for row in names for n in row[:3]})
     kept = [
         cell
         for cell, row in zip(grid.cells, names, strict=True)

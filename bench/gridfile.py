@@ -101,7 +101,8 @@ def validate(data: Any, origin: Origin) -> GridSheet:
         return GridSheet.model_validate(data)
     except ValidationError as error:
         wrong = error.errors(include_url=False)
-        first = min(wrong, key=lambda item: origin.lines.get(item["loc"], 0))
+        # a misspelt key also leaves its right name missing: tell of the misspelling
+        first = min(wrong, key=lambda item: (item["type"] == "missing", origin.lines.get(item["loc"], 0)))
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise origin.error(first["loc"], explain(first) + more) from None
 

@@ -30,7 +30,7 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B] for one output, [B, C] for more, of inputs [B, ...]."""
-        z: Tensor = super().forward(x.flatten(1))
+        z: Tensor = super().forward(x.flatten(1))  # type: ignore[no-untyped-call]
         return z[:, 0] if z.shape[1] == 1 else z
 
 

@@ -172,9 +172,7 @@ def stacked(method: Method, classes: int) -> str:
         expected = pile([{"loss": loss, "gradient": slope} for loss, slope in alone]) | pile(states)
         for name, value in expected.items():
             if name not in together or not torch.allclose(together[name], value, rtol=1e-5, atol=1e-6):
-                raise Failure(
-                    f"{name} of stacked seeds differs from seeds alone; do sums run over one model only?"
-                )
+                raise Failure(f"{name} of stacked seeds differs from seeds alone; do sums run over one model only?")
     return "three seeds stacked = each alone"
 
 
@@ -231,9 +229,9 @@ def single_examples(method: Method, classes: int) -> str:
 def large_logits(method: Method, classes: int) -> str:
     sample = usual(classes).seen_by(method.needs)
     second = sample.batch.second_logits
-    batch = replace(sample.batch, second_logits=None if second is None else second * 30)
-    with_gradient(method, Sample(sample.logits * 30, batch), start(method, sample))
-    return "no overflow for logits in -90..90"
+    batch = replace(sample.batch, second_logits=None if second is None else second * 50)
+    with_gradient(method, Sample(sample.logits * 50, batch), start(method, sample))
+    return "no overflow for logits beyond ±100"
 
 
 def later_steps(method: Method, classes: int) -> str:

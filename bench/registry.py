@@ -97,9 +97,7 @@ def add_plugin(path: str | Path) -> PluginInfo:
     if taken and taken.path.resolve() == file:
         return taken
     if taken:
-        raise UserError(
-            f"plug-in {path}: the {info.kind} '{info.name}' exists ({taken.path}); rename the file"
-        )
+        raise UserError(f"plug-in {path}: the {info.kind} '{info.name}' exists ({taken.path}); rename the file")
     _added[file] = info
     plugins.cache_clear()
     return info

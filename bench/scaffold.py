@@ -21,13 +21,9 @@ def write_method(name: str, folder: str | Path) -> Path:
         better = re.sub(r"\W+", "_", name.lower()).strip("_")
         good = re.fullmatch(r"[a-z][a-z0-9_]*", better) and not keyword.iskeyword(better)
         hint = better if good and better != name else "my_method"
-        raise UserError(
-            f"'{name}' cannot name a method: expected lower-case letters, digits and '_', such as {hint}"
-        )
+        raise UserError(f"'{name}' cannot name a method: expected lower-case letters, digits and '_', such as {hint}")
     if name in registry.methods():
-        raise UserError(
-            f"there is a method '{name}' already ({registry.methods()[name].path}); choose another name"
-        )
+        raise UserError(f"there is a method '{name}' already ({registry.methods()[name].path}); choose another name")
     path = Path(folder) / f"{name}.py"
     text = TEMPLATE.read_text(encoding="utf-8")
     text = text.replace("@CLASS@", class_name(name)).replace("@TITLE@", name.replace("_", " ").capitalize())

@@ -49,9 +49,7 @@ def worst_environment(splits: Splits) -> float | None:
 
 RULES = {
     "none": Rule("hyper-parameters as given, last step scored", False, None),
-    "test_accuracy": Rule(
-        "test accuracy (test-set oracle)", True, lambda splits: accuracy(splits.get("test"))
-    ),
+    "test_accuracy": Rule("test accuracy (test-set oracle)", True, lambda splits: accuracy(splits.get("test"))),
     "train_accuracy": Rule("training accuracy", False, lambda splits: accuracy(splits.get("train"))),
     "worst_environment": Rule(
         "the smallest accuracy over training environments and test (test-set oracle)", True, worst_environment

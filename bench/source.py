@@ -82,9 +82,7 @@ def describe(path: Path, name: str, kind: str | None = None, origin: str = "fold
         line = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
         return PluginInfo(kind or "method", name, path, origin=origin, problem=f"syntax error, {line}")
     except OSError as error:
-        return PluginInfo(
-            kind or "method", name, path, origin=origin, problem=f"cannot be read: {error.strerror}"
-        )
+        return PluginInfo(kind or "method", name, path, origin=origin, problem=f"cannot be read: {error.strerror}")
     kind = kind or ("dataset" if leaves(module, "Dataset") else "method")
     found = leaves(module, ROOTS[kind])
     chosen = chosen_class(found, name)
@@ -219,9 +217,7 @@ def class_options(line: Lineage) -> tuple[Option, ...]:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 kind = ast.unparse(statement.annotation).strip("'\"")
                 if "ClassVar" not in kind:
-                    options[statement.target.id] = option(
-                        statement.target.id, kind, statement.value, constants
-                    )
+                    options[statement.target.id] = option(statement.target.id, kind, statement.value, constants)
     return tuple(options.values())
 
 

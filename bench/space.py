@@ -148,9 +148,7 @@ def declared(options: Iterable[Option], of: str) -> list[Axis]:
             axes.append(Axis("hyper_parameters", option, tuple(option.search["choices"])))
         elif option.search.get("low") is not None and option.search.get("high") is not None:
             search = option.search
-            axes.append(
-                ranged("hyper_parameters", option, search["low"], search["high"], search["scale"], of)
-            )
+            axes.append(ranged("hyper_parameters", option, search["low"], search["high"], search["scale"], of))
     return axes
 
 

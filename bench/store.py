@@ -60,7 +60,9 @@ class Store:
         mark = root / MARK
         if not mark.exists():
             if not create:
-                raise UserError(f"no store at {root}: it holds no {MARK}; `spurbench run GRID --store {root}` makes one")
+                raise UserError(
+                    f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {root}` makes one"
+                )
             if root.is_dir() and any(root.iterdir()):
                 raise UserError(f"{root} is not empty and not a store; name a new folder")
             write_atomically(mark, canonical({"schema": SCHEMA}))
@@ -136,10 +138,19 @@ class Store:
             json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
         return True
 
-    def keep(self, run_id: str) -> None:
-        """A sign of life for a claim."""
-        with suppress(FileNotFoundError):
-            os.utime(self.path("claims", run_id, ".json"))
+    def keep(self, run_id: str, step: int, steps: int) -> None:
+        """A sign of life for a claim of this process, with its progress."""
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "step": step, "steps": steps}
+        write_atomically(self.path("claims", run_id, ".json"), canonical(holder))
+
+    def claims(self) -> dict[str, dict[str, Any]]:
+        """The runs under way: run id → holder, its progress and the age in seconds of its last sign of life."""
+        found = {}
+        for path in self.root.glob("claims/??/*.json"):
+            with suppress(FileNotFoundError, ValueError):
+                if alive(path):
+                    found[path.stem] = json.loads(path.read_bytes()) | {"age": time.time() - path.stat().st_mtime}
+        return found
 
     def release(self, run_id: str) -> None:
         self.path("claims", run_id, ".json").unlink(missing_ok=True)
@@ -214,10 +225,13 @@ def alive(claim: Path) -> bool:
 
 
 def running(pid: int) -> bool:
+    """Whether a process of this machine lives; one that has ended but was not waited for (a zombie) does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

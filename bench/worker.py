@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import torch
 
 from spurbench.bench import evaluate, provenance, registry
 from spurbench.bench.dataset import Dataset, Training
-from spurbench.bench.engine import Engine, Options, Seed, prepare
+from spurbench.bench.engine import Engine, Seed, prepare
 from spurbench.bench.errors import UserError
+from spurbench.bench.job import Job, settled
 from spurbench.bench.method import Method
-from spurbench.bench.record import SCHEMA, Record, Run, fingerprint
+from spurbench.bench.record import SCHEMA, Record, Run
 from spurbench.bench.store import Store, write_atomically
 
 CHECKPOINT = 1  # version of the checkpoint's layout
@@ -31,51 +32,25 @@ class Stopped(Exception):
     """The job was asked to stop; its checkpoint is written."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a launcher hands to a worker; plain values, so that it survives JSON."""
-
-    runs: list[Run]
-    options: Options = field(default_factory=Options)
-    checkpoint_seconds: float = 60.0
-    threads: int = 1
-
-    @property
-    def name(self) -> str:
-        return fingerprint([run.id for run in self.runs])[:16]
+Report = Callable[[int], None]
+"""Called with the steps done, now and then."""
 
 
-Report = Callable[[str, int, int], None]
-"""Called with the job's name, the steps done and the steps in all."""
-
-
-def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool]) -> None:
+def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], retry: bool = False) -> None:
     """Train, score and record the runs of a job that no one else has claimed or done.
 
     A run that raises or diverges leaves a failed record with its cause. Raises Stopped once `stop()` is true, with
     the state saved; the same job goes on from there.
     """
-    tune(job.threads)
     mine = [run for run in job.runs if store.claim(run.id)]
     try:
-        todo = [run for run in mine if finished(store, run.id) is None]
+        todo = [run for run in mine if not settled(store.record(run.id), retry)]
         if todo:
             for stack in stacks(todo):
                 attempt(replace(job, runs=stack), store, report, stop)
     finally:
         for run in mine:
             store.release(run.id)
-
-
-def finished(store: Store, run_id: str) -> Record | None:
-    """The record of a run that needs no further work: done, or failed for a reason of its own."""
-    record = store.record(run_id)
-    return None if record is None or retryable(record) else record
-
-
-def retryable(record: Record) -> bool:
-    """A run that something outside it ended is done again; an exception or a divergence is not."""
-    return record["status"] == "failed" and record["cause"]["kind"] in ("killed", "cancelled", "retry")
 
 
 def stacks(runs: list[Run]) -> list[list[Run]]:
@@ -96,62 +71,71 @@ def tune(threads: int) -> None:
 
 def attempt(job: Job, store: Store, report: Report, stop: Callable[[], bool]) -> None:
     """One stack of runs, from its checkpoint if there is one; whatever goes wrong in it becomes its record."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    first = job.runs[0]
-    dataset = registry.load_dataset(first.dataset)(**first.dataset_options)
-    method = registry.load_method(first.method)(**first.hyper_parameters)
-    frame = [base_record(run, dataset, method, job, started) for run in job.runs]
+    begun = frame(job)
     try:
-        for record in trained(job, dataset, method, frame, store, report, stop):
+        for record in trained(job, begun, store, report, stop):
             store.write_record(record)
     except (Stopped, UserError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
-        out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-        kind = "out_of_memory" if out_of_memory else "exception"
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        kind = "out_of_memory" if full else "exception"
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        for record in frame:
+        for record in begun:
             store.write_record(failed(record, kind, message, traceback.format_exc()))
     checkpoint_path(store, job).unlink(missing_ok=True)
 
 
-def trained(
-    job: Job, dataset: Dataset, method: Method, frame: list[Record], store: Store, report: Report,
-    stop: Callable[[], bool],
-) -> list[Record]:  # fmt: skip
+def plugins(job: Job) -> tuple[Dataset, Method]:
+    """The dataset and the method of a job's runs, made with their options and hyper-parameters."""
+    run = job.runs[0]
+    method = registry.load_method(run.method)(**run.hyper_parameters)
+    return registry.load_dataset(run.dataset)(**run.dataset_options), method
+
+
+def trained(job: Job, begun: list[Record], store: Store, report: Report, stop: Callable[[], bool]) -> list[Record]:
     """The records of a stack: trained, scored, complete."""
+    dataset, method = plugins(job)
     training = Training(**job.runs[0].training)
     if not method.trains:
-        return [guessed(record, prepare(dataset, method, training, record["seed"])) for record in frame]
+        return [guessed(record, prepare(dataset, method, training, record["seed"])) for record in begun]
+    saved = load_checkpoint(job, store)
+    if saved is not None:  # other threads or micro-batches would round differently
+        kept = {name: saved[name] for name in ("threads", "micro_batch")}
+        job = replace(job, options=replace(job.options, **kept))
+    tune(job.options.threads)
     reset_peak_memory(job.options.device)
     seeds = [prepare(dataset, method, training, run.seed) for run in job.runs]
     engine = Engine(method, training, job.runs[0].precision, job.options, seeds)
-    resumed = resume(engine, job, store)
-    engine.train(watcher(engine, job, store, report, stop, resumed))
-    report(job.name, training.steps, training.steps)
+    resumed = 0
+    if saved is not None:
+        engine.restore(saved["state"])
+        resumed = int(saved["resumed"]) + 1
+    engine.train(watcher(job, store, report, stop, resumed))
+    report(training.steps)
     return [
         scored(record | {"cost": cost(engine, job, resumed)}, engine, r, dataset, store)
-        for r, record in enumerate(frame)
+        for r, record in enumerate(begun)
     ]
 
 
-def watcher(
-    engine: Engine, job: Job, store: Store, report: Report, stop: Callable[[], bool], resumed: int
-) -> Callable[[Engine], None]:
+def watcher(job: Job, store: Store, report: Report, stop: Callable[[], bool], resumed: int) -> Callable[[Engine], None]:
     """Called before every step: reports, saves at intervals, and stops when asked."""
-    last = {"report": 0.0, "save": time.monotonic()}
+    last = {"report": 0.0, "keep": 0.0, "save": time.monotonic()}
 
     def watch(engine: Engine) -> None:
         now = time.monotonic()
         if now - last["report"] > 0.5:
             last["report"] = now
-            report(job.name, engine.step, engine.training.steps)
+            report(engine.step)
+        if now - last["keep"] > 10:
+            last["keep"] = now
+            for run in job.runs:
+                store.keep(run.id, engine.step, engine.training.steps)
         stopping = stop()
-        if stopping or now - last["save"] > job.checkpoint_seconds:
+        if stopping or now - last["save"] > job.options.checkpoint_seconds:
             last["save"] = now
             save(engine, job, store, resumed)
-            for run in job.runs:
-                store.keep(run.id)
         if stopping:
             raise Stopped
 
@@ -165,56 +149,56 @@ def checkpoint_path(store: Store, job: Job) -> Path:
 def save(engine: Engine, job: Job, store: Store, resumed: int) -> None:
     buffer = io.BytesIO()
     head = {"version": CHECKPOINT, "runs": [run.id for run in job.runs], "resumed": resumed}
+    head |= {"threads": job.options.threads, "micro_batch": job.options.micro_batch}
     torch.save(head | {"state": engine.state()}, buffer)
     write_atomically(checkpoint_path(store, job), buffer.getvalue())
 
 
-def resume(engine: Engine, job: Job, store: Store) -> int:
-    """Go on from the job's checkpoint, if there is one; how often the job has now been resumed."""
+def load_checkpoint(job: Job, store: Store) -> dict[str, Any] | None:
+    """The job's checkpoint, if there is one."""
     path = checkpoint_path(store, job)
     if not path.exists():
-        return 0
+        return None
     try:
-        saved = torch.load(path, weights_only=True, map_location=job.options.device)
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.options.device)
         version = saved["version"]
     except Exception as error:
-        raise UserError(f"cannot read the checkpoint {path} ({type(error).__name__}): delete it to start over") from None
+        why = type(error).__name__
+        raise UserError(f"cannot read the checkpoint {path} ({why}): delete it to start over") from None
     if version != CHECKPOINT:
         raise UserError(
             f"the checkpoint {path} has layout {version}, this spurbench reads {CHECKPOINT}: finish the run with the "
             "version that began it, or delete the file to start over"
         )
-    engine.restore(saved["state"])
-    return int(saved["resumed"]) + 1
+    return saved
 
 
 # ---- records ----------------------------------------------------------------------------------------------------
 
 
-def base_record(run: Run, dataset: Dataset, method: Method, job: Job, started: str) -> Record:
-    """Everything that is known of a run before it is done."""
-    return {
+def frame(job: Job) -> list[Record]:
+    """Everything that is known of a job's runs before they are done; usable even where a plug-in is not."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    method, dataset = registry.methods().get(job.runs[0].method), registry.datasets().get(job.runs[0].dataset)
+    common = {
         "schema": SCHEMA,
-        "id": run.id,
-        **asdict(run),
-        "needs": sorted(method.needs),
-        "headline": [list(pair) for pair in dataset.headline],
+        "needs": sorted(method.needs) if method else [],
+        "headline": [list(pair) for pair in dataset.headline] if dataset else [],
         "cause": None,
-        "provenance": provenance.code()
-        | {
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(job.options.device),
-            "device": job.options.device,
-            "data": dataset.checksum(),
-            "started": started,
-        },
         "splits": {},
         "measures": {},
         "history": [],
         "predictions": None,
         "cost": {"seconds": 0.0, "seconds_per_step": 0.0, "peak_memory_mb": 0.0, "replicas": len(job.runs),
-                 "threads": job.threads, "resumed": 0},
+                 "threads": job.options.threads, "resumed": 0},
     }  # fmt: skip
+    source = provenance.code() | {
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(job.options.device),
+        "device": job.options.device,
+        "started": started,
+    }
+    return [{"id": run.id, **run.to_dict(), **common, "provenance": source} for run in job.runs]
 
 
 def now_stamped(record: Record) -> Record:
@@ -236,6 +220,7 @@ def guessed(record: Record, seed: Seed) -> Record:
 def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Store) -> Record:
     """The complete record of replica `r`: counts of every split, further measures, predictions kept."""
     seed, data = engine.seeds[r].seed, engine.seeds[r].data
+    record["provenance"]["data"] = dataset.checksum()
     history = [{k: v for k, v in point.items() if k != "seed"} for point in engine.history if point["seed"] == seed]
     record = record | {"history": history, "groups": data.groups}
     if seed in engine.diverged:
@@ -258,7 +243,8 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
 def keep_predictions(run_id: str, logits: dict[str, torch.Tensor], store: Store) -> str:
     """Logits of every split, so that a new metric or selection rule needs no retraining; their path in the store."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: value.numpy() for name, value in logits.items()})
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in logits.items()}
+    np.savez_compressed(buffer, **arrays)
     path = store.path("predictions", run_id, ".npz")
     write_atomically(path, buffer.getvalue())
     return str(path.relative_to(store.root))
@@ -272,15 +258,17 @@ def cost(engine: Engine, job: Job, resumed: int) -> dict[str, Any]:
         "seconds_per_step": round(seconds / max(engine.step, 1), 6),
         "peak_memory_mb": round(peak_memory(job.options.device) / 2**20, 1),
         "replicas": len(job.runs),
-        "threads": job.threads,
+        "threads": job.options.threads,
         "resumed": resumed,
     }
 
 
 def reset_peak_memory(device: str) -> None:
+    """Begin to measure anew: pages kept from earlier jobs are given back, the peak so far is forgotten."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -25,9 +25,7 @@ class Loader(yaml.SafeLoader):
 Loader.add_implicit_resolver("null", re.compile(r"^(~|null|)$"), None)
 Loader.add_implicit_resolver("bool", re.compile(r"^(true|false)$"), None)
 Loader.add_implicit_resolver("int", re.compile(r"^[-+]?[0-9]+$"), None)
-Loader.add_implicit_resolver(
-    "float", re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"), None
-)
+Loader.add_implicit_resolver("float", re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"), None)
 
 
 @dataclass(frozen=True)

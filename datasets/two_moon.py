@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 from sklearn.datasets import make_moons
-from torch import Tensor, nn
+from torch import nn
 
 from spurbench.bench.dataset import Build, Data, Dataset, Score, Split, Training
 

@@ -27,7 +27,7 @@ class LfF(Method):
         def table(value: float) -> Tensor:
             return torch.full((problem.examples,), value, device=problem.device)
 
-        return {"biased": table(0), "debiased": table(0), "seen": table(0), "y": table(-1).long()}
+        return {"biased": table(0.0), "debiased": table(0.0), "seen": table(0.0), "y": table(-1.0).long()}
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         assert batch.second_logits is not None and batch.index is not None

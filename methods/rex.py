@@ -3,8 +3,8 @@
 Source: Krueger et al., "Out-of-Distribution Generalization via Risk Extrapolation", ICML 2021, arXiv 2003.00688,
 Eq. (V-REx).
 Needs: environments.
-Differs: the released Colored MNIST code, defaults included: the SUM of the risks plus `penalty_weight` times the squared
-difference of the two (four times their population variance, which is what is used for any number of
+Differs: as the released Colored MNIST code, defaults included: the SUM of the risks plus `penalty_weight` times the
+squared difference of the two (four times their population variance, which is what is used for any number of
 environments), penalty weight 1 before `anneal`, everything divided by the penalty weight when that is above 1.
 """
 

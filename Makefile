@@ -1,0 +1,43 @@
+# Every target sets itself up: a virtual environment in VENV, made anew when pyproject.toml changes.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STORE ?= results/quick
+
+.PHONY: help run test perf lint clean
+
+help:
+	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
+	@echo "make test   the tests"
+	@echo "make perf   speed measurements, written to results/perf/"
+	@echo "make lint   ruff and mypy --strict"
+	@echo "make clean  remove $(VENV) and caches"
+
+run: $(STAMP)
+	$(BIN)/spurbench run quick --store $(STORE)
+	$(BIN)/spurbench leaderboard $(STORE) --format html --out $(STORE)/leaderboard.html
+	$(BIN)/spurbench leaderboard $(STORE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+perf: $(STAMP)
+	$(BIN)/python tests/perf/measure.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "spurbench needs Python 3.11 or newer; this is $$($(PYTHON) -V): make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "torch==2.14.1" || $(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

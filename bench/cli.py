@@ -1,0 +1,284 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spurbench.bench.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Compare methods against spurious correlations, with each other and with what was published.
+
+    A [bold]grid[/bold] says which datasets, methods and seeds to run. Its records go into a
+    [bold]store[/bold], a folder of plain files. A leaderboard is made from the store at any time.
+
+    [dim]First steps:[/dim]  spurbench run quick,  spurbench leaderboard results/quick,  spurbench new-method mine""",
+)
+data_app = typer.Typer(no_args_is_help=True, help="The datasets' files: what there is, prepare it, verify it.")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own; may be repeated.")
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method.")
+]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the user's mistakes and the disk's refusals into one line and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR):
+            raise
+        fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; what was finished is kept")
+
+
+def fail(message: str) -> None:
+    print(f"spurbench: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of the `spurbench` command."""
+    with user_errors():
+        app()
+
+
+def add_plugins(paths: list[Path] | None) -> None:
+    from spurbench.bench import registry
+
+    for path in paths or []:
+        registry.add_plugin(path)
+
+
+def show(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") -> None:
+    """Rows as a terminal table; `columns` maps keys to headings."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in columns.values():
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row.get(key) is None else escape(str(row[key])) for key in columns))
+    console.print(table)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, datasets or grids; all three if left out.")] = "",
+    plugin: Plugin = None,
+    json_: Json = False,
+) -> None:
+    """Show the methods, datasets and grids there are, with hyper-parameters and what each needs."""
+    from spurbench.bench import catalogue
+
+    add_plugins(plugin)
+    found = catalogue.everything(what)
+    if json_:
+        print(json.dumps(found, indent=1, default=str))
+        return
+    for kind, rows in found.items():
+        show(rows, catalogue.COLUMNS[kind], kind)
+
+
+@app.command()
+def plan(
+    grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
+    only: Only = None,
+    plugin: Plugin = None,
+    json_: Json = False,
+) -> None:
+    """Show what a grid would run, cell by cell, and which cells cannot be run and why."""
+    from spurbench.bench.grid import expand, load_grid, summary
+    from spurbench.bench.grid import only as chosen
+
+    add_plugins(plugin)
+    planned = expand(chosen(load_grid(grid), only or []), {})
+    if json_:
+        print(json.dumps(planned, indent=1))
+        return
+    rows = summary(planned)
+    for row in rows:
+        row["state"] = f"n/a: {row['na']}" if row["na"] else row["search"] or ""
+        row["options"] = ", ".join(f"{k}={v}" for k, v in row["dataset_options"].items())
+    columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
+               "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
+    show(rows, columns, f"{planned['grid']}: {planned['description']}")
+    total = sum(row["runs"] + row["search_runs"] for row in rows)
+    print(f"{total} runs in {len(rows)} cells, {sum(row['updates'] for row in rows):,} updates")
+
+
+@app.command()
+def run(
+    grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Without a grid: dataset; may be repeated.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Without a grid: method; may be repeated.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of the results; default results/GRID.")] = None,
+    only: Only = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core or GPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60.0,
+    plugin: Plugin = None,
+) -> None:
+    """Run a grid, or one dataset × method, on this machine; run it again to go on where it stopped.
+
+    [dim]spurbench run quick[/dim]
+    [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]
+    """
+    from spurbench.bench import command
+
+    add_plugins(plugin)
+    chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, only or [])
+    where = store or Path("results") / (grid and Path(grid).stem or "adhoc")
+    raise typer.Exit(command.run(chosen, where, device, jobs, threads, retry, checkpoint_seconds))
+
+
+@app.command()
+def status(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("results/quick"),
+    json_: Json = False,
+) -> None:
+    """Show the state of every cell: done, running, failed with its cause, waiting."""
+    from spurbench.bench import command
+
+    rows = command.status(store)
+    if json_:
+        print(json.dumps(rows, indent=1))
+        return
+    show(rows, {"grid": "grid", "dataset": "dataset", "label": "method", "precision": "precision", "done": "done",
+                "running": "running", "failed": "failed", "waiting": "waiting", "note": "note"})  # fmt: skip
+
+
+@app.command()
+def leaderboard(
+    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
+    format_: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv, json or html.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of the screen.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every split and metric, not only the main ones.")] = False,
+    grid: Annotated[str | None, typer.Option(help="Only what this grid planned.")] = None,
+) -> None:
+    """Compare the methods: means with intervals, paired differences, cost, and what was published."""
+    from spurbench.bench import command
+
+    text = command.leaderboard(store, format_, all_, grid, sys.stdout.isatty() and out is None)
+    if out is None:
+        print(text)
+        return
+    from spurbench.bench.store import write_atomically
+
+    write_atomically(out, text.encode())
+    print(f"wrote {out}")
+
+
+@app.command()
+def pack(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    file: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz.")],
+) -> None:
+    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is."""
+    from spurbench.bench.store import Store
+
+    print(f"{Store.open(store).pack(file)} records in {file}")
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Name of the method, lower case with underscores.")],
+    folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path(),
+) -> None:
+    """Write a complete method file to start from."""
+    from spurbench.bench.scaffold import write_method
+
+    path = write_method(name, folder)
+    print(f"wrote {path}\nnext:  spurbench check-method {path}\n"
+          f"       spurbench run --plugin {path} --dataset two_moon --method {name}")  # fmt: skip
+
+
+@app.command("check-method")
+def check_method(method: Annotated[str, typer.Argument(help="Name of a method, or its .py file.")]) -> None:
+    """Ask a method all the questions the engine relies on: shapes, gradients, NaN, stacking, state, needs."""
+    from spurbench.bench.conformance import check
+
+    checks = check(method)
+    for one in checks:
+        print(f"{'ok  ' if one.ok else 'FAIL'}  {one.name}: {one.message}")
+    bad = sum(not one.ok for one in checks)
+    if bad:
+        raise UserError(f"{method} fails {bad} of {len(checks)} checks")
+
+
+@data_app.command("list")
+def data_list(json_: Json = False) -> None:
+    """Where each dataset's files come from and whether they are here."""
+    from spurbench.bench import catalogue
+
+    rows = catalogue.data()
+    if json_:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows, {"dataset": "dataset", "source": "files", "licence": "licence"})
+
+
+@data_app.command("prepare")
+def data_prepare(dataset: Annotated[str, typer.Argument(help="Name of a dataset.")]) -> None:
+    """Make a dataset's files ready for training."""
+    from spurbench.bench import catalogue
+
+    print(catalogue.prepare(dataset))
+
+
+@data_app.command("verify")
+def data_verify(dataset: Annotated[str | None, typer.Argument(help="A dataset; all if left out.")] = None) -> None:
+    """Check a dataset's files and counts against what is known of them."""
+    from spurbench.bench import catalogue
+
+    for line in catalogue.verify(dataset):
+        print(line)
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Look at this machine: versions, cores, GPUs, bf16, plug-ins, data, and how runs would be laid out."""
+    from spurbench.bench import doctor as surgery
+
+    rows = surgery.examine()
+    if json_:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        print(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['what']}: {row['found']}")
+    if not all(row["ok"] for row in rows):
+        raise UserError("something above needs mending")

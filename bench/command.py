@@ -1,0 +1,134 @@
+"""What the commands that touch a store do, without the command line around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from spurbench.bench import grid as grids
+from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.grid import Grid
+from spurbench.bench.job import settled
+from spurbench.bench.store import Store
+
+
+def the_grid(
+    name: str | None, datasets: list[str], methods: list[str], seeds: str | None, sets: list[str],
+    precision: str | None, only: list[str],
+) -> Grid:  # fmt: skip
+    """The grid a `run` command means: by name or file, or put together from its options."""
+    if name and (datasets or methods or seeds or sets):
+        raise UserError("give either a grid or --dataset, --method, --seeds and --set; a grid names its own")
+    if not name:
+        if not datasets or not methods:
+            raise UserError("name a grid (quick, paper, a .yaml file), or give --dataset and --method")
+        return grids.only(grids.adhoc_grid(datasets, methods, seeds, sets, precision), only)
+    chosen = grids.only(grids.load_grid(name), only)
+    if precision is None:
+        return chosen
+    if precision not in ("float32", "bf16"):
+        raise UserError(f"no precision '{precision}'; there are: bf16, float32")
+    return replace(chosen, cells=tuple(replace(cell, precision=precision) for cell in chosen.cells))
+
+
+def run(
+    grid: Grid, where: Path, device: str, jobs: int | None, threads: int | None, retry: bool, checkpoint_seconds: float
+) -> int:
+    """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
+    from spurbench.bench.display import Bars, Lines
+    from spurbench.bench.runner import Settings, run_grid
+
+    store, console = Store.open(where, create=True), Console(stderr=True)
+    shown: list[Lines] = []
+
+    def announce(work: Sequence[Any], plan: Any) -> Lines:
+        console.print(f"{grid.name}: {len(work)} jobs; {plan}", highlight=False)
+        watcher = (Bars if console.is_terminal else Lines)(console, work, len(plan.devices))
+        shown.append(watcher)
+        return watcher
+
+    for one in store.records()[1]:
+        console.print(f"set aside: {one.path}: {one.reason}; its run is done again", highlight=False, soft_wrap=True)
+    try:
+        settings = Settings(device, jobs, threads, retry, checkpoint_seconds)
+        result = run_grid(grid, store, settings, announce)
+    finally:
+        for bars in shown:
+            if isinstance(bars, Bars):
+                bars.close()
+    return conclude(result, grid, where, console)
+
+
+def conclude(result: Any, grid: Grid, where: Path, console: Console) -> int:
+    """Say how a launch ended and what to do next."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    for line in result.refused:
+        say(f"spurbench: {line}")
+    if result.interrupted:
+        say(f"stopped; {result.left} runs are left and their state is saved: run the same command again to go on")
+        return 130
+    failed = failures(result.plan, Store.open(where))
+    if failed:
+        causes = ", ".join(sorted(set(failed)))
+        say(f"{len(failed)} runs failed, {causes}; `spurbench status {where}` says why, --retry does them again")
+    elif result.left and not result.refused:
+        say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
+    say(f"next: spurbench leaderboard {where}")
+    return 2 if failed or result.refused else 0
+
+
+def failures(plan: dict[str, Any], store: Store) -> list[str]:
+    """The cause of every failed run of a plan."""
+    ids = {run.id for run, _ in grids.runs(plan)}
+    return [r["cause"]["kind"] for r in store.records()[0] if r["id"] in ids and r["status"] == "failed"]
+
+
+def status(where: Path) -> list[dict[str, Any]]:
+    """One row a cell: how many of its runs are done, running, failed and waiting, and why some failed."""
+    store = Store.open(where)
+    records = {record["id"]: record for record in store.records()[0]}
+    claims = store.claims()
+    rows = []
+    for plan in store.plans():
+        for cell in plan["cells"]:
+            draws = cell["search"]["draws"] if cell["search"] else []
+            ids = [id for part in [*draws, cell] for id in part["ids"]]
+            rows.append({"grid": plan["grid"], "dataset": cell["dataset"], "label": cell["label"],
+                         "precision": cell["precision"], **tally(ids, records, claims, cell)})  # fmt: skip
+    return rows
+
+
+def tally(ids: Sequence[str], records: dict[str, Any], claims: dict[str, Any], cell: dict[str, Any]) -> dict[str, Any]:
+    """How the runs of a cell stand; the note gives progress, causes, or why the cell cannot be run."""
+    found = [records[id] for id in ids if id in records]
+    failed = [record for record in found if record["status"] == "failed"]
+    running = [claims[id] for id in ids if id in claims and not settled(records.get(id))]
+    notes = [f"{c['step']:,} of {c['steps']:,} steps, seen {c['age']:.0f} s ago" for c in running if "step" in c]
+    notes += sorted({f"{r['cause']['kind']}: {r['cause']['message']}" for r in failed})
+    if cell["na"]:
+        notes = [f"n/a: {cell['na']}"]
+    elif cell["search"] and cell["search"]["chosen"] is None:
+        notes.append("search not finished")
+    done = len(found) - len(failed)
+    waiting = len(ids) - done - len(failed) - len(running)
+    return {"done": done, "running": len(running), "failed": len(failed), "waiting": waiting, "note": "; ".join(notes)}
+
+
+def leaderboard(where: Path, format_: str, all_: bool, grid: str | None, colour: bool) -> str:
+    """The leaderboard of a store as text in a format."""
+    from spurbench.bench import leaderboard as boards
+    from spurbench.bench.report import render
+
+    store = Store.open(where)
+    records, unusable = store.records()
+    plans = [plan for plan in store.plans() if grid in (None, plan["grid"])]
+    if grid is not None and not plans:
+        raise unknown(f"grid in {where}", grid, [plan["grid"] for plan in store.plans()])
+    return render(boards.build(records, plans, unusable, all_), format_, colour)

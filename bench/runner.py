@@ -1,0 +1,75 @@
+"""From a grid to records: expand, run what is pending, expand again, until nothing is pending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from spurbench.bench import layout, registry
+from spurbench.bench.grid import Grid, expand, runs
+from spurbench.bench.job import Job, Options, gather, settled
+from spurbench.bench.local import Outcome, Watcher, launch
+from spurbench.bench.record import Run
+from spurbench.bench.store import Store
+
+Announce = Callable[[list[Job], layout.Layout], Watcher]
+"""Called before a round of jobs with the jobs and their layout; gives who watches them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user may say about how a grid is run."""
+
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int | None = None
+    retry: bool = False
+    checkpoint_seconds: float = 60.0
+    micro_batch: int = 2500
+
+
+@dataclass
+class Result(Outcome):
+    """How a grid ended: the plan as it now stands and the runs no one has settled."""
+
+    plan: dict[str, Any] | None = None
+    left: int = 0
+
+
+def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -> Result:
+    """Do every run of the grid that has no record yet; safe to call again, and beside another call, at any time."""
+    result, tried = Result(), set[str]()
+    while True:
+        usable, unusable = store.records()
+        store.set_aside(unusable)
+        records = {record["id"]: record for record in usable}
+        result.plan = expand(grid, records)
+        store.write_plan(result.plan)
+        open_runs = [
+            (run, cell["label"])
+            for run, cell in runs(result.plan)
+            if not settled(records.get(run.id), settings.retry and run.id not in tried)
+        ]
+        todo = [(run, label) for run, label in open_runs if run.id not in tried]
+        result.left = len(open_runs)
+        if not todo or result.interrupted:
+            return result
+        tried |= {run.id for run, _ in todo}
+        add(result, one_round(todo, store, settings, announce))
+
+
+def one_round(todo: list[tuple[Run, str]], store: Store, settings: Settings, announce: Announce) -> Outcome:
+    """Lay the runs out on this machine and launch them."""
+    largest = max(layout.step_flops(dict(run.training)) for run, _ in todo)
+    plan = layout.choose(settings.device, settings.jobs, settings.threads, len(todo), largest)
+    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=settings.micro_batch)
+    jobs = gather(todo, plan.height, options)
+    plan = replace(plan, devices=plan.devices[: len(jobs)])
+    return launch(jobs, plan, store, announce(jobs, plan), registry.plugin_paths(), settings.retry)
+
+
+def add(result: Result, outcome: Outcome) -> None:
+    result.refused += outcome.refused
+    result.failed += outcome.failed
+    result.interrupted |= outcome.interrupted

@@ -1,0 +1,52 @@
+"""Shared by all tests: the devices that are here, and the command as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device in turn; CUDA is skipped visibly where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return str(request.param)
+
+
+class Command:
+    """`spurbench` in a process of its own."""
+
+    line = (sys.executable, "-c", "from spurbench.bench.cli import main; main()")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".typecheck")}
+
+    def __call__(
+        self, *arguments: Any, code: int | None = 0, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*self.line, *map(str, arguments)],
+            env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def start(self, *arguments: Any) -> subprocess.Popen[str]:
+        """The command in the background, in a process group of its own."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*self.line, *map(str, arguments)],
+            env=self.environment, text=True, start_new_session=True, stdout=pipe, stderr=pipe,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def spurbench() -> Command:
+    return Command()

@@ -1,0 +1,156 @@
+"""The command line: a user's mistakes are one line and exit code 2, listing is quick, the README's lines run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "training.steps=3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "quik"], "no grid 'quik'; did you mean quick?"),
+        (["run", "--dataset", "two_mon", "--method", "erm"], "did you mean two_moon?"),
+        (["run", "--dataset", "two_moon", "--method", "emr"], "did you mean erm?"),
+        (["run", *TINY, "--set", "training.stepz=3"], "did you mean steps?"),
+        (["run", *TINY, "--set", "training.steps=three"], "steps"),
+        (["run", *TINY, "--seeds", "1,2,1"], "twice"),
+        (["run", *TINY, "--device", "tpu"], "no device 'tpu'"),
+        (["run"], "name a grid"),
+        (["run", "quick", "--method", "erm"], "either a grid or"),
+        (["run", "quick", "--precision", "half"], "there are: bf16, float32"),
+        (["plan", "no/such.yaml"], "no/such.yaml"),
+        (["leaderboard", "no-such-store"], "no store at no-such-store"),
+        (["status", "no-such-store"], "no store at no-such-store"),
+        (["list", "method"], "did you mean methods?"),
+        (["data", "verify", "mnist"], "no dataset 'mnist'"),
+        (["check-method", "no_such"], "no method 'no_such'"),
+        (["new-method", "Not A Name"], "Not A Name"),
+        (["run", "--plugin", "missing.py", *TINY], "missing.py"),
+    ],
+)
+def test_mistakes_are_one_line(spurbench: Any, tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = spurbench(*arguments, code=2, cwd=tmp_path)
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_grid_file_error_names_file_line_and_key(spurbench: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "datasets:\n  - dataset: two_moon\n    methods:\n      - method: erm\n        sedes: 3\n"
+    )
+    assert re.search(r"mine.yaml:5: .*sedes", spurbench("run", "mine.yaml", code=2, cwd=tmp_path).stderr)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("def broken(:\n", "syntax error"), ("import no_such_package_here\n", "no_such_package_here")]
+)
+def test_a_broken_plugin_is_listed_with_its_reason(spurbench: Any, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    assert words in spurbench("run", "--plugin", "mine.py", *TINY, "--method", "mine", code=2, cwd=tmp_path).stderr
+
+
+def test_damaged_records_are_named_and_set_aside(spurbench: Any, tmp_path: Path) -> None:
+    arguments = ["run", "--dataset", "two_moon", "--method", "erm", "--seeds", "0-2", "--set", "training.steps=3"]
+    spurbench(*arguments, "--store", tmp_path / "s")
+    cut, edited, good = sorted((tmp_path / "s").glob("records/*/*.json"))
+    cut.write_text(cut.read_text()[:100])
+    edited.write_text(edited.read_text().replace('"status":"done"', '"status":"fine"'))
+    said = spurbench("leaderboard", tmp_path / "s").stdout
+    assert cut.stem in said and edited.stem in said
+    rows = json.loads(spurbench("leaderboard", tmp_path / "s", "--format", "json").stdout)
+    assert {(row["n"], row["n_planned"]) for row in rows} == {(1, 3)}
+    said = spurbench(*arguments, "--store", tmp_path / "s").stderr
+    assert "set aside" in said and len(list((tmp_path / "s" / "set-aside").iterdir())) == 2
+    rows = json.loads(spurbench("leaderboard", tmp_path / "s", "--format", "json").stdout)
+    assert {(row["n"], row["n_planned"]) for row in rows} == {(3, 3)} and good.exists()
+
+
+def test_a_newer_store_is_refused(spurbench: Any, tmp_path: Path) -> None:
+    (tmp_path / "spurbench-store.json").write_text('{"schema": 99}')
+    assert "newer spurbench" in spurbench("leaderboard", tmp_path, code=2).stderr
+    assert "newer spurbench" in spurbench("run", *TINY, "--store", tmp_path, code=2).stderr
+
+
+def test_a_checkpoint_of_another_version_is_refused(spurbench: Any, tmp_path: Path) -> None:
+    from spurbench.bench.grid import adhoc_grid, expand, runs
+    from spurbench.bench.job import Job
+
+    ((run, _),) = runs(expand(adhoc_grid("two_moon", ["erm"], "0", ["training.steps=3"]), {}))
+    checkpoint = tmp_path / "s" / "checkpoints" / f"{Job([run], 'erm').name}.pt"
+    spurbench("run", *TINY, "--seeds", "1", "--store", tmp_path / "s")
+    checkpoint.parent.mkdir(exist_ok=True)
+    torch.save({"version": 0}, checkpoint)
+    said = spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
+    assert "has layout 0, this spurbench reads 1" in said and checkpoint.exists()
+    checkpoint.write_bytes(b"not a checkpoint")
+    assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
+
+
+def test_a_full_disk_is_one_line(spurbench: Any, tmp_path: Path) -> None:
+    said = spurbench("run", *TINY, "--store", "/dev/full/store", code=2).stderr
+    assert "/dev/full" in said and "Traceback" not in said
+
+
+def test_help_and_list_import_nothing_heavy() -> None:
+    program = "import sys; from spurbench.bench import cli, catalogue; catalogue.everything(''); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / ".typecheck")}, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split())
+    assert "spurbench.bench.registry" in loaded, done.stderr
+    assert not loaded & {"torch", "scipy", "sklearn", "pandas", "numpy"}
+
+
+def test_new_method_passes_its_check_and_runs(spurbench: Any, tmp_path: Path) -> None:
+    spurbench("new-method", "mine", cwd=tmp_path)
+    assert "FAIL" not in spurbench("check-method", "mine.py", cwd=tmp_path).stdout
+    spurbench("run", "--plugin", "mine.py", *TINY, "--method", "mine", "--store", "s", cwd=tmp_path)
+    rows = json.loads(spurbench("leaderboard", "s", "--format", "json", cwd=tmp_path).stdout)
+    assert {row["method"] for row in rows} == {"erm", "mine"}
+
+
+def test_not_applicable_cells_are_shown(spurbench: Any, tmp_path: Path) -> None:
+    spurbench("run", *TINY, "--method", "irm", "--store", tmp_path / "s")
+    assert "n/a: needs environments" in spurbench("status", tmp_path / "s").stdout
+    assert "n/a: needs environments" in spurbench("leaderboard", tmp_path / "s").stdout
+
+
+def test_finished_grid_is_left_alone_and_packs(spurbench: Any, tmp_path: Path) -> None:
+    spurbench("run", *TINY, "--store", tmp_path / "s")
+    (record,) = (tmp_path / "s").glob("records/*/*.json")
+    before = record.stat().st_mtime_ns
+    spurbench("run", *TINY, "--store", tmp_path / "s")
+    assert record.stat().st_mtime_ns == before
+    spurbench("pack", tmp_path / "s", tmp_path / "s.jsonl.gz")
+    one, other = (spurbench("leaderboard", tmp_path / name, "--format", "csv").stdout for name in ("s", "s.jsonl.gz"))
+    assert one == other
+
+
+def test_doctor_finds_this_machine_in_order(spurbench: Any, tmp_path: Path) -> None:
+    said = json.loads(spurbench("doctor", "--json", cwd=tmp_path).stdout)
+    assert all(row["ok"] for row in said) and {"bf16", "plug-ins", "data"} <= {row["what"] for row in said}
+
+
+def test_readme_commands_are_real(spurbench: Any) -> None:
+    """Every `spurbench …` line of the README names commands and options that exist."""
+    lines = re.findall(r"^\s*(?:\$ )?spurbench ([^\n#]+)", (ROOT / "README.md").read_text(), re.M)
+    assert len(lines) > 5
+    helps: dict[str, str] = {}
+    for line in lines:
+        words = shlex.split(line.replace("\\", " "))
+        name = " ".join(words[:2]) if words[0] == "data" else words[0]
+        helps.setdefault(name, spurbench(*name.split(), "--help").stdout)
+        for option in (word for word in words if word.startswith("--")):
+            assert option in helps[name], f"spurbench {line.strip()}: no option {option}"

@@ -1,0 +1,206 @@
+"""The engine's promises: seeds together = seeds alone, micro-batches = whole batch, killed and resumed = unbroken."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from spurbench.bench import registry
+from spurbench.bench.dataset import Data, Dataset, Split, Training
+from spurbench.bench.engine import Engine, Options, Seed, prepare, problem_of
+from spurbench.bench.method import Method
+
+METHODS = [name for name, info in registry.methods().items() if info.trains]
+SMALL = {"colored_mnist": {"train_size": 600}, "two_moon": {}}
+SHORT = {
+    "irm": {"anneal": 3, "penalty_weight": 100.0},
+    "rex": {"anneal": 3, "penalty_weight": 100.0},
+    "sd": {"delay": 3, "rescale": True},
+    "group_dro": {"adjustment": 1.0},
+}
+
+
+def method_named(name: str) -> Method:
+    return registry.load_method(name)(**SHORT.get(name, {}))
+
+
+def dataset_for(name: str) -> Dataset:
+    chosen = "colored_mnist" if registry.methods()[name].needs - {"index", "second network"} else "two_moon"
+    return registry.load_dataset(chosen)(**SMALL[chosen])
+
+
+def engine_of(name: str, seeds: list[int], device: str, micro_batch: int = 170, **changes: Any) -> Engine:
+    method, dataset = method_named(name), dataset_for(name)
+    training = replace(dataset.training, width=16, steps=8, **changes)
+    drawn = [prepare(dataset, method, training, seed) for seed in seeds]
+    return Engine(method, training, "float32", Options(device=device, micro_batch=micro_batch, history=4), drawn)
+
+
+def weights(engine: Engine, r: int) -> torch.Tensor:
+    leaves = [leaf[r] if engine.stacked else leaf for masters in engine.masters for leaf in masters.values()]
+    return torch.cat([leaf.detach().flatten() for leaf in leaves]).cpu()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_together_equal_seeds_alone(name: str, device: str) -> None:
+    together = engine_of(name, [3, 4, 5], device)
+    together.train(lambda engine: None)
+    for r, seed in enumerate([3, 4, 5]):
+        alone = engine_of(name, [seed], device)
+        before = weights(alone, 0)
+        alone.train(lambda engine: None)
+        assert not torch.allclose(before, weights(alone, 0), atol=1e-4)  # it has learned something
+        assert torch.allclose(weights(together, r), weights(alone, 0), atol=1e-5)
+        points = [point for point in together.history if point["seed"] == seed]
+        assert [p["train_accuracy"] for p in points] == [p["train_accuracy"] for p in alone.history]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_equal_the_whole_batch(name: str, device: str) -> None:
+    whole, parts = engine_of(name, [0], device, 10_000), engine_of(name, [0], device, 77)
+    assert len(whole.chunks) == 1 < len(parts.chunks)
+    for engine in (whole, parts):
+        engine.train(lambda engine: None)
+    assert torch.allclose(weights(whole, 0), weights(parts, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_interrupted_equals_unbroken(name: str) -> None:
+    """State goes through a file at step 5; the rest is bit-identical on the CPU."""
+    unbroken = engine_of(name, [0, 1], "cpu")
+    unbroken.train(lambda engine: None)
+
+    class Halt(Exception):
+        pass
+
+    def at_five(engine: Engine) -> None:
+        if engine.step == 5:
+            raise Halt
+
+    first = engine_of(name, [0, 1], "cpu")
+    with pytest.raises(Halt):
+        first.train(at_five)
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    file.seek(0)
+    second = engine_of(name, [0, 1], "cpu")
+    second.restore(torch.load(file, weights_only=True))
+    second.train(lambda engine: None)
+    assert all(torch.equal(weights(unbroken, r), weights(second, r)) for r in (0, 1))
+    assert unbroken.history == second.history
+
+
+@pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"batch_norm": True}])
+def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
+    unbroken, first, second = (engine_of("erm", [0], "cpu", **changes) for _ in range(3))
+
+    def run(engine: Engine, steps: int) -> None:
+        for _ in range(steps):
+            engine.update()
+
+    torch.manual_seed(7)
+    run(unbroken, 8)
+    torch.manual_seed(7)
+    run(first, 5)
+    kept = first.state()
+    run(first, 1)  # moves the generator on
+    second.restore(kept | {"step": 5})
+    if not changes.get("batch_norm"):
+        return  # `first` shares its tensors with `kept`; the generator was the point
+    assert second.buffers[0].keys() == unbroken.buffers[0].keys() != set()
+
+
+def test_zero_columns_are_left_out_and_change_nothing() -> None:
+    engine = engine_of("erm", [0], "cpu", 100)
+    cm = registry.load_dataset("colored_mnist")(train_size=600)
+    method = method_named("erm")
+    training = replace(cm.training, width=16, steps=4)
+    engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
+    assert min(chunk.x.shape[-1] for chunk in engine.chunks) < 200
+    full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
+    full.first = None
+    full.chunks = full._chunks()
+    assert all(chunk.live is None for chunk in full.chunks)
+    for one in (engine, full):
+        one.train(lambda engine: None)
+    assert torch.allclose(weights(engine, 0), weights(full, 0), atol=1e-6)
+
+
+def test_only_what_is_declared_is_handed_over() -> None:
+    data = registry.load_dataset("colored_mnist")(train_size=100)
+    for name, seen in {"erm": set(), "irm": {"environment"}, "group_dro": {"group"}, "lff": {"index"}}.items():
+        method = method_named(name)
+        engine = Engine(method, data.training, "float32", Options(), [prepare(data, method, data.training, 0)])
+        assert set(engine.targets) == {"y"} | seen
+        problem = engine.problems[0]
+        assert (problem.group_counts is not None) == ("groups" in method.needs)
+        assert bool(problem.environments) == ("environments" in method.needs)
+
+
+def test_same_data_and_first_weights_for_every_method() -> None:
+    data = registry.load_dataset("two_moon")()
+    drawn = [prepare(data, method_named(name), data.training, 3) for name in ("erm", "sd", "lff")]
+    for other in drawn[1:]:
+        assert torch.equal(drawn[0].data.train.x, other.data.train.x)
+        for a, b in zip(drawn[0].networks[0].parameters(), other.networks[0].parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert not torch.equal(*(next(network.parameters()) for network in drawn[2].networks))
+
+
+def test_one_diverged_seed_does_not_touch_the_others() -> None:
+    engine, alone = engine_of("erm", [0, 1], "cpu"), engine_of("erm", [1], "cpu")
+    with torch.no_grad():
+        next(iter(engine.masters[0].values()))[0] = float("nan")
+    for one in (engine, alone):
+        one.train(lambda engine: None)
+    assert list(engine.diverged) == [0]
+    assert torch.allclose(weights(engine, 1), weights(alone, 0), atol=1e-5)
+
+
+def test_weight_penalty_is_the_squared_norm_of_all_parameters() -> None:
+    x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    oracle = registry.load_method("oracle")(l2=0.1)
+    data = Data(Split(x[:, None].expand(-1, 2, -1) / 2, y), {})
+    network = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Flatten(0))
+    training = Training(optimizer="sgd", lr=1.0, steps=1)
+    before = [p.detach().clone().requires_grad_() for p in network.parameters()]
+    engine = Engine(oracle, training, "float32", Options(), [Seed(0, data, [network])])
+    engine.update()
+    z = x @ before[0].T[:, 0] + before[1]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, y.float())
+    (loss + 0.1 * sum(p.square().sum() for p in before)).backward()
+    for p, master in zip(before, engine.masters[0].values(), strict=True):
+        assert p.grad is not None
+        assert torch.allclose(p - p.grad, master, atol=1e-6)
+
+
+def test_loss_of_wrong_shape_is_named() -> None:
+    class PerExample(type(method_named("erm"))):  # type: ignore[misc]
+        def loss(self, logits: Any, batch: Any, state: Any, step: int) -> Any:
+            return batch.losses(logits)
+
+    data = registry.load_dataset("two_moon")()
+    seed = prepare(data, PerExample(), data.training, 0)
+    with pytest.raises(ValueError, match=r"PerExample.loss gave a tensor of shape \(300,\); it must be a scalar"):
+        Engine(PerExample(), data.training, "float32", Options(), [seed]).update()
+
+
+def test_problem_counts_groups() -> None:
+    data = prepare(dataset_for("group_dro"), method_named("group_dro"), Training(hidden_layers=2), 0).data
+    counts = problem_of(data, method_named("group_dro"), torch.device("cpu")).group_counts
+    assert counts is not None and counts.sum() == 600 and len(counts) == 4
+
+
+def test_bf16_follows_float32() -> None:
+    runs = {}
+    for precision in ("float32", "bf16"):
+        engine = engine_of("erm", [0], "cpu")
+        engine = Engine(engine.method, engine.training, precision, engine.options, engine.seeds)
+        engine.train(lambda engine: None)
+        assert all(p.dtype == torch.float32 for p in engine.masters[0].values())
+        runs[precision] = weights(engine, 0)
+    assert 0 < (runs["float32"] - runs["bf16"]).abs().max() < 2e-2

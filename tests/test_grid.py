@@ -1,0 +1,346 @@
+"""Grids: what a file means, what is wrong with one, and how a search ends."""
+
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+
+from spurbench.bench.errors import UserError
+from spurbench.bench.grid import adhoc_grid, expand, load_grid, only, runs, shipped_grids, summary
+from spurbench.bench.record import Run
+from spurbench.bench.space import parse_seeds
+
+SMALL = """\
+seeds: 0-1
+datasets:
+  - dataset: colored_mnist
+    training: {steps: 5}
+    methods:
+      - METHOD
+"""
+
+
+def grid_of(tmp_path, text, name="grid.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return load_grid(str(path))
+
+
+def one_method(tmp_path, method):
+    return grid_of(tmp_path, SMALL.replace("METHOD", method))
+
+
+def record(run, accuracy, status="done", cause=None, split="test"):
+    counts = {split: {"n": [50, 50], "correct": [50 * accuracy, 50 * accuracy]}}
+    splits = counts if status == "done" else {}
+    return {
+        **run.to_dict(),
+        "id": run.id,
+        "status": status,
+        "splits": splits,
+        "cause": cause and {"kind": cause},
+    }
+
+
+def test_shipped_grids_load_and_say_what_they_are():
+    assert set(shipped_grids()) >= {"quick", "paper"} and all(shipped_grids().values())
+    for name in shipped_grids():
+        assert load_grid(name).name == name
+
+
+def test_the_paper_grid_is_the_papers():
+    cells = {(c.dataset, c.precision, c.label): c for c in load_grid("paper").cells}
+    sd = cells["colored_mnist", "bf16", "sd"]
+    assert sd.seeds == tuple(range(1234, 1244)) and sd.published == "sd"
+    assert sd.hyper_parameters == {"coef": 2e-5, "delay": 450, "rescale": True}
+    assert (sd.training["width"], sd.training["lr"], sd.training["steps"]) == (300, 1e-4, 2000)
+    steps = {name: cells["colored_mnist", "bf16", name].training["steps"] for name in ("erm", "irm", "rex", "oracle")}
+    assert steps == {"erm": 1000, "irm": 500, "rex": 500, "oracle": 100}
+    assert cells["colored_mnist", "bf16", "rex (IRM hyper-parameters)"].published is None
+    assert cells["colored_mnist", "bf16", "group_dro"].published is None
+    assert cells["colored_mnist", "float32", "irm"].seeds == (1234, 1235, 1236)
+    moon = [c for c in cells.values() if c.dataset == "two_moon" and not c.label.startswith("figure 1")]
+    assert len([c for c in moon if c.na is None and c.method != "lff"]) == 10
+    assert {c.label: c.na for c in moon if c.na} == {
+        "irm": "needs environments", "rex": "needs environments", "group_dro": "needs groups",
+    }  # fmt: skip
+
+
+def test_quick_is_marked_and_compared_with_nothing():
+    grid = load_grid("quick")
+    assert "not the paper's" in grid.notes[0] and all(cell.published is None for cell in grid.cells)
+    assert {c.method for c in grid.cells if c.dataset == "colored_mnist"} == {
+        "erm", "sd", "sd_gamma", "irm", "rex", "group_dro", "lff", "oracle", "random",
+    }  # fmt: skip
+
+
+def test_ids_are_those_of_the_runs_and_na_cells_have_none():
+    plan = expand(load_grid("quick"), {})
+    listed = runs(plan)
+    assert [run.id for run, _ in listed] == [id for cell in plan["cells"] for id in cell["ids"]]
+    assert all(cell["ids"] == cell["seeds"] == [] for cell in plan["cells"] if cell["na"])
+    assert all(Run.from_dict({**cell, "seed": run.seed}) == run for run, cell in listed)
+
+
+def test_numbers_are_stored_as_the_type_of_their_field(tmp_path):
+    one = one_method(tmp_path, "{method: sd, hyper_parameters: {coef: 1, delay: 4.0}, training: {lr: 1e-3}}")
+    cell = one.cells[0]
+    assert (type(cell.hyper_parameters["coef"]), type(cell.hyper_parameters["delay"])) == (float, int)
+    assert cell.training["lr"] == 0.001
+    other = one_method(tmp_path, "{method: sd, hyper_parameters: {coef: 1.0, delay: 4}, training: {lr: 0.001}}")
+    assert expand(one, {})["cells"][0]["ids"] == expand(other, {})["cells"][0]["ids"]
+
+
+MISTAKES = [
+    (
+        "{method: erm, training: {stpes: 3}}",
+        "6: unknown key 'stpes' in training; did you mean steps? there are",
+    ),
+    ("{method: gruop_dro}", "6: no method 'gruop_dro'; did you mean group_dro? there are: erm,"),
+    ("{method: erm, lable: x}", "6: unknown key 'lable' in methods; did you mean label? there are"),
+    ("{method: sd, hyper_parameters: {coeff: 1}}", "6: no hyper-parameter of sd 'coeff'; did you mean coef?"),
+    ("{method: sd, hyper_parameters: {coef: much}}", "6: coef of sd must be a number, not 'much'"),
+    ("{method: sd, hyper_parameters: {delay: 1.5}}", "6: delay of sd must be a whole number, not 1.5"),
+    ("{method: sd, hyper_parameters: {rescale: 1}}", "6: rescale of sd must be true or false, not 1"),
+    (
+        "{method: sd_gamma, hyper_parameters: {form: txt}}",
+        "form of sd_gamma must be text or released, not 'txt'; did",
+    ),
+    (
+        "{method: erm, training: {optimizer: adm}}",
+        "optimizer of training must be sgd or adam, not 'adm'; did you me",
+    ),
+    ("{method: erm, training: {steps: -1}}", "steps of training must lie in 0..1e+09, not -1"),
+    (
+        "{method: erm, options: {train_siz: 4}}",
+        "6: no option of colored_mnist 'train_siz'; did you mean train_size?",
+    ),
+    ("{method: erm, seeds: [1, 2, 1]}", "6: seed 1 is given twice"),
+    ("{method: erm, seeds: 3-1}", "6: seeds 3-1: expected first ≤ last"),
+    ("{method: erm, seeds: two}", "6: seeds must be whole numbers or ranges such as 0-9, not 'two'"),
+    ("{method: erm, method: sd}", "6: the key 'method' is given twice"),
+    ("{label: x}", "6: the key 'method' is missing in methods"),
+    ("{method: erm, label: 3}", "6: label in methods should be a valid string, not 3"),
+    ("{method: erm", "not valid YAML"),
+    ("erm\n      - erm", "7: two rows 'erm' for the same colored_mnist; give one a 'label:'"),
+    ("{method: sd, hyper_parameters: {coef: {low: 1, high: 2}}}", "coef of sd is a range: say how many"),
+    (
+        "{method: sd, draws: 2, hyper_parameters: {coef: {low: 2, high: 1}}}",
+        "a range needs numbers low < high",
+    ),
+    (
+        "{method: sd, draws: 2, hyper_parameters: {coef: {low: 0, high: 1, scale: log}}}",
+        "a log range needs low > 0",
+    ),
+    (
+        "{method: sd, draws: 2, hyper_parameters: {coef: {lo: 0, high: 1}}}",
+        "a range is {low, high, scale}; got the",
+    ),
+    ("{method: sd, hyper_parameters: {coef: [1, 1]}}", "a list needs values, each of them once"),
+    ("{method: erm, search: {draws: 2, rule: test_accuracy}}", "6: nothing to search: erm declares no range"),
+    (
+        "{method: sd, search: {draws: 2}}",
+        "6: a search needs a selection rule; give 'rule:', one of test_accuracy",
+    ),
+    (
+        "{method: sd, search: {rule: tset_accuracy}}",
+        "no selection rule 'tset_accuracy'; did you mean test_accuracy?",
+    ),
+    (
+        "{method: sd, search: {rule: test_accuracy, space: {coe: [1, 2]}}}",
+        "no hyper-parameter of sd 'coe'; did you me",
+    ),
+    (
+        "{method: sd, search: {rule: test_accuracy, space: {coef: 1}}}",
+        "coef: a space needs a list or a range",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
+def test_a_mistake_is_named_with_file_and_line(tmp_path, method, message):
+    with pytest.raises(UserError) as error:
+        one_method(tmp_path, method)
+    assert str(error.value).startswith(f"{tmp_path / 'grid.yaml'}:")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "grid.yaml: the file is empty"),
+        ("- a\n", "expected keys such as 'datasets:'"),
+        ("a: &a [*a]\n", "contains itself"),
+        (
+            SMALL.replace("colored_mnist", "colored_mnst"),
+            "grid.yaml:3: no dataset 'colored_mnst'; did you mean colored",
+        ),
+        (SMALL.replace("seeds: 0-1\n", ""), "5: no seeds: give 'seeds: 0-9'"),
+        (
+            SMALL.replace("datasets:", "dataset:"),
+            "grid.yaml:2: unknown key 'dataset' in the grid; did you mean datasets",
+        ),
+        (
+            "precision: fp16\n" + SMALL,
+            "grid.yaml:1: precision in the grid should be 'float32' or 'bf16', not 'fp16'",
+        ),
+        ("name: ../x\n" + SMALL, "grid.yaml:1: name must be letters, digits"),
+    ],
+)
+def test_mistakes_around_the_methods(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        grid_of(tmp_path, text.replace("METHOD", "erm"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_grid_gets_the_nearest():
+    with pytest.raises(UserError, match=r"no grid 'papr'; did you mean paper\? there are: paper, quick"):
+        load_grid("papr")
+
+
+def test_seeds_in_every_form():
+    assert parse_seeds("0-3") == parse_seeds([0, 1, 2, 3]) == parse_seeds("0..1, 2,3") == [0, 1, 2, 3]
+    assert parse_seeds(["1234..1236", 7]) == [1234, 1235, 1236, 7]
+    for bad in ([], "-1", True, 1.5, "0-9999999", "4294967296", ["0-2", 1]):
+        with pytest.raises(ValueError):
+            parse_seeds(bad)
+
+
+def test_lists_are_multiplied_out_and_labelled(tmp_path):
+    grid = one_method(tmp_path, "{method: sd, hyper_parameters: {coef: [0.1, 1]}, training: {lr: [1e-3, 1e-2]}}")
+    assert [cell.label for cell in grid.cells] == [
+        f"sd coef={coef}, training.lr={lr}" for coef, lr in itertools.product(["0.1", "1"], ["0.001", "0.01"])
+    ]
+    assert len({id for cell in expand(grid, {})["cells"] for id in cell["ids"]}) == 8
+
+
+def test_draws_depend_on_their_own_name_alone(tmp_path):
+    space = "eta: {low: 1e-3, high: 1.0, scale: log}"
+    text = "{method: group_dro, search: {draws: DRAWS, rule: test_accuracy, space: {SPACE}}}"
+    wider = "training.lr: {low: 1e-4, high: 1e-2, scale: log}, adjustment: [0, 1], " + space
+    few = one_method(tmp_path, text.replace("DRAWS", "3").replace("SPACE", space)).cells[0].search
+    many = one_method(tmp_path, text.replace("DRAWS", "30").replace("SPACE", wider)).cells[0].search
+    etas = [[draw.hyper_parameters["eta"] for draw in search.draws] for search in (few, many)]
+    assert etas[0] == etas[1][:3] and len(set(etas[1])) == 30
+    assert min(etas[1]) < 0.01 and max(etas[1]) > 0.1 and all(1e-3 <= eta <= 1 for eta in etas[1])
+    assert {draw.hyper_parameters["adjustment"] for draw in many.draws} == {0.0, 1.0}
+    declared = one_method(tmp_path, "{method: irm, search: {draws: 40, rule: test_accuracy}}").cells[0].search
+    anneals = [draw.hyper_parameters["anneal"] for draw in declared.draws]
+    assert all(type(value) is int and 50 <= value <= 249 for value in anneals) and len(set(anneals)) > 20
+
+
+SEARCH = """{method: group_dro, training: {steps: 7}, search: {draws: 3, seeds: [5, 6], rule: test_accuracy,
+        options: {train_size: 100}, training: {steps: 2},
+        space: {eta: {low: 0.1, high: 1.0}, training.lr: {low: 0.1, high: 1.0}}}}"""
+
+
+def test_a_search_runs_chooses_and_then_runs_the_winner(tmp_path):
+    grid = one_method(tmp_path, SEARCH)
+    plan = expand(grid, {})
+    cell = plan["cells"][0]
+    assert (cell["ids"], cell["hyper_parameters"], cell["search"]["chosen"]) == ([], None, None)
+    assert cell["search"]["text"] == (
+        "3 random draws × 2 seeds, train_size 100, steps 2; chosen by test accuracy (test-set oracle)"
+    )
+    drawn = [run for run, _ in runs(plan)]
+    assert len(drawn) == 6 and {run.seed for run in drawn} == {5, 6}
+    assert all(run.dataset_options["train_size"] == 100 and run.training["steps"] == 2 for run in drawn)
+    scores = [0.5, 0.5, 0.9, 0.5, 0.6, 0.6]
+    records = {run.id: record(run, score) for run, score in zip(drawn, scores, strict=True)}
+    half = dict(list(records.items())[:5])
+    assert expand(grid, half)["cells"][0]["search"]["chosen"] is None
+    done = expand(grid, records)["cells"][0]
+    assert done["search"]["chosen"] == 1
+    assert done["hyper_parameters"]["eta"] == drawn[2].hyper_parameters["eta"]
+    assert done["training"] == {**drawn[2].training, "steps": 7}
+    assert done["dataset_options"]["train_size"] == 50000 and len(done["ids"]) == 2
+    assert len(runs(expand(grid, records))) == 8
+    assert done["selection"]["oracle"] is True
+
+
+def test_failed_draws_are_counted_and_cancelled_ones_are_waited_for(tmp_path):
+    grid = one_method(tmp_path, SEARCH)
+    drawn = [run for run, _ in runs(expand(grid, {}))]
+    records = {run.id: record(run, 0.5) for run in drawn}
+    records[drawn[0].id] = record(drawn[0], 0, "failed", "diverged")
+    cell = expand(grid, records)["cells"][0]
+    assert cell["search"]["chosen"] == 1 and cell["search"]["text"].endswith("; 1 of 3 draws failed")
+    records[drawn[0].id] = record(drawn[0], 0, "failed", "cancelled")
+    assert expand(grid, records)["cells"][0]["search"]["chosen"] is None
+    records = {run.id: record(run, 0, "failed", "exception") for run in drawn}
+    cell = expand(grid, records)["cells"][0]
+    assert (cell["na"], cell["ids"]) == ("every draw of the search failed (3)", [])
+
+
+def test_a_rule_without_its_splits_is_a_clear_error(tmp_path):
+    grid = one_method(tmp_path, SEARCH.replace("test_accuracy", "worst_environment"))
+    drawn = [run for run, _ in runs(expand(grid, {}))]
+    with pytest.raises(UserError, match="rule worst_environment cannot be used: run [0-9a-f]{16} has the splits test"):
+        expand(grid, {run.id: record(run, 0.5) for run in drawn})
+
+
+def test_command_line_grids_start_from_the_paper():
+    sets = ["sd.coef=0.1", "training.lr=1e-3", "colored_mnist.train_size=5000"]
+    (cell,) = adhoc_grid("colored_mnist", ["sd"], "0-9", sets).cells
+    assert cell.hyper_parameters == {"coef": 0.1, "delay": 450, "rescale": True}
+    assert (cell.training["lr"], cell.training["width"], cell.training["steps"]) == (1e-3, 300, 2000)
+    assert cell.dataset_options == {"train_size": 5000} and cell.seeds == tuple(range(10))
+    assert cell.published is None  # changed by hand: no longer the published setting
+    paper = {c.label: c for c in load_grid("paper").cells if c.precision == "bf16"}
+    (same,) = adhoc_grid("colored_mnist", ["sd"]).cells
+    assert same == paper["sd"]
+    (searched,) = adhoc_grid("colored_mnist", ["group_dro"], "1", precision="float32").cells
+    assert (searched.search, searched.published, searched.precision) == (None, None, "float32")
+    assert [c.na for c in adhoc_grid("two_moon", ["erm", "irm"], "0").cells] == [None, "needs environments"]
+    assert len(adhoc_grid("two_moon", ["sd"], "0", ["sd.coef=[0.1, 1]"]).cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["sd.coef"], "expected KEY=VALUE such as training.lr=1e-3"),
+        (["coef=1"], "expected KEY=VALUE"),
+        (["irm.l2=1"], "no method or dataset in this run 'irm'; there are: sd, training, two_moon"),
+        (["sd.coef=1", "sd.coef=2"], "sd.coef is set twice"),
+        (["sd.coefs=1"], "no hyper-parameter of sd 'coefs'; did you mean coef?"),
+        (["sd.coef="], "coef of sd must be a number, not ''"),
+        (["training.lr=[1"], "not valid YAML"),
+    ],
+)
+def test_mistakes_on_the_command_line(sets, message):
+    with pytest.raises(UserError) as error:
+        adhoc_grid("two_moon", ["sd"], "0", sets)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_only_keeps_what_is_named():
+    grid = load_grid("quick")
+    assert {c.method for c in only(grid, ["colored_mnist/sd", "er*"]).cells} == {"sd", "erm"}
+    assert only(grid, []) is grid
+    with pytest.raises(UserError, match="no dataset, method or label in the grid 'imr'; did you mean irm"):
+        only(grid, ["imr"])
+
+
+def test_the_summary_counts_runs_and_updates():
+    rows = {(row["dataset"], row["label"]): row for row in summary(expand(load_grid("quick"), {}))}
+    assert (rows["two_moon", "sd"]["runs"], rows["two_moon", "sd"]["updates"]) == (10, 20_000)
+    assert (rows["two_moon", "irm"]["runs"], rows["two_moon", "irm"]["na"]) == (0, "needs environments")
+    assert rows["colored_mnist", "random"]["updates"] == 0
+
+
+def test_ten_thousand_runs_are_planned_in_three_seconds_without_torch(tmp_path):
+    path = tmp_path / "big.yaml"
+    coefs = ", ".join(str(i / 1000) for i in range(1, 101))
+    path.write_text(
+        SMALL.replace("0-1", "0-99").replace("METHOD", f"{{method: sd, hyper_parameters: {{coef: [{coefs}]}}}}")
+    )
+    code = (
+        "import sys; from spurbench.bench.grid import *;"
+        f"assert len(runs(expand(load_grid({str(path)!r}), {{}}))) == 10_000; "
+        "assert 'torch' not in sys.modules"
+    )
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.perf_counter() - began < 3

@@ -1,0 +1,134 @@
+"""The launcher: kills, failures, two at once, and a record that does not depend on any of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spurbench.bench.store import Store
+
+TWO_MOON = ["--dataset", "two_moon", "--seeds", "0", "--set", "two_moon.examples=100"]
+
+
+def science(store: Path) -> list[dict[str, Any]]:
+    """The records without what may differ between two runs of the same thing."""
+    found = []
+    for record in Store.open(store).records()[0]:
+        loose = ("digest", "cost", "provenance")
+        found.append({key: value for key, value in record.items() if key not in loose})
+    return found
+
+
+def predictions(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.glob("predictions/*/*.npz")}
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.35])
+def test_killed_and_resumed_is_bit_identical(spurbench: Any, tmp_path: Path, moment: float) -> None:
+    """SIGKILL to launcher and worker at some moment after the first checkpoint; then the same command again."""
+    arguments = ["run", *TWO_MOON, "--method", "lff", "--set", "training.steps=900", "--checkpoint-seconds", "0.05"]
+    spurbench(*arguments, "--store", tmp_path / "unbroken")
+    broken = tmp_path / "broken"
+    running = spurbench.start(*arguments, "--store", broken)
+    wait_for(lambda: list(broken.glob("checkpoints/*.pt")))
+    time.sleep(moment)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    assert not list(broken.glob("records/*/*.json"))
+    spurbench(*arguments, "--store", broken)
+    assert science(broken) == science(tmp_path / "unbroken")
+    assert predictions(broken) == predictions(tmp_path / "unbroken")
+    assert Store.open(broken).records()[0][0]["cost"]["resumed"] == 1
+    assert not list(broken.glob("checkpoints/*.pt")) and not list(broken.glob("claims/*/*.json"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=100000", "--store", store]
+    running = spurbench.start(*arguments)
+    wait_for(lambda: list(store.glob("claims/*/*.json")))
+    time.sleep(1.0)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "run the same command again" in said
+    assert list(store.glob("checkpoints/*.pt")) and not list(store.glob("records/*/*.json"))
+
+
+def test_a_killed_worker_becomes_a_record_and_is_done_again(spurbench: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=3000", "--checkpoint-seconds", "0.05"]
+    running = spurbench.start(*arguments, "--store", store)
+    wait_for(lambda: list(store.glob("checkpoints/*.pt")))
+    holder = json.loads(next(store.glob("claims/*/*.json")).read_text())["pid"]
+    os.kill(holder, signal.SIGKILL)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 2 and "SIGKILL" in said
+    (record,) = Store.open(store).records()[0]
+    assert (record["status"], record["cause"]["kind"]) == ("failed", "killed")
+    spurbench(*arguments, "--store", store)
+    (record,) = Store.open(store).records()[0]
+    assert record["status"] == "done" and record["cost"]["resumed"] == 1
+
+
+def test_two_launchers_do_each_run_once(spurbench: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    arguments = ["run", "--dataset", "two_moon", "--method", "erm", "--seeds", "0-3", "--jobs", "1",
+                 "--set", "training.steps=50", "--store", store]  # fmt: skip
+    both = [spurbench.start(*arguments) for _ in range(2)]
+    for running in both:
+        _, said = running.communicate(timeout=120)
+        assert running.returncode == 0, said
+    records, unusable = Store.open(store).records()
+    assert len(records) == 4 and not unusable
+    assert not list(store.glob("claims/*/*"))
+
+
+PLUGIN = '''"""A method that goes wrong.
+
+Source: none. Needs: nothing. Differs: nothing.
+"""
+from dataclasses import dataclass
+from spurbench.bench.method import Method
+
+@dataclass(frozen=True)
+class Wrong(Method):
+    def loss(self, logits, batch, state, step):
+        {body}
+'''
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("return logits.mean() * float('nan')", "diverged", "not finite at step 0"),
+        ("return batch.losses(logits)", "exception", "must be a scalar"),
+        ("raise RuntimeError('no luck')", "exception", "RuntimeError: no luck"),
+    ],
+)
+def test_failures_are_records_and_the_others_go_on(
+    spurbench: Any, tmp_path: Path, body: str, kind: str, words: str
+) -> None:
+    plugin = tmp_path / "wrong.py"
+    plugin.write_text(PLUGIN.format(body=body))
+    done = spurbench("run", "--plugin", plugin, *TWO_MOON, "--method", "wrong", "--method", "erm", "--set",
+                     "training.steps=20", "--store", tmp_path / "store", code=2)  # fmt: skip
+    assert words in done.stderr and "Traceback" not in done.stderr
+    by_method = {record["method"]: record for record in Store.open(tmp_path / "store").records()[0]}
+    assert by_method["erm"]["status"] == "done"
+    assert (by_method["wrong"]["status"], by_method["wrong"]["cause"]["kind"]) == ("failed", kind)
+    said = json.loads(spurbench("leaderboard", tmp_path / "store", "--format", "json").stdout)
+    assert {(row["method"], row["n"], row["n_planned"]) for row in said} >= {("erm", 1, 1), ("wrong", 0, 1)}
