@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STORE ?= results/quick
+PAPER ?= results/paper-store
 
-.PHONY: help run test perf lint clean
+.PHONY: help run test paper perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
+	@echo "make paper  the grid 'paper' at full budget (hours on a CPU), and the files in results/paper/"
 	@echo "make perf   speed measurements, written to results/perf/"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make clean  remove $(VENV) and caches"
@@ -21,6 +23,13 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+paper: $(STAMP)
+	$(BIN)/spurbench run paper --store $(PAPER)
+	$(BIN)/spurbench pack $(PAPER) results/paper/records.jsonl.gz
+	for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
+	  $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --format $${form%%:*} \
+	    --out results/paper/leaderboard.$${form##*:} || exit 1; done
 
 perf: $(STAMP)
 	$(BIN)/python tests/perf/measure.py

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from spurbench.bench import registry
+from spurbench.bench import provenance, registry
 from spurbench.bench.grid import Cell, Draw, Search, at
 from spurbench.bench.gridfile import DatasetSheet, GridSheet, MethodSheet, SearchSheet, unknown_key
+from spurbench.bench.layout import gpus
 from spurbench.bench.record import fingerprint
 from spurbench.bench.registry import Option, PluginInfo
 from spurbench.bench.selection import RULES
@@ -108,12 +109,19 @@ def cell_of(row: Row, settings: Settings, varied: str) -> Cell:
         published=row.entry.published if given else by_default,
         hyper_parameters=settings["hyper_parameters"],
         training=settings["training"],
-        precision=row.block.precision or row.sheet.precision,
+        precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
         na=registry.requirements(row.method, row.dataset),
         selection=RULES[rule].to_dict(rule),
         search=search,
     )
+
+
+def settled_precision(wanted: str) -> str:
+    """`auto` is bf16 where the machine multiplies it in hardware, else float32, so that a record says which it was."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if provenance.has_bf16() or gpus() else "float32"
 
 
 def settle(row: Row) -> tuple[Settings, list[Axis]]:

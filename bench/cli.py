@@ -214,6 +214,18 @@ def pack(
     print(f"{Store.open(store).pack(file)} records in {file}")
 
 
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A packed .jsonl.gz file, or the folder of other results.")],
+    store: Annotated[Path, typer.Argument(help="The folder to add its records to; made if it is not there.")],
+) -> None:
+    """Add packed records to a store, to go on from them."""
+    from spurbench.bench.store import Store
+
+    new, here = Store.open(store, create=True).unpack(Store.open(file))
+    print(f"{new} records added to {store}, {here} were there already")
+
+
 @app.command("new-method")
 def new_method(
     name: Annotated[str, typer.Argument(help="Name of the method, lower case with underscores.")],

@@ -257,6 +257,7 @@ class Engine:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method_state,
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -269,7 +270,9 @@ class Engine:
                     own[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.method_state = {name: value.to(self.device) for name, value in state["method"].items()}
-        torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"].cpu())
+        if state["cuda_random"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
 
 
 def accumulate(masters: Leaves, leaves: Leaves, outputs: list[Tensor], slope: Tensor | None, axis: int) -> None:

@@ -14,7 +14,7 @@ from spurbench.bench.space import named, parse_seeds
 from spurbench.bench.yamlfile import Origin, Where
 
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "auto"]
 Given = dict[str, Any]
 """Checked later, against the fields of the method, the dataset or Training."""
 

@@ -26,7 +26,7 @@ class Settings:
     threads: int | None = None
     retry: bool = False
     checkpoint_seconds: float = 60.0
-    micro_batch: int = 2500
+    micro_batch: int | None = None  # rows; by default what suits the device
 
 
 @dataclass
@@ -63,7 +63,8 @@ def one_round(todo: list[tuple[Run, str]], store: Store, settings: Settings, ann
     """Lay the runs out on this machine and launch them."""
     largest = max(layout.step_flops(dict(run.training)) for run, _ in todo)
     plan = layout.choose(settings.device, settings.jobs, settings.threads, len(todo), largest)
-    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=settings.micro_batch)
+    rows = settings.micro_batch or plan.micro_batch
+    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows)
     jobs = gather(todo, plan.height, options)
     plan = replace(plan, devices=plan.devices[: len(jobs)])
     return launch(jobs, plan, store, announce(jobs, plan), registry.plugin_paths(), settings.retry)

@@ -120,6 +120,23 @@ class Store:
         write_atomically(file, text)
         return len(records)
 
+    def unpack(self, source: Store) -> tuple[int, int]:
+        """Take over another store's plans and records; how many were new, and how many were here already.
+
+        A record that is here stays; only one of a failed run gives way to one of a finished run.
+        """
+        for plan in source.plans():
+            if not (self.root / "plans" / f"{plan['grid']}.json").exists():
+                self.write_plan(plan)
+        new = 0
+        records = source.records()[0]
+        for record in records:
+            own = self.record(record["id"])
+            if own is None or (own["status"] == "failed" and record["status"] == "done"):
+                self.write_record(record)
+                new += 1
+        return new, len(records) - new
+
     # ---- claims -------------------------------------------------------------------------------------------------
 
     def claim(self, run_id: str) -> bool:

@@ -184,7 +184,7 @@ def test_a_mistake_is_named_with_file_and_line(tmp_path, method, message):
         ),
         (
             "precision: fp16\n" + SMALL,
-            "grid.yaml:1: precision in the grid should be 'float32' or 'bf16', not 'fp16'",
+            "grid.yaml:1: precision in the grid should be 'float32', 'bf16' or 'auto', not 'fp16'",
         ),
         ("name: ../x\n" + SMALL, "grid.yaml:1: name must be letters, digits"),
     ],

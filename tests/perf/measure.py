@@ -1,0 +1,228 @@
+"""Speed, measured in one run and in turn: ours against a straightforward loop, and the harness's own costs.
+
+make perf; the figures are printed and written to results/perf/. Ratios of medians; other work on the machine disturbs
+them, so nothing else should run.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spurbench.bench import layout, provenance, registry
+from spurbench.bench.dataset import Data, Training
+from spurbench.bench.engine import Engine, Options, prepare
+from spurbench.bench.worker import tune
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "results" / "perf"
+ROUNDS = 3
+SD = {"two_moon": {"coef": 0.003}, "colored_mnist": {"coef": 2e-5, "delay": 450, "rescale": True}}
+STEPS = {"two_moon": 300, "colored_mnist": 6}
+
+
+# ---- the straightforward loop: one seed after another, float32, whole batch, test scored every step -----------------
+
+
+def reference(dataset: str, seeds: list[int]) -> float:
+    """Seconds per seed and step of the loop one would write first, with torch's own number of threads."""
+    prepared = [ready(dataset, seed) for seed in seeds]
+    begun = time.perf_counter()
+    for data, net in prepared:
+        plain_loop(dataset, data, net)
+    return (time.perf_counter() - begun) / (len(seeds) * STEPS[dataset])
+
+
+def plain_loop(dataset: str, data: Data, net: nn.Module) -> list[float]:
+    x, y = as_floats(data.train.x), data.train.y.float()
+    test = data.tests.get("test")
+    held_out = (as_floats(test.x), test.y) if test else None
+    c = SD[dataset]["coef"]
+    optimizer: torch.optim.Optimizer
+    if dataset == "two_moon":
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    else:
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+    scores = []
+    for _ in range(STEPS[dataset]):
+        z = net(x)
+        loss = nn.functional.binary_cross_entropy_with_logits(z, y) + c * z.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if held_out:
+            with torch.no_grad():
+                scores.append(((net(held_out[0]) > 0) == held_out[1]).float().mean().item())
+    return scores
+
+
+def as_floats(x: Tensor) -> Tensor:
+    return x.float() / 255 if x.dtype == torch.uint8 else x.clone()
+
+
+def ready(dataset: str, seed: int) -> tuple[Data, nn.Module]:
+    adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
+    drawn = prepare(adapter, method, adapter.training, seed)
+    return drawn.data, drawn.networks[0]
+
+
+# ---- ours: processes of one thread side by side, as the launcher lays them out --------------------------------------
+
+
+def train(dataset: str, precision: str, seeds: list[int], threads: int, start: Any, done: Any) -> None:
+    """In a process of its own: prepare, wait for the start, train the seeds one after another, say so."""
+    tune(threads)
+    adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
+    training: Training = replace(adapter.training, steps=STEPS[dataset])
+    engines = []
+    for seed in seeds:
+        engine = Engine(method, training, precision, Options(), [prepare(adapter, method, training, seed)])
+        engine.update()  # the first step pays for memory and kernels that the others have ready
+        engines.append(engine)
+    start.wait()
+    for engine in engines:
+        for _ in range(STEPS[dataset]):
+            engine.update()
+    done.wait()
+
+
+def ours(dataset: str, precision: str, seeds: list[int]) -> float:
+    """Seconds per seed and step of the engine under the launcher's layout."""
+    chosen = layout.choose("cpu", None, None, len(seeds), layout.step_flops({"width": 300, "hidden_layers": 2}))
+    count = len(chosen.devices)
+    context = mp.get_context("spawn")
+    start, done = context.Barrier(count + 1), context.Barrier(count + 1)
+    parts = [seeds[i::count] for i in range(count)]
+    workers = [
+        context.Process(target=train, args=(dataset, precision, part, chosen.threads, start, done)) for part in parts
+    ]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    begun = time.perf_counter()
+    done.wait()
+    taken = time.perf_counter() - begun
+    for worker in workers:
+        worker.join()
+    return taken / (len(seeds) * STEPS[dataset])
+
+
+def in_turn(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """The median of each way, the ways taken in turn so that all meet the same disturbances."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            found[name].append(way())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+# ---- the harness's own costs ----------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> float:
+    """Seconds of a `spurbench` command, the start of Python included."""
+    begun = time.perf_counter()
+    program = "from spurbench.bench.cli import main; main()"
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.PIPE)
+    return time.perf_counter() - begun
+
+
+def big_grid(folder: Path) -> Path:
+    """A grid of 10,000 runs: 5 methods × 20 learning rates × 100 seeds."""
+    rates = ", ".join(f"{1e-4 * (i + 1):.4f}" for i in range(20))
+    methods = ("erm", "sd", "irm", "rex", "lff")
+    rows = "".join(f"      - {{method: {name}, training: {{lr: [{rates}], steps: 1}}}}\n" for name in methods)
+    file = folder / "big.yaml"
+    file.write_text(f"datasets:\n  - dataset: colored_mnist\n    seeds: 0-99\n    methods:\n{rows}")
+    return file
+
+
+def finished_store(folder: Path, grid: Path) -> Path:
+    """A store in which every run of the grid has a record of the usual size, made up for timing only."""
+    from spurbench.bench.grid import expand, load_grid, runs
+    from spurbench.bench.job import Job
+    from spurbench.bench.store import Store
+    from spurbench.bench.worker import frame
+
+    store = Store.open(folder / "store", create=True)
+    planned = expand(load_grid(str(grid)), {})
+    store.write_plan(planned)
+    history = [{"step": 50 * i, "loss": 0.5, "train_accuracy": 0.8, "test_accuracy": 0.5} for i in range(20)]
+    splits = {"train": counts(12_500), "test": counts(2_500), "train_e0": counts(6_250), "train_e1": counts(6_250)}
+    for i, (run, cell) in enumerate(runs(planned)):
+        (record,) = frame(Job([run], cell["label"]))
+        splits["test"] = counts(2_500, 1_000 + i % 500)
+        store.write_record(record | {"status": "done", "splits": splits, "history": history, "groups": list("abcd")})
+    return store.root
+
+
+def counts(n: int, right: int | None = None) -> dict[str, Any]:
+    correct = n // 2 if right is None else right
+    return {"n": [n] * 4, "correct": [correct] * 4, "loss_sum": n * 0.5, "entropy_sum": n * 0.5}
+
+
+def harness() -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        grid = big_grid(folder)
+        store = finished_store(folder, grid)
+        return {
+            "planning 10,000 runs, s": statistics.median(command("plan", str(grid)) for _ in range(3)),
+            "leaderboard over 10,000 records, s": command("leaderboard", str(store), "--format", "markdown"),
+            "resuming a finished grid of 10,000 runs, s": command("run", str(grid), "--store", str(store)),
+            "--help, s": statistics.median(command("--help") for _ in range(5)),
+            "list, s": statistics.median(command("list") for _ in range(5)),
+        }
+
+
+def main() -> None:
+    torch_threads = torch.get_num_threads()
+    two = list(range(10))
+    mnist = [1234, 1235]
+    speed = {
+        "colored_mnist": in_turn(
+            {
+                "reference": lambda: reference("colored_mnist", mnist),
+                "float32": lambda: ours("colored_mnist", "float32", mnist),
+                "bf16": lambda: ours("colored_mnist", "bf16", mnist),
+            }
+        ),
+        "two_moon": in_turn(
+            {
+                "reference": lambda: reference("two_moon", two),
+                "float32": lambda: ours("two_moon", "float32", two),
+            }
+        ),
+    }
+    rows = [
+        (f"{dataset}, SD, {way}", f"{seconds * 1e3:.3g} ms per seed and step, {found['reference'] / seconds:.2f} ×")
+        for dataset, found in speed.items()
+        for way, seconds in found.items()
+    ]
+    costs = harness()
+    rows += [(what, f"{seconds:.2f} s") for what, seconds in costs.items()]
+    machine = (
+        f"{provenance.cpu()}, {layout.cores()} cores, torch {torch.__version__}, {torch_threads} threads by default"
+    )
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "perf.json").write_text(json.dumps({"machine": machine, "speed": speed, "harness": costs}, indent=1) + "\n")
+    table = "".join(f"| {what} | {value} |\n" for what, value in rows)
+    text = f"# Speed\n\n`make perf` on {machine}. × is against the straightforward loop in tests/perf/measure.py.\n\n"
+    (OUT / "perf.md").write_text(f"{text}| what | measured |\n| --- | --- |\n{table}")
+    print(f"{machine}\n{table}")
+
+
+if __name__ == "__main__":
+    main()
