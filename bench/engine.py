@@ -1,8 +1,8 @@
 """The training loop: R replicas (seeds) of one cell, one loss, exact gradients from micro-batches.
 
-Axes in names: R replicas, B examples of the batch, C classes. With R = 1 no axis R exists and nothing is lifted.
-A step forwards micro-batches that fit the cache, joins their logits, asks the method for d loss / d logits once,
-and hands each slice back to its micro-batch: exact for losses that do not split into sums over examples.
+Axes in names: R replicas, B examples of the batch, b of a micro-batch, C classes.
+A step forwards micro-batches that fit the cache, joins their logits, asks the method for d loss / d logits once, and
+hands each slice back to its micro-batch: exact for losses that do not split into sums over examples.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ def pixels(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return (x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x).to(dtype)
 
 
+Lane = int | slice
+"""What passes through the network at once: one replica (its index on the axis R), or all of them (slice(None))."""
+
+
 @dataclass
 class Chunk:
-    """A micro-batch: inputs [R?, b, ...] and, where all other columns are zero, the live ones."""
+    """A micro-batch: inputs [b, ...] or [R, b, ...] and, where all other columns are zero, the live ones."""
 
     x: Tensor
     live: slice | None = None
@@ -72,7 +76,12 @@ class Chunk:
 
 @dataclass
 class Engine:
-    """R replicas in training; `state()` and `restore()` carry everything the next step depends on."""
+    """R replicas in training; `state()` and `restore()` carry everything the next step depends on.
+
+    Parameters, gradients, labels and the method's state always have the axis R. On a CPU the replicas pass through
+    the network one by one, so that their activations stay in cache; on a GPU they pass as one stack. The loss and the
+    optimizer's step are taken for all of them at once.
+    """
 
     method: Method
     training: Training
@@ -83,34 +92,41 @@ class Engine:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     diverged: dict[int, int] = field(default_factory=dict)  # seed → step
+    stacked: bool | None = None  # all replicas through the network at once; None: on a GPU, not on a CPU
 
     def __post_init__(self) -> None:
         self.device, self.dtype = torch.device(self.options.device), DTYPES[self.precision]
-        self.stacked = len(self.seeds) > 1
-        self.first = networks.first_layer(self.seeds[0].networks[0])
+        if self.stacked is None:
+            self.stacked = self.device.type != "cpu" and len(self.seeds) > 1
+        self.lanes: list[Lane] = [slice(None)] if self.stacked else list(range(len(self.seeds)))
         self.skeletons = [network.to(self.device).train() for network in self.seeds[0].networks]
+        self.first = networks.first_layer(self.skeletons[0])
         self.masters = [self._gather(i) for i in range(len(self.skeletons))]
         self.buffers = [dict(network.named_buffers()) for network in self.skeletons]
-        if self.stacked and any(self.buffers):
+        if len(self.seeds) > 1 and any(self.buffers):
             raise ValueError("networks with buffers train one seed at a time")
-        self.optimizer = make_optimizer([p for leaves in self.masters for p in leaves.values()], self.training)
+        self.optimizer = make_optimizer(list(self._parameters()), self.training)
         self.targets = self._targets()
         self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]
-        self.chunks = self._chunks()
+        self.chunks = {str(lane): self._chunks(lane) for lane in self.lanes}
         states = [self.method.init_state(problem) for problem in self.problems]
         self.method_state = {name: self._stack([s[name] for s in states]) for name in states[0]}
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def _stack(self, tensors: Sequence[Tensor]) -> Tensor:
-        return (torch.stack(list(tensors)) if self.stacked else tensors[0]).to(self.device)
+        return torch.stack(list(tensors)).to(self.device)
 
     def _gather(self, i: int) -> Leaves:
+        """Parameters of network `i` of every seed, [R, ...] each, with room for their gradients."""
         found = [dict(s.networks[i].named_parameters()) for s in self.seeds]
-        return {name: self._stack([f[name].detach() for f in found]).clone().requires_grad_() for name in found[0]}
+        leaves = {name: self._stack([f[name].detach() for f in found]) for name in found[0]}
+        for leaf in leaves.values():
+            leaf.grad = torch.zeros_like(leaf)
+        return leaves
 
     def _targets(self) -> dict[str, Tensor]:
-        """What the method may see of the training set, [R?, B] each: the declared needs and the labels."""
+        """What the method may see of the training set, [R, B] each: the labels and the declared needs."""
         splits, needs = [s.data.train for s in self.seeds], self.method.needs
         found = {"y": [s.y for s in splits]}
         if "environments" in needs:
@@ -121,81 +137,93 @@ class Engine:
             found["index"] = [torch.arange(len(s.y)) for s in splits]
         return {name: self._stack(values) for name, values in found.items()}
 
-    def _chunks(self) -> list[Chunk]:
-        """The training inputs as the network takes them, cut into micro-batches once for all steps."""
+    def _chunks(self, lane: Lane) -> list[Chunk]:
+        """The training inputs of a lane as the network takes them, cut into micro-batches once for all steps."""
         rows = len(self.seeds[0].data.train.y)
         size = rows if any(self.buffers) else self.options.micro_batch  # batch statistics need the whole batch
-        return [self._chunk(slice(at, at + size)) for at in range(0, rows, size)]
+        return [self._chunk(lane, slice(at, at + size)) for at in range(0, rows, size)]
 
-    def _chunk(self, rows: slice) -> Chunk:
-        inputs = [self.method.transform(pixels(s.data.train.x[rows].to(self.device))) for s in self.seeds]
-        x = self._stack(inputs)
+    def _chunk(self, lane: Lane, rows: slice) -> Chunk:
+        chosen = self.seeds[lane] if isinstance(lane, slice) else [self.seeds[lane]]
+        inputs = [self.method.transform(pixels(s.data.train.x[rows].to(self.device))) for s in chosen]
+        x = torch.stack(inputs) if isinstance(lane, slice) else inputs[0]
         if self.first is None:
             return Chunk(x.to(self.dtype))
-        x = x.flatten(2 if self.stacked else 1)
+        x = x.flatten(2 if isinstance(lane, slice) else 1)
         columns = x.reshape(-1, x.shape[-1]).any(0).nonzero()[:, 0]
         live = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
         return Chunk(x[..., live].to(self.dtype).contiguous(), live)
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def forward(self, i: int, leaves: Leaves, chunk: Chunk) -> Tensor:
-        """Logits [R?, b(, C)] of network `i`; columns of the first layer that meet only zeros are left out."""
+    def forward(self, i: int, leaves: Leaves, lane: Lane, chunk: Chunk) -> tuple[Tensor, networks.Pullback]:
+        """Logits of network `i` and the way back; columns of its first layer that meet only zeros are left out."""
+        leaves = {name: leaf[lane] for name, leaf in leaves.items()}
         if self.first is not None and chunk.live is not None:
-            leaves = leaves | {self.first: leaves[self.first][..., chunk.live]}
-        if self.stacked:
-            call: Tensor = vmap(lambda p, x: functional_call(self.skeletons[i], p, (x,)))(leaves, chunk.x)
-            return call
-        out: Tensor = functional_call(self.skeletons[i], leaves | self.buffers[i], (chunk.x,))
-        return out
+            leaves[self.first] = leaves[self.first][..., chunk.live]
+        return networks.forward(self.skeletons[i], leaves, self.buffers[i], chunk.x, isinstance(lane, slice))
 
     def loss(self, logits: Tensor, second: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The method's loss, [R] or scalar, and its next state."""
-        lifted = self.targets | ({} if second is None else {"second_logits": second})
+        """The method's loss, [R], and its next state; `logits` and `second` are [R, B] or [R, B, C]."""
+        fields = self.targets | ({} if second is None else {"second_logits": second})
         counts = [p.group_counts for p in self.problems if p.group_counts is not None]
+        known = {"group_counts": torch.stack(counts)} if counts else {}
 
-        def one(
-            z: Tensor, fields: dict[str, Tensor], state: dict[str, Tensor], group_counts: dict[str, Tensor]
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            problem, state = Problem(**(vars(self.problems[0]) | group_counts)), dict(state)
-            return self.method.loss(z, Batch(problem=problem, **fields), state, self.step), state
+        def one(z: Tensor, fields: Leaves, state: Leaves, known: Leaves) -> tuple[Tensor, Leaves]:
+            problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
+            loss = self.method.loss(z, Batch(problem=problem, **fields), state, self.step)
+            if loss.ndim:
+                name, shape = type(self.method).__name__, tuple(loss.shape)
+                raise ValueError(f"{name}.loss gave a tensor of shape {shape}; it must be a scalar")
+            return loss, state
 
-        arguments = (logits, lifted, self.method_state, {"group_counts": self._stack(counts)} if counts else {})
-        loss, state = vmap(one)(*arguments) if self.stacked else one(*arguments)
-        if loss.ndim != self.stacked:
-            shape = tuple(loss.shape[int(self.stacked) :])
-            raise ValueError(f"{type(self.method).__name__}.loss gave a tensor of shape {shape}; it must be a scalar")
-        return loss, state
+        arguments = (fields, self.method_state, known)
+        if len(self.seeds) > 1 and self.method.stackable:
+            lifted: tuple[Tensor, Leaves] = vmap(one)(logits, *arguments)
+            return lifted
+        each = [one(z, *({n: t[r] for n, t in a.items()} for a in arguments)) for r, z in enumerate(logits)]
+        return torch.stack([x for x, _ in each]), {n: torch.stack([s[n] for _, s in each]) for n in each[0][1]}
 
     def update(self) -> Tensor:
-        """One optimisation step; the loss before it, [R] or scalar."""
-        leaves = [self._cast(masters) for masters in self.masters]
-        parts = [[self.forward(i, leaves[i], chunk) for chunk in self.chunks] for i in range(len(leaves))]
-        axis = 1 if self.stacked else 0
-        logits = [torch.cat(p, axis).detach().float().requires_grad_() for p in parts]
+        """One optimisation step; the loss before it, [R]."""
+        with torch.no_grad():
+            leaves = [self._cast(masters) for masters in self.masters]
+            passes = [
+                [[self.forward(i, own, lane, chunk) for chunk in self.chunks[str(lane)]] for lane in self.lanes]
+                for i, own in enumerate(leaves)
+            ]
+        logits = [joined(lanes, self.stacked).float().requires_grad_() for lanes in passes]
         loss, state = self.loss(logits[0], logits[1] if len(logits) > 1 else None)
-        slopes = torch.autograd.grad(loss.sum(), logits, allow_unused=True)
-        for masters, own, outputs, slope in zip(self.masters, leaves, parts, slopes, strict=True):
-            accumulate(masters, own, outputs, slope, axis)
-        penalty = self.method.weight_penalty(self.step)
-        if penalty:
-            for p in self._parameters():
-                assert p.grad is not None
-                p.grad.add_(p.detach(), alpha=2 * penalty)
+        slopes = torch.autograd.grad(loss.sum(), logits, allow_unused=True, materialize_grads=True)
+        with torch.no_grad():
+            for masters, lanes, slope in zip(self.masters, passes, slopes, strict=True):
+                self._backward(masters, lanes, slope)
         self.optimizer.step()
         self.method_state = {name: value.detach() for name, value in state.items()}
         self.logits = logits[0].detach()
         self.step += 1
         return loss.detach()
 
+    def _backward(self, masters: Leaves, lanes: list[list[tuple[Tensor, networks.Pullback]]], slope: Tensor) -> None:
+        """Hand each micro-batch its slice of d loss / d logits; gradients are summed in float32."""
+        grads = {name: master.grad for name, master in masters.items() if master.grad is not None}
+        penalty = self.method.weight_penalty(self.step)
+        for name, grad in grads.items():
+            torch.mul(masters[name], 2 * penalty, out=grad) if penalty else grad.zero_()
+        for lane, parts in zip(self.lanes, lanes, strict=True):
+            chunks, axis = self.chunks[str(lane)], 1 if isinstance(lane, slice) else 0
+            slices = torch.split(slope[lane].to(self.dtype), [z.shape[axis] for z, _ in parts], axis)
+            for chunk, (_, pullback), piece in zip(chunks, parts, slices, strict=True):
+                for name, grad in pullback(piece).items():
+                    into = grads[name][lane]
+                    (into[..., chunk.live] if name == self.first and chunk.live else into).add_(grad)
+
     def _parameters(self) -> Iterator[Tensor]:
         for masters in self.masters:
             yield from masters.values()
 
     def _cast(self, masters: Leaves) -> Leaves:
-        if self.dtype == torch.float32:
-            return masters
-        return {name: p.detach().to(self.dtype).requires_grad_() for name, p in masters.items()}
+        return masters if self.dtype == torch.float32 else {name: p.to(self.dtype) for name, p in masters.items()}
 
     # ---- the run ------------------------------------------------------------------------------------------------
 
@@ -212,25 +240,24 @@ class Engine:
                 self.note(at, loss)
         self.seconds = before + time.perf_counter() - started
         for r, s in enumerate(self.seeds):
-            if not all(p[r].isfinite().all() if self.stacked else p.isfinite().all() for p in self._parameters()):
+            if not all(p[r].isfinite().all() for p in self._parameters()):
                 self.diverged.setdefault(s.seed, self.step)
 
     def note(self, step: int, loss: Tensor) -> None:
-        """Add a point to the learning curve of each replica, and notice the ones that have diverged."""
-        losses, logits = loss.reshape(-1), self.logits if self.stacked else self.logits[None]
+        """Add a point to the learning curve of each replica, and notice those that have diverged; `loss` is [R]."""
         for r, s in enumerate(self.seeds):
-            if not losses[r].isfinite():
+            if not loss[r].isfinite():
                 self.diverged.setdefault(s.seed, step)
                 continue
-            point: dict[str, Any] = {"seed": s.seed, "step": step, "loss": losses[r].item()}
-            point["train_accuracy"] = accuracy(logits[r], s.data.train)
+            point: dict[str, Any] = {"seed": s.seed, "step": step, "loss": loss[r].item()}
+            point["train_accuracy"] = accuracy(self.logits[r], s.data.train)
             for name in ["test"] if "test" in s.data.tests else []:
                 point[f"{name}_accuracy"] = accuracy(self.score(r)(s.data.tests[name].x), s.data.tests[name])
             self.history.append(point)
 
     def score(self, r: int) -> Callable[[Tensor], Tensor]:
         """Logits of replica `r` for raw inputs, float32, evaluation mode, on the CPU."""
-        leaves = {n: (p[r] if self.stacked else p).detach() for n, p in self.masters[0].items()} | self.buffers[0]
+        leaves = {name: p[r] for name, p in self.masters[0].items()} | self.buffers[0]
 
         @torch.no_grad()
         def logits(x: Tensor) -> Tensor:
@@ -252,7 +279,7 @@ class Engine:
             "seconds": self.seconds,
             "history": self.history,
             "diverged": self.diverged,
-            "masters": [{n: p.detach() for n, p in leaves.items()} for leaves in self.masters],
+            "masters": self.masters,
             "buffers": self.buffers,
             "optimizer": self.optimizer.state_dict(),
             "method": self.method_state,
@@ -275,21 +302,11 @@ class Engine:
             torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
 
 
-def accumulate(masters: Leaves, leaves: Leaves, outputs: list[Tensor], slope: Tensor | None, axis: int) -> None:
-    """Backpropagate each micro-batch's slice of d loss / d logits; sums are kept in float32."""
-    names = list(leaves)
-    for p in masters.values():
-        p.grad = None if slope is not None else torch.zeros_like(p)
-    if slope is None:
-        return
-    slices = torch.split(slope.to(outputs[0].dtype), [part.shape[axis] for part in outputs], axis)
-    for part, piece in zip(outputs, slices, strict=True):
-        for name, grad in zip(names, torch.autograd.grad(part, list(leaves.values()), piece), strict=True):
-            p = masters[name]
-            if p.grad is None:
-                p.grad = grad.to(p.dtype).contiguous()  # fused optimizers take no note of strides
-            else:
-                p.grad.add_(grad)
+def joined(lanes: list[list[tuple[Tensor, networks.Pullback]]], stacked: bool | None) -> Tensor:
+    """Logits of all micro-batches and lanes as one tensor [R, B] or [R, B, C]."""
+    if stacked:
+        return torch.cat([z for z, _ in lanes[0]], 1)
+    return torch.stack([torch.cat([z for z, _ in parts]) for parts in lanes])
 
 
 def accuracy(logits: Tensor, split: Split) -> float:

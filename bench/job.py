@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,13 +60,23 @@ def settled(record: Record | None, retry: bool = False) -> bool:
     return record["status"] == "done" or not (retry or record["cause"]["kind"] in ("killed", "cancelled"))
 
 
-def gather(runs: Iterable[tuple[Run, str]], height: int, options: Options) -> list[Job]:
-    """Jobs of at most `height` runs of one cell, in the order of the runs (each with its label)."""
+def gather(
+    runs: Iterable[tuple[Run, str]], wanted: Container[str], height: Callable[[Run, int], int], options: Options
+) -> list[Job]:
+    """Jobs of the wanted runs, by id, each of some runs of one cell.
+
+    `runs` are all planned ones with their labels: which run shares a job with which is settled among those, whatever
+    is done already, so that an interrupted job finds its checkpoint. `height` gives how many runs of a cell of that
+    many share one.
+    """
     cells: dict[str, list[tuple[Run, str]]] = {}
     for run, label in runs:
         cells.setdefault(run.cell_key, []).append((run, label))
-    return [
-        Job([run for run, _ in group[at : at + height]], group[0][1], options)
-        for group in cells.values()
-        for at in range(0, len(group), height)
-    ]
+    jobs = []
+    for group in cells.values():
+        size = height(group[0][0], len(group))
+        for at in range(0, len(group), size):
+            chosen = [run for run, _ in group[at : at + size] if run.id in wanted]
+            if chosen:
+                jobs.append(Job(chosen, group[0][1], options))
+    return jobs

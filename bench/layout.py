@@ -1,20 +1,24 @@
 """How runs are laid out on a machine: stack height, processes, threads. `make perf` measures what the rule rests on.
 
-On a CPU one-thread processes side by side beat both torch's threads and stacked seeds: the steps of Two-Moon are
-too small to share between threads, those of Colored MNIST fill a core by themselves. Threads are used only when there
-are fewer jobs than cores and the step is large. On a GPU small kernels are bound by their launch, so all seeds of a
-cell are stacked in one job.
+On a CPU one-thread processes side by side beat torch's threads: the steps of Two-Moon are too small to share between
+threads, those of Colored MNIST fill a core by themselves. A few seeds in one process share what a small step spends
+outside the network; large steps gain nothing from that. Threads are used only when there are fewer jobs than cores
+and the step is large. On a GPU small kernels are bound by their launch, so all seeds of a cell are stacked in one job.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from spurbench.bench.errors import UserError
 
-BIG_STEP = 1e8  # floating-point operations; below, handing work to a second thread costs more than it gains
+INPUTS = 100  # of a network, about
+BIG_STEP = 1e9  # floating-point operations; below, handing work to a second thread costs more than it gains
+SMALL_HEIGHT = 5  # seeds in one process when steps are small; more gain little and wait for each other
 GPU_HEIGHT = 16
 
 
@@ -23,7 +27,7 @@ class Layout:
     """What each process computes on, and how many runs it trains together."""
 
     devices: tuple[str, ...]  # one entry a process
-    height: int
+    height: int  # runs in one job when steps are small, or on a GPU
     threads: int
 
     @property
@@ -33,8 +37,16 @@ class Layout:
 
     def __str__(self) -> str:
         kinds = ", ".join(sorted(set(self.devices)))
-        stack = "one seed each" if self.height == 1 else f"up to {self.height} seeds stacked"
-        return f"{len(self.devices)} processes on {kinds}, {self.threads} threads each, {stack}"
+        several = "threads" if self.threads > 1 else "thread"
+        return (
+            f"{len(self.devices)} processes on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
+        )
+
+    def job_height(self, flops: float, seeds: int) -> int:
+        """Seeds in one job of a cell that has so many, each step costing so much."""
+        if self.devices[0] != "cpu":
+            return self.height
+        return 1 if flops > BIG_STEP else min(self.height, -(-seeds // len(self.devices)))
 
 
 def cores() -> int:
@@ -73,10 +85,10 @@ def choose(device: str, jobs: int | None, threads: int | None, runs: int, step_f
         return Layout(tuple(slots), GPU_HEIGHT, threads or max(1, cores() // len(slots)))
     processes = max(1, min(jobs or cores(), runs))
     spare = cores() // processes if step_flops > BIG_STEP else 1
-    return Layout(("cpu",) * processes, 1, threads or max(1, spare))
+    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or max(1, spare))
 
 
-def step_flops(training: dict[str, object], rows: int = 50_000, inputs: int = 392) -> float:
-    """Operations of one step of an MLP, forward and backward, at most; only its order of magnitude is used."""
-    width, layers = int(str(training["width"])), int(str(training["hidden_layers"]))
-    return 6.0 * rows * (inputs * width + (layers - 1) * width * width + width)
+def step_flops(training: Mapping[str, Any], rows: int) -> float:
+    """Operations of one step of an MLP on so many examples, forward and backward; its order of magnitude is used."""
+    width, layers = int(training["width"]), int(training["hidden_layers"])
+    return 6.0 * rows * width * (1 + width * (layers - 1) + INPUTS)

@@ -46,28 +46,34 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         records = {record["id"]: record for record in usable}
         result.plan = expand(grid, records)
         store.write_plan(result.plan)
-        open_runs = [
-            (run, cell["label"])
-            for run, cell in runs(result.plan)
-            if not settled(records.get(run.id), settings.retry and run.id not in tried)
-        ]
-        todo = [(run, label) for run, label in open_runs if run.id not in tried]
-        result.left = len(open_runs)
-        if not todo or result.interrupted:
+        planned = [(run, cell["label"]) for run, cell in runs(result.plan)]
+        waiting = {
+            run.id for run, _ in planned if not settled(records.get(run.id), settings.retry and run.id not in tried)
+        }
+        result.left = len(waiting)
+        if not waiting - tried or result.interrupted:
             return result
-        tried |= {run.id for run, _ in todo}
-        add(result, one_round(todo, store, settings, announce))
+        add(result, one_round(planned, waiting - tried, store, settings, announce))
+        tried |= waiting
 
 
-def one_round(todo: list[tuple[Run, str]], store: Store, settings: Settings, announce: Announce) -> Outcome:
-    """Lay the runs out on this machine and launch them."""
-    largest = max(layout.step_flops(dict(run.training)) for run, _ in todo)
-    plan = layout.choose(settings.device, settings.jobs, settings.threads, len(todo), largest)
+def one_round(
+    planned: list[tuple[Run, str]], wanted: set[str], store: Store, settings: Settings, announce: Announce
+) -> Outcome:
+    """Lay the wanted runs out on this machine and launch them."""
+    largest = max(step_flops(run) for run, _ in planned)
+    plan = layout.choose(settings.device, settings.jobs, settings.threads, len(planned), largest)
     rows = settings.micro_batch or plan.micro_batch
     options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows)
-    jobs = gather(todo, plan.height, options)
+    jobs = gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
     plan = replace(plan, devices=plan.devices[: len(jobs)])
     return launch(jobs, plan, store, announce(jobs, plan), registry.plugin_paths(), settings.retry)
+
+
+def step_flops(run: Run) -> float:
+    """Operations of one step of a run; a dataset says how many examples it has in an option of its own."""
+    sizes = [value for name, value in run.dataset_options.items() if name in ("examples", "train_size")]
+    return layout.step_flops(run.training, rows=max(sizes, default=50_000))
 
 
 def add(result: Result, outcome: Outcome) -> None:

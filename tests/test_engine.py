@@ -41,7 +41,7 @@ def engine_of(name: str, seeds: list[int], device: str, micro_batch: int = 170, 
 
 
 def weights(engine: Engine, r: int) -> torch.Tensor:
-    leaves = [leaf[r] if engine.stacked else leaf for masters in engine.masters for leaf in masters.values()]
+    leaves = [leaf[r] for masters in engine.masters for leaf in masters.values()]
     return torch.cat([leaf.detach().flatten() for leaf in leaves]).cpu()
 
 
@@ -60,9 +60,24 @@ def test_seeds_together_equal_seeds_alone(name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("plain", [True, False])
+def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -> None:
+    """The way of a GPU, on the CPU; `plain` networks are differentiated by hand, others by autograd."""
+    one_by_one, stacked = (engine_of(name, [3, 4, 5], "cpu") for _ in range(2))
+    stacked = Engine(stacked.method, stacked.training, "float32", stacked.options, stacked.seeds, stacked=True)
+    assert (one_by_one.stacked, stacked.stacked) == (False, True)
+    for skeleton in stacked.skeletons:
+        skeleton.plain = torch.tensor(plain)
+    for engine in (one_by_one, stacked):
+        engine.train(lambda engine: None)
+    for r in range(3):
+        assert torch.allclose(weights(one_by_one, r), weights(stacked, r), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_equal_the_whole_batch(name: str, device: str) -> None:
     whole, parts = engine_of(name, [0], device, 10_000), engine_of(name, [0], device, 77)
-    assert len(whole.chunks) == 1 < len(parts.chunks)
+    assert len(whole.chunks["0"]) == 1 < len(parts.chunks["0"])
     for engine in (whole, parts):
         engine.train(lambda engine: None)
     assert torch.allclose(weights(whole, 0), weights(parts, 0), atol=1e-5)
@@ -120,11 +135,11 @@ def test_zero_columns_are_left_out_and_change_nothing() -> None:
     method = method_named("erm")
     training = replace(cm.training, width=16, steps=4)
     engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    assert min(chunk.x.shape[-1] for chunk in engine.chunks) < 200
+    assert min(chunk.x.shape[-1] for chunk in engine.chunks["0"]) < 200
     full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
     full.first = None
-    full.chunks = full._chunks()
-    assert all(chunk.live is None for chunk in full.chunks)
+    full.chunks = {"0": full._chunks(0)}
+    assert all(chunk.live is None for chunk in full.chunks["0"])
     for one in (engine, full):
         one.train(lambda engine: None)
     assert torch.allclose(weights(engine, 0), weights(full, 0), atol=1e-6)
@@ -175,7 +190,7 @@ def test_weight_penalty_is_the_squared_norm_of_all_parameters() -> None:
     (loss + 0.1 * sum(p.square().sum() for p in before)).backward()
     for p, master in zip(before, engine.masters[0].values(), strict=True):
         assert p.grad is not None
-        assert torch.allclose(p - p.grad, master, atol=1e-6)
+        assert torch.allclose(p - p.grad, master[0], atol=1e-6)
 
 
 def test_loss_of_wrong_shape_is_named() -> None:

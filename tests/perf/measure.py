@@ -62,9 +62,9 @@ def plain_loop(dataset: str, data: Data, net: nn.Module) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if held_out:
-            with torch.no_grad():
-                scores.append(((net(held_out[0]) > 0) == held_out[1]).float().mean().item())
+        with torch.no_grad():
+            guesses, labels = (net(held_out[0]), held_out[1]) if held_out else (z, y)
+            scores.append(((guesses > 0) == labels).float().mean().item())
     return scores
 
 
@@ -82,13 +82,15 @@ def ready(dataset: str, seed: int) -> tuple[Data, nn.Module]:
 
 
 def train(dataset: str, precision: str, seeds: list[int], threads: int, start: Any, done: Any) -> None:
-    """In a process of its own: prepare, wait for the start, train the seeds one after another, say so."""
+    """In a process of its own: prepare, wait for the start, train the seeds as the launcher would, say so."""
     tune(threads)
     adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
     training: Training = replace(adapter.training, steps=STEPS[dataset])
+    height = layout.SMALL_HEIGHT if dataset == "two_moon" else 1
     engines = []
-    for seed in seeds:
-        engine = Engine(method, training, precision, Options(), [prepare(adapter, method, training, seed)])
+    for at in range(0, len(seeds), height):
+        drawn = [prepare(adapter, method, training, seed) for seed in seeds[at : at + height]]
+        engine = Engine(method, training, precision, Options(), drawn)
         engine.update()  # the first step pays for memory and kernels that the others have ready
         engines.append(engine)
     start.wait()
@@ -100,7 +102,7 @@ def train(dataset: str, precision: str, seeds: list[int], threads: int, start: A
 
 def ours(dataset: str, precision: str, seeds: list[int]) -> float:
     """Seconds per seed and step of the engine under the launcher's layout."""
-    chosen = layout.choose("cpu", None, None, len(seeds), layout.step_flops({"width": 300, "hidden_layers": 2}))
+    chosen = layout.choose("cpu", None, None, len(seeds), 0.0)
     count = len(chosen.devices)
     context = mp.get_context("spawn")
     start, done = context.Barrier(count + 1), context.Barrier(count + 1)
