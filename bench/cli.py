@@ -159,11 +159,13 @@ def run(
     [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]
     """
     from spurbench.bench import command
+    from spurbench.bench.runner import Settings
 
     add_plugins(plugin)
-    chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, only or [])
+    chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
     where = store or Path("results") / (grid and Path(grid).stem or "adhoc")
-    raise typer.Exit(command.run(chosen, where, device, jobs, threads, retry, checkpoint_seconds))
+    settings = Settings(device, jobs, threads, retry, only or [], checkpoint_seconds)
+    raise typer.Exit(command.run(chosen, where, settings))
 
 
 @app.command()

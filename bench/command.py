@@ -13,35 +13,39 @@ from spurbench.bench import grid as grids
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import settled
+from spurbench.bench.runner import Settings, run_grid
 from spurbench.bench.store import Store
 
 
 def the_grid(
-    name: str | None, datasets: list[str], methods: list[str], seeds: str | None, sets: list[str],
-    precision: str | None, only: list[str],
-) -> Grid:  # fmt: skip
+    name: str | None,
+    datasets: list[str],
+    methods: list[str],
+    seeds: str | None,
+    sets: list[str],
+    precision: str | None,
+) -> Grid:
     """The grid a `run` command means: by name or file, or put together from its options."""
     if name and (datasets or methods or seeds or sets):
         raise UserError("give either a grid or --dataset, --method, --seeds and --set; a grid names its own")
     if not name:
         if not datasets or not methods:
             raise UserError("name a grid (quick, paper, a .yaml file), or give --dataset and --method")
-        return grids.only(grids.adhoc_grid(datasets, methods, seeds, sets, precision), only)
-    chosen = grids.only(grids.load_grid(name), only)
+        return grids.adhoc_grid(datasets, methods, seeds, sets, precision)
+    chosen = grids.load_grid(name)
     if precision is None:
         return chosen
     if precision not in ("float32", "bf16"):
-        raise UserError(f"no precision '{precision}'; there are: bf16, float32")
-    return replace(chosen, cells=tuple(replace(cell, precision=precision) for cell in chosen.cells))
+        raise unknown("precision", precision, ("bf16", "float32"))
+    cells = tuple(replace(cell, precision=precision) for cell in chosen.cells)
+    return replace(chosen, name=f"{chosen.name}-{precision}", cells=cells)
 
 
-def run(
-    grid: Grid, where: Path, device: str, jobs: int | None, threads: int | None, retry: bool, checkpoint_seconds: float
-) -> int:
+def run(grid: Grid, where: Path, settings: Settings) -> int:
     """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
     from spurbench.bench.display import Bars, Lines
-    from spurbench.bench.runner import Settings, run_grid
 
+    grids.only(grid, settings.only)  # its complaint comes before anything is written
     store, console = Store.open(where, create=True), Console(stderr=True)
     shown: list[Lines] = []
 
@@ -54,7 +58,6 @@ def run(
     for one in store.records()[1]:
         console.print(f"set aside: {one.path}: {one.reason}; its run is done again", highlight=False, soft_wrap=True)
     try:
-        settings = Settings(device, jobs, threads, retry, checkpoint_seconds)
         result = run_grid(grid, store, settings, announce)
     finally:
         for bars in shown:

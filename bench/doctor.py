@@ -21,7 +21,7 @@ def examine() -> list[dict[str, Any]]:
         row("processor", f"{provenance.cpu()}, {layout.cores()} cores"),
         row("bf16", "in hardware" if provenance.has_bf16() else "emulated: use --precision float32"),
         row("GPUs", ", ".join(torch.cuda.get_device_name(i) for i in range(layout.gpus())) or "none, the CPU is used"),
-        row("layout of ten runs", str(layout.choose("auto", None, None, 10, 1e10))),
+        row("layout of ten runs", str(layout.choose("auto", None, None, 10))),
         row("one thread against all", threads()),
         writable(Path()),
     ]

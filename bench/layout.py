@@ -28,7 +28,7 @@ class Layout:
 
     devices: tuple[str, ...]  # one entry a process
     height: int  # runs in one job when steps are small, or on a GPU
-    threads: int
+    threads: int  # for large steps
 
     @property
     def micro_batch(self) -> int:
@@ -41,6 +41,10 @@ class Layout:
         return (
             f"{len(self.devices)} processes on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
         )
+
+    def job_threads(self, flops: float) -> int:
+        """Threads of a job each of whose steps costs so much."""
+        return self.threads if flops > BIG_STEP else 1
 
     def job_height(self, flops: float, seeds: int) -> int:
         """Seeds in one job of a cell that has so many, each step costing so much."""
@@ -77,15 +81,14 @@ def find_devices(device: str) -> list[str]:
     return wanted
 
 
-def choose(device: str, jobs: int | None, threads: int | None, runs: int, step_flops: float) -> Layout:
-    """The layout for so many runs of which the largest step costs `step_flops`; `jobs`, `threads` are the user's."""
+def choose(device: str, jobs: int | None, threads: int | None, runs: int) -> Layout:
+    """The layout for so many runs; `jobs` and `threads` are the user's."""
     devices = find_devices(device)
     if devices[0].startswith("cuda"):
         slots = [d for d in devices for _ in range(max(1, (jobs or len(devices)) // len(devices)))]
         return Layout(tuple(slots), GPU_HEIGHT, threads or max(1, cores() // len(slots)))
     processes = max(1, min(jobs or cores(), runs))
-    spare = cores() // processes if step_flops > BIG_STEP else 1
-    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or max(1, spare))
+    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or max(1, cores() // processes))
 
 
 def step_flops(training: Mapping[str, Any], rows: int) -> float:

@@ -92,7 +92,7 @@ class Pool:
         worker.job = None
         if self.queue:
             job = self.queue.popleft()
-            worker.job = replace(job, options=replace(job.options, device=worker.device, threads=self.layout.threads))
+            worker.job = replace(job, options=replace(job.options, device=worker.device))
             self.watcher.started(worker.job)
         with suppress(OSError):
             worker.pipe.send(worker.job.to_dict() if worker.job else None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from spurbench.bench import layout, registry
-from spurbench.bench.grid import Grid, expand, runs
+from spurbench.bench.grid import Grid, expand, only, runs
 from spurbench.bench.job import Job, Options, gather, settled
 from spurbench.bench.local import Outcome, Watcher, launch
 from spurbench.bench.record import Run
@@ -25,6 +25,7 @@ class Settings:
     jobs: int | None = None
     threads: int | None = None
     retry: bool = False
+    only: Sequence[str] = ()  # cells to run, by dataset, method, label or dataset/method; the plan stays whole
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # rows; by default what suits the device
 
@@ -47,8 +48,9 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         result.plan = expand(grid, records)
         store.write_plan(result.plan)
         planned = [(run, cell["label"]) for run, cell in runs(result.plan)]
+        part = expand(only(grid, settings.only), records)
         waiting = {
-            run.id for run, _ in planned if not settled(records.get(run.id), settings.retry and run.id not in tried)
+            run.id for run, _ in runs(part) if not settled(records.get(run.id), settings.retry and run.id not in tried)
         }
         result.left = len(waiting)
         if not waiting - tried or result.interrupted:
@@ -61,11 +63,13 @@ def one_round(
     planned: list[tuple[Run, str]], wanted: set[str], store: Store, settings: Settings, announce: Announce
 ) -> Outcome:
     """Lay the wanted runs out on this machine and launch them."""
-    largest = max(step_flops(run) for run, _ in planned)
-    plan = layout.choose(settings.device, settings.jobs, settings.threads, len(planned), largest)
+    plan = layout.choose(settings.device, settings.jobs, settings.threads, len(planned))
     rows = settings.micro_batch or plan.micro_batch
     options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows)
-    jobs = gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
+    jobs = [
+        replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0]))))
+        for job in gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
+    ]
     plan = replace(plan, devices=plan.devices[: len(jobs)])
     return launch(jobs, plan, store, announce(jobs, plan), registry.plugin_paths(), settings.retry)
 

@@ -29,7 +29,7 @@ TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "tr
         (["run", *TINY, "--device", "tpu"], "no device 'tpu'"),
         (["run"], "name a grid"),
         (["run", "quick", "--method", "erm"], "either a grid or"),
-        (["run", "quick", "--precision", "half"], "there are: bf16, float32"),
+        (["run", "quick", "--precision", "half"], "no precision 'half'"),
         (["plan", "no/such.yaml"], "no/such.yaml"),
         (["leaderboard", "no-such-store"], "no store at no-such-store"),
         (["status", "no-such-store"], "no store at no-such-store"),

@@ -102,7 +102,7 @@ def train(dataset: str, precision: str, seeds: list[int], threads: int, start: A
 
 def ours(dataset: str, precision: str, seeds: list[int]) -> float:
     """Seconds per seed and step of the engine under the launcher's layout."""
-    chosen = layout.choose("cpu", None, None, len(seeds), 0.0)
+    chosen = layout.choose("cpu", None, None, len(seeds))
     count = len(chosen.devices)
     context = mp.get_context("spawn")
     start, done = context.Barrier(count + 1), context.Barrier(count + 1)
