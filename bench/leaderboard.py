@@ -197,8 +197,8 @@ def value(record: Record, column: Column) -> float | None:
     if counts is None or metric not in COUNTED or not sum(counts["n"]):
         return None
     if metric in ("entropy", "loss"):
-        return float(counts[f"{metric}_sum"]) / sum(counts["n"])
-    share = accuracy(counts) if metric == "accuracy" else worst_group(counts)
+        return float(counts[f"{metric}_sum"]) / float(sum(counts["n"]))
+    share = (accuracy if metric == "accuracy" else worst_group)(counts)
     return None if share is None else share * scale
 
 
@@ -274,9 +274,9 @@ def row_of(square: Square, fact: Mapping[str, Any], column: Column, comparison: 
         std=stats.std(values), std_ddof0=stats.std(values, 0), ci95_low=low, ci95_high=high,
         min=min(values, default=None), median=median(values) if values else None, max=max(values, default=None),
         collapsed=stats.fallen(values, stats.floor_of(values, percent), better),
-        published_mean=published and published.mean, published_std=published and published.std,
-        published_source=published and published.source, published_ddof=published and published.ddof,
-        published_n=published and published.n, published_selection=published and published.selection,
+        published_mean=published.mean if published else None, published_std=published.std if published else None,
+        published_source=published.source if published else None, published_ddof=published.ddof if published else None,
+        published_n=published.n if published else None, published_selection=published.selection if published else None,
         published_difference=centre - published.mean if published and centre is not None else None,
     )  # fmt: skip
 
