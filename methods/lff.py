@@ -47,4 +47,4 @@ class LfF(Method):
         table = table.scatter(0, index, self.ema * table[index] + (1 - self.ema * state["seen"][index]) * losses)
         state[name] = table
         of_class = [torch.where(state["y"] == c, table, 0).max() for c in range(batch.problem.classes)]
-        return table[index] / torch.stack(of_class)[batch.y]
+        return table[index] / torch.stack(of_class).clamp(min=torch.finfo(table.dtype).tiny)[batch.y]

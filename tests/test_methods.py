@@ -1,0 +1,253 @@
+"""Methods against numbers worked out by hand from their papers' formulas: logits in, loss and slope out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from spurbench.bench.dataset import Training
+from spurbench.bench.engine import make_optimizer
+from spurbench.bench.method import Batch, Method, Problem
+from spurbench.bench.registry import load_method
+
+Z1, Y1 = [2.0, -1.0, 0.5, -3.0], [1, 0, 0, 1]
+Z2, Y2 = [1.5, -0.5, -2.0, 0.25], [1, 1, 0, 0]
+Z3, Y3 = [[2.0, 0.0, -1.0], [0.5, 1.5, -0.5], [-1.0, 0.25, 1.0], [0.0, -2.0, 3.0]], [0, 2, 2, 1]
+CELEBA = [71629, 66874, 22880, 1387]
+
+
+def method(name: str, **hyper_parameters: Any) -> Method:
+    return load_method(name)(**hyper_parameters)
+
+
+def tensor(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def batch(y: Any, classes: int = 2, **fields: Any) -> Batch:
+    problem = Problem(
+        examples=fields.pop("examples", len(y)),
+        classes=classes,
+        environments=fields.pop("environments", 0),
+        group_counts=fields.pop("group_counts", None),
+    )
+    return Batch(y=torch.tensor(y), problem=problem, **fields)
+
+
+def scored(one: Method, z: Any, of: Batch, step: int = 0, state: Any = None) -> tuple[float, Tensor]:
+    """The loss and its slope in the logits."""
+    logits = tensor(z).requires_grad_()
+    loss = one.loss(logits, of, {} if state is None else state, step)
+    return loss.item(), torch.autograd.grad(loss, logits)[0]
+
+
+def close(found: Any, expected: Any, digits: int = 8) -> bool:
+    return torch.allclose(torch.as_tensor(found, dtype=torch.float64), tensor(expected), rtol=0, atol=0.6 * 10**-digits)
+
+
+def in_environments() -> tuple[Tensor, Batch]:
+    """D1 and D2 as two environments, interleaved."""
+    z = torch.stack([tensor(Z1), tensor(Z2)], 1).flatten()
+    y = [label for pair in zip(Y1, Y2, strict=True) for label in pair]
+    return z, batch(y, environment=torch.arange(8) % 2, environments=2)
+
+
+def test_erm() -> None:
+    loss, slope = scored(method("erm"), Z1, batch(Y1))
+    assert close(loss, 1.11571351)
+    assert close(slope, [-0.02980073, 0.06723536, 0.15561483, -0.23814353])
+
+
+def test_sd_before_and_after_its_delay() -> None:
+    sd = method("sd", coef=2e-5, delay=450, rescale=True)
+    loss, slope = scored(sd, Z1, batch(Y1), step=449)
+    assert close(loss, 1.115784758579, 12)
+    assert close(slope, [-0.0297807305, 0.0672253553, 0.1556198328, -0.2381735317], 10)
+    loss, slope = scored(sd, Z1, batch(Y1), step=450)
+    assert close(loss, 9.35642701715752e-05, 18)
+    assert close(slope / 2e-5, [0.97019927, -0.43276464, 0.40561483, -1.73814353])
+
+
+def test_sd_as_in_equation_17() -> None:
+    loss, _ = scored(method("sd", coef=0.01 / 2), Z1, batch(Y1))
+    assert close(4 * loss, 4.53410403)
+    text = method("sd", coef=0.5, delay=10, rescale=False)
+    assert close(scored(text, Z1, batch(Y1), step=9)[0], 1.11571351)
+    assert close(scored(text, Z1, batch(Y1), step=10)[0], 1.11571351 + 0.5 * 3.5625)
+
+
+def test_sd_of_several_classes() -> None:
+    assert close(scored(method("sd", coef=0.01), Z3, batch(Y3, 3))[0], 2.04582115)
+
+
+@pytest.mark.parametrize(("lambda_", "margin"), [(0.002, 4.66512041), (0.006, 3.76688640), (2.0, 0.22232347)])
+def test_sd_fixed_point(lambda_: float, margin: float) -> None:
+    """At σ(−m) = λ m each example's slope vanishes, whatever the others do."""
+    _, slope = scored(method("sd", coef=lambda_ / 2), [margin, -margin, 1.0], batch([1, 0, 1]))
+    assert close(slope[:2], [0.0, 0.0])
+    assert slope[2].abs() > 1e-3
+
+
+def test_sd_gamma() -> None:
+    loss, slope = scored(method("sd_gamma", form="released"), Z1, batch(Y1))
+    assert close(loss, 2.74457351)
+    assert close(slope, [-0.07980073, -0.07676464, 0.16161483, -0.78814353])
+    assert close(scored(method("sd_gamma"), Z1, batch(Y1))[0], 1.18431271)
+
+
+def test_sd_gamma_without_one_class() -> None:
+    loss, slope = scored(method("sd_gamma", form="released"), Z1, batch([0, 0, 0, 0]))
+    assert loss == loss and slope.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("z", "y", "penalty", "slope"),
+    [
+        (Z1, Y1, 0.4427587505, [0.0302039738, 0.0240640639, 0.2461855292, -0.3620128863]),
+        (Z2, Y2, 0.0002270321, [-0.0003111016, 0.0055747139, 0.0006839497, -0.0046989018]),
+    ],
+)
+def test_irm_penalty(z: Any, y: Any, penalty: float, slope: Any) -> None:
+    """Twice the loss at weight 1 less the risk's part, on one environment."""
+    one = batch(y, environment=torch.zeros(4, dtype=torch.long), environments=1)
+    erm_loss, erm_slope = scored(method("erm"), z, one)
+    loss, found = scored(method("irm", anneal=10), z, one)
+    assert close(loss - erm_loss, penalty, 10) and close(found - erm_slope, slope, 10)
+
+
+def test_irm_penalty_of_several_classes() -> None:
+    one = batch(Y3, 3, environment=torch.zeros(4, dtype=torch.long), environments=1)
+    erm_loss, erm_slope = scored(method("erm"), Z3, one)
+    loss, slope = scored(method("irm", anneal=10), Z3, one)
+    assert close(loss - erm_loss, 2.0013849075, 9)
+    assert close((slope - erm_slope)[0], [0.1010472696, -0.0521474201, -0.0488998495], 9)
+    assert close((slope - erm_slope)[3], [-0.0608904810, -0.7246144025, 0.7855048835], 9)
+
+
+def test_irm_total_with_the_norm_of_the_weights() -> None:
+    irm = method("irm", l2=0.00110794568, penalty_weight=91257.18613115903, anneal=190)
+    z, of = in_environments()
+    for step, total in ((189, 1.1007916412), (190, 0.2215025267)):
+        loss, _ = scored(irm, z.tolist(), of, step)
+        assert close(loss + irm.weight_penalty(step) * 50, total, 10)
+
+
+def test_irm_slope_is_that_of_the_dummy_scale() -> None:
+    """The closed form against a double backward through the scale w = 1."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(30, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(4, (30,), generator=generator)
+    w = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (by_w,) = torch.autograd.grad(cross_entropy(z * w, y), w, create_graph=True)
+    (slope,) = torch.autograd.grad(cross_entropy(z, y) + by_w**2, z)
+    of = batch(y.tolist(), 4, environment=torch.zeros(30, dtype=torch.long), environments=1)
+    assert torch.allclose(scored(method("irm", anneal=5), z.tolist(), of)[1], slope, atol=1e-12)
+
+
+def logits_of_risk(*risks: float) -> list[float]:
+    """One logit of label 1 for each risk."""
+    return (-(tensor(risks).exp() - 1).log()).tolist()
+
+
+def test_rex() -> None:
+    rex = method("rex", penalty_weight=1e4, l2=0.001, anneal=0)
+    of = batch([1, 1], environment=torch.arange(2), environments=2)
+    z = logits_of_risk(0.55, 0.50)
+    loss, slope = scored(rex, z, of)
+    assert close(loss + rex.weight_penalty(0) * 60, 0.002611, 10)
+    by_risk = slope / torch.autograd.functional.jacobian(lambda t: binary_cross_entropy_with_logits(
+        t, torch.ones_like(t), reduction="sum"), tensor(z))  # fmt: skip
+    assert close(by_risk, [0.1001, -0.0999])
+
+
+def test_rex_of_three_environments_is_the_variance() -> None:
+    risks = tensor([0.2, 0.5, 0.9])
+    of = batch([1, 1, 1], environment=torch.arange(3), environments=3)
+    loss, _ = scored(method("rex", penalty_weight=0.5, anneal=0), logits_of_risk(*risks.tolist()), of)
+    assert close(loss, (risks.sum() + 4 * 0.5 * risks.var(correction=0)).item(), 12)
+
+
+@pytest.mark.parametrize(
+    ("adjustment", "qs", "losses"),
+    [
+        (1.0, [[0.24798270, 0.24972500, 0.24873492, 0.25355738], [0.24747258, 0.25046080, 0.24922530, 0.25284132]],
+         [1.10725421, 0.29963639]),
+        (0.0, [[0.247999, 0.249741, 0.248744, 0.253516], [0.247505, 0.250493, 0.249244, 0.252758]],
+         [1.107176, 0.299668]),
+    ],
+)  # fmt: skip
+def test_group_dro_over_two_steps(adjustment: float, qs: Any, losses: Any) -> None:
+    dro = method("group_dro", eta=0.01, adjustment=adjustment)
+    counts = torch.tensor(CELEBA)
+    state = {"q": torch.full((4,), 0.25, dtype=torch.float64)}
+    batches = [([0.2, 0.4, 1.0, 3.0, 0.6, 2.0], [0, 0, 1, 3, 2, 3]), ([0.1, 0.3, 0.9, 0.5], [0, 1, 1, 2])]
+    digits = 8 if adjustment else 6
+    for (values, groups), q, expected in zip(batches, qs, losses, strict=True):
+        of = batch([1] * len(values), group=torch.tensor(groups), group_counts=counts)
+        loss, _ = scored(dro, logits_of_risk(*values), of, state=state)
+        assert close(loss, expected, digits) and close(state["q"], q, digits)
+
+
+def test_group_dro_weighs_examples() -> None:
+    """d loss / d loss of an example is q of its group over the group's size in the batch."""
+    dro, counts = method("group_dro", eta=0.01, adjustment=1.0), torch.tensor(CELEBA)
+    z = logits_of_risk(0.2, 0.4, 1.0, 3.0, 0.6, 2.0)
+    of = batch([1] * 6, group=torch.tensor([0, 0, 1, 3, 2, 3]), group_counts=counts)
+    _, slope = scored(dro, z, of, state={"q": torch.full((4,), 0.25, dtype=torch.float64)})
+    weights = slope / -(tensor(z).neg().sigmoid())
+    assert close(weights, [0.12399135, 0.12399135, 0.24972500, 0.12677869, 0.24873492, 0.12677869])
+
+
+def test_lff_over_two_steps() -> None:
+    """Six training examples, four in each batch; the second network's losses make the weights."""
+    lff = method("lff", q=0.7, ema=0.7)
+    y = torch.tensor([0, 0, 0, 1, 1, 1])
+    state = {name: torch.zeros(6, dtype=torch.float64) for name in ("biased", "debiased", "seen")} | {"y": y * 0 - 1}
+    steps = [
+        ([0, 1, 3, 4], [0.2, 1.5, 0.1, 2.0], [0.6, 0.9, 0.3, 1.0], 0.27321428, [0.166667, 0.5, 0.142857, 0.5]),
+        ([0, 2, 4, 5], [0.1, 1.0, 2.4, 0.5], [0.4, 0.5, 0.8, 0.7], 0.22616281,
+         [0.15887850, 0.54545454, 0.5, 0.24053224]),
+    ]  # fmt: skip
+    for index, biased, debiased, expected, weights in steps:
+        sign = 2 * y[index].double() - 1
+        second = tensor(logits_of_risk(*biased)) * sign
+        of = batch(y[index].tolist(), index=torch.tensor(index), second_logits=second, examples=6)
+        z = (tensor(logits_of_risk(*debiased)) * sign).tolist()
+        loss, slope = scored(lff, z, of, state=state)
+        own = (tensor(biased).neg().exp() ** 0.7 * 0.7 * tensor(biased)).mean().item()  # of the biased network
+        assert close(loss - own, expected)
+        assert close(slope / (tensor(z).sigmoid() - y[index]) * 4, weights, 6)
+    assert close(state["biased"], [0.17, 1.5, 1.0, 0.1, 2.12, 0.5])
+    assert close(state["debiased"], [0.54, 0.9, 0.5, 0.3, 0.94, 0.7])
+
+
+def test_lff_biased_loss_is_the_released_generalised_cross_entropy() -> None:
+    lff = method("lff", q=0.7)
+    second = tensor(Z3).requires_grad_()
+    of = batch(Y3, 3, index=torch.arange(4), second_logits=second)
+    state = {name: torch.zeros(4, dtype=torch.float64) for name in ("biased", "debiased", "seen")}
+    loss = lff.loss(tensor([[50.0 * (k == y) for k in range(3)] for y in Y3]), of, state | {"y": torch.tensor(Y3)}, 0)
+    assert close(loss.item(), 0.18979905)
+    (slope,) = torch.autograd.grad(loss, second)
+    assert close(slope[0], [-0.02427166, 0.01774401, 0.00652765])
+
+
+def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
+    """What SD's released rule rests on: after 450 steps at 0.01 a gradient of 2e-5 moves a weight by almost nothing."""
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    adam = make_optimizer([p], Training(optimizer="adam", lr=1e-4))
+    seen = {}
+    for step in range(2001):
+        before = p.item()
+        p.grad = torch.full_like(p, 0.01 if step < 450 else 2e-5)
+        adam.step()
+        seen[step] = p.item() - before
+        if step == 449:
+            assert close(p.item(), -0.0449999550, 10)
+    for step, move in ((450, -9.01441e-05), (460, -3.19957e-05), (500, -7.09162e-07), (650, -2.54121e-07)):
+        assert seen[step] == pytest.approx(move, rel=1e-5)
+    assert close(p.item(), -0.0465618566, 10)

@@ -1,0 +1,150 @@
+"""Records, their identity, and the store: nothing half-written, nothing trusted that was tampered with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spurbench.bench.errors import UserError
+from spurbench.bench.record import Run, fault, sealed
+from spurbench.bench.store import STALE_SECONDS, Store, write_atomically
+
+RUN = Run("moon", {"b": 1, "a": 0.1}, 1, "erm", {"x": 1}, {"lr": 0.1, "steps": 3}, "float32", 0)
+
+
+def record(seed: int = 0, status: str = "done") -> dict[str, Any]:
+    run = Run(**{**vars(RUN), "seed": seed})
+    cause = None if status == "done" else {"kind": "killed", "message": "m", "detail": ""}
+    return sealed({"schema": 1, "id": run.id, **run.to_dict(), "status": status, "cause": cause})
+
+
+def test_identity_is_what_defines_the_science() -> None:
+    assert RUN.id == Run(**{**vars(RUN), "dataset_options": {"a": 0.1, "b": 1}}).id
+    assert RUN.id == Run(**{**vars(RUN), "training": {"lr": 0.1, "steps": 3, "batch": None}}).id
+    others = [{"seed": 1}, {"precision": "bf16"}, {"method": "sd"}, {"training": {"lr": 0.2, "steps": 3}},
+              {"protocol_version": 2}, {"hyper_parameters": {"x": 2}}]  # fmt: skip
+    assert len({RUN.id, *(Run(**{**vars(RUN), **other}).id for other in others)}) == 7
+    assert Run(**{**vars(RUN), "seed": 1}).cell_key == RUN.cell_key
+    assert Run.from_dict(record()) == RUN
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"status": "failed"}, "digest"),
+        ({"schema": 2}, "newer spurbench"),
+        ({"digest": None}, "digest"),
+    ],
+)
+def test_a_tampered_record_is_known(change: dict[str, Any], words: str) -> None:
+    assert fault(record()) is None
+    assert words in str(fault(record() | change))
+    assert "id" in str(fault(sealed(record() | {"seed": 5})))
+    assert fault([]) and fault({})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "store", create=True)
+
+
+def test_unusable_records_are_named_and_set_aside(store: Store) -> None:
+    for seed in range(3):
+        store.write_record(record(seed))
+    paths = sorted(store.root.glob("records/*/*.json"))
+    paths[0].write_text(paths[0].read_text()[:50])
+    paths[1].write_text(paths[1].read_text().replace("done", "gone"))
+    usable, unusable = store.records()
+    assert len(usable) == 1 and [one.path for one in unusable] == [str(p.relative_to(store.root)) for p in paths[:2]]
+    assert store.record(paths[0].stem) is None
+    store.set_aside(unusable)
+    assert store.records()[1] == [] and len(list((store.root / "set-aside").iterdir())) == 2
+
+
+def test_stores_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no store at"):
+        Store.open(tmp_path / "none")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("do not touch")
+    with pytest.raises(UserError, match="not empty"):
+        Store.open(tmp_path / "full", create=True)
+    (tmp_path / "spurbench-store.json").write_text('{"schema": 7}')
+    with pytest.raises(UserError, match="newer spurbench"):
+        Store.open(tmp_path)
+    (tmp_path / "spurbench-store.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["packed.jsonl", "packed.jsonl.gz"])
+def test_pack_and_unpack(store: Store, tmp_path: Path, name: str) -> None:
+    for seed in range(3):
+        store.write_record(record(seed))
+    store.write_plan({"grid": "g", "cells": []})
+    assert store.pack(tmp_path / name) == 3
+    first = (tmp_path / name).read_bytes()
+    store.pack(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == first
+    packed = Store.open(tmp_path / name)
+    assert packed.records() == store.records() and packed.plans() == store.plans()
+    assert packed.record(RUN.id) == store.record(RUN.id)
+    with pytest.raises(UserError, match="for reading only"):
+        packed.write_record(record())
+    other = Store.open(tmp_path / "other", create=True)
+    other.write_record(record(0, "failed"))
+    other.write_record(record(1))
+    assert other.unpack(packed) == (2, 1)
+    assert other.records() == store.records() and other.plans() == store.plans()
+
+
+def test_a_damaged_line_of_a_packed_store_is_named(store: Store, tmp_path: Path) -> None:
+    store.write_record(record(0))
+    store.write_record(record(1))
+    store.pack(tmp_path / "p.jsonl")
+    first, second = (tmp_path / "p.jsonl").read_text().splitlines()
+    (tmp_path / "p.jsonl").write_text(f"{first[:40]}\n{second}\n")
+    usable, unusable = Store.open(tmp_path / "p.jsonl").records()
+    assert len(usable) == 1 and unusable[0].path == "p.jsonl:1"
+
+
+def test_a_claim_is_had_by_one(store: Store) -> None:
+    assert store.claim("ab12") and not store.claim("ab12")
+    store.keep("ab12", 5, 10)
+    assert store.claims()["ab12"]["step"] == 5
+    store.release("ab12")
+    assert store.claim("ab12")
+
+
+def test_a_dead_claim_is_taken_over(store: Store) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    path = store.path("claims", "ab12", ".json")
+    assert store.claim("ab12")
+    holder = json.loads(path.read_text())
+    path.write_text(json.dumps(holder | {"pid": dead.pid}))
+    time.sleep(0.5)  # it has ended and is a zombie until it is waited for
+    assert store.claims() == {} and store.claim("ab12")
+    dead.wait()
+    path.write_text(json.dumps(holder | {"host": "elsewhere"}))
+    assert not store.claim("ab12")
+    old = time.time() - STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    assert store.claim("ab12")
+
+
+def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
