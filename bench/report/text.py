@@ -26,7 +26,7 @@ def table(board: Leaderboard, colour: bool) -> str:
     for section in map(grid, board.sections):
         shown = Table(title=escape(section.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for i, name in enumerate(section.headings):
-            shown.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold")
+            shown.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i < 2)
         for line, best, row in zip(section.lines, section.best, section.rows, strict=True):
             style = "bold" if best else "dim" if row.reference or row.na else None
             shown.add_row(*(escape(cell) for cell in starred(line, best)), style=style)
