@@ -13,6 +13,7 @@ from spurbench.bench import grid as grids
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import settled
+from spurbench.bench.layout import find_devices
 from spurbench.bench.runner import Settings, run_grid
 from spurbench.bench.store import Store
 
@@ -45,7 +46,8 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
     from spurbench.bench.display import Bars, Lines
 
-    grids.only(grid, settings.only)  # its complaint comes before anything is written
+    grids.only(grid, settings.only)  # complaints come before anything is written
+    find_devices(settings.device)
     store, console = Store.open(where, create=True), Console(stderr=True)
     shown: list[Lines] = []
 

@@ -152,8 +152,8 @@ def starting_point(paper: Any, dataset: str, method: str, changes: Mapping[str, 
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (block, entry)
         for block in paper["datasets"]
-        for entry in block["methods"]
-        if isinstance(entry, dict) and (block["dataset"], entry["method"]) == (dataset, method)
+        for entry in ({"method": each} if isinstance(each, str) else each for each in block["methods"])
+        if (block["dataset"], entry["method"]) == (dataset, method)
     ]
     block, entry = min(pairs, key=lambda pair: "label" in pair[1], default=({}, {}))  # one without a label
     kept = {key: value for key, value in entry.items() if key not in {"search", "label", "draws"}}

@@ -169,7 +169,7 @@ def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, 
         s for s in group if s.method in comparison.references
     ]
     baselines = [baseline_of(square, group, comparison) for square in group]
-    lines = [[] for _ in group]  # type: list[list[Row]]
+    lines: list[list[Row]] = [[] for _ in group]
     common = [facts(square, comparison) for square in group]
     for column in columns:
         rows = [row_of(square, fact, column, comparison) for square, fact in zip(group, common, strict=True)]
@@ -221,8 +221,7 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
     seen = ["labels", *(need for need in needs if need in INFORMATION)]
     return {
         "dataset": square.dataset, "method": square.method, "label": square.label,
-        "selection": square.search or square.selection["text"], "selection_rule": square.selection["rule"],
-        "selection_oracle": bool(square.selection.get("oracle")), "search": square.search,
+        **chosen(square, comparison), "search": square.search,
         "dataset_options": square.dataset_options, "protocol_version": square.protocol_version,
         "precision": square.precision, "hyper_parameters": square.hyper_parameters, "training": square.training,
         "n_planned": len(square.seeds), "waiting": len(square.seeds - set(square.records)),
@@ -233,6 +232,15 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
         "peak_memory_mb": max(r["cost"]["peak_memory_mb"] for r in done) if done else None,
         "provenance": provenance(done),
     }  # fmt: skip
+
+
+def chosen(square: Square, comparison: Comparison) -> dict[str, Any]:
+    """How the settings were chosen; a reference row without hyper-parameters has nothing to choose."""
+    if square.method in comparison.references and square.hyper_parameters == {}:
+        return {"selection": "nothing to select", "selection_rule": "none", "selection_oracle": False}
+    rule = square.selection
+    text = square.search or rule["text"]
+    return {"selection": text, "selection_rule": rule["rule"], "selection_oracle": bool(rule.get("oracle"))}
 
 
 def failures(square: Square) -> list[dict[str, Any]]:
@@ -253,7 +261,7 @@ def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
         found["commit"][f"{str(source.get('commit'))[:10]}{changed}"] = None
         found["hardware"][str(hardware.get("gpu") or hardware.get("cpu"))] = None
         found["device"][str(source.get("device"))] = None
-        found["data"][str(source.get("data") or "drawn from the seed")[:12]] = None
+        found["data"][str(source.get("data") or "")[:12] or "drawn from the seed"] = None
         for name, version in (source.get("versions") or {}).items():
             found.setdefault(name, {})[str(version)] = None
     return {name: list(values) for name, values in found.items() if values}

@@ -344,3 +344,8 @@ def test_ten_thousand_runs_are_planned_in_three_seconds_without_torch(tmp_path):
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     assert time.perf_counter() - began < 3
+
+
+def test_adhoc_runs_start_from_the_row_without_a_label() -> None:
+    (cell,) = adhoc_grid("two_moon", ["erm"]).cells
+    assert (cell.label, cell.training["weight_decay"], cell.training["steps"]) == ("erm", 0.0, 10_000)

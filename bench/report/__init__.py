@@ -1,6 +1,4 @@
-"""A leaderboard in the formats people read: terminal, Markdown, LaTeX, CSV, JSON and one HTML page."""
-
-from __future__ import annotations
+"""A leaderboard as text, in the format asked for."""
 
 from spurbench.bench.errors import unknown
 from spurbench.bench.leaderboard import Leaderboard
@@ -8,19 +6,17 @@ from spurbench.bench.leaderboard import Leaderboard
 FORMATS = ("table", "markdown", "latex", "csv", "json", "html")
 
 
-def render(board: Leaderboard, format_: str, colour: bool = False) -> str:
-    """The leaderboard as text in one of FORMATS; `colour` lets a terminal table use its terminal."""
-    from spurbench.bench.report import page, text
+def render(leaderboard: Leaderboard, format: str, colour: bool = False) -> str:
+    """The leaderboard in one of FORMATS; `colour` is for a terminal and the format "table" only."""
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    if format == "html":
+        from spurbench.bench.report.html import page
 
-    if format_ not in FORMATS:
-        raise unknown("format", format_, FORMATS)
-    if format_ == "table":
-        return text.table(board, colour)
-    makers = {
-        "markdown": text.markdown,
-        "latex": text.latex,
-        "csv": text.csv,
-        "json": text.as_json,
-        "html": page.html,
-    }
-    return makers[format_](board)
+        return page(leaderboard)
+    from spurbench.bench.report import text
+
+    if format == "table":
+        return text.table(leaderboard, colour)
+    write = {"markdown": text.markdown, "latex": text.latex, "csv": text.csv, "json": text.json}[format]
+    return write(leaderboard)

@@ -1,127 +1,277 @@
-"""Leaderboards for terminals, papers and programs."""
+"""Leaderboards for the terminal, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
+import csv as csvfile
 import io
-import json
-from csv import DictWriter
-from typing import Any
+import json as jsons
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from spurbench.bench.leaderboard import Leaderboard
-from spurbench.bench.report.cells import Grid, footnotes, grid
+from spurbench.bench.leaderboard import Leaderboard, Row, Section
+from spurbench.bench.report import wording as say
 
-WIDTH = 160
+WIDTH = 120
+Line = list[Row]
 
 
-def table(board: Leaderboard, colour: bool) -> str:
-    """For a terminal, as wide as it is; plain text of 160 columns elsewhere."""
+@dataclass(frozen=True)
+class Column:
+    heading: str
+    text: Callable[[Line], str]
+    left: bool = False
+    spare: int = 0  # the higher, the sooner it is left out where there is no room
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table as strings: `marks` has for each line its kind: best, reference, na or nothing."""
+
+    title: str
+    columns: list[Column]
+    cells: list[list[str]]
+    marks: list[str]
+    notes: list[str]
+
+
+def sheets(section: Section) -> list[Sheet]:
+    return [sheet(section, columns) for columns in say.parts(section)]
+
+
+def sheet(section: Section, columns: list[int]) -> Sheet:
+    """The table of these metrics; columns with nothing in them are left out."""
+    lines, main = section.lines, columns[0]
+    wanted = [one for one in layout(section, columns) if one.left or any(one.text(line) for line in lines)]
+    title = say.title(section)
+    if len(say.parts(section)) > 1:
+        title += f" · {say.named(section.columns[main])}"
+    marks = [
+        "na" if line[0].na else "reference" if line[0].reference else "best" if line[main].among_best else ""
+        for line in lines
+    ]
+    cells = [[one.text(line) for one in wanted] for line in lines]
+    return Sheet(title, wanted, cells, marks, say.section_notes(section, columns))
+
+
+def layout(section: Section, columns: list[int]) -> list[Column]:
+    """Every column a table may have."""
+    main, others = columns[0], columns[1:]
+    rows = [line[main] for line in section.lines]
+    found = [Column("method", lambda line: say.label(line[main]), left=True), metric(section, main, star=True)]
+    found.append(
+        Column("95 % CI", lambda line: say.interval(line[main].ci95_low, line[main].ci95_high, line[main].unit))
+    )
+    found += [metric(section, column) for column in others]
+    return [
+        *found,
+        Column("n/N", lambda line: "" if line[0].na else f"{line[main].n}/{line[main].n_planned}"),
+        Column("published", lambda line: say.published(line[main])),
+        Column("diff.", lambda line: gap(line[main])),
+        Column(f"Δ {say.usual_baseline(rows)}", lambda line: say.difference(line[main])),
+        Column("p (Holm)", lambda line: say.probability(line[main].p_holm)),
+        Column("s/run", lambda line: say.duration(line[main].seconds_per_run), spare=2),
+        Column("memory", lambda line: say.memory(line[main].peak_memory_mb), spare=3),
+        Column("sees", lambda line: line[main].regime, spare=4),
+    ]
+
+
+def metric(section: Section, column: int, star: bool = False) -> Column:
+    """Mean and deviation of a metric; with `star`, the best are marked and n/a rows have their reason."""
+
+    def text(line: Line) -> str:
+        row = line[column]
+        if row.na:
+            return f"n/a: {row.na}" if star else ""
+        return say.spread(row.mean, row.std, row.unit) + ("*" if star and row.among_best else "")
+
+    return Column(say.heading(section.lines[0][column]), text)
+
+
+def gap(row: Row) -> str:
+    if row.published_difference is None:
+        return ""
+    return say.number(row.published_difference, row.unit, 1 if row.unit == "%" else 2, sign=True)
+
+
+# ---- terminal -----------------------------------------------------------------------------------------------------
+
+
+def table(board: Leaderboard, colour: bool = False) -> str:
+    """Tables for a terminal of 120 columns, or of the user's width if `colour` says that there is one."""
+    from rich.console import Console
+
+    width = max(80, shutil.get_terminal_size((WIDTH, 40)).columns) if colour else WIDTH
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=colour, color_system="standard" if colour else None,
+                      legacy_windows=False)  # fmt: skip
+    for section in board.sections:
+        for one in sheets(section):
+            left_out = draw(console, one, width)
+            for note in one.notes + left_out:
+                say_note(console, note, width)
+            console.print()
+    if not board.sections:
+        console.print("nothing planned and no records yet")
+    for note in say.general_notes(board):
+        say_note(console, note, width)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def say_note(console: object, note: str, width: int) -> None:
+    """A note below a table, wrapped between words only: paths in it stay whole."""
+    from rich.console import Console
+    from rich.text import Text
+
+    assert isinstance(console, Console)
+    wrapped = textwrap.fill(note, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+                            break_on_hyphens=False)  # fmt: skip
+    console.print(Text(wrapped, style="dim"), soft_wrap=True)
+
+
+def draw(console: object, one: Sheet, width: int) -> list[str]:
+    """Print one sheet; a note on columns that had no room."""
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    out = io.StringIO()
-    width = max(100, Console().width) if colour else WIDTH
-    console = Console(file=out, width=width, force_terminal=colour, highlight=False)
-    for section in map(grid, board.sections):
-        shown = Table(title=escape(section.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, name in enumerate(section.headings):
-            shown.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i < 2)
-        for line, best, row in zip(section.lines, section.best, section.rows, strict=True):
-            style = "bold" if best else "dim" if row.reference or row.na else None
-            shown.add_row(*(escape(cell) for cell in starred(line, best)), style=style)
-        console.print(shown)
-    for note in footnotes(board):
-        console.print(escape(note), style="dim" if colour else None)
-    return out.getvalue()
+    assert isinstance(console, Console)
+    kept = fitting(one, width)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(one.title, style="bold"), title_justify="left",
+                  show_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
+    for i in kept:
+        column = one.columns[i]
+        drawn.add_column(
+            Text(textwrap.fill(column.heading, max(16, longest(one, i)) if column.left else longest(one, i))),
+            justify="left" if column.left else "right",
+            vertical="top",
+            no_wrap=not column.left,
+            overflow="fold",
+        )
+    split_before = next((i for i, mark in enumerate(one.marks) if mark == "reference"), None)
+    for at, (cells, mark) in enumerate(zip(one.cells, one.marks, strict=True)):
+        if at == split_before and at > 0:
+            drawn.add_section()
+        if mark != "na":
+            style = {"best": "bold", "reference": "dim"}.get(mark, "")
+            drawn.add_row(*(Text(cells[i], style=style) for i in kept))
+    console.print(drawn)
+    absent = [cells for cells, mark in zip(one.cells, one.marks, strict=True) if mark == "na"]
+    for cells in absent:  # the reason is wider than any column
+        console.print(Text(f"{cells[0]:<{min(LABEL, max(len(c[0]) for c in one.cells))}}  {cells[1]}"), soft_wrap=True)
+    gone = [column.heading for i, column in enumerate(one.columns) if i not in kept]
+    return [f"no room here for: {', '.join(gone)} (they are in the other formats)"] if gone else []
 
 
-def starred(line: list[str], best: bool) -> list[str]:
-    return [line[0], f"{line[1]} *" if best else line[1], *line[2:]]
+LABEL = 22  # a longer label may be folded
+
+
+def longest(one: Sheet, column: int) -> int:
+    """Width of a column: its cells' and its heading's longest word."""
+    shown = (cells[column] for cells, mark in zip(one.cells, one.marks, strict=True) if mark != "na")
+    return max(*map(len, one.columns[column].heading.split()), *map(len, shown), 1)
+
+
+def fitting(one: Sheet, width: int) -> list[int]:
+    """The places of the columns that fit, the spare ones left out first."""
+    sizes = [min(longest(one, i), LABEL if column.left else width) + 1 for i, column in enumerate(one.columns)]
+    kept = list(range(len(sizes)))
+    for i in sorted(kept, key=lambda i: -one.columns[i].spare):
+        if sum(sizes[k] + 1 for k in kept) - 2 > width and one.columns[i].spare:
+            kept.remove(i)
+    return kept
+
+
+# ---- Markdown and LaTeX -------------------------------------------------------------------------------------------
 
 
 def markdown(board: Leaderboard) -> str:
-    """Tables and notes, to paste into a README or an issue."""
+    """GitHub's Markdown: a table for each section, its notes as a list."""
     from tabulate import tabulate
 
-    parts = []
-    for section in map(grid, board.sections):
-        lines = [
-            [plain(c) for c in emphasised(line, best)] for line, best in zip(section.lines, section.best, strict=True)
+    blocks = []
+    for one in (one for section in board.sections for one in sheets(section)):
+        cells = [
+            [bold(markdown_safe(text), mark, i, "**{}**") for i, text in enumerate(line)]
+            for line, mark in zip(one.cells, one.marks, strict=True)
         ]
-        align = ["left", *["right"] * (len(section.headings) - 1)]
-        body = tabulate(lines, section.headings, tablefmt="github", colalign=align, disable_numparse=True)
-        parts.append(f"### {plain(section.title)}\n\n{body}\n")
-    return "\n".join(parts) + "\n" + "".join(f"- {plain(note)}\n" for note in footnotes(board))
+        align = ["left" if column.left else "right" for column in one.columns]
+        heads = [markdown_safe(column.heading) for column in one.columns]
+        drawn = tabulate(cells, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
+        blocks += [f"### {markdown_safe(one.title)}", drawn, bullets(one.notes)]
+    blocks.append(bullets(say.general_notes(board)))
+    return "\n\n".join(block for block in blocks if block)
 
 
-def emphasised(line: list[str], best: bool) -> list[str]:
-    return [line[0], f"**{line[1]}**" if best else line[1], *line[2:]]
+def bullets(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {markdown_safe(note)}" for note in notes)
 
 
-def plain(text: str) -> str:
-    """Text that Markdown does not take for a table's edge or for HTML."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+def markdown_safe(text: str) -> str:
+    """Text with the characters that Markdown or HTML would act on made harmless."""
+    text = re.sub(r"([\\`*\[\]|<>~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text.replace("&", "&amp;"))
 
 
-SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "Δ": r"$\Delta$", "γ": r"$\gamma$", "λ": r"$\lambda$",
-}  # fmt: skip
+def bold(text: str, mark: str, column: int, pattern: str) -> str:
+    """The method and the main metric of the best rows stand out."""
+    return pattern.format(text) if mark == "best" and column < 2 else text
 
 
-def tex(text: str) -> str:
-    return "".join(SPECIAL.get(character, character) for character in text)
+LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+         "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
+         "−": "$-$", "–": "--", "Δ": r"$\Delta$", "†": r"$^\dagger$", "×": r"$\times$", "·": r"$\cdot$", "γ": r"$\gamma$",
+         "λ": r"$\lambda$", "*": r"$^\ast$", "…": r"\ldots{}", '"': "''", "[": "{[}", "]": "{]}"}  # fmt: skip
+
+
+def latex_safe(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def latex(board: Leaderboard) -> str:
-    """One booktabs table a section, cost left out; needs \\usepackage{booktabs}."""
-    return "\n".join(tex_table(section, i, board) for i, section in enumerate(map(grid, board.sections)))
+    """A `table` environment for each section (packages: booktabs, graphicx), the notes below it."""
+    blocks = [latex_table(one) for section in board.sections for one in sheets(section)]
+    notes = [f"\\par {latex_safe(note)}" for note in say.general_notes(board)]
+    return "\n\n".join([r"% \usepackage{booktabs,graphicx}", *blocks, "\n".join([r"{\footnotesize", *notes, "}"])])
 
 
-def tex_table(section: Grid, i: int, board: Leaderboard) -> str:
-    from tabulate import tabulate
-
-    kept = len(section.headings) - 2
+def latex_table(one: Sheet) -> str:
     lines = []
-    for line, best in zip(section.lines, section.best, strict=True):
-        cells = [tex(cell) for cell in line[:kept]]
-        cells[1] = rf"\textbf{{{cells[1]}}}" if best else cells[1]
-        lines.append(cells)
-    align = ["left", *["right"] * (kept - 1)]
-    headings = [tex(name) for name in section.headings[:kept]]
-    body = tabulate(lines, headings, tablefmt="latex_raw", colalign=align, disable_numparse=True)
-    rules = iter([r"\toprule", r"\midrule", r"\bottomrule"])
-    body = "\n".join(next(rules) if line.strip() == r"\hline" else line for line in body.splitlines())
-    notes = "".join(f"% {note}\n" for note in footnotes(board)) if i == 0 else ""
-    caption = tex(f"{section.title}. Mean ± standard deviation over n of N seeds. Bold: not told from the best.")
-    return f"{notes}\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\n\\end{{table}}\n"
+    for at, (cells, mark) in enumerate(zip(one.cells, one.marks, strict=True)):
+        if at and mark == "reference" and "reference" not in one.marks[:at]:
+            lines.append(r"\midrule")
+        parts = [bold(latex_safe(text), mark, i, r"\textbf{{{}}}") for i, text in enumerate(cells)]
+        lines.append(" & ".join(parts) + r" \\")
+    heads = " & ".join(latex_safe(column.heading) for column in one.columns)
+    return "\n".join([
+        r"\begin{table}", r"\centering", rf"\caption{{{latex_safe(one.title)}}}", r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in one.columns)}}}",
+        r"\toprule", heads + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}}",
+        *(rf"\par\footnotesize {latex_safe(note)}" for note in one.notes), r"\end{table}",
+    ])  # fmt: skip
 
 
-FLAT = (
-    "dataset", "dataset_options", "method", "label", "regime", "precision", "split", "metric", "unit", "selection",
-    "selection_oracle", "n", "n_planned", "failed", "na", "mean", "std", "ddof", "ci95_low", "ci95_high", "min",
-    "median", "max", "published_mean", "published_std", "published_ddof", "published_source", "published_difference",
-    "baseline", "baseline_n", "baseline_difference", "baseline_ci95_low", "baseline_ci95_high", "p_sign_flip", "p_holm",
-    "among_best", "seconds_per_run", "peak_memory_mb", "hyper_parameters", "training",
-)  # fmt: skip
+# ---- for programs -------------------------------------------------------------------------------------------------
+
+
+def json(board: Leaderboard) -> str:
+    """A list with one object for each row (see leaderboard.Row)."""
+    return jsons.dumps([row.to_dict() for row in board.rows], indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def csv(board: Leaderboard) -> str:
-    """One line a row; what is not a number or text is JSON."""
+    """The objects of `json` as lines; lists and objects in a field are JSON."""
     out = io.StringIO()
-    writer = DictWriter(out, FLAT, lineterminator="\n")
-    writer.writeheader()
-    for row in board.rows:
-        writer.writerow({name: flat(getattr(row, name)) for name in FLAT})
-    return out.getvalue()
-
-
-def flat(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
-
-
-def as_json(board: Leaderboard) -> str:
-    """A list of objects, one a row, with everything that is known."""
-    return json.dumps([row.to_dict() for row in board.rows], indent=1) + "\n"
+    rows = [row.to_dict() for row in board.rows]
+    writer = csvfile.writer(out, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow(
+            jsons.dumps(v, ensure_ascii=False, sort_keys=True) if isinstance(v, (dict, list)) else v
+            for v in row.values()
+        )
+    return out.getvalue().rstrip("\n")
