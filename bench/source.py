@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
@@ -330,6 +330,8 @@ def importable(name: str) -> bool:
 def module_file(name: str) -> Path | None:
     """The file of a module, found without importing its package."""
     top, *rest = name.split(".")
+    if top == "spurbench":  # our own folder, whatever way it is installed
+        return file_of([str(Path(__file__).parents[1])], rest)
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError) as error:
@@ -338,8 +340,13 @@ def module_file(name: str) -> Path | None:
         return None
     if not rest:
         return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    for folder in spec.submodule_search_locations or ():
-        place = Path(folder, *rest)
+    return file_of(spec.submodule_search_locations or (), rest)
+
+
+def file_of(folders: Iterable[str], parts: Sequence[str]) -> Path | None:
+    """The first file of a module, by its path below one of some folders."""
+    for folder in folders:
+        place = Path(folder, *parts)
         for file in (place.with_suffix(".py"), place / "__init__.py"):
             if file.is_file():
                 return file

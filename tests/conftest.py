@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
+torch.set_num_threads(
+    1
+)  # the tests' tensors are tiny; two threads waiting for each other take 20 × longer on a busy machine
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -26,15 +26,9 @@ class Command:
     """`spurbench` in a process of its own."""
 
     line = (sys.executable, "-c", "from spurbench.bench.cli import main; main()")
-    environment = os.environ | {"PYTHONPATH": str(ROOT / ".typecheck")}
 
-    def __call__(
-        self, *arguments: Any, code: int | None = 0, cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*self.line, *map(str, arguments)],
-            env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=240,
-        )  # fmt: skip
+    def __call__(self, *arguments: Any, code: int | None = 0, cwd: Any = None) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([*self.line, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240)
         assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -42,9 +36,8 @@ class Command:
         """The command in the background, in a process group of its own."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [*self.line, *map(str, arguments)],
-            env=self.environment, text=True, start_new_session=True, stdout=pipe, stderr=pipe,
-        )  # fmt: skip
+            [*self.line, *map(str, arguments)], text=True, start_new_session=True, stdout=pipe, stderr=pipe
+        )
 
 
 @pytest.fixture(scope="session")
