@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from spurbench.bench import grid as grids
+from spurbench.bench import registry
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import settled
@@ -136,4 +137,12 @@ def leaderboard(where: Path, format_: str, all_: bool, grid: str | None, colour:
     plans = [plan for plan in store.plans() if grid in (None, plan["grid"])]
     if grid is not None and not plans:
         raise unknown(f"grid in {where}", grid, [plan["grid"] for plan in store.plans()])
-    return render(boards.build(records, plans, unusable, all_), format_, colour)
+    board = boards.build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans))
+    return render(board, format_, colour)
+
+
+def headlines(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The columns of every planned dataset that is installed here, for cells without a record."""
+    known = registry.datasets()
+    names = {cell["dataset"] for plan in plans for cell in plan["cells"]} & known.keys()
+    return {name: known[name].headline for name in names}

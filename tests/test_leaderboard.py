@@ -155,7 +155,7 @@ def test_names_of_plugins_are_escaped() -> None:
 
 def test_the_page_needs_no_network() -> None:
     page = render(board(), "html")
-    assert "http" not in page.replace("http://www.w3.org", "") and "src=" not in page and "@import" not in page
+    assert "://" not in page and "src=" not in page and "@import" not in page
 
 
 def test_ten_thousand_records_are_grouped_once() -> None:

@@ -223,8 +223,9 @@ def bold(text: str, mark: str, column: int, pattern: str) -> str:
 
 LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
          "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
-         "−": "$-$", "–": "--", "Δ": r"$\Delta$", "†": r"$^\dagger$", "×": r"$\times$", "·": r"$\cdot$", "γ": r"$\gamma$",
-         "λ": r"$\lambda$", "*": r"$^\ast$", "…": r"\ldots{}", '"': "''", "[": "{[}", "]": "{]}"}  # fmt: skip
+         "−": "$-$", "–": "--", "Δ": r"$\Delta$", "†": r"$^\dagger$", "×": r"$\times$", "·": r"$\cdot$",
+         "γ": r"$\gamma$", "λ": r"$\lambda$", "*": r"$^\ast$", "…": r"\ldots{}", '"': "''",
+         "[": "{[}", "]": "{]}"}  # fmt: skip
 
 
 def latex_safe(text: str) -> str:

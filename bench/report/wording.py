@@ -151,8 +151,8 @@ def tested(rows: Sequence[Row]) -> list[str]:
         unit, ends = compared[0].unit, (found[0], found[-1])
         middle, low, high = (number(value, unit) for value in (median(found), *ends))
         notes.append(
-            f"a true difference of {middle} {'points' if unit == '%' else ''} to the baseline (median of the rows; {low} "
-            f"to {high}) is found with 80 % power; p is adjusted for {compared[0].comparisons} comparisons"
+            f"a true difference of {middle} {'points' if unit == '%' else ''} to the baseline (median of the rows; "
+            f"{low} to {high}) is found with 80 % power; p is adjusted for {compared[0].comparisons} comparisons"
         )
     few = sorted({row.baseline_n for row in compared if 1 < row.baseline_n < 6})
     if few:
@@ -189,14 +189,15 @@ def general_notes(board: Leaderboard) -> list[str]:
     """What holds for all tables, only as far as it is used; then the grids' notes and records set aside."""
     several = has(board, lambda row: row.n > 1)
     notes = {
-        "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the mean": several,
+        "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the "
+        "mean": several,
         "n/N: finished of planned runs; nothing is filled in or left out where they differ": True,
-        f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t interval; "
-        "p: exact sign-flip test (100,000 random flips above 20 seeds), Holm-adjusted": has(
+        f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
+        "interval; p: exact sign-flip test (100,000 random flips above 20 seeds), Holm-adjusted": has(
             board, lambda r: r.comparisons
         ),
-        "* the best of the competing rows, and those whose paired 95 % t interval to it includes zero; the best of many "
-        "looks better than it is, by chance alone": has(board, lambda row: row.among_best),
+        "* the best of the competing rows, and those whose paired 95 % t interval to it includes zero; the best of "
+        "many looks better than it is, by chance alone": has(board, lambda row: row.among_best),
         "† hyper-parameters chosen with a look at the test set (oracle selection)": has(
             board, lambda row: row.selection_oracle
         ),

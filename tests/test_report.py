@@ -1,0 +1,206 @@
+"""What the formats make of hostile names, wide tables, many metrics and ten thousand records."""
+
+from __future__ import annotations
+
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spurbench.bench import leaderboard, published
+from spurbench.bench.errors import UserError
+from spurbench.bench.record import Run, sealed
+from spurbench.bench.report import render, wording
+from spurbench.bench.squares import Square, squares
+
+EVIL = '<script>alert("1")</script>'
+OWN = published.Comparison("plain", frozenset({"guess"}))
+
+
+def record(method: str, seed: int, test: float, **fields: Any) -> dict[str, Any]:
+    """A record with `test` percent of 10,000 right; keyword arguments replace fields of the run or the record."""
+    base = {"dataset": "pictures", "dataset_options": {"size": 9}, "protocol_version": 1, "hyper_parameters": {},
+            "training": {"steps": 5}, "precision": "float32"}  # fmt: skip
+    run = Run(**(base | {"method": method, "seed": seed} | {k: v for k, v in fields.items() if k in base}))
+    split = {"n": [9000, 1000], "correct": [test * 90, test * 10], "loss_sum": 1.0, "entropy_sum": 1.0}
+    rest = {
+        "schema": 1, "id": run.id, "status": "done", "cause": None, "needs": [], "groups": ["y0", "y1"],
+        "headline": [["test", "accuracy"]], "splits": {"test": split, "train": split}, "measures": {}, "history": [],
+        "cost": {"seconds": 100.0, "peak_memory_mb": 2048.0}, "provenance": {"commit": "abc", "finished": "2026-01-02"},
+    }  # fmt: skip
+    return sealed(run.to_dict() | rest | {k: v for k, v in fields.items() if k not in base})
+
+
+def board(records: list[dict[str, Any]], **options: Any) -> leaderboard.Leaderboard:
+    return leaderboard.build(records, comparison=OWN, **options)
+
+
+def several(methods: dict[str, float], seeds: int = 4, **fields: Any) -> list[dict[str, Any]]:
+    return [record(m, s, value + s % 3, **fields) for m, value in methods.items() for s in range(seeds)]
+
+
+class Tags(HTMLParser):
+    """Counts elements, and fails where they do not close in order."""
+
+    VOID = {"meta", "input"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.count: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: Any) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open[-1] in ("option", "li", "dt", "dd") and self.open[-1] != tag:
+            self.open.pop()
+        assert self.open.pop() == tag
+
+
+def test_page_is_well_formed_shows_every_seed_and_runs_no_name() -> None:
+    failed = record(EVIL, 9, 0, status="failed", splits={}, cause={"kind": "exception", "message": EVIL, "detail": ""})
+    page = render(board([*several({"plain": 20, EVIL: 60, "guess": 50}), failed]), "html")
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == [] and tags.count["script"] == 1  # the page's own
+    dots = tags.count["circle"] - 1  # one in the legend
+    assert dots == 12 and page.count("seed 3: 60.00") == 1
+    assert "4/5" in page and "1 failed" in page
+
+
+def test_page_marks_the_published_value_and_says_the_strip_in_words() -> None:
+    one = published.Published("pictures", "plain", "test", "accuracy", 21.5, 0.3, 0, 10, "A paper", "none", "verified")
+    plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0, 1], published="plain")]}
+    made = leaderboard.build(
+        several({"plain": 20}, 2), [plan], comparison=published.Comparison("plain", frozenset(), (one,))
+    )
+    page = render(made, "html")
+    assert "published 21.5: A paper" in page and "2 seeds from 20.00 to 21.00, published 21.5 ± 0.3" in page
+
+
+def planned(method: str, seeds: list[int], **fields: Any) -> dict[str, Any]:
+    found = [record(method, seed, 0) for seed in seeds]
+    names = Square.__dataclass_fields__
+    cell = {k: v for k, v in found[0].items() if k in names and k != "records"}
+    selection = {"rule": "none", "oracle": False, "text": "as given"}
+    rest = {"label": method, "published": None, "na": None, "search": None, "selection": selection, "seeds": seeds,
+            "ids": [one["id"] for one in found]}  # fmt: skip
+    return cell | rest | fields
+
+
+@pytest.mark.parametrize("status", ["third-party", "recalled"])
+def test_unverified_numbers_are_never_printed(status: str) -> None:
+    one = published.Published("pictures", "plain", "test", "accuracy", 77.7, 0.3, 0, 10, "Hearsay", "none", status)
+    plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0], published="plain")]}
+    made = leaderboard.build([], [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
+    assert all("77.7" not in render(made, format_) for format_ in ("table", "html", "json"))
+
+
+def test_shipped_published_numbers_are_the_papers_table() -> None:
+    found = published.load()
+    table = {(one.method, one.split): (one.mean, one.std, one.ddof) for one in found.numbers if one.n != 1}
+    assert table == {
+        ("erm", "test"): (23.7, 0.8, 0), ("erm", "train"): (91.1, 0.4, 0), ("sd", "test"): (68.4, 1.2, 0),
+        ("sd", "train"): (70.0, 0.9, 0), ("irm", "test"): (67.1, 1.4, 0), ("irm", "train"): (70.5, 0.6, 0),
+        ("rex", "test"): (68.7, 0.9, 0), ("rex", "train"): (71.5, 1.0, 0), ("oracle", "test"): (73.0, 0.4, 0),
+        ("oracle", "train"): (73.5, 0.2, 0), ("random", "test"): (50.0, None, None),
+        ("random", "train"): (50.0, None, None),
+    }  # fmt: skip
+    assert found.number("colored_mnist", {"train_size": 5000}, "erm", "test", "accuracy") is None
+
+
+def test_a_wrong_published_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("baseline: erm\nreferences: []\npublished: [{dataset: d, mean: 1}]\n")
+    with pytest.raises(UserError, match="entry 1 of 'published'"):
+        published.load(tmp_path / "p.yaml")
+
+
+def test_terminal_table_fits_120_columns_and_says_what_it_left_out() -> None:
+    records = several({f"a method with a very long name {i}": 60 + i for i in range(3)} | {"plain": 20})
+    headline = [["test", "accuracy"], ["train", "accuracy"], ["test", "worst_group_accuracy"]]
+    text = render(board([sealed(r | {"headline": headline}) for r in records]), "table")
+    assert max(map(len, text.splitlines())) <= 120
+    assert "no room here for: " in text
+
+
+def test_terminal_keeps_paths_whole() -> None:
+    path = "records/ab/" + "0123456789abcdef" * 8 + ".json"
+    problem = type("Problem", (), {"path": path, "reason": "truncated"})()
+    assert path in render(board(several({"plain": 20}), problems=[problem]), "table")
+
+
+def test_many_metrics_make_one_table_each() -> None:
+    text = render(board(several({"plain": 20, "other": 60}), all_metrics=True), "markdown")
+    assert text.count("### pictures") == 8  # four metrics of two splits
+    assert "test worst group accuracy" in text
+
+
+def test_tie_group_and_holm_are_over_competing_rows() -> None:
+    records = several({"plain": 20, "near": 60, "best": 60.01, "guess": 99}, 6)
+    rows = {row.label: row for row in board(records).rows}
+    assert [rows[name].among_best for name in ("plain", "near", "best", "guess")] == [False, False, True, None]
+    assert rows["near"].comparisons == 2 and rows["guess"].p_holm is None  # near is 0.01 below on every seed
+    assert rows["near"].p_holm == pytest.approx(min(1, 2 * 2 / 2**6))
+
+
+def test_a_lone_row_on_other_data_joins_the_table_uncompared() -> None:
+    records = several({"plain": 20, "other": 60}) + several({"other": 40}, dataset_options={"size": 10})
+    (section,) = board(records).sections
+    last = section.lines[-1][0]
+    assert last.label == "other [size=10]" and last.baseline is None and last.among_best is None
+
+
+def test_search_draws_are_no_rows_and_an_open_search_is_named() -> None:
+    draws = several({"other": 40}, 1, hyper_parameters={"c": 1})
+    search = {"text": "2 draws", "chosen": None, "draws": [{"ids": [draws[0]["id"]]}, {"ids": ["absent"]}]}
+    cell = planned("other", [0, 1], search=search, hyper_parameters=None, ids=[])
+    made = leaderboard.build(draws, [{"grid": "g", "notes": [], "cells": [cell]}], comparison=OWN)
+    (row,) = made.rows
+    assert (row.n, row.n_planned) == (0, 2) and row.note == "search going on, 1 of 2 runs ended"
+    assert "search going on" in render(made, "table")
+
+
+def test_only_the_planned_records_on_request() -> None:
+    plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0, 1])]}
+    found = several({"plain": 20, "other": 60})
+    assert [one.method for one in squares(found, [plan], planned_only=True)] == ["plain"]
+    assert [row.n for row in board(found, plans=[plan], planned_only=True).rows] == [2]
+
+
+def test_lack_of_a_metric_and_collapse_are_said() -> None:
+    records = [record("plain", s, value, measures={}) for s, value in enumerate([70, 71, 69.5, 70.5, 10, 11])]
+    records.append(record("plain", 6, 70, splits={}))
+    text = render(board(records), "table")
+    assert "1 finished runs have no test accuracy" in text and "2 of 6 far from the others" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(68.404, "%", "68.40"), (-0.004, "%", "0.00"), (0.1284, "", "0.128"), (879.36, "", "879.4"), (None, "%", "–")],
+)
+def test_numbers(value: float | None, unit: str, text: str) -> None:
+    assert wording.number(value, unit) == text
+
+
+def test_latex_is_balanced_and_escaped() -> None:
+    text = render(board(several({"plain": 20, "a_b & 100% {x} ^~\\ #$": 60})), "latex")
+    stripped = re.sub(r"\\[\\{}$&#%_]", "", text)
+    assert stripped.count("{") == stripped.count("}") and stripped.count("$") % 2 == 0
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    assert r"a\_b \& 100\% \{x\} \textasciicircum{}\textasciitilde{}\textbackslash{} \#\$" in text
+
+
+def test_ten_thousand_records_take_no_time() -> None:
+    records = [record(f"m{m}" if m else "plain", s, 50 + m % 7 + s % 3) for m in range(1000) for s in range(10)]
+    begin = time.perf_counter()
+    made = board(records)
+    assert len(made.rows) == 1000 and time.perf_counter() - begin < 5
