@@ -3,8 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-STORE ?= results/quick
-PAPER ?= results/paper-store
+STORE ?= stores/quick
+PAPER ?= stores/paper
 
 .PHONY: help run test paper perf lint clean
 

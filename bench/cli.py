@@ -24,7 +24,7 @@ app = typer.Typer(
     A [bold]grid[/bold] says which datasets, methods and seeds to run. Its records go into a
     [bold]store[/bold], a folder of plain files. A leaderboard is made from the store at any time.
 
-    [dim]First steps:[/dim]  spurbench run quick,  spurbench leaderboard results/quick,  spurbench new-method mine""",
+    [dim]First steps:[/dim]  spurbench run quick,  spurbench leaderboard stores/quick,  spurbench new-method mine""",
 )
 data_app = typer.Typer(no_args_is_help=True, help="The datasets' files: what there is, prepare it, verify it.")
 app.add_typer(data_app, name="data")
@@ -143,7 +143,7 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of the results; default results/GRID.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
     only: Only = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")] = None,
@@ -163,14 +163,14 @@ def run(
 
     add_plugins(plugin)
     chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
-    where = store or Path("results") / (grid and Path(grid).stem or "adhoc")
+    where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
     settings = Settings(device, jobs, threads, retry, only or [], checkpoint_seconds)
     raise typer.Exit(command.run(chosen, where, settings))
 
 
 @app.command()
 def status(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("results/quick"),
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
     json_: Json = False,
 ) -> None:
     """Show the state of every cell: done, running, failed with its cause, waiting."""
