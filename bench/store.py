@@ -144,9 +144,7 @@ class Store:
         path = self.path("claims", run_id, ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not alive(path):
-            with suppress(FileNotFoundError):  # of two who find it dead, one renames it
-                os.replace(path, path.with_name(f"{run_id}.dead.{os.getpid()}"))
-                path.with_name(f"{run_id}.dead.{os.getpid()}").unlink()
+            take_away(path)
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -239,6 +237,17 @@ def alive(claim: Path) -> bool:
     if holder["host"] == socket.gethostname() and not running(holder["pid"]):
         return False
     return age < STALE_SECONDS
+
+
+def take_away(claim: Path) -> None:
+    """Remove a dead process's claim, and no other: one made since it was found dead is put back."""
+    aside = claim.with_name(f"{claim.stem}.dead.{socket.gethostname()}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        os.replace(claim, aside)
+        if alive(aside):
+            with suppress(FileExistsError):
+                os.link(aside, claim)
+        aside.unlink()
 
 
 def running(pid: int) -> bool:

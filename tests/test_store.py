@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from spurbench.bench.errors import UserError
 from spurbench.bench.record import Run, fault, sealed
-from spurbench.bench.store import STALE_SECONDS, Store, write_atomically
+from spurbench.bench.store import STALE_SECONDS, Store, take_away, write_atomically
 
 RUN = Run("moon", {"b": 1, "a": 0.1}, 1, "erm", {"x": 1}, {"lr": 0.1, "steps": 3}, "float32", 0)
 
@@ -148,3 +149,14 @@ def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(OSError):
         write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_claim_made_since_it_was_found_dead_is_put_back(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    assert store.claim("ab12")
+    path = store.path("claims", "ab12", ".json")
+    take_away(path)  # this process lives: as if it had claimed after the other looked
+    assert json.loads(path.read_bytes())["pid"] == os.getpid()
+    path.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
+    take_away(path)
+    assert not list(path.parent.iterdir())
