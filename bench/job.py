@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from spurbench.bench.record import Record, Run, fingerprint
@@ -15,7 +16,7 @@ class Options:
 
     device: str = "cpu"
     threads: int = 1
-    micro_batch: int = 2500  # rows; 1,000 to 5,000 keep the activations in cache
+    micro_batch: int = 1000  # rows, so that the activations stay in cache
     history: int = 20  # points of the learning curve
     checkpoint_seconds: float = 60.0
 
@@ -67,16 +68,19 @@ def gather(
 
     `runs` are all planned ones with their labels: which run shares a job with which is settled among those, whatever
     is done already, so that an interrupted job finds its checkpoint. `height` gives how many runs of a cell of that
-    many share one.
+    many share one. The jobs go round the cells, so that a launch cut short leaves the same seeds of each.
     """
     cells: dict[str, list[tuple[Run, str]]] = {}
     for run, label in runs:
         cells.setdefault(run.cell_key, []).append((run, label))
-    jobs = []
+    parts = []
     for group in cells.values():
         size = height(group[0][0], len(group))
-        for at in range(0, len(group), size):
-            chosen = [run for run, _ in group[at : at + size] if run.id in wanted]
+        parts.append([group[at : at + size] for at in range(0, len(group), size)])
+    jobs = []
+    for turn in zip_longest(*parts, fillvalue=()):
+        for part in turn:
+            chosen = [run for run, _ in part if run.id in wanted]
             if chosen:
-                jobs.append(Job(chosen, group[0][1], options))
+                jobs.append(Job(chosen, part[0][1], options))
     return jobs

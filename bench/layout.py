@@ -33,7 +33,7 @@ class Layout:
     @property
     def micro_batch(self) -> int:
         """Rows of a micro-batch: on a CPU what keeps activations in cache, on a GPU what keeps it busy."""
-        return 2500 if self.devices[0] == "cpu" else 50_000
+        return 1000 if self.devices[0] == "cpu" else 50_000
 
     def __str__(self) -> str:
         kinds = ", ".join(sorted(set(self.devices)))

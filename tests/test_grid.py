@@ -9,6 +9,7 @@ import pytest
 
 from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, load_grid, only, runs, shipped_grids, summary
+from spurbench.bench.job import Options, gather
 from spurbench.bench.record import Run
 from spurbench.bench.space import parse_seeds
 
@@ -51,16 +52,16 @@ def test_shipped_grids_load_and_say_what_they_are():
 
 
 def test_the_paper_grid_is_the_papers():
-    cells = {(c.dataset, c.precision, c.label): c for c in load_grid("paper").cells}
-    sd = cells["colored_mnist", "bf16", "sd"]
+    cells = {(c.dataset, c.label): c for c in load_grid("paper").cells}
+    sd = cells["colored_mnist", "sd"]
     assert sd.seeds == tuple(range(1234, 1244)) and sd.published == "sd"
     assert sd.hyper_parameters == {"coef": 2e-5, "delay": 450, "rescale": True}
     assert (sd.training["width"], sd.training["lr"], sd.training["steps"]) == (300, 1e-4, 2000)
-    steps = {name: cells["colored_mnist", "bf16", name].training["steps"] for name in ("erm", "irm", "rex", "oracle")}
+    steps = {name: cells["colored_mnist", name].training["steps"] for name in ("erm", "irm", "rex", "oracle")}
     assert steps == {"erm": 1000, "irm": 500, "rex": 500, "oracle": 100}
-    assert cells["colored_mnist", "bf16", "rex (IRM hyper-parameters)"].published is None
-    assert cells["colored_mnist", "bf16", "group_dro"].published is None
-    assert cells["colored_mnist", "float32", "irm"].seeds == (1234, 1235, 1236)
+    assert cells["colored_mnist", "rex (IRM hyper-parameters)"].published is None
+    assert cells["colored_mnist", "group_dro"].published is None
+    assert {c.precision for c in cells.values()} == {"float32"}
     moon = [c for c in cells.values() if c.dataset == "two_moon" and not c.label.startswith("figure 1")]
     assert len([c for c in moon if c.na is None and c.method != "lff"]) == 10
     assert {c.label: c.na for c in moon if c.na} == {
@@ -281,6 +282,17 @@ def test_a_rule_without_its_splits_is_a_clear_error(tmp_path):
         expand(grid, {run.id: record(run, 0.5) for run in drawn})
 
 
+def test_jobs_go_round_the_cells_and_skip_what_is_done():
+    planned = [(run, cell["label"]) for run, cell in runs(expand(adhoc_grid("two_moon", ["erm", "sd"], "0-2"), {}))]
+    done = planned[1][0]
+    wanted = {run.id for run, _ in planned} - {done.id}
+    jobs = gather(planned, wanted, lambda run, seeds: 1, Options())
+    assert done.method == "erm" and done.seed == 1
+    assert [(job.label, job.runs[0].seed) for job in jobs] == [
+        ("erm", 0), ("sd", 0), ("sd", 1), ("erm", 2), ("sd", 2),
+    ]  # fmt: skip
+
+
 def test_command_line_grids_start_from_the_paper():
     sets = ["sd.coef=0.1", "training.lr=1e-3", "colored_mnist.train_size=5000"]
     (cell,) = adhoc_grid("colored_mnist", ["sd"], "0-9", sets).cells
@@ -288,11 +300,11 @@ def test_command_line_grids_start_from_the_paper():
     assert (cell.training["lr"], cell.training["width"], cell.training["steps"]) == (1e-3, 300, 2000)
     assert cell.dataset_options == {"train_size": 5000} and cell.seeds == tuple(range(10))
     assert cell.published is None  # changed by hand: no longer the published setting
-    paper = {c.label: c for c in load_grid("paper").cells if c.precision == "bf16"}
+    paper = {c.label: c for c in load_grid("paper").cells if c.dataset == "colored_mnist"}
     (same,) = adhoc_grid("colored_mnist", ["sd"]).cells
     assert same == paper["sd"]
-    (searched,) = adhoc_grid("colored_mnist", ["group_dro"], "1", precision="float32").cells
-    assert (searched.search, searched.published, searched.precision) == (None, None, "float32")
+    (searched,) = adhoc_grid("colored_mnist", ["group_dro"], "1", precision="bf16").cells
+    assert (searched.search, searched.published, searched.precision) == (None, None, "bf16")
     assert [c.na for c in adhoc_grid("two_moon", ["erm", "irm"], "0").cells] == [None, "needs environments"]
     assert len(adhoc_grid("two_moon", ["sd"], "0", ["sd.coef=[0.1, 1]"]).cells) == 2
 
