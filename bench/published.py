@@ -23,12 +23,12 @@ class Published:
     split: str
     metric: str
     mean: float
-    std: float | None
-    ddof: int | None
-    n: int | None
     source: str
     selection: str
     status: str
+    std: float | None = None
+    ddof: int | None = None
+    n: int | None = None
     dataset_options: Mapping[str, Any] = field(default_factory=dict)  # a cell with other options is not compared
 
 
@@ -65,7 +65,8 @@ def load(file: Path = FILE) -> Comparison:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-        numbers = tuple(entry(number, each, file) for number, each in enumerate(data["published"], 1))
+        each = (block | own for block in data["published"] for own in block["numbers"])
+        numbers = tuple(entry(number, fields, file) for number, fields in enumerate(each, 1))
         return Comparison(data["baseline"], frozenset(data["references"]), numbers)
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"cannot read the published numbers in {file}: {type(error).__name__}: {error}") from None
@@ -73,7 +74,7 @@ def load(file: Path = FILE) -> Comparison:
 
 def entry(number: int, fields: Any, file: Path) -> Published:
     try:
-        one = Published(**fields)
+        one = Published(**{name: value for name, value in fields.items() if name != "numbers"})
     except TypeError as error:
         raise UserError(f"{file}: entry {number} of 'published': {error}") from None
     if one.status not in STATUSES:

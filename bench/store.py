@@ -63,7 +63,8 @@ class Store:
                 raise UserError(
                     f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {root}` makes one"
                 )
-            if root.is_dir() and any(root.iterdir()):
+            others = [p for p in root.iterdir() if not p.name.startswith(f".{MARK}")] if root.is_dir() else []
+            if others and not mark.exists():  # another command may have made the store in the meantime
                 raise UserError(f"{root} is not empty and not a store; name a new folder")
             write_atomically(mark, canonical({"schema": SCHEMA}))
         check_schema(mark)

@@ -78,7 +78,7 @@ def test_page_is_well_formed_shows_every_seed_and_runs_no_name() -> None:
 
 
 def test_page_marks_the_published_value_and_says_the_strip_in_words() -> None:
-    one = published.Published("pictures", "plain", "test", "accuracy", 21.5, 0.3, 0, 10, "A paper", "none", "verified")
+    one = published.Published("pictures", "plain", "test", "accuracy", 21.5, "A paper", "none", "verified", 0.3, 0, 10)
     plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0, 1], published="plain")]}
     made = leaderboard.build(
         several({"plain": 20}, 2), [plan], comparison=published.Comparison("plain", frozenset(), (one,))
@@ -99,7 +99,7 @@ def planned(method: str, seeds: list[int], **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("status", ["third-party", "recalled"])
 def test_unverified_numbers_are_never_printed(status: str) -> None:
-    one = published.Published("pictures", "plain", "test", "accuracy", 77.7, 0.3, 0, 10, "Hearsay", "none", status)
+    one = published.Published("pictures", "plain", "test", "accuracy", 77.7, "Hearsay", "none", status, 0.3, 0, 10)
     plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0], published="plain")]}
     made = leaderboard.build([], [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
     assert all("77.7" not in render(made, format_) for format_ in ("table", "html", "json"))
@@ -115,11 +115,13 @@ def test_shipped_published_numbers_are_the_papers_table() -> None:
         ("oracle", "train"): (73.5, 0.2, 0), ("random", "test"): (50.0, None, None),
         ("random", "train"): (50.0, None, None),
     }  # fmt: skip
+    figure = {(one.method, one.metric): one.mean for one in found.numbers if one.split == "coloured_blank"}
+    assert figure["sd", "accuracy"] == 9.4 and figure["sd", "entropy"] == 0.41
     assert found.number("colored_mnist", {"train_size": 5000}, "erm", "test", "accuracy") is None
 
 
 def test_a_wrong_published_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("baseline: erm\nreferences: []\npublished: [{dataset: d, mean: 1}]\n")
+    (tmp_path / "p.yaml").write_text("baseline: erm\nreferences: []\npublished: [{dataset: d, numbers: [{mean: 1}]}]\n")
     with pytest.raises(UserError, match="entry 1 of 'published'"):
         published.load(tmp_path / "p.yaml")
 
