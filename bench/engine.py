@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from spurbench.bench import network as networks
+from spurbench.bench import optimizer as optimizers
 from spurbench.bench.dataset import Data, Dataset, Split, Training
 from spurbench.bench.job import Options
 from spurbench.bench.method import Batch, Method, Problem
@@ -105,7 +106,7 @@ class Engine:
         self.buffers = [dict(network.named_buffers()) for network in self.skeletons]
         if len(self.seeds) > 1 and any(self.buffers):
             raise ValueError("networks with buffers train one seed at a time")
-        self.optimizer = make_optimizer(list(self._parameters()), self.training)
+        self.optimizer = optimizers.make(list(self._parameters()), self.training)
         self.targets = self._targets()
         self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]
         self.chunks = {str(lane): self._chunks(lane) for lane in self.lanes}
@@ -262,7 +263,7 @@ class Engine:
         @torch.no_grad()
         def logits(x: Tensor) -> Tensor:
             self.skeletons[0].eval()
-            parts = [self._score_part(leaves, part) for part in torch.split(x, self.options.micro_batch * 4)]
+            parts = [self._score_part(leaves, part) for part in torch.split(x, self.options.micro_batch)]
             self.skeletons[0].train()
             return torch.cat(parts).cpu()
 
@@ -281,7 +282,7 @@ class Engine:
             "diverged": self.diverged,
             "masters": self.masters,
             "buffers": self.buffers,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state(),
             "method": self.method_state,
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -295,7 +296,7 @@ class Engine:
             for own, saved in zip(self.masters + self.buffers, state["masters"] + state["buffers"], strict=True):
                 for name, value in saved.items():
                     own[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restore(**state["optimizer"])
         self.method_state = {name: value.to(self.device) for name, value in state["method"].items()}
         torch.set_rng_state(state["random"].cpu())
         if state["cuda_random"] is not None:
@@ -327,15 +328,3 @@ def problem_of(data: Data, method: Method, device: torch.device) -> Problem:
         groups = data.train.group(data.attributes).bincount(minlength=len(data.groups)).to(device)
     environments = data.environments if "environments" in method.needs else 0
     return Problem(len(data.train.y), data.classes, environments, groups, device)
-
-
-def make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim.Optimizer:
-    """The optimizer of the protocol; all are elementwise, so stacked replicas do not touch each other."""
-    fields = asdict(training)
-    if fields["optimizer"] == "adam":
-        return torch.optim.Adam(parameters, lr=training.lr, weight_decay=training.weight_decay, fused=True)
-    if fields["optimizer"] == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
-        )
-    raise ValueError(f"no optimizer '{training.optimizer}'; there are: adam, sgd")

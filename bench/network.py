@@ -25,7 +25,7 @@ class MLP(nn.Sequential):
                 layers.append(nn.BatchNorm1d(after))
             if training.dropout:
                 layers.append(nn.Dropout(training.dropout))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers, nn.Linear(widths[-1], outputs))
         self.plain = not (training.batch_norm or training.dropout)
         if training.init == "xavier":

@@ -25,7 +25,7 @@ from spurbench.bench.method import Method
 from spurbench.bench.record import SCHEMA, Record, Run
 from spurbench.bench.store import Store, write_atomically
 
-CHECKPOINT = 1  # version of the checkpoint's layout
+CHECKPOINT = 2  # version of the checkpoint's layout
 
 
 class Stopped(Exception):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from spurbench.bench import optimizer
 from spurbench.bench.dataset import Training
-from spurbench.bench.engine import make_optimizer
 from spurbench.bench.method import Batch, Method, Problem
 from spurbench.bench.registry import load_method
 
@@ -239,7 +239,7 @@ def test_lff_biased_loss_is_the_released_generalised_cross_entropy() -> None:
 def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
     """What SD's released rule rests on: after 450 steps at 0.01 a gradient of 2e-5 moves a weight by almost nothing."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = make_optimizer([p], Training(optimizer="adam", lr=1e-4))
+    adam = optimizer.make([p], Training(optimizer="adam", lr=1e-4))
     seen = {}
     for step in range(2001):
         before = p.item()
