@@ -22,7 +22,7 @@ run: $(STAMP)
 	$(BIN)/spurbench leaderboard $(STORE)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 paper: $(STAMP)
 	$(BIN)/spurbench run paper --store $(PAPER)

@@ -69,14 +69,15 @@ class Lines:
     def progress(self, job: Job, step: int) -> None:
         self.pace.at(job, step)
 
-    def ended(self, job: Job, failures: list[dict[str, Any]]) -> None:
+    def ended(self, job: Job, failures: list[dict[str, Any]], refused: bool = False) -> None:
         self.ended_jobs += 1
         self.pace.at(job, job.steps)
         took = duration(time.monotonic() - self.begun[job.name])
         left = "" if self.ended_jobs == self.total else f", {self.pace.eta()} left"
         head = f"{self.ended_jobs}/{self.total} {job.title}: "
         if not failures:
-            self.console.print(escape(f"{head}done in {took}{left}"), highlight=False, soft_wrap=True)
+            how = "not run, see below" if refused else f"done in {took}"
+            self.console.print(escape(f"{head}{how}{left}"), highlight=False, soft_wrap=True)
         for record in failures:
             cause = record["cause"]
             text = f"{head}seed {record['seed']} failed, {cause['kind']}: {cause['message']}"
@@ -106,8 +107,8 @@ class Bars(Lines):
         self.bars.update(self.tasks[job.name], completed=step, note=note)
         self.bars.update(self.all, note=f"{self.pace.rate:,.1f} steps/s, {self.pace.eta()} left")
 
-    def ended(self, job: Job, failures: list[dict[str, Any]]) -> None:
-        super().ended(job, failures)
+    def ended(self, job: Job, failures: list[dict[str, Any]], refused: bool = False) -> None:
+        super().ended(job, failures, refused)
         self.bars.remove_task(self.tasks.pop(job.name))
         self.bars.update(self.all, completed=self.ended_jobs)
 

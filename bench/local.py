@@ -26,7 +26,7 @@ class Watcher(Protocol):
 
     def started(self, job: Job) -> None: ...
     def progress(self, job: Job, step: int) -> None: ...
-    def ended(self, job: Job, failures: list[dict[str, Any]]) -> None: ...
+    def ended(self, job: Job, failures: list[dict[str, Any]], refused: bool = False) -> None: ...
 
 
 @dataclass
@@ -115,15 +115,15 @@ class Pool:
             return
         if kind == "refused":
             self.outcome.refused.append(f"{worker.job.title}: {value}")
-        self.close(worker.job)
+        self.close(worker.job, kind == "refused")
         self.feed(worker)
 
-    def close(self, job: Job) -> None:
+    def close(self, job: Job, refused: bool = False) -> None:
         """Tell the watcher how a job ended, from its records."""
         records = [self.store.record(run.id) for run in job.runs]
         failures = [record for record in records if record and record["status"] == "failed"]
         self.outcome.failed += len(failures)
-        self.watcher.ended(job, failures)
+        self.watcher.ended(job, failures, refused)
 
     def bury(self, worker: Worker) -> None:
         """A worker's process has ended: as told, or by a signal, which becomes the record of its job's runs."""

@@ -36,21 +36,30 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+LFF = ["run", *TWO_MOON, "--method", "lff", "--set", "training.steps=600", "--checkpoint-seconds", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(spurbench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run that nothing disturbed."""
+    store = tmp_path_factory.mktemp("unbroken") / "store"
+    spurbench(*LFF, "--store", store)
+    return store
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.35])
-def test_killed_and_resumed_is_bit_identical(spurbench: Any, tmp_path: Path, moment: float) -> None:
+def test_killed_and_resumed_is_bit_identical(spurbench: Any, tmp_path: Path, unbroken: Path, moment: float) -> None:
     """SIGKILL to launcher and worker at some moment after the first checkpoint; then the same command again."""
-    arguments = ["run", *TWO_MOON, "--method", "lff", "--set", "training.steps=900", "--checkpoint-seconds", "0.05"]
-    spurbench(*arguments, "--store", tmp_path / "unbroken")
     broken = tmp_path / "broken"
-    running = spurbench.start(*arguments, "--store", broken)
+    running = spurbench.start(*LFF, "--store", broken)
     wait_for(lambda: list(broken.glob("checkpoints/*.pt")))
     time.sleep(moment)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     assert not list(broken.glob("records/*/*.json"))
-    spurbench(*arguments, "--store", broken)
-    assert science(broken) == science(tmp_path / "unbroken")
-    assert predictions(broken) == predictions(tmp_path / "unbroken")
+    spurbench(*LFF, "--store", broken)
+    assert science(broken) == science(unbroken)
+    assert predictions(broken) == predictions(unbroken)
     assert Store.open(broken).records()[0][0]["cost"]["resumed"] == 1
     assert not list(broken.glob("checkpoints/*.pt")) and not list(broken.glob("claims/*/*.json"))
 
