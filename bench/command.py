@@ -66,10 +66,10 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         for bars in shown:
             if isinstance(bars, Bars):
                 bars.close()
-    return conclude(result, grid, where, console)
+    return conclude(result, store, where, console)
 
 
-def conclude(result: Any, grid: Grid, where: Path, console: Console) -> int:
+def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
     """Say how a launch ended and what to do next."""
 
     def say(text: str) -> None:
@@ -80,7 +80,7 @@ def conclude(result: Any, grid: Grid, where: Path, console: Console) -> int:
     if result.interrupted:
         say(f"stopped; {result.left} runs are left and their state is saved: run the same command again to go on")
         return 130
-    failed = failures(result.plan, Store.open(where))
+    failed = failures(result.plan, store)
     if failed:
         causes = ", ".join(sorted(set(failed)))
         say(f"{len(failed)} runs failed, {causes}; `spurbench status {where}` says why, --retry does them again")

@@ -285,6 +285,7 @@ def runs(plan: Plan) -> list[tuple[Run, dict[str, Any]]]:
             for id, seed in zip(part["ids"], part["seeds"], strict=False):  # no ids: nothing to run yet
                 if id not in found:
                     found[id] = (Run(**fields, seed=seed), cell)
+                    vars(found[id][0])["id"] = id  # known: not to be hashed again
     return list(found.values())
 
 

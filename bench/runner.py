@@ -48,7 +48,7 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         result.plan = expand(grid, records)
         store.write_plan(result.plan)
         planned = [(run, cell["label"]) for run, cell in runs(result.plan)]
-        part = expand(only(grid, settings.only), records)
+        part = expand(only(grid, settings.only), records) if settings.only else result.plan
         waiting = {
             run.id for run, _ in runs(part) if not settled(records.get(run.id), settings.retry and run.id not in tried)
         }

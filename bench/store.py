@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
@@ -9,10 +10,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from spurbench.bench.errors import UserError
 from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
@@ -39,7 +42,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where it is
+            error.filename = str(path)
         with suppress(OSError):
             temporary.unlink()
         raise
@@ -50,6 +55,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.read: dict[str, tuple[str, Record | str]] = {}  # path → mark of the file, what was read from it
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> Store:
@@ -81,18 +87,21 @@ class Store:
     def record(self, run_id: str) -> Record | None:
         """The record of a run; None if there is none or it is unusable."""
         path = self.path("records", run_id, ".json")
-        found = read_record(path) if path.exists() else None
+        found = read_record(str(path)) if path.exists() else None
         return None if isinstance(found, str) else found
 
     def records(self) -> tuple[list[Record], list[Unusable]]:
         """All usable records, ordered by id, and the unusable ones with their reasons."""
         usable, unusable = [], []
-        for path in sorted(self.root.glob("records/??/*.json")):
-            found = read_record(path)
-            if isinstance(found, str):
-                unusable.append(Unusable(str(path.relative_to(self.root)), found))
-            else:
-                usable.append(found)
+        with without_collection():
+            for path, mark in record_files(self.root / "records"):
+                if self.read.get(path, ("",))[0] != mark:
+                    self.read[path] = mark, read_record(path)
+                found = self.read[path][1]
+                if isinstance(found, str):
+                    unusable.append(Unusable(os.path.relpath(path, self.root), found))
+                else:
+                    usable.append(found)
         return usable, unusable
 
     def set_aside(self, unusable: list[Unusable]) -> None:
@@ -207,13 +216,39 @@ class Packed(Store):
         raise UserError(f"{self.root} is a packed store, for reading only; name a folder")
 
 
-def read_record(path: Path) -> Record | str:
-    """The record in a file, or the reason why it cannot be used."""
+def record_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Path of each record file, in order, and a mark that changes when the file does."""
+    if not folder.is_dir():
+        return
+    for group in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        for entry in sorted(os.scandir(group), key=lambda entry: entry.name):
+            if entry.name.endswith(".json"):
+                stat = entry.stat()
+                yield entry.path, f"{stat.st_ino} {stat.st_mtime_ns}"
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No garbage collection, and none later of what is made here: among 10,000 records it takes half the time."""
+    before = gc.isenabled()
+    gc.disable()
     try:
-        record = json.loads(path.read_bytes())
+        yield
+    finally:
+        gc.freeze()
+        if before:
+            gc.enable()
+
+
+def read_record(path: str) -> Record | str:
+    """The record in a file, or the reason why it cannot be used."""
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        record = orjson.loads(text)
     except ValueError:
         return "not valid JSON (truncated?)"
-    return fault(record) or record
+    return fault(record, text) or record
 
 
 def check_schema(mark: Path) -> None:

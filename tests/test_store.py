@@ -21,18 +21,18 @@ RUN = Run("moon", {"b": 1, "a": 0.1}, 1, "erm", {"x": 1}, {"lr": 0.1, "steps": 3
 
 
 def record(seed: int = 0, status: str = "done") -> dict[str, Any]:
-    run = Run(**{**vars(RUN), "seed": seed})
+    run = Run(**{**RUN.to_dict(), "seed": seed})
     cause = None if status == "done" else {"kind": "killed", "message": "m", "detail": ""}
     return sealed({"schema": 1, "id": run.id, **run.to_dict(), "status": status, "cause": cause})
 
 
 def test_identity_is_what_defines_the_science() -> None:
-    assert RUN.id == Run(**{**vars(RUN), "dataset_options": {"a": 0.1, "b": 1}}).id
-    assert RUN.id == Run(**{**vars(RUN), "training": {"lr": 0.1, "steps": 3, "batch": None}}).id
+    assert RUN.id == Run(**{**RUN.to_dict(), "dataset_options": {"a": 0.1, "b": 1}}).id
+    assert RUN.id == Run(**{**RUN.to_dict(), "training": {"lr": 0.1, "steps": 3, "batch": None}}).id
     others = [{"seed": 1}, {"precision": "bf16"}, {"method": "sd"}, {"training": {"lr": 0.2, "steps": 3}},
               {"protocol_version": 2}, {"hyper_parameters": {"x": 2}}]  # fmt: skip
-    assert len({RUN.id, *(Run(**{**vars(RUN), **other}).id for other in others)}) == 7
-    assert Run(**{**vars(RUN), "seed": 1}).cell_key == RUN.cell_key
+    assert len({RUN.id, *(Run(**{**RUN.to_dict(), **other}).id for other in others)}) == 7
+    assert Run(**{**RUN.to_dict(), "seed": 1}).cell_key == RUN.cell_key
     assert Run.from_dict(record()) == RUN
 
 

@@ -193,7 +193,7 @@ def general_notes(board: Leaderboard) -> list[str]:
         "mean": several,
         "n/N: finished of planned runs; nothing is filled in or left out where they differ": True,
         f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
-        "interval; p: exact sign-flip test (100,000 random flips above 20 seeds), Holm-adjusted": has(
+        "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": has(
             board, lambda r: r.comparisons
         ),
         "* the best of the competing rows, and those whose paired 95 % t interval to it includes zero; the best of "

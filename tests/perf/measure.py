@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ OUT = ROOT / "results" / "perf"
 ROUNDS = 3
 SD = {"two_moon": {"coef": 0.003}, "colored_mnist": {"coef": 2e-5, "delay": 450, "rescale": True}}
 STEPS = {"two_moon": 300, "colored_mnist": 6}
+ROWS = {"two_moon": 300, "colored_mnist": 50_000}
 
 
 # ---- the straightforward loop: one seed after another, float32, whole batch, test scored every step -----------------
@@ -78,18 +80,38 @@ def ready(dataset: str, seed: int) -> tuple[Data, nn.Module]:
     return drawn.data, drawn.networks[0]
 
 
-# ---- ours: processes of one thread side by side, as the launcher lays them out --------------------------------------
+# ---- ours: processes side by side, laid out by the launcher's rule or otherwise -------------------------------------
 
 
-def train(dataset: str, precision: str, seeds: list[int], threads: int, start: Any, done: Any) -> None:
+@dataclass(frozen=True)
+class Shape:
+    """A layout: so many processes, threads in each, and seeds trained together."""
+
+    processes: int
+    threads: int
+    height: int
+
+    def __str__(self) -> str:
+        words = ((self.processes, "process", "es"), (self.threads, "thread", "s"), (self.height, "seed", "s"))
+        processes, threads, seeds = (f"{n} {one}{more if n > 1 else ''}" for n, one, more in words)
+        return f"{processes} of {threads}, {seeds} a job"
+
+
+def by_rule(dataset: str, seeds: int) -> Shape:
+    """The launcher's own choice."""
+    chosen = layout.choose("cpu", None, None, seeds)
+    flops = layout.step_flops(asdict(registry.load_dataset(dataset).training), ROWS[dataset])
+    return Shape(len(chosen.devices), chosen.job_threads(flops), chosen.job_height(flops, seeds))
+
+
+def train(dataset: str, precision: str, seeds: list[int], shape: Shape, start: Any, done: Any) -> None:
     """In a process of its own: prepare, wait for the start, train the seeds as the launcher would, say so."""
-    tune(threads)
+    tune(shape.threads)
     adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
     training: Training = replace(adapter.training, steps=STEPS[dataset])
-    height = layout.SMALL_HEIGHT if dataset == "two_moon" else 1
     engines = []
-    for at in range(0, len(seeds), height):
-        drawn = [prepare(adapter, method, training, seed) for seed in seeds[at : at + height]]
+    for at in range(0, len(seeds), shape.height):
+        drawn = [prepare(adapter, method, training, seed) for seed in seeds[at : at + shape.height]]
         engine = Engine(method, training, precision, Options(), drawn)
         engine.update()  # the first step pays for memory and kernels that the others have ready
         engines.append(engine)
@@ -100,16 +122,13 @@ def train(dataset: str, precision: str, seeds: list[int], threads: int, start: A
     done.wait()
 
 
-def ours(dataset: str, precision: str, seeds: list[int]) -> float:
-    """Seconds per seed and step of the engine under the launcher's layout."""
-    chosen = layout.choose("cpu", None, None, len(seeds))
-    count = len(chosen.devices)
+def ours(dataset: str, precision: str, seeds: list[int], shape: Shape | None = None) -> float:
+    """Seconds per seed and step of the engine, laid out as `shape` or by the launcher's rule."""
+    shape = shape or by_rule(dataset, len(seeds))
     context = mp.get_context("spawn")
-    start, done = context.Barrier(count + 1), context.Barrier(count + 1)
-    parts = [seeds[i::count] for i in range(count)]
-    workers = [
-        context.Process(target=train, args=(dataset, precision, part, chosen.threads, start, done)) for part in parts
-    ]
+    start, done = context.Barrier(shape.processes + 1), context.Barrier(shape.processes + 1)
+    parts = [seeds[i :: shape.processes] for i in range(shape.processes)]
+    workers = [context.Process(target=train, args=(dataset, precision, part, shape, start, done)) for part in parts]
     for worker in workers:
         worker.start()
     start.wait()
@@ -189,35 +208,36 @@ def harness() -> dict[str, float]:
         }
 
 
+def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Callable[[], float]]:
+    """The straightforward loop, ours by the rule in each precision, and ours in other layouts."""
+    found: dict[str, Callable[[], float]] = {"straightforward loop": lambda: reference(dataset, seeds)}
+    rule = by_rule(dataset, len(seeds))
+    precisions = ["float32"] + ["bf16"] * (dataset == "colored_mnist" and provenance.has_bf16())
+    for precision in precisions:
+        found[f"{precision}, {rule} (the rule)"] = partial(ours, dataset, precision, seeds)
+    for shape in others:
+        if shape != rule:
+            found[f"float32, {shape}"] = partial(ours, dataset, "float32", seeds, shape)
+    return found
+
+
 def main() -> None:
-    torch_threads = torch.get_num_threads()
-    two = list(range(10))
-    mnist = [1234, 1235]
-    speed = {
-        "colored_mnist": in_turn(
-            {
-                "reference": lambda: reference("colored_mnist", mnist),
-                "float32": lambda: ours("colored_mnist", "float32", mnist),
-                "bf16": lambda: ours("colored_mnist", "bf16", mnist),
-            }
-        ),
-        "two_moon": in_turn(
-            {
-                "reference": lambda: reference("two_moon", two),
-                "float32": lambda: ours("two_moon", "float32", two),
-            }
-        ),
+    torch_threads, cores = torch.get_num_threads(), layout.cores()
+    several = {
+        "colored_mnist": ways("colored_mnist", [1234, 1235], [Shape(1, cores, 1), Shape(1, cores, 2)]),
+        "two_moon": ways("two_moon", list(range(10)), [Shape(cores, 1, 1), Shape(1, cores, 10), Shape(1, 1, 10)]),
     }
+    speed = {dataset: in_turn(each) for dataset, each in several.items()}
     rows = [
-        (f"{dataset}, SD, {way}", f"{seconds * 1e3:.3g} ms per seed and step, {found['reference'] / seconds:.2f} ×")
+        (f"{dataset}, SD, {way}", f"{s * 1e3:.3g} ms per seed and step, {found['straightforward loop'] / s:.2f} ×")
         for dataset, found in speed.items()
-        for way, seconds in found.items()
+        for way, s in found.items()
     ]
+    if not provenance.has_bf16():
+        rows.append(("colored_mnist, SD, bf16", "not measured: this processor has no bf16 instructions"))
     costs = harness()
     rows += [(what, f"{seconds:.2f} s") for what, seconds in costs.items()]
-    machine = (
-        f"{provenance.cpu()}, {layout.cores()} cores, torch {torch.__version__}, {torch_threads} threads by default"
-    )
+    machine = f"{provenance.cpu()}, {cores} cores, torch {torch.__version__}, {torch_threads} threads by default"
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "perf.json").write_text(json.dumps({"machine": machine, "speed": speed, "harness": costs}, indent=1) + "\n")
     table = "".join(f"| {what} | {value} |\n" for what, value in rows)
