@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from spurbench.bench import stats
 from spurbench.bench.published import Comparison, load
 from spurbench.bench.record import Record
-from spurbench.bench.selection import accuracy, worst_group
+from spurbench.bench.selection import accuracy, worst_environment, worst_group
 from spurbench.bench.squares import Plan, Square, squares, tables
 
 Column = tuple[str, str]  # split, metric
+ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
 COUNTED = ("accuracy", "worst_group_accuracy", "entropy", "loss")
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 
@@ -134,7 +135,7 @@ def build(
 ) -> Leaderboard:
     """The leaderboard of a store's records, plans and unusable records.
 
-    Without `all_metrics` the columns are the `headline` of the dataset's records, or of `headlines` while it has none.
+    Without `all_metrics` the columns are the dataset's `headlines`, or of one not given there its records' `headline`.
     `planned_only` leaves out records no plan asks for. `comparison` replaces datasets/published.yaml.
     """
     plans, comparison = list(plans), comparison or load()
@@ -156,7 +157,7 @@ def headline_of(records: Sequence[Record], known: Mapping[str, Iterable[Sequence
     for record in records:
         if record["dataset"] not in shown and record["headline"]:
             shown[record["dataset"]] = [(split, metric) for split, metric in record["headline"]]
-    return {name: [(split, metric) for split, metric in pairs] for name, pairs in known.items()} | shown
+    return shown | {name: [(split, metric) for split, metric in pairs] for name, pairs in known.items()}
 
 
 def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, comparison: Comparison) -> Section:
@@ -183,6 +184,7 @@ def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, 
 def columns_of(record: Record) -> list[Column]:
     """Every split and metric a record has."""
     counted = [(split, metric) for split in record["splits"] for metric in COUNTED]
+    counted += [ENVIRONMENTS] if "train_e0" in record["splits"] else []
     return counted + [(split, metric) for split, values in record["measures"].items() for metric in values]
 
 
@@ -193,6 +195,9 @@ def value(record: Record, column: Column) -> float | None:
     measured = record["measures"].get(split, {})
     if metric in measured:
         return float(measured[metric]) * scale
+    if column == ENVIRONMENTS:
+        least = worst_environment(record["splits"])
+        return None if least is None else least * scale
     counts = record["splits"].get(split)
     if counts is None or metric not in COUNTED or not sum(counts["n"]):
         return None

@@ -34,6 +34,8 @@ TRAIN = 50_000  # the rest of the 60,000 is the test environment
 @dataclass(frozen=True)
 class ColoredMNIST(Dataset):
     provides: ClassVar[frozenset[str]] = frozenset({"environments", "groups", "colour channels"})
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("test", "accuracy"), ("train", "accuracy"), ("environments", "worst_accuracy"))  # fmt: skip
     training: ClassVar[Training] = Training(
         width=300, hidden_layers=2, init="xavier", optimizer="adam", lr=1e-4, steps=1000)  # fmt: skip
 
