@@ -100,6 +100,7 @@ class Engine:
         if self.stacked is None:
             self.stacked = self.device.type != "cpu" and len(self.seeds) > 1
         self.lanes: list[Lane] = [slice(None)] if self.stacked else list(range(len(self.seeds)))
+        self.axis = 1 if self.stacked else 0  # of the examples in a lane's logits
         self.skeletons = [network.to(self.device).train() for network in self.seeds[0].networks]
         self.first = networks.first_layer(self.skeletons[0])
         self.masters = [self._gather(i) for i in range(len(self.skeletons))]
@@ -109,7 +110,11 @@ class Engine:
         self.optimizer = optimizers.make(list(self._parameters()), self.training)
         self.targets = self._targets()
         self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]
-        self.chunks = {str(lane): self._chunks(lane) for lane in self.lanes}
+        counts = [p.group_counts for p in self.problems if p.group_counts is not None]
+        self.known = {"group_counts": torch.stack(counts)} if counts else {}
+        self.views = [self._by_lane(masters) for masters in self.masters]
+        self.grads = [self._by_lane({n: present(p.grad, "gradient") for n, p in m.items()}) for m in self.masters]
+        self.chunks = [self._chunks(lane) for lane in self.lanes]
         states = [self.method.init_state(problem) for problem in self.problems]
         self.method_state = {name: self._stack([s[name] for s in states]) for name in states[0]}
 
@@ -125,6 +130,10 @@ class Engine:
         for leaf in leaves.values():
             leaf.grad = torch.zeros_like(leaf)
         return leaves
+
+    def _by_lane(self, leaves: Leaves) -> list[Leaves]:
+        """What each lane has of stacked tensors: views, so that they follow every update."""
+        return [{name: leaf[lane] for name, leaf in leaves.items()} for lane in self.lanes]
 
     def _targets(self) -> dict[str, Tensor]:
         """What the method may see of the training set, [R, B] each: the labels and the declared needs."""
@@ -153,22 +162,20 @@ class Engine:
         x = x.flatten(2 if isinstance(lane, slice) else 1)
         columns = x.reshape(-1, x.shape[-1]).any(0).nonzero()[:, 0]
         live = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
-        return Chunk(x[..., live].to(self.dtype).contiguous(), live)
+        whole = live == slice(0, x.shape[-1])
+        return Chunk(x[..., live].to(self.dtype).contiguous(), None if whole else live)
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def forward(self, i: int, leaves: Leaves, lane: Lane, chunk: Chunk) -> tuple[Tensor, networks.Pullback]:
+    def forward(self, i: int, leaves: Leaves, chunk: Chunk) -> tuple[Tensor, networks.Pullback]:
         """Logits of network `i` and the way back; columns of its first layer that meet only zeros are left out."""
-        leaves = {name: leaf[lane] for name, leaf in leaves.items()}
         if self.first is not None and chunk.live is not None:
-            leaves[self.first] = leaves[self.first][..., chunk.live]
-        return networks.forward(self.skeletons[i], leaves, self.buffers[i], chunk.x, isinstance(lane, slice))
+            leaves = leaves | {self.first: leaves[self.first][..., chunk.live]}
+        return networks.forward(self.skeletons[i], leaves, self.buffers[i], chunk.x, self.axis == 1)
 
     def loss(self, logits: Tensor, second: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The method's loss, [R], and its next state; `logits` and `second` are [R, B] or [R, B, C]."""
         fields = self.targets | ({} if second is None else {"second_logits": second})
-        counts = [p.group_counts for p in self.problems if p.group_counts is not None]
-        known = {"group_counts": torch.stack(counts)} if counts else {}
 
         def one(z: Tensor, fields: Leaves, state: Leaves, known: Leaves) -> tuple[Tensor, Leaves]:
             problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
@@ -178,7 +185,7 @@ class Engine:
                 raise ValueError(f"{name}.loss gave a tensor of shape {shape}; it must be a scalar")
             return loss, state
 
-        arguments = (fields, self.method_state, known)
+        arguments = (fields, self.method_state, self.known)
         if len(self.seeds) > 1 and self.method.stackable:
             lifted: tuple[Tensor, Leaves] = vmap(one)(logits, *arguments)
             return lifted
@@ -188,43 +195,45 @@ class Engine:
     def update(self) -> Tensor:
         """One optimisation step; the loss before it, [R]."""
         with torch.no_grad():
-            leaves = [self._cast(masters) for masters in self.masters]
             passes = [
-                [[self.forward(i, own, lane, chunk) for chunk in self.chunks[str(lane)]] for lane in self.lanes]
-                for i, own in enumerate(leaves)
+                [[self.forward(i, own, chunk) for chunk in self.chunks[at]] for at, own in enumerate(lanes)]
+                for i, lanes in enumerate(self._leaves())
             ]
         logits = [joined(lanes, self.stacked).float().requires_grad_() for lanes in passes]
         loss, state = self.loss(logits[0], logits[1] if len(logits) > 1 else None)
         slopes = torch.autograd.grad(loss.sum(), logits, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            for masters, lanes, slope in zip(self.masters, passes, slopes, strict=True):
-                self._backward(masters, lanes, slope)
+            for i, (lanes, slope) in enumerate(zip(passes, slopes, strict=True)):
+                self._backward(i, lanes, slope)
         self.optimizer.step()
         self.method_state = {name: value.detach() for name, value in state.items()}
         self.logits = logits[0].detach()
         self.step += 1
         return loss.detach()
 
-    def _backward(self, masters: Leaves, lanes: list[list[tuple[Tensor, networks.Pullback]]], slope: Tensor) -> None:
+    def _backward(self, i: int, lanes: list[list[tuple[Tensor, networks.Pullback]]], slope: Tensor) -> None:
         """Hand each micro-batch its slice of d loss / d logits; gradients are summed in float32."""
-        grads = {name: master.grad for name, master in masters.items() if master.grad is not None}
         penalty = self.method.weight_penalty(self.step)
-        for name, grad in grads.items():
-            torch.mul(masters[name], 2 * penalty, out=grad) if penalty else grad.zero_()
-        for lane, parts in zip(self.lanes, lanes, strict=True):
-            chunks, axis = self.chunks[str(lane)], 1 if isinstance(lane, slice) else 0
-            slices = torch.split(slope[lane].to(self.dtype), [z.shape[axis] for z, _ in parts], axis)
+        for master in self.masters[i].values():
+            grad = present(master.grad, "gradient")
+            torch.mul(master, 2 * penalty, out=grad) if penalty else grad.zero_()
+        for r, (parts, grads, chunks) in enumerate(zip(lanes, self.grads[i], self.chunks, strict=True)):
+            slices = torch.split(slope[self.lanes[r]].to(self.dtype), [z.shape[self.axis] for z, _ in parts], self.axis)
             for chunk, (_, pullback), piece in zip(chunks, parts, slices, strict=True):
-                for name, grad in pullback(piece).items():
-                    into = grads[name][lane]
-                    (into[..., chunk.live] if name == self.first and chunk.live else into).add_(grad)
+                found = pullback(piece)
+                if self.first is not None and chunk.live is not None:
+                    grads[self.first][..., chunk.live].add_(found.pop(self.first))
+                torch._foreach_add_([grads[name] for name in found], list(found.values()))
 
     def _parameters(self) -> Iterator[Tensor]:
         for masters in self.masters:
             yield from masters.values()
 
-    def _cast(self, masters: Leaves) -> Leaves:
-        return masters if self.dtype == torch.float32 else {name: p.to(self.dtype) for name, p in masters.items()}
+    def _leaves(self) -> list[list[Leaves]]:
+        """The parameters of each network and lane in the precision of the forward pass."""
+        if self.dtype == torch.float32:
+            return self.views
+        return [self._by_lane({name: p.to(self.dtype) for name, p in masters.items()}) for masters in self.masters]
 
     # ---- the run ------------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_equal_the_whole_batch(name: str, device: str) -> None:
     whole, parts = engine_of(name, [0], device, 10_000), engine_of(name, [0], device, 77)
-    assert len(whole.chunks["0"]) == 1 < len(parts.chunks["0"])
+    assert len(whole.chunks[0]) == 1 < len(parts.chunks[0])
     for engine in (whole, parts):
         engine.train(lambda engine: None)
     assert torch.allclose(weights(whole, 0), weights(parts, 0), atol=1e-5)
@@ -164,11 +164,11 @@ def test_zero_columns_are_left_out_and_change_nothing() -> None:
     method = method_named("erm")
     training = replace(cm.training, width=16, steps=4)
     engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    assert min(chunk.x.shape[-1] for chunk in engine.chunks["0"]) < 200
+    assert min(chunk.x.shape[-1] for chunk in engine.chunks[0]) < 200
     full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
     full.first = None
-    full.chunks = {"0": full._chunks(0)}
-    assert all(chunk.live is None for chunk in full.chunks["0"])
+    full.chunks = [full._chunks(0)]
+    assert all(chunk.live is None for chunk in full.chunks[0])
     for one in (engine, full):
         one.train(lambda engine: None)
     assert torch.allclose(weights(engine, 0), weights(full, 0), atol=1e-6)
