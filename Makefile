@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
 
-.PHONY: help run test paper perf lint clean
+.PHONY: help run test paper results perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
-	@echo "make paper  the grid 'paper' at full budget (hours on a CPU), and the files in results/paper/"
+	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
+	@echo "make results  leaderboards and the README's table from the records in results/paper/"
 	@echo "make perf   speed measurements, written to results/perf/"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make clean  remove $(VENV) and caches"
@@ -25,11 +26,16 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
 
 paper: $(STAMP)
+	$(BIN)/spurbench unpack results/paper/records.jsonl.gz $(PAPER)
 	$(BIN)/spurbench run paper --store $(PAPER)
 	$(BIN)/spurbench pack $(PAPER) results/paper/records.jsonl.gz
+	$(MAKE) results
+
+results: $(STAMP)
 	for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
-	  $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --format $${form%%:*} \
+	  $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid paper --format $${form%%:*} \
 	    --out results/paper/leaderboard.$${form##*:} || exit 1; done
+	$(BIN)/python tests/readme.py
 
 perf: $(STAMP)
 	$(BIN)/python tests/perf/measure.py

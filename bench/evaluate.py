@@ -47,15 +47,21 @@ def count(logits: Tensor, split: Split, data: Data) -> Counts:
     }
 
 
-def by_environment(name: str, logits: Tensor, split: Split, data: Data) -> dict[str, Counts]:
-    """Counts of a split and, where it is made of several environments, of each of them as `name_e0`, …"""
-    counts = {name: count(logits, split, data)}
+def parts(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
+    """A split and, if it is made of several environments, each of them as `name_e0`, …: the labels, and which rows."""
+    found = {name: (split, torch.ones_like(split.y, dtype=torch.bool))}
     for e in range(data.environments if split.environment is not None else 0):
-        assert split.environment is not None
-        of = split.environment == e
-        part = Split(split.x[:0], split.y[of], None if split.attribute is None else split.attribute[of])
-        counts[f"{name}_e{e}"] = count(logits[of], part, data)
-    return counts
+        of = torch.as_tensor(split.environment == e)
+        found[f"{name}_e{e}"] = (
+            Split(split.x[:0], split.y[of], None if split.attribute is None else split.attribute[of]),
+            of,
+        )
+    return found
+
+
+def by_environment(name: str, logits: Tensor, split: Split, data: Data) -> dict[str, Counts]:
+    """Counts of a split and of each of its environments."""
+    return {part: count(logits[of], labels, data) for part, (labels, of) in parts(name, split, data).items()}
 
 
 def guess(split: Split, data: Data) -> Counts:

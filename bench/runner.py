@@ -55,8 +55,14 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         result.left = len(waiting)
         if not waiting - tried or result.interrupted:
             return result
-        add(result, one_round(planned, waiting - tried, store, settings, announce))
-        tried |= waiting
+        wanted = (waiting & draws(result.plan)) - tried or waiting - tried  # searches first: others wait for them
+        add(result, one_round(planned, wanted, store, settings, announce))
+        tried |= wanted
+
+
+def draws(plan: dict[str, Any]) -> set[str]:
+    """The ids of the runs of all searches."""
+    return {id for cell in plan["cells"] if cell["search"] for draw in cell["search"]["draws"] for id in draw["ids"]}
 
 
 def one_round(

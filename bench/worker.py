@@ -216,7 +216,8 @@ def failed(record: Record, kind: str, message: str, detail: str = "") -> Record:
 
 def guessed(record: Record, seed: Seed) -> Record:
     """The record of a reference row that predicts uniformly at random."""
-    splits = {"train": seed.data.train} | seed.data.tests
+    found = evaluate.parts("train", seed.data.train, seed.data)
+    splits = {name: split for name, (split, _) in found.items()} | seed.data.tests
     counts = {name: evaluate.guess(split, seed.data) for name, split in splits.items()}
     return now_stamped(record | {"status": "done", "groups": seed.data.groups, "splits": counts})
 

@@ -7,11 +7,14 @@ import time
 
 import pytest
 
+from spurbench.bench import runner
 from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, load_grid, only, runs, shipped_grids, summary
 from spurbench.bench.job import Options, gather
+from spurbench.bench.local import Outcome
 from spurbench.bench.record import Run
 from spurbench.bench.space import parse_seeds
+from spurbench.bench.store import Store
 
 SMALL = """\
 seeds: 0-1
@@ -280,6 +283,21 @@ def test_a_rule_without_its_splits_is_a_clear_error(tmp_path):
     drawn = [run for run, _ in runs(expand(grid, {}))]
     with pytest.raises(UserError, match="rule worst_environment cannot be used: run [0-9a-f]{16} has the splits test"):
         expand(grid, {run.id: record(run, 0.5) for run in drawn})
+
+
+def test_searches_are_run_before_what_can_wait(tmp_path, monkeypatch):
+    """Their cells' own runs are known only then, and nothing is left to fill the time with if they come last."""
+    rounds = []
+
+    def one_round(planned, wanted, *rest):
+        rounds.append(wanted)
+        return Outcome(interrupted=True)
+
+    monkeypatch.setattr(runner, "one_round", one_round)
+    text = SMALL.replace("METHOD", "erm\n      - {method: sd, search: {draws: 3, rule: train_accuracy, seeds: 5}}")
+    grid = grid_of(tmp_path, text)
+    runner.run_grid(grid, Store.open(tmp_path / "store", create=True), runner.Settings(), lambda jobs, layout: None)
+    assert len(rounds) == 1 and len(rounds[0]) == 3 and rounds[0] == runner.draws(expand(grid, {}))
 
 
 def test_jobs_go_round_the_cells_and_skip_what_is_done():
