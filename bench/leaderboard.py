@@ -82,6 +82,7 @@ class Row:
     detectable: float | None = None  # true difference to the baseline found with 80 % power
     among_best: bool | None = None  # best mean, or its paired interval to the best includes zero
     reference: bool = False  # bounds the others, does not compete
+    inverted: bool = False  # worse than chance in training, does not compete
     regime: str = "labels"  # what the method was allowed to see
     needs: list[str] = field(default_factory=list)
     selection_rule: str = ""
@@ -231,7 +232,7 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
         "precision": square.precision, "hyper_parameters": square.hyper_parameters, "training": square.training,
         "n_planned": len(square.seeds), "waiting": len(square.seeds - set(square.records)),
         "failed": len(square.failed), "failures": failures(square), "na": square.na, "note": square.note,
-        "reference": square.method in comparison.references, "needs": needs,
+        "reference": square.method in comparison.references, "inverted": inverted(done), "needs": needs,
         "regime": " + ".join(seen) if records else "", "grids": sorted(set(square.grids)),
         "seconds_per_run": median(r["cost"]["seconds"] for r in done) if done else None,
         "peak_memory_mb": max(r["cost"]["peak_memory_mb"] for r in done) if done else None,
@@ -246,6 +247,16 @@ def chosen(square: Square, comparison: Comparison) -> dict[str, Any]:
     rule = square.selection
     text = square.search or rule["text"]
     return {"selection": text, "selection_rule": rule["rule"], "selection_oracle": bool(rule.get("oracle"))}
+
+
+def inverted(records: Sequence[Record]) -> bool:
+    """Whether runs are, on average, clearly worse than chance in training: a cue was learned the wrong way round."""
+    shares = [accuracy(record["splits"].get("train")) for record in records]
+    found = [share for share in shares if share is not None]
+    if not found:
+        return False
+    classes = len({group.partition("a")[0] for group in records[0]["groups"]})
+    return stats.mean(found) < 0.9 / classes
 
 
 def failures(square: Square) -> list[dict[str, Any]]:
@@ -354,7 +365,7 @@ def mark_best(rows: Sequence[Row], group: Sequence[Square]) -> None:
     """Mark, among competing rows on the same data, the best and all that cannot be told from it."""
     families: dict[Any, list[Row]] = {}
     for row, square in zip(rows, group, strict=True):
-        if row.n > 1 and not row.reference and row.higher_is_better is not None:
+        if row.n > 1 and not row.reference and not row.inverted and row.higher_is_better is not None:
             families.setdefault(square.data, []).append(row)
     for family in (family for family in families.values() if len(family) > 1):
         sign = 1 if family[0].higher_is_better else -1

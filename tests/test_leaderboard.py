@@ -28,10 +28,10 @@ def run(method: str, seed: int, **fields: Any) -> Run:
     return Run(**(BASE | rest | fields))
 
 
-def record(one: Run, test: float = 50.0, status: str = "done") -> dict[str, Any]:
+def record(one: Run, test: float = 50.0, status: str = "done", train: float = 90.0) -> dict[str, Any]:
     splits = {
         name: {"n": [600, 400], "correct": [share * 6, share * 4], "loss_sum": 500.0, "entropy_sum": 300.0}
-        for name, share in (("test", test), ("train", 90.0))
+        for name, share in (("test", test), ("train", train))
     }
     return sealed(
         {
@@ -164,3 +164,12 @@ def test_ten_thousand_records_are_grouped_once() -> None:
     rows = leaderboard.build(records, []).rows
     assert len(rows) == 8 and all(row.n == 50 for row in rows)
     assert len({fingerprint(row.hyper_parameters) for row in rows}) == 4
+
+
+def test_a_method_worse_than_chance_in_training_does_not_compete() -> None:
+    lff = [record(run("lff", seed), 90.0 + seed / 10, train=15.0) for seed in SEEDS]
+    made = leaderboard.build([*RECORDS, *lff], [PLAN, plan(cell("lff", SEEDS))])
+    rows = {row.method: row for row in made.rows if row.split == "test"}
+    assert rows["lff"].inverted and not rows["lff"].among_best
+    assert rows["sd"].among_best and not rows["sd"].inverted
+    assert "lff: worse than chance in training" in render(made, "markdown")

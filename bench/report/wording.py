@@ -116,6 +116,11 @@ def faults(rows: Sequence[Row]) -> list[str]:
                 f"{row.label}: the runs fall into two groups, {row.collapsed} of {row.n} far from the others; "
                 "mean, deviation and interval describe neither"
             )
+        if row.inverted:
+            notes.append(
+                f"{row.label}: worse than chance in training, so it has learned a cue the wrong way round and does not "
+                "compete, however well that serves on test"
+            )
         if row.note:
             notes.append(f"{row.label}: {row.note}")
     return notes
