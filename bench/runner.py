@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,22 +42,32 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
     """Do every run of the grid that has no record yet; safe to call again, and beside another call, at any time."""
     result, tried = Result(), set[str]()
     while True:
-        usable, unusable = store.records()
-        store.set_aside(unusable)
-        records = {record["id"]: record for record in usable}
-        result.plan = expand(grid, records)
-        store.write_plan(result.plan)
-        planned = [(run, cell["label"]) for run, cell in runs(result.plan)]
-        part = expand(only(grid, settings.only), records) if settings.only else result.plan
-        waiting = {
-            run.id for run, _ in runs(part) if not settled(records.get(run.id), settings.retry and run.id not in tried)
-        }
+        result.plan, planned, waiting = outstanding(grid, store, settings, tried)
         result.left = len(waiting)
         if not waiting - tried or result.interrupted:
             return result
         wanted = (waiting & draws(result.plan)) - tried or waiting - tried  # searches first: others wait for them
         add(result, one_round(planned, wanted, store, settings, announce))
         tried |= wanted
+
+
+def outstanding(
+    grid: Grid, store: Store, settings: Settings, tried: Container[str] = ()
+) -> tuple[dict[str, Any], list[tuple[Run, str]], set[str]]:
+    """The plan as it now stands (also written to the store), its runs with their labels, and the ids still to be done.
+
+    Unusable records are set aside, so that their runs are done again.
+    """
+    usable, unusable = store.records()
+    store.set_aside(unusable)
+    records = {record["id"]: record for record in usable}
+    plan = expand(grid, records)
+    store.write_plan(plan)
+    part = expand(only(grid, settings.only), records) if settings.only else plan
+    waiting = {
+        run.id for run, _ in runs(part) if not settled(records.get(run.id), settings.retry and run.id not in tried)
+    }
+    return plan, [(run, cell["label"]) for run, cell in runs(plan)], waiting
 
 
 def draws(plan: dict[str, Any]) -> set[str]:
@@ -70,14 +80,17 @@ def one_round(
 ) -> Outcome:
     """Lay the wanted runs out on this machine and launch them."""
     plan = layout.choose(settings.device, settings.jobs, settings.threads, len(planned))
-    rows = settings.micro_batch or plan.micro_batch
-    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows)
-    jobs = [
-        replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0]))))
-        for job in gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
-    ]
+    jobs = arranged(planned, wanted, plan, settings)
     plan = replace(plan, devices=plan.devices[: len(jobs)])
     return launch(jobs, plan, store, announce(jobs, plan), registry.plugin_paths(), settings.retry)
+
+
+def arranged(planned: list[tuple[Run, str]], wanted: set[str], plan: layout.Layout, settings: Settings) -> list[Job]:
+    """The jobs of the wanted runs under a layout."""
+    rows = settings.micro_batch or plan.micro_batch
+    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows)
+    jobs = gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
+    return [replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0])))) for job in jobs]
 
 
 def step_flops(run: Run) -> float:
