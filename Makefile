@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
 
-.PHONY: help run test paper results perf lint clean
+.PHONY: help run test test-slurm paper results perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
+	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
 	@echo "make results  leaderboards and the README's table from the records in results/paper/"
 	@echo "make perf   speed measurements, written to results/perf/"
@@ -24,6 +25,9 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-slurm: $(STAMP)
+	SPURBENCH_SLURM=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 paper: $(STAMP)
 	$(BIN)/spurbench unpack results/paper/records.jsonl.gz $(PAPER)

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,8 +60,10 @@ def fail(message: str) -> None:
 
 
 def main() -> None:
-    """Entry point of the `spurbench` command."""
+    """Entry point of the `spurbench` command, with the commands that other folders and packages add to it."""
     with user_errors():
+        for entry in entry_points(group="spurbench.commands"):
+            entry.load()(app)
         app()
 
 
@@ -180,8 +183,8 @@ def status(
     if json_:
         print(json.dumps(rows, indent=1))
         return
-    show(rows, {"grid": "grid", "dataset": "dataset", "label": "method", "precision": "precision", "done": "done",
-                "running": "running", "failed": "failed", "waiting": "waiting", "note": "note"})  # fmt: skip
+    columns = {"grid": "grid", "dataset": "dataset", "label": "method", "precision": "precision"}
+    show(rows, columns | {name: name for name in (*command.STATES, "note")})
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -96,35 +97,65 @@ def failures(plan: dict[str, Any], store: Store) -> list[str]:
     return [r["cause"]["kind"] for r in store.records()[0] if r["id"] in ids and r["status"] == "failed"]
 
 
+STATES = ("done", "running", "queued", "failed", "waiting")
+
+
 def status(where: Path) -> list[dict[str, Any]]:
-    """One row a cell: how many of its runs are done, running, failed and waiting, and why some failed."""
+    """One row a cell: how many of its runs are in each state, and why some failed."""
     store = Store.open(where)
-    records = {record["id"]: record for record in store.records()[0]}
-    claims = store.claims()
+    known = Known({record["id"]: record for record in store.records()[0]}, store.claims(), queued(store))
     rows = []
     for plan in store.plans():
         for cell in plan["cells"]:
             draws = cell["search"]["draws"] if cell["search"] else []
             ids = [id for part in [*draws, cell] for id in part["ids"]]
             rows.append({"grid": plan["grid"], "dataset": cell["dataset"], "label": cell["label"],
-                         "precision": cell["precision"], **tally(ids, records, claims, cell)})  # fmt: skip
+                         "precision": cell["precision"], **tally(ids, known, cell)})  # fmt: skip
     return rows
 
 
-def tally(ids: Sequence[str], records: dict[str, Any], claims: dict[str, Any], cell: dict[str, Any]) -> dict[str, Any]:
+def queued(store: Store) -> dict[str, str]:
+    """What the launchers that other folders add know of unfinished runs: `queued`, `running` or why neither."""
+    found: dict[str, str] = {}
+    for entry in entry_points(group="spurbench.queues"):
+        found |= entry.load()(store)
+    return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is known of the runs of a store, by run id."""
+
+    records: dict[str, Any]
+    claims: dict[str, Any]
+    elsewhere: dict[str, str]
+
+    def state(self, id: str) -> str:
+        if id in self.claims and not settled(self.records.get(id)):
+            return "running"
+        if id in self.records:
+            return "done" if self.records[id]["status"] == "done" else "failed"
+        return "queued" if self.elsewhere.get(id) in ("queued", "running") else "waiting"
+
+    def note(self, id: str) -> str:
+        """How far a run is, why it failed, or why it is not done."""
+        state = self.state(id)
+        if state == "running" and "step" in self.claims[id]:
+            return "{step:,} of {steps:,} steps, seen {age:.0f} s ago".format(**self.claims[id])
+        if state == "failed":
+            return "{kind}: {message}".format(**self.records[id]["cause"])
+        return self.elsewhere.get(id, "") if state == "waiting" else ""
+
+
+def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, Any]:
     """How the runs of a cell stand; the note gives progress, causes, or why the cell cannot be run."""
-    found = [records[id] for id in ids if id in records]
-    failed = [record for record in found if record["status"] == "failed"]
-    running = [claims[id] for id in ids if id in claims and not settled(records.get(id))]
-    notes = [f"{c['step']:,} of {c['steps']:,} steps, seen {c['age']:.0f} s ago" for c in running if "step" in c]
-    notes += sorted({f"{r['cause']['kind']}: {r['cause']['message']}" for r in failed})
+    states = [known.state(id) for id in ids]
+    notes = sorted({known.note(id) for id in ids} - {""})
     if cell["na"]:
         notes = [f"n/a: {cell['na']}"]
     elif cell["search"] and cell["search"]["chosen"] is None:
         notes.append("search not finished")
-    done = len(found) - len(failed)
-    waiting = len(ids) - done - len(failed) - len(running)
-    return {"done": done, "running": len(running), "failed": len(failed), "waiting": waiting, "note": "; ".join(notes)}
+    return {name: states.count(name) for name in STATES} | {"note": "; ".join(notes)}
 
 
 def leaderboard(where: Path, format_: str, all_: bool, grid: str | None, colour: bool) -> str:

@@ -52,17 +52,19 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
 
 
 def outstanding(
-    grid: Grid, store: Store, settings: Settings, tried: Container[str] = ()
+    grid: Grid, store: Store, settings: Settings, tried: Container[str] = (), look_only: bool = False
 ) -> tuple[dict[str, Any], list[tuple[Run, str]], set[str]]:
-    """The plan as it now stands (also written to the store), its runs with their labels, and the ids still to be done.
+    """The plan as it now stands, its runs with their labels, and the ids still to be done.
 
-    Unusable records are set aside, so that their runs are done again.
+    The plan is written to the store and unusable records are set aside, so that their runs are done again; not if we
+    `look_only`.
     """
     usable, unusable = store.records()
-    store.set_aside(unusable)
     records = {record["id"]: record for record in usable}
     plan = expand(grid, records)
-    store.write_plan(plan)
+    if not look_only:
+        store.set_aside(unusable)
+        store.write_plan(plan)
     part = expand(only(grid, settings.only), records) if settings.only else plan
     waiting = {
         run.id for run, _ in runs(part) if not settled(records.get(run.id), settings.retry and run.id not in tried)

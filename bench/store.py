@@ -21,6 +21,7 @@ from spurbench.bench.errors import UserError
 from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
 
 MARK = "spurbench-store.json"
+TASK = "SPURBENCH_TASK"  # environment variable: the name of a task that may be ended and started again
 STALE_SECONDS = 600  # a claim without a sign of life for this long is taken over
 
 
@@ -160,13 +161,12 @@ class Store:
         except FileExistsError:
             return False
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            json.dump(holder(), file)
         return True
 
     def keep(self, run_id: str, step: int, steps: int) -> None:
         """A sign of life for a claim of this process, with its progress."""
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "step": step, "steps": steps}
-        write_atomically(self.path("claims", run_id, ".json"), canonical(holder))
+        write_atomically(self.path("claims", run_id, ".json"), canonical(holder() | {"step": step, "steps": steps}))
 
     def claims(self) -> dict[str, dict[str, Any]]:
         """The runs under way: run id → holder, its progress and the age in seconds of its last sign of life."""
@@ -262,15 +262,27 @@ def check_schema(mark: Path) -> None:
         )
 
 
+def holder() -> dict[str, Any]:
+    """Who this process is; `task` is its name in a queue, which it keeps when it is started again elsewhere."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "task": os.environ.get(TASK)}
+
+
 def alive(claim: Path) -> bool:
     """Whether the process that holds a claim still gives signs of life."""
     try:
-        holder, age = json.loads(claim.read_bytes()), time.time() - claim.stat().st_mtime
+        held, age = json.loads(claim.read_bytes()), time.time() - claim.stat().st_mtime
     except FileNotFoundError:
         return False
     except ValueError:
         return time.time() - claim.stat().st_mtime < 5  # being written, or left half-written by a crash
-    if holder["host"] == socket.gethostname() and not running(holder["pid"]):
+    own = holder()
+    if (
+        own["task"] is not None
+        and held.get("task") == own["task"]
+        and (held["host"], held["pid"]) != (own["host"], own["pid"])
+    ):
+        return False  # what this task was before it was put back into the queue
+    if held["host"] == own["host"] and not running(held["pid"]):
         return False
     return age < STALE_SECONDS
 
