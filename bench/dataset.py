@@ -30,7 +30,16 @@ class Training:
     lr: float = 0.01
     momentum: float = 0.0
     weight_decay: float = 0.0
-    steps: int = 1000  # updates, each on the whole training set
+    steps: int = 1000  # updates
+    # None leaves a field out of a run's identity, so that protocols may gain fields
+    batch: int | None = None  # examples of an update; None: the whole training set
+    balanced: bool | None = None  # draw examples, with replacement, so that every group is as frequent
+    nesterov: bool | None = None  # momentum as Nesterov's
+    drops: str | None = None  # shares of the steps after which lr falls to a tenth, as "0.5,0.75"
+    augment: str | None = None  # "crop" (4 pixels of padding), "flip" or "crop,flip"
+    evaluate: int | None = None  # steps between two looks at validation and test; None: only at the end
+    logits: int | None = None  # of the network; None: one for two classes, else one a class
+    pretrained: str | None = None  # "timm", or a file of weights
 
 
 @dataclass
@@ -56,6 +65,8 @@ class Data:
     classes: int = 2
     attributes: int = 1  # values of the spurious attribute
     environments: int = 0
+    mean: tuple[float, ...] = (0.0,)  # of each channel of pixels in [0, 1]; the network sees (pixel − mean) / std
+    std: tuple[float, ...] = (1.0,)
 
     @property
     def groups(self) -> list[str]:
