@@ -114,6 +114,7 @@ def cell_of(row: Row, settings: Settings, varied: str) -> Cell:
         na=registry.requirements(row.method, row.dataset),
         selection=RULES[rule].to_dict(rule),
         search=search,
+        resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
     )
 
 

@@ -6,14 +6,17 @@ import errno
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spurbench.bench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,20 +79,25 @@ def add_plugins(paths: list[Path] | None) -> None:
 
 def show(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") -> None:
     """Rows as a terminal table; `columns` maps keys to headings."""
-    from rich import box
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     console = Console()
     if not console.is_terminal:
         console.width = 120
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    console.print(table(rows, columns, title))
+
+
+def table(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in columns.values():
-        table.add_column(heading, overflow="fold")
+        made.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*("" if row.get(key) is None else escape(str(row[key])) for key in columns))
-    console.print(table)
+        made.add_row(*("" if row.get(key) is None else escape(str(row[key])) for key in columns))
+    return made
 
 
 @app.command("list")
@@ -182,9 +190,30 @@ def status(
     rows = command.status(store)
     if json_:
         print(json.dumps(rows, indent=1))
-        return
-    columns = {"grid": "grid", "dataset": "dataset", "label": "method", "precision": "precision"}
-    show(rows, columns | {name: name for name in (*command.STATES, "note")})
+    else:
+        show(rows, command.STATUS_COLUMNS)
+
+
+@app.command()
+def watch(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
+) -> None:
+    """Show `status` again and again until nothing is running or queued; Ctrl-C stops only the watching."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from spurbench.bench import command
+
+    with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False) as screen:
+        while True:
+            rows = command.status(store)
+            screen.update(table(rows, command.STATUS_COLUMNS), refresh=True)
+            if not any(row["running"] or row["queued"] for row in rows):
+                break
+            time.sleep(every)
 
 
 @app.command()

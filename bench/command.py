@@ -14,8 +14,8 @@ from spurbench.bench import grid as grids
 from spurbench.bench import registry
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
-from spurbench.bench.job import settled
 from spurbench.bench.layout import find_devices
+from spurbench.bench.record import settled
 from spurbench.bench.runner import Settings, run_grid
 from spurbench.bench.store import Store
 
@@ -98,6 +98,9 @@ def failures(plan: dict[str, Any], store: Store) -> list[str]:
 
 
 STATES = ("done", "running", "queued", "failed", "waiting")
+STATUS_COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "precision": "precision"} | {
+    name: name for name in (*STATES, "note")
+}
 
 
 def status(where: Path) -> list[dict[str, Any]]:
@@ -114,9 +117,9 @@ def status(where: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def queued(store: Store) -> dict[str, str]:
-    """What the launchers that other folders add know of unfinished runs: `queued`, `running` or why neither."""
-    found: dict[str, str] = {}
+def queued(store: Store) -> dict[str, tuple[str, str]]:
+    """What the launchers that other folders add know of unfinished runs: `queued`, `running` or `failed`, and why."""
+    found: dict[str, tuple[str, str]] = {}
     for entry in entry_points(group="spurbench.queues"):
         found |= entry.load()(store)
     return found
@@ -128,23 +131,27 @@ class Known:
 
     records: dict[str, Any]
     claims: dict[str, Any]
-    elsewhere: dict[str, str]
+    elsewhere: dict[str, tuple[str, str]]
 
     def state(self, id: str) -> str:
-        if id in self.claims and not settled(self.records.get(id)):
-            return "running"
+        if not settled(self.records.get(id)):
+            over = self.elsewhere.get(id, ("",))[0] == "failed"
+            if id in self.claims and not (over and self.claims[id]["task"]):  # else the claim of a task that is gone
+                return "running"
+            if id in self.elsewhere:
+                return self.elsewhere[id][0]
         if id in self.records:
             return "done" if self.records[id]["status"] == "done" else "failed"
-        return "queued" if self.elsewhere.get(id) in ("queued", "running") else "waiting"
+        return "waiting"
 
     def note(self, id: str) -> str:
         """How far a run is, why it failed, or why it is not done."""
         state = self.state(id)
-        if state == "running" and "step" in self.claims[id]:
+        if state == "running" and "step" in self.claims.get(id, {}):
             return "{step:,} of {steps:,} steps, seen {age:.0f} s ago".format(**self.claims[id])
-        if state == "failed":
+        if state == "failed" and id in self.records:
             return "{kind}: {message}".format(**self.records[id]["cause"])
-        return self.elsewhere.get(id, "") if state == "waiting" else ""
+        return "" if state == "done" else self.elsewhere.get(id, ("", ""))[1]
 
 
 def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, used
+from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, settled, used
 from spurbench.bench.registry import methods
-from spurbench.bench.selection import RULES, mean_score, settled
+from spurbench.bench.selection import RULES, mean_score
 from spurbench.bench.yamlfile import Origin, read, scalar
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Cell:
     na: str | None = None
     selection: Mapping[str, Any] = field(default_factory=dict)
     search: Search | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)  # what a launcher on a cluster should ask for
 
 
 @dataclass(frozen=True)
@@ -313,16 +314,22 @@ def only(grid: Grid, patterns: Sequence[str]) -> Grid:
     """
     if not patterns:
         return grid
-    names = [(c.dataset, c.method, c.label, f"{c.dataset}/{c.method}", f"{c.dataset}/{c.label}") for c in grid.cells]
+    names = [cell_names(cell.dataset, cell.method, cell.label) for cell in grid.cells]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for row in names for name in row):
+        if not any(named(row, [pattern]) for row in names):
             raise unknown("dataset, method or label in the grid", pattern, {n for row in names for n in row[:3]})
-    kept = [
-        cell
-        for cell, row in zip(grid.cells, names, strict=True)
-        if any(fnmatchcase(name, pattern) for name in row for pattern in patterns)
-    ]
-    return Grid(grid.name, grid.description, grid.selection, grid.notes, tuple(kept))
+    kept = [cell for cell, row in zip(grid.cells, names, strict=True) if named(row, patterns)]
+    return replace(grid, cells=tuple(kept))
+
+
+def cell_names(dataset: str, method: str, label: str) -> tuple[str, ...]:
+    """What a cell may be called by."""
+    return dataset, method, label, f"{dataset}/{method}", f"{dataset}/{label}"
+
+
+def named(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits one of the names."""
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def at(origin: Origin, where: tuple[str | int, ...], action: Callable[[], T]) -> T:

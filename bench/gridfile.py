@@ -16,7 +16,7 @@ from spurbench.bench.yamlfile import Origin, Where
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
 Precision = Literal["float32", "bf16", "auto"]
 Given = dict[str, Any]
-"""Checked later, against the fields of the method, the dataset or Training."""
+"""Checked later: against the fields of the method, the dataset or Training; resources by the launcher they are for."""
 
 
 def known_rule(name: object) -> object:
@@ -63,6 +63,7 @@ class MethodSheet(Strict):
     seeds: Seeds | None = None
     draws: int | None = Field(default=None, ge=1, le=100_000)
     search: SearchSheet | None = None
+    resources: Given = {}
 
 
 class DatasetSheet(Strict):
@@ -75,6 +76,7 @@ class DatasetSheet(Strict):
     seeds: Seeds | None = None
     selection: RuleName | None = None
     paper_budget: bool = False
+    resources: Given = {}
     methods: list[Annotated[MethodSheet, BeforeValidator(by_name)]] = Field(min_length=1)
 
 
@@ -87,6 +89,7 @@ class GridSheet(Strict):
     notes: list[str] = []
     precision: Precision = "float32"
     seeds: Seeds | None = None
+    resources: Given = {}
     datasets: list[DatasetSheet] = Field(min_length=1)
 
 

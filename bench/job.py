@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from spurbench.bench.record import Record, Run, fingerprint
+from spurbench.bench.record import Run, fingerprint
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,6 @@ class Job:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Job:
         return cls([Run.from_dict(run) for run in fields["runs"]], fields["label"], Options(**fields["options"]))
-
-
-def settled(record: Record | None, retry: bool = False) -> bool:
-    """Whether a run needs no further work: done, or failed for a reason of its own (unless those are to be retried).
-
-    A run that something outside it ended (killed, cancelled) is done again without being asked.
-    """
-    if record is None:
-        return False
-    return record["status"] == "done" or not (retry or record["cause"]["kind"] in ("killed", "cancelled"))
 
 
 def gather(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -11,13 +12,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+BESIDE = "spurbench-code.json"  # in the folder that holds a copy of the package: where the copy comes from
 PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
 
 
 @cache
 def code() -> dict[str, str | None]:
-    """Commit of the checkout the package runs from, and a hash of what differs from it (None if nothing does)."""
+    """Commit of the checkout the package runs from, and a hash of what differs from it (None if nothing does).
+
+    A copy of the package says so itself, and what it is called.
+    """
     root = Path(__file__).parents[1]
+    beside = root.parent / BESIDE
+    if beside.exists():
+        found: dict[str, str | None] = json.loads(beside.read_bytes())
+        return found
     if not (root / ".git").exists():
         return {"commit": None, "diff": None}
     commit = git(root, "rev-parse", "HEAD").strip()

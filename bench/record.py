@@ -11,7 +11,8 @@ from typing import Any
 
 SCHEMA = 1
 Record = dict[str, Any]
-
+OUTSIDE = {"killed", "cancelled", "preempted", "time_limit", "node_failure"}
+"""Causes that are none of a run's own: it is done again without being asked."""
 
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -90,3 +91,10 @@ def intact(record: Record, text: bytes) -> bool:
     digest = str(record["digest"])
     body = text.strip().replace(f'"digest":"{digest}",'.encode(), b"", 1)
     return hashlib.sha256(body).hexdigest() == digest or sealed(record)["digest"] == digest
+
+
+def settled(record: Record | None, retry: bool = False) -> bool:
+    """Whether a run needs no further work: done, or failed for a reason of its own (unless those are to be retried)."""
+    if record is None:
+        return False
+    return record["status"] == "done" or not (retry or record["cause"]["kind"] in OUTSIDE)

@@ -8,9 +8,9 @@ from typing import Any
 
 from spurbench.bench import layout, registry
 from spurbench.bench.grid import Grid, expand, only, runs
-from spurbench.bench.job import Job, Options, gather, settled
+from spurbench.bench.job import Job, Options, gather
 from spurbench.bench.local import Outcome, Watcher, launch
-from spurbench.bench.record import Run
+from spurbench.bench.record import Run, settled
 from spurbench.bench.store import Store
 
 Announce = Callable[[list[Job], layout.Layout], Watcher]

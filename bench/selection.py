@@ -77,10 +77,3 @@ def mean_score(name: str, records: Sequence[Mapping[str, Any]]) -> float | None:
             raise UserError(f"rule {name} cannot be used: run {record['id']} has the splits {have}")
         scores.append(score)
     return sum(scores) / len(scores)
-
-
-def settled(record: Mapping[str, Any] | None) -> bool:
-    """Whether a run has come to an end of its own: done, or failed and not merely cancelled."""
-    if record is None:
-        return False
-    return record["status"] == "done" or (record.get("cause") or {}).get("kind") != "cancelled"

@@ -20,9 +20,9 @@ from spurbench.bench import evaluate, provenance, registry
 from spurbench.bench.dataset import Dataset, Training
 from spurbench.bench.engine import Engine, Seed, prepare
 from spurbench.bench.errors import UserError
-from spurbench.bench.job import Job, settled
+from spurbench.bench.job import Job
 from spurbench.bench.method import Method
-from spurbench.bench.record import SCHEMA, Record, Run
+from spurbench.bench.record import SCHEMA, Record, Run, settled
 from spurbench.bench.store import Store, write_atomically
 
 CHECKPOINT = 2  # version of the checkpoint's layout

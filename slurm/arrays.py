@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spurbench.bench.errors import UserError
@@ -22,22 +22,28 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: int = 0
-    cpus: int = 1
+    gpus: int = 1
+    cpus: int = 2
     mem: str = "8G"
-    minutes: int = 240
+    time: str = "4h"
     setup: tuple[str, ...] = ()  # shell lines before the task, such as `module load cuda`
+    srun: bool = False  # start the task through srun, where a cluster demands it
 
     def parameters(self, name: str, parallel: int) -> dict[str, Any]:
-        """The same in the words of submitit's SlurmExecutor; without srun, which would need binding flags."""
+        """The same in the words of submitit's SlurmExecutor.
+
+        Without srun the batch script's process becomes the task and gets the signals; with it, the step does.
+        """
         found = {
             "job_name": name, "partition": self.partition, "account": self.account, "qos": self.qos,
             "constraint": self.constraint, "gpus_per_node": self.gpus or None, "cpus_per_task": self.cpus,
-            "mem": self.mem, "time": self.minutes, "setup": list(self.setup) or None, "array_parallelism": parallel,
-            "use_srun": False, "stderr_to_stdout": True,
+            "mem": self.mem, "time": minutes(self.time), "setup": list(self.setup) or None,
+            "array_parallelism": parallel, "use_srun": self.srun, "stderr_to_stdout": True,
+            "srun_args": [f"--cpus-per-task={self.cpus}"] if self.srun else None,
         }  # fmt: skip
-        signal = {"signal": f"B:USR2@{WARNING_SECONDS}", "requeue": True}
-        return {key: value for key, value in found.items() if value is not None} | {"additional_parameters": signal}
+        signal = f"{'' if self.srun else 'B:'}USR2@{WARNING_SECONDS}"
+        extra = {"additional_parameters": {"signal": signal, "requeue": True}}
+        return {key: value for key, value in found.items() if value is not None} | extra
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,31 @@ class Array:
     """One sbatch: task i does the jobs `tasks[i]`, one after the other."""
 
     tasks: list[list[Job]]
+    resources: Resources
     parallel: int  # tasks of this array at once
 
 
-def plan(jobs: Sequence[Job], jobs_per_task: int, largest: int, parallel: int | None) -> list[Array]:
+def plan(
+    groups: Mapping[Resources, Sequence[Job]], jobs_per_task: int, largest: int, parallel: int | None
+) -> list[Array]:
     """The arrays for these jobs, none with more than `largest` tasks; together they run `parallel` tasks at once."""
-    tasks = [list(jobs[at : at + jobs_per_task]) for at in range(0, len(jobs), jobs_per_task)]
-    chunks = [tasks[at : at + largest] for at in range(0, len(tasks), largest)]
+    chunks = []
+    for resources, jobs in groups.items():
+        tasks = [list(jobs[at : at + jobs_per_task]) for at in range(0, len(jobs), jobs_per_task)]
+        chunks += [(tasks[at : at + largest], resources) for at in range(0, len(tasks), largest)]
+    total = sum(len(tasks) for tasks, _ in chunks)
     if parallel is not None and parallel < len(chunks):
         raise UserError(
-            f"{len(tasks)} tasks make {len(chunks)} arrays of at most {largest}, but only {parallel} tasks may run at "
+            f"{total} tasks make {len(chunks)} arrays of at most {largest}, but only {parallel} tasks may run at "
             "once: raise --max-parallel or --jobs-per-task"
         )
-    shares = [len(chunk) if parallel is None else parallel * len(chunk) // len(tasks) or 1 for chunk in chunks]
+    shares = [len(tasks) if parallel is None else parallel * len(tasks) // total or 1 for tasks, _ in chunks]
     while parallel is not None and sum(shares) > parallel:  # small chunks were rounded up
         shares[shares.index(max(shares))] -= 1
-    return [Array(chunk, min(share, len(chunk))) for chunk, share in zip(chunks, shares, strict=True)]
+    return [
+        Array(tasks, resources, min(share, len(tasks)))
+        for (tasks, resources), share in zip(chunks, shares, strict=True)
+    ]
 
 
 def minutes(text: str) -> int:
@@ -76,3 +91,20 @@ def minutes(text: str) -> int:
     if found < LEAST_MINUTES:
         raise UserError(f"--time {text}: at least {LEAST_MINUTES} minutes, to start, save and go on")
     return int(found)
+
+
+def changed(resources: Resources, mem: str | None, time: str | None) -> Resources:
+    """The resources with other memory and time: new values, or factors such as `x2`."""
+    found = replace(
+        resources,
+        mem=multiplied(resources.mem, mem) if mem else resources.mem,
+        time=multiplied(str(minutes(resources.time)), time) if time else resources.time,
+    )
+    minutes(found.time)
+    return found
+
+
+def multiplied(value: str, by: str) -> str:
+    """`8G` by `x2` is `16G`; anything that is no factor takes the value's place."""
+    times, number = re.fullmatch(r"[x×*](\d+(?:\.\d+)?)", by), re.fullmatch(r"(\d+)(\w*)", value)
+    return f"{int(int(number[1]) * float(times[1]))}{number[2]}" if times and number else by

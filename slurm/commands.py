@@ -2,77 +2,137 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+StoreFolder = Annotated[Path, typer.Argument(help="The folder of the results.")]
+Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")]
+JobsPerTask = Annotated[
+    int, typer.Option("--cells-per-job", "--jobs-per-task", min=1, help="Jobs a task does one after the other.")
+]
+MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks at once, over all arrays.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted; submit nothing.")]
+NodeLocal = Annotated[bool, typer.Option("--node-local", help="The store may lie in /tmp.")]
+Snapshot = Annotated[bool, typer.Option("--snapshot/--no-snapshot", help="Run a copy of the code as it is now.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own.")]
+
 
 def add_to(app: typer.Typer) -> None:
     """Put the commands of this folder into the command line."""
-    for command in (submit, cancel, logs):
-        app.command()(command)
+    for command in (submit, retry, cancel, collect, logs):
+        app.command(rich_help_panel="On a SLURM cluster")(command)
 
 
 def submit(
     grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
     store: Annotated[Path | None, typer.Option(help="Folder of the results, one all nodes see.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only cells of this dataset, method or label.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Name in ~/.config/spurbench/clusters.yaml.")] = None,
     partition: Annotated[str | None, typer.Option(help="As sbatch's; the cluster's default if left out.")] = None,
     account: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
     qos: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
     constraint: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each task; 0 computes on CPUs.")] = 1,
-    cpus: Annotated[int, typer.Option(min=1, help="Cores of each task.")] = 2,
-    mem: Annotated[str, typer.Option(help="Memory of each task, as 8G.")] = "8G",
-    time: Annotated[str, typer.Option(help="Time limit of a task: 90m, 4h, 2-12:00:00.")] = "4h",
-    max_parallel: Annotated[int | None, typer.Option(min=1, help="Tasks at once, over all arrays.")] = None,
-    jobs_per_task: Annotated[int, typer.Option(min=1, help="Jobs a task does one after the other.")] = 1,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each task (1); 0 computes on CPUs.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores of each task (2).")] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of each task (8G).")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit of a task: 90m, 4h (the default), 2-12:00:00.")] = None,
     setup: Annotated[list[str] | None, typer.Option(help="A shell line before each task: module load cuda.")] = None,
-    device: Annotated[str, typer.Option(help="auto: a GPU if there are any, else the CPU; cpu; cuda.")] = "auto",
+    srun: Annotated[bool | None, typer.Option("--srun/--no-srun", help="Start tasks through srun.")] = None,
+    max_parallel: MaxParallel = None,
+    jobs_per_task: JobsPerTask = 1,
+    device: Annotated[str, typer.Option(help="auto: a GPU if the task has one, else the CPU; cpu; cuda.")] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted; submit nothing.")] = False,
-    node_local: Annotated[bool, typer.Option("--node-local", help="The store may lie in /tmp.")] = False,
-    plugin: Annotated[list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own.")] = None,
+    dry_run: DryRun = False,
+    node_local: NodeLocal = False,
+    snapshot: Snapshot = True,
+    plugin: Plugins = None,
 ) -> None:
     """Send what a grid still lacks to SLURM and return; submit again at any time, nothing is done twice.
 
+    What a task asks for may also stand under `resources:` in the grid file (for all, for a dataset, for a method) and
+    in a profile of yours; the command line comes first, then the grid, then the profile.
+
     [dim]spurbench submit paper --store /shared/paper --partition gpu --time 4h --dry-run[/dim]
     """
-    from spurbench.bench import registry
     from spurbench.bench.grid import load_grid
     from spurbench.bench.runner import Settings
     from spurbench.bench.store import Store
-    from spurbench.slurm.arrays import Resources, minutes
+    from spurbench.slurm import profiles
     from spurbench.slurm.submit import Wish
     from spurbench.slurm.submit import submit as send
 
-    for path in plugin or []:
-        registry.add_plugin(str(path))
-    resources = Resources(partition, account, qos, constraint, gpus, cpus, mem, minutes(time), tuple(setup or ()))
-    settings = Settings(device=device, retry=retry, only=only or [])
-    wish = Wish(resources, settings, jobs_per_task, max_parallel, dry_run, node_local)
+    add_plugins(plugin)
+    given = {"partition": partition, "account": account, "qos": qos, "constraint": constraint, "gpus": gpus,
+             "cpus": cpus, "mem": mem, "time": time, "setup": setup, "srun": srun}  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    below = profiles.profile(cluster)
+    profiles.resources(below, ("the command line", options))  # complaints come before anything is written
     chosen = load_grid(grid)
     where = store or Path("stores") / Path(grid).stem
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
-    say(send(chosen, folder, wish), where, dry_run)
+    sent = send(
+        chosen, folder, Settings(device=device, retry=retry, only=only or []),
+        Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot),
+        lambda of_cell: profiles.resources(below, (grid, of_cell), ("the command line", options)),
+    )  # fmt: skip
+    say(sent, where, dry_run)
 
 
-def cancel(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
-    cell: Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")] = None,
+def retry(
+    store: StoreFolder,
+    cell: Cells = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Also what failed by itself: exceptions, divergence.")
+    ] = False,
+    mem: Annotated[str | None, typer.Option(help="Memory now: 32G, or x2 for twice what it was.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit now: 8h, or x2.")] = None,
+    max_parallel: MaxParallel = None,
+    jobs_per_task: JobsPerTask = 1,
+    dry_run: DryRun = False,
+    node_local: NodeLocal = False,
+    snapshot: Snapshot = True,
+    plugin: Plugins = None,
 ) -> None:
-    """Take submitted tasks out of the queue; their runs count as cancelled until they are submitted again."""
+    """Submit again what was killed, cancelled, lost, or ran out of time or memory, as it was or with more of these.
+
+    [dim]spurbench retry /shared/paper --mem x2 --time x2[/dim]
+    """
+    from spurbench.bench.store import Store
+    from spurbench.slurm.arrays import changed
+    from spurbench.slurm.submit import Wish, again
+
+    add_plugins(plugin)
+    wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
+    say(again(Store.open(store), cell or [], failed, wish, lambda was: changed(was, mem, time)), store, dry_run)
+
+
+def cancel(store: StoreFolder, cell: Cells = None) -> None:
+    """Take submitted tasks out of the queue; they stay out until their runs are submitted again."""
     from spurbench.bench.store import Store
     from spurbench.slurm import queue
 
     gone = queue.cancel(Store.open(store), cell or [])
-    print(f"cancelled {len(gone)} tasks; `spurbench submit` does their runs again")
+    print(f"cancelled {len(gone)} tasks; `spurbench retry {store}` sends their runs again")
+
+
+def collect(store: StoreFolder) -> None:
+    """Write down why runs ended without a record, so that leaderboards and other machines know."""
+    from spurbench.bench.store import Store
+    from spurbench.slurm import queue
+
+    kinds = Counter(record["cause"]["kind"] for record in queue.collect(Store.open(store)))
+    causes = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    print(f"{kinds.total()} runs had ended without a record{': ' if causes else ''}{causes}")
+    if kinds:
+        print(f"next: spurbench retry {store}")
 
 
 def logs(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
-    cell: Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")] = None,
+    store: StoreFolder,
+    cell: Cells = None,
     lines: Annotated[int, typer.Option(help="How many of the last lines of each log.")] = 20,
 ) -> None:
     """Show the end of the logs of submitted tasks."""
@@ -86,19 +146,29 @@ def logs(
             print("\n".join(text[-lines:]))
 
 
+def add_plugins(paths: list[Path] | None) -> None:
+    from spurbench.bench import registry
+
+    for path in paths or []:
+        registry.add_plugin(str(path))
+
+
 def say(sent: Any, where: Path, dry_run: bool) -> None:
     """What was submitted and what to do next."""
     for array, text in zip(sent.arrays, sent.scripts, strict=True) if dry_run else ():
         print(f"# {len(array.tasks)} tasks, {array.parallel} at once\n{text}\n")
     tasks = sum(len(array.tasks) for array in sent.arrays)
-    verb = "would submit" if dry_run else "submitted"
     print(
-        f"{verb} {sent.runs} runs as {tasks} tasks of {len(sent.arrays)} arrays"
+        f"{'would submit' if dry_run else 'submitted'} {sent.runs} runs as {tasks} tasks of {len(sent.arrays)} arrays"
         + (f": {', '.join(sent.ids)}" if sent.ids else "")
     )
     if sent.queued:
         print(f"{sent.queued} runs are in the queue already")
+    if sent.beyond:
+        print(f"{sent.beyond} jobs are more than the cluster lets you queue; submit again when some have ended")
+    if sent.left:
+        print(f"{sent.left} runs failed by themselves and were left: --failed sends them too")
     if sent.searching:
         print("these are searches; submit again when they have ended, for the runs they decide")
     if not dry_run:
-        print(f"next: spurbench status {where}")
+        print(f"next: spurbench watch {where}")

@@ -77,6 +77,10 @@ up() { [ -f "$SLURM_CONF" ] && [ "$(sinfo --noheader --format %T --partition gpu
 stop() {
   [ -f "$SLURM_CONF" ] || die "no cluster in $dir"
   scancel --user root 2> /dev/null || true
+  for _ in $(seq 100); do # tasks have KillWait to save their state
+    [ "$(squeue --noheader 2> /dev/null)" = "" ] && break
+    sleep 0.1
+  done
   for file in "$dir"/slurmd-*.pid "$dir/slurmctld.pid"; do
     [ -f "$file" ] && kill "$(cat "$file")" 2> /dev/null || true
   done

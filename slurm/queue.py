@@ -1,7 +1,7 @@
 """What became of what was submitted: submissions of a store, joined with the queue as SLURM tells it.
 
 Nothing here needs accounting: a task that is in the queue no more and left no record was ended from outside; sacct or
-scontrol is asked for the cause while they remember it.
+scontrol is asked for the cause while they remember it, and what they say is kept beside the submission.
 """
 
 from __future__ import annotations
@@ -9,17 +9,24 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from spurbench.bench.job import Job, settled
-from spurbench.bench.store import Store
+from spurbench.bench.errors import UserError
+from spurbench.bench.grid import cell_names, named
+from spurbench.bench.job import Job
+from spurbench.bench.record import Record, canonical, settled
+from spurbench.bench.store import Store, write_atomically
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "RESV_DEL_HOLD", "STOPPED"}
+FORGOTTEN = ("killed", "gone, and SLURM does not remember why: see its log")
+End = tuple[str, str]
+"""How a task ended, as the kind of a record's cause, and in words."""
 
 
 @dataclass(frozen=True)
@@ -28,73 +35,139 @@ class Task:
 
     id: str  # as 12_3
     jobs: list[Job]
-    log: Path
+    folder: Path  # of the submission
+    array: int  # place of its array in the submission
+    end: End | None = None  # if it is known to be over
 
     @property
     def runs(self) -> list[str]:
         return [run.id for job in self.jobs for run in job.runs]
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "logs" / f"{self.id}_0_log.out"
+
     def of(self, patterns: Sequence[str]) -> bool:
-        """Whether a pattern names its id, or a dataset, method, label or dataset/label in it; no pattern names all."""
-        names = {self.id}
-        for job in self.jobs:
-            run = job.runs[0]
-            names |= {run.dataset, run.method, job.label, f"{run.dataset}/{run.method}", f"{run.dataset}/{job.label}"}
-        return not patterns or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+        """Whether a pattern names it, or a cell of it; no pattern names all."""
+        names = {self.id}.union(*(cell_names(job.runs[0].dataset, job.runs[0].method, job.label) for job in self.jobs))
+        return not patterns or named(names, patterns)
+
+
+def manifest_of(folder: Path, array: int) -> Path:
+    """The file that tells the tasks of an array what to do."""
+    return folder / f"array-{array}.json"
 
 
 def tasks(store: Store) -> Iterator[Task]:
     """Every task that was ever submitted for a store, the newest submission last."""
     for file in sorted(store.root.glob("slurm/*/submission.json")):
+        ends = known_ends(file.parent)
         for number, array in enumerate(json.loads(file.read_bytes())["arrays"]):
-            manifest = json.loads((file.parent / f"array-{number}.json").read_bytes())
-            for index, jobs in enumerate(manifest["tasks"]):
-                log = file.parent / "logs" / f"{array}_{index}_0_log.out"
-                yield Task(f"{array}_{index}", [Job.from_dict(fields) for fields in jobs], log)
+            for index, jobs in enumerate(read_manifest(file.parent, number)["tasks"]):
+                id = f"{array}_{index}"
+                yield Task(id, [Job.from_dict(fields) for fields in jobs], file.parent, number, ends.get(id))
 
 
-def in_queue() -> dict[str, str]:
-    """State of each task of this user that is in the queue, by id."""
-    said = ask("squeue", "--me", "--noheader", "--array", "--format=%i %T")
-    return dict(line.split(maxsplit=1) for line in said.splitlines() if " " in line.strip())
+def read_manifest(folder: Path, array: int) -> dict[str, Any]:
+    """Errors: UserError if the manifest is gone or damaged."""
+    file = manifest_of(folder, array)
+    try:
+        content: dict[str, Any] = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError) as error:
+        what = "gone" if isinstance(error, FileNotFoundError) else "damaged"
+        raise UserError(
+            f"the manifest {file} is {what}: without it no one knows what the tasks of that submission are; "
+            f"delete the folder {folder} to forget it"
+        ) from None
+    return content
 
 
-def states(store: Store) -> dict[str, str]:
-    """Of the runs that are neither done nor failed: `queued`, `running` or why they are not, by run id."""
-    found: dict[str, str] = {}
-    submitted = list(tasks(store))
-    if not submitted:
-        return found
+# ---- the queue ------------------------------------------------------------------------------------------------------
+
+
+def in_queue() -> dict[str, tuple[str, str]]:
+    """State of each task of this user that is in the queue, and SLURM's word for what it waits for, by id."""
+    said = ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r")
+    lines = [line.split("|") for line in said.splitlines() if line.count("|") == 2]
+    return {id: (state, reason) for id, state, reason in lines}
+
+
+def states(store: Store) -> dict[str, tuple[str, str]]:
+    """Of the submitted runs that have no settled record: `queued`, `running` or `failed`, and why, by run id."""
+    found: dict[str, tuple[str, str]] = {}
     queue = in_queue()
-    for task in submitted:
-        state = queue.get(task.id)
-        for id in task.runs:
-            if settled(store.record(id)):
-                continue
-            if state is None:
-                found[id] = cause(task.id)
-            else:
-                found[id] = "queued" if state in WAITING else "running"
+    for id, task in unsettled(store, queue):
+        if task.end:
+            found[id] = "failed", "{}: {}".format(*task.end)
+        elif queue[task.id][0] in WAITING:
+            found[id] = "queued", f"waits: {queue[task.id][1]}"
+        else:
+            found[id] = "running", ""
     return found
 
 
-def cause(id: str) -> str:
-    """Why a task that is gone has ended, as far as SLURM remembers."""
-    said = ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode", "--jobs", id)
-    if match := re.match(r"(\w+)[^|]*\|(\d+):(\d+)", said):
-        return worded(*match.groups())
-    shown = ask("scontrol", "show", "job", id)
-    state, code = re.search(r"JobState=(\w+)", shown), re.search(r"ExitCode=(\d+):(\d+)", shown)
-    if state and code:
-        return worded(state[1], *code.groups())
-    return "gone, and SLURM does not remember why: see its log"
+def unsettled(store: Store, queue: Container[str]) -> list[tuple[str, Task]]:
+    """Each submitted run without a settled record and its last task, with its end if it is not in the queue."""
+    last = {id: task for task in tasks(store) for id in task.runs}
+    last = {id: task for id, task in last.items() if not settled(store.record(id))}
+    over = learn({task.id: task for task in last.values() if task.id not in queue})
+    return [(id, over.get(task.id, task)) for id, task in last.items()]
 
 
-def worded(state: str, code: str, signal: str) -> str:
+# ---- how tasks ended ------------------------------------------------------------------------------------------------
+
+
+def known_ends(folder: Path) -> dict[str, End]:
+    """How tasks of a submission ended, as far as it was written down."""
+    with suppress(FileNotFoundError, ValueError):
+        return {id: (kind, text) for id, (kind, text) in json.loads((folder / "ends.json").read_bytes()).items()}
+    return {}
+
+
+def write_ends(ended: Iterable[Task]) -> None:
+    """Write down how these tasks ended."""
+    by_folder: dict[Path, dict[str, End]] = {}
+    for task in ended:
+        if task.end:
+            by_folder.setdefault(task.folder, {})[task.id] = task.end
+    for folder, ends in by_folder.items():
+        with suppress(PermissionError):  # someone else's store, looked at
+            write_atomically(folder / "ends.json", canonical(known_ends(folder) | ends))
+
+
+def learn(over: dict[str, Task]) -> dict[str, Task]:
+    """The same tasks with their ends: those written down, and those that SLURM tells now."""
+    asked = {id.split("_")[0] for id, task in over.items() if task.end is None}
+    told = ends_of(sorted(asked))
+    known = {id: replace(task, end=task.end or told.get(id, FORGOTTEN)) for id, task in over.items()}
+    write_ends(task for id, task in known.items() if over[id].end is None and id in told)
+    return known
+
+
+def ends_of(arrays: Sequence[str]) -> dict[str, End]:
+    """How the tasks of these arrays ended, by task id, as far as SLURM remembers."""
+    found: dict[str, End] = {}
+    if not arrays:
+        return found
+    said = ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode",
+               "--jobs", ",".join(arrays))  # fmt: skip
+    for match in re.finditer(r"^(\d+_\d+)\|(\w+)[^|]*\|(\d+):(\d+)$", said, re.M):
+        found[match[1]] = worded(match[2], match[3], match[4])
+    for array in () if said else arrays:
+        for line in ask("scontrol", "--oneliner", "show", "job", array).splitlines():
+            fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            code, _, number = fields.get("ExitCode", "0:0").partition(":")
+            id = f"{fields.get('ArrayJobId')}_{fields.get('ArrayTaskId')}"
+            found[id] = worded(fields.get("JobState", ""), code, number)
+    return found
+
+
+def worded(state: str, code: str, number: str) -> End:
     """The state of an ended task as a cause."""
     if state in CAUSES:
-        return CAUSES[state]
-    return f"killed by signal {signal}" if signal != "0" else f"ended with exit code {code}: see its log"
+        return CAUSES[state], f"as SLURM says, {state}"
+    text = f"by signal {number}" if number != "0" else f"it ended with exit code {code}: see its log"
+    return "killed", text
 
 
 def ask(*words: str) -> str:
@@ -106,17 +179,29 @@ def ask(*words: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
-    """Take tasks out of the queue and give their unfinished runs records that say so; the tasks concerned."""
-    from spurbench.bench.worker import failed, frame
+# ---- what the user may do about it ----------------------------------------------------------------------------------
 
+
+def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
+    """Take tasks out of the queue for good; the tasks concerned. That they are cancelled is written down first."""
     queue = in_queue()
-    chosen = [task for task in tasks(store) if task.id in queue and task.of(patterns)]
-    for task in chosen:
-        for job in task.jobs:
-            for run, record in zip(job.runs, frame(job), strict=True):
-                if not settled(store.record(run.id)):
-                    store.write_record(failed(record, "cancelled", f"task {task.id} was cancelled"))
+    chosen = [task for task in tasks(store) if task.id in queue and task.of(patterns) and not task.end]
+    end = "cancelled", "by `spurbench cancel`"
+    write_ends(replace(task, end=end) for task in chosen)
     for at in range(0, len(chosen), 500):
         subprocess.run(["scancel", *(task.id for task in chosen[at : at + 500])], check=False)
     return chosen
+
+
+def collect(store: Store) -> list[Record]:
+    """Give every run whose task is over without a record a failed one that says why; these records."""
+    from spurbench.bench.worker import failed, frame
+
+    records = []
+    for id, task in unsettled(store, in_queue()):
+        if task.end and store.record(id) is None:
+            job = next(job for job in task.jobs if id in (run.id for run in job.runs))
+            begun = next(record for record in frame(job) if record["id"] == id)
+            records.append(failed(begun, *task.end))
+            store.write_record(records[-1])
+    return records

@@ -14,12 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from spurbench.bench import registry
 from spurbench.bench.errors import UserError
 from spurbench.bench.job import Job
-from spurbench.bench.store import TASK, Store
+from spurbench.bench.record import canonical, settled
+from spurbench.bench.store import TASK, Store, write_atomically
+
+PATIENCE = 120  # seconds to wait for a run that another process has
+STARTS = 5  # a task that starts so often without getting anywhere is given up
 
 
 def main(manifest: str) -> int:
@@ -31,16 +36,28 @@ def main(manifest: str) -> int:
     from spurbench.bench.worker import Stopped, run_job
 
     os.environ[TASK] = os.environ.get("SLURM_JOB_ID", "")
-    content = json.loads(Path(manifest).read_bytes())
-    for path in content["plugins"]:
+    try:
+        content = json.loads(Path(manifest).read_bytes())
+    except (OSError, ValueError) as error:
+        print(f"cannot read the manifest {manifest}: {error}; was the store moved or deleted?", flush=True)
+        return 2
+    for path in content["copies"]:
         registry.add_plugin(path)
     store = Store.open(content["store"])
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    jobs = [Job.from_dict(fields) for fields in content["tasks"][index]]
+    if starts(Path(manifest), index, jobs, store) > STARTS:
+        give_up(jobs, store)
+        return 3
     refused = 0
-    for fields in content["tasks"][int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]:
-        job = Job.from_dict(fields)
+    for job in jobs:
         print(f"{job.title}: begins", flush=True)
         try:
+            until = time.monotonic() + PATIENCE
             run_job(job, store, progress(job), lambda: bool(asked), content["retry"])
+            while not asked and time.monotonic() < until and not all(settled(store.record(run.id)) for run in job.runs):
+                time.sleep(2)  # another process has it, perhaps one that is about to end
+                run_job(job, store, progress(job), lambda: bool(asked), content["retry"])
             print(f"{job.title}: ended", flush=True)
         except UserError as error:
             print(f"{job.title}: {error}", flush=True)
@@ -48,6 +65,31 @@ def main(manifest: str) -> int:
         except Stopped:
             return leave(asked[0])
     return refused
+
+
+def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
+    """How often this task has been started with the same runs done and the same checkpoint, this time included."""
+    from spurbench.bench.worker import checkpoint_path
+
+    checkpoints = [checkpoint_path(store, job) for job in jobs]
+    saved = [path.stat().st_mtime_ns for path in checkpoints if path.exists()]
+    here = [[run.id for job in jobs for run in job.runs if store.record(run.id)], saved]
+    file, count = manifest.with_name(f"{manifest.stem}-starts") / f"{index}.json", 0
+    with suppress(FileNotFoundError, ValueError):
+        before, count = json.loads(file.read_bytes())
+        count = count if before == here else 0
+    write_atomically(file, canonical([here, count + 1]))
+    return count + 1
+
+
+def give_up(jobs: list[Job], store: Store) -> None:
+    """Failed records for what a task has not done in so many starts."""
+    from spurbench.bench.worker import failed, frame
+
+    for job in jobs:
+        for record in frame(job):
+            if not settled(store.record(record["id"])):
+                store.write_record(failed(record, "node_failure", f"started {STARTS} times without getting anywhere"))
 
 
 def progress(job: Job) -> Callable[[int], None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,12 @@ import pytest
 from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, runs
 from spurbench.bench.job import Job, Options, gather
+from spurbench.bench.record import sealed
 from spurbench.bench.store import Store
-from spurbench.slurm import submit
-from spurbench.slurm.arrays import Array, Resources, minutes, plan
+from spurbench.bench.worker import frame
+from spurbench.slurm import profiles, snapshot, submit, task
+from spurbench.slurm.arrays import Array, Resources, changed, minutes, plan
+from spurbench.slurm.queue import ends_of
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "slurm" / "local_cluster.sh"
@@ -30,7 +35,7 @@ datasets:
     training: {steps: STEPS, width: 200}
     methods:
       - {method: erm, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
-      - {method: sd, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
+      - {method: sd, resources: {mem: 3G}, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
 """
 
 
@@ -44,30 +49,37 @@ def jobs_of(count: int) -> list[Job]:
     return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
 
 
+SMALL, LARGE = Resources(mem="1G"), Resources(mem="9G")
+
+
 @pytest.mark.parametrize(
-    ("count", "per_task", "largest", "parallel", "expected"),
+    ("counts", "per_task", "largest", "parallel", "expected"),
     [
-        (5, 1, 1000, None, [(5, 5)]),
-        (40, 1, 10, None, [(10, 10)] * 4),
-        (40, 1, 10, 8, [(10, 2)] * 4),
-        (41, 1, 10, 5, [(10, 1)] * 4 + [(1, 1)]),
-        (7, 3, 1000, 2, [(3, 2)]),
-        (0, 1, 10, 4, []),
+        ((5, 0), 1, 1000, None, [(5, 5)]),
+        ((40, 0), 1, 10, None, [(10, 10)] * 4),
+        ((40, 0), 1, 10, 8, [(10, 2)] * 4),
+        ((41, 0), 1, 10, 5, [(10, 1)] * 4 + [(1, 1)]),
+        ((7, 0), 3, 1000, 2, [(3, 2)]),
+        ((5, 7), 1, 5, 6, [(5, 2), (5, 2), (2, 1)]),
+        ((4, 3), 2, 1000, None, [(2, 2), (2, 2)]),
+        ((0, 0), 1, 10, 4, []),
     ],
 )
 def test_arrays_hold_every_job_once_within_the_limits(
-    count: int, per_task: int, largest: int, parallel: int | None, expected: list[tuple[int, int]]
+    counts: tuple[int, int], per_task: int, largest: int, parallel: int | None, expected: list[tuple[int, int]]
 ) -> None:
-    jobs = jobs_of(count) if count else []
-    arrays = plan(jobs, per_task, largest, parallel)
+    """An array for each group of resources, in chunks; the cap holds over all of them."""
+    jobs = jobs_of(sum(counts)) if sum(counts) else []
+    groups = {SMALL: jobs[: counts[0]], LARGE: jobs[counts[0] :]}
+    arrays = plan(groups, per_task, largest, parallel)
     assert [(len(array.tasks), array.parallel) for array in arrays] == expected
-    assert [job for array in arrays for task in array.tasks for job in task] == jobs
-    assert parallel is None or sum(array.parallel for array in arrays) <= parallel
+    assert [job for array in arrays for one in array.tasks for job in one] == jobs
+    assert all(job in groups[array.resources] for array in arrays for one in array.tasks for job in one)
 
 
 def test_more_arrays_than_tasks_at_once_is_a_mistake() -> None:
     with pytest.raises(UserError, match="40 tasks make 4 arrays of at most 10, but only 3 tasks may run"):
-        plan(jobs_of(40), 1, 10, 3)
+        plan({SMALL: jobs_of(40)}, 1, 10, 3)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +93,14 @@ def test_time_limits(text: str, expected: int) -> None:
 def test_wrong_time_limits_are_named(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         minutes(text)
+
+
+def test_more_memory_and_time_for_another_try() -> None:
+    was = Resources(mem="8G", time="4h", partition="gpu")
+    assert changed(was, "x2", "×1.5") == Resources(mem="16G", time="360", partition="gpu")
+    assert changed(was, "100G", None) == Resources(mem="100G", time="4h", partition="gpu")
+    with pytest.raises(UserError, match="expected minutes"):
+        changed(was, None, "twice")
 
 
 GOLDEN = """\
@@ -103,6 +123,7 @@ GOLDEN = """\
 
 # setup
 module load cuda
+export PYTHONPATH=/shared/s/code/c0de"${PYTHONPATH:+:$PYTHONPATH}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -112,14 +133,35 @@ exec PYTHON -m spurbench.slurm.task /shared/s/slurm/x/array-0.json
 
 def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit.sys, "executable", "PYTHON")
-    resources = Resources("gpu", "lab", gpus=1, cpus=4, mem="16G", setup=("module load cuda",))
-    array = Array([[job] for job in jobs_of(3)], 2)
-    assert submit.script(array, Path("/shared/s/slurm/x"), 0, "paper", resources).strip() == GOLDEN.strip()
+    resources = Resources("gpu", "lab", cpus=4, mem="16G", setup=("module load cuda",))
+    array = Array([[job] for job in jobs_of(3)], resources, 2)
+    text = submit.script(array, Path("/shared/s/slurm/x"), 0, "paper", Path("/shared/s/code/c0de"))
+    assert text.strip() == GOLDEN.strip()
 
 
 def test_a_dry_run_leaves_nothing_behind(spurbench: Any, tmp_path: Path) -> None:
     said = spurbench("submit", "quick", "--store", tmp_path / "s", "--node-local", "--dry-run").stdout
     assert "#SBATCH --array=0-" in said and "would submit 47 runs" in said and not (tmp_path / "s").exists()
+
+
+def test_what_a_task_asks_for(spurbench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line over the grid file over the user's profile; a mistake is named with its place."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file, send = tmp_path / "spurbench" / "clusters.yaml", ("submit", grid_file(tmp_path, 5), "--node-local")
+    file.parent.mkdir()
+    file.write_text("default: {partition: long, mem: 2G, cpus: 3}\nother: {qos: low}\n")
+    said = spurbench(*send, "--store", tmp_path / "s", "--dry-run", "--cpus", "5").stdout
+    assert said.count("--partition=long") == said.count("--cpus-per-task=5") == 2  # an array for each memory
+    assert said.count("--mem=2G") == said.count("--mem=3G") == 1 and "--cpus-per-task=3" not in said
+    said = spurbench(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "other").stdout
+    assert "--qos=low" in said and "long" not in said
+    said = spurbench(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "othr", code=2).stderr
+    assert "did you mean other?" in said
+    file.write_text("default: {cpu: 3}\n")
+    said = spurbench(*send, "--store", tmp_path / "s", code=2).stderr
+    assert "clusters.yaml, default: no resource 'cpu'; did you mean cpus?" in said and not (tmp_path / "s").exists()
+    with pytest.raises(UserError, match="^the grid: cpus: .*valid integer.*not 'many'"):
+        profiles.resources(("the grid", {"cpus": "many"}))
 
 
 def test_a_folder_of_this_node_is_refused(spurbench: Any) -> None:
@@ -131,6 +173,79 @@ def test_without_slurm_one_line(spurbench: Any, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", "/nowhere")
     said = spurbench("submit", "quick", "--store", tmp_path / "s", "--node-local", code=2).stderr
     assert said.startswith("spurbench: no sbatch here") and not list(tmp_path.glob("s/slurm/*"))
+
+
+def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
+    """Programs of SLURM that print what they are told to."""
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_no_more_is_submitted_than_the_cluster_lets_one_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(tmp_path, monkeypatch, sacctmgr="\n7\n5", squeue="1_0|RUNNING|None\n1_1|PENDING|Resources")
+    assert submit.room() == 3
+    jobs = jobs_of(9)
+    assert submit.fitting({SMALL: jobs[:4], LARGE: jobs[4:]}, 3, 2) == {SMALL: jobs[:4], LARGE: jobs[4:6]}
+    assert submit.fitting({SMALL: jobs}, 0, 2) == {}
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_how_tasks_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accounting: bool) -> None:
+    lines = [("1_0", "OUT_OF_MEMORY", "0:125"), ("1_1", "FAILED", "0:9"), ("1_2", "FAILED", "1:0"),
+             ("1_3", "NODE_FAIL", "0:0"), ("1_4", "TIMEOUT", "0:0")]  # fmt: skip
+    sacct = "\n".join(f"{id}|{state}|{code}" for id, state, code in lines)
+    shown = "\n".join(
+        f"JobId=9{id[-1]} ArrayJobId=1 ArrayTaskId={id[-1]} JobState={state} Reason=x ExitCode={code}"
+        for id, state, code in lines
+    )
+    pretend(tmp_path, monkeypatch, **({"sacct": sacct} if accounting else {"scontrol": shown}))
+    ends = ends_of(["1"])
+    kinds = ["out_of_memory", "killed", "killed", "node_failure", "time_limit"]
+    assert [ends[f"1_{i}"][0] for i in range(5)] == kinds
+    assert "signal 9" in ends["1_1"][1] and "exit code 1" in ends["1_2"][1]
+
+
+def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
+    """The same code makes one copy; Python finds the copy first, and records say which it was."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("# first\n")
+    code, copies = snapshot.take(tmp_path, [str(plugin)])
+    assert snapshot.take(tmp_path, [str(plugin)]) == (code, copies) and Path(copies[0]).read_text() == "# first\n"
+    plugin.write_text("# second\n")
+    assert snapshot.take(tmp_path, [str(plugin)])[0] != code and len(list((tmp_path / "code").iterdir())) == 2
+    ask = "from spurbench.bench import provenance, registry; import spurbench.slurm.task as t; "
+    ask += "print(t.__file__, provenance.code()['snapshot'], len(registry.methods()))"
+    done = subprocess.run([sys.executable, "-c", ask], env=os.environ | {"PYTHONPATH": str(code)},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    file, name, count = done.stdout.split()
+    assert Path(file).is_relative_to(code) and name == code.name and int(count) >= 9
+
+
+def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
+    store, jobs = Store.open(tmp_path / "s", create=True), jobs_of(2)
+    manifest = tmp_path / "array-0.json"
+    assert [task.starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
+    store.write_record(sealed({**frame(jobs[0])[0], "status": "done"}))
+    assert [task.starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
+    task.give_up(jobs, store)
+    ended = store.record(jobs[1].runs[0].id)
+    assert ended is not None and ended["cause"]["kind"] == "node_failure" and "5 times" in ended["cause"]["message"]
+    done = store.record(jobs[0].runs[0].id)
+    assert done is not None and done["status"] == "done"
+
+
+def test_a_manifest_that_is_gone_is_one_line(spurbench: Any, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    folder = store.root / "slurm" / "20260101-000000-abc"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text('{"arrays": ["7"]}')
+    said = spurbench("status", store.root, code=2).stderr
+    assert "array-0.json is gone" in said and len(said.strip().splitlines()) == 1
+    done = subprocess.run([sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "was the store moved or deleted" in done.stdout
 
 
 # ---- on a real cluster ----------------------------------------------------------------------------------------------
@@ -190,18 +305,95 @@ def local(spurbench: Any, folder: Path, grid: Path) -> dict[str, Any]:
     return science(folder / "local")
 
 
+def notes(spurbench: Any, store: Path) -> str:
+    return " ".join(row["note"] for row in json.loads(spurbench("status", store, "--json").stdout))
+
+
 @pytest.mark.slurm
 def test_a_grid_gives_the_records_of_a_local_run(spurbench: Any, tmp_path: Path, cluster: None) -> None:
-    """24 runs as twelve tasks of two arrays, bit for bit; what is in the queue is not submitted again."""
-    grid, store = grid_file(tmp_path, 60), tmp_path / "s"
-    assert "submitted 24 runs as 12 tasks of 2 arrays" in spurbench("submit", grid, "--store", store, *SEND).stdout
+    """40 cells as 40 tasks of four arrays, bit for bit, though slurmctld is restarted and a node goes down on the way.
+
+    What is in the queue is not submitted again.
+    """
+    grid, store = grid_file(tmp_path, 3000), tmp_path / "s"
+    rates = ", ".join(f"{i / 1000:g}" for i in range(1, 21))
+    text = grid.read_text().replace("0.01, 0.02, 0.03, 0.04, 0.05, 0.06", rates).replace("resources: {mem: 3G}, ", "")
+    grid.write_text(text.replace("seeds: 0-1", "seeds: 3"))
+    assert "submitted 40 runs as 40 tasks of 4 arrays" in spurbench("submit", grid, "--store", store, *SEND).stdout
     again = spurbench("submit", grid, "--store", store, *SEND).stdout
-    assert "submitted 0 runs" in again and "24 runs are in the queue already" in again
-    assert sum(tally(spurbench, store).values()) == 24
-    wait_for(lambda: not queue())
-    assert tally(spurbench, store) == {"done": 24, "running": 0, "queued": 0, "failed": 0, "waiting": 0}
+    assert "submitted 0 runs" in again and "40 runs are in the queue already" in again
+    assert sum(tally(spurbench, store).values()) == 40
+    wait_for(lambda: 5 < len(list(store.glob("records/*/*.json"))))
+    slurm("scontrol", "update", "NodeName=n1", "State=down", "Reason=test")
+    subprocess.run(["scontrol", "shutdown", "slurmctld"], check=True)
+    time.sleep(3)
+    slurm("slurmctld")
+    wait_for(lambda: "n2" in sinfo(), 60)
+    assert tally(spurbench, store)["failed"] == 0
+    resume = ["scontrol", "update", "NodeName=n1", "State=resume"]
+    subprocess.run(resume, capture_output=True, check=False)  # the new slurmctld may have done it already
+    wait_for(lambda: release() == 0 and not queue(), 500)
+    assert tally(spurbench, store) == {"done": 40, "running": 0, "queued": 0, "failed": 0, "waiting": 0}
     assert science(store) == local(spurbench, tmp_path, grid)
     assert "submitted 0 runs" in spurbench("submit", grid, "--store", store, *SEND).stdout
+
+
+def sinfo() -> str:
+    done = subprocess.run(["sinfo", "--noheader", "--Node"], capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
+BAD = """\
+import time
+from dataclasses import dataclass
+from spurbench.bench.method import Batch, Method
+
+
+@dataclass(frozen=True)
+class NAME(Method):
+    \"\"\"Does what it should not. Source: none. Needs: nothing. Differs: in all.\"\"\"
+
+    def loss(self, logits, batch, state, step):
+        if step == 20:
+            FAULT
+        return (logits**2).mean()
+"""
+
+
+@pytest.mark.slurm
+def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cluster: None) -> None:
+    """A task that hangs is ended at its limit, an exception is the run's own; `retry` tells them apart."""
+    grid, store, plugins = tmp_path / "two.yaml", tmp_path / "s", []
+    faults = {"hangs": "time.sleep(1000)", "raises": "raise RuntimeError('boom')"}
+    for name, fault in faults.items():
+        (tmp_path / f"{name}.py").write_text(BAD.replace("NAME", name.title()).replace("FAULT", fault))
+        plugins += ["--plugin", tmp_path / f"{name}.py"]
+    grid.write_text(
+        "name: two\nseeds: 0\ndatasets:\n  - dataset: two_moon\n    options: {examples: 60}\n"
+        "    training: {steps: 10000, width: 200}\n    methods: [hangs, erm, raises]\n"
+    )
+    said = spurbench("submit", grid, "--store", store, *plugins, *SEND, "--srun").stdout
+    array = said.splitlines()[0].split()[-1]
+    wait_for(lambda: running(store) >= {f"{array}_0", f"{array}_1"})
+    slurm("scontrol", "update", f"JobId={array}_0", "TimeLimit=1")
+    slurm("scancel", "--signal=USR2", f"{array}_1")  # with srun the step gets it
+    wait_for(lambda: queue().get(f"{array}_1") == "PENDING")
+    wait_for(lambda: release() == 0 and not queue(), 400)
+    assert "time_limit" in notes(spurbench, store) and "exception: RuntimeError: boom" in notes(spurbench, store)
+    assert tally(spurbench, store) == {"done": 1, "running": 0, "queued": 0, "failed": 2, "waiting": 0}
+    assert "1 runs had ended without a record: 1 time_limit" in spurbench("collect", store).stdout
+
+    for name, fault in faults.items():
+        file = tmp_path / f"{name}.py"
+        file.write_text(file.read_text().replace(fault, "pass"))
+    said = spurbench("retry", store, "--node-local", "--time", "x2").stdout
+    assert "submitted 1 runs" in said and "1 runs failed by themselves" in said
+    assert "#SBATCH --time=480" in max(store.glob("slurm/*/array-0.sh")).read_text()
+    assert "submitted 1 runs" in spurbench("retry", store, "raises", "--failed", "--node-local").stdout
+    wait_for(lambda: not queue())
+    assert tally(spurbench, store)["done"] == 3
+    spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", *plugins)
+    assert science(store) == science(tmp_path / "local")
 
 
 @pytest.mark.slurm
@@ -217,17 +409,20 @@ def test_killed_preempted_warned_and_cancelled(spurbench: Any, tmp_path: Path, c
     wait_for(lambda: release() == 0 and running(store) >= {f"{array}_0", f"{array}_1"} and told(store) == 4)
 
     spurbench("cancel", store, f"{array}_5")
-    os.kill(pid_of(array, 0), 9)
+    os.kill(pid_of(array, 0), signal.SIGKILL)
     subprocess.run(["scancel", "--signal=USR2", "--batch", f"{array}_1"], check=False)  # it may complain, and does it
     wait_for(lambda: queue().get(f"{array}_1") == "PENDING" and f"{array}_0" not in queue())
-    notes = " ".join(row["note"] for row in json.loads(spurbench("status", store, "--json").stdout))
-    assert "cancelled: task" in notes and "killed by signal 9" in notes
+    states = tally(spurbench, store)
+    assert states["failed"] == 4 and sum(states.values()) == 12
+    assert "cancelled: by `spurbench cancel`" in notes(spurbench, store)
+    assert "killed: by signal 9" in notes(spurbench, store)
 
-    spurbench("submit", grid, "--store", store, *SEND, "--only", "two_moon/erm")
+    assert "submitted 4 runs as 2 tasks" in spurbench("retry", store, "--node-local").stdout
     wait_for(lambda: release() == 0 and not queue(), 500)
     assert tally(spurbench, store)["done"] == 12
     records = Store.open(store).records()[0]
     assert sum(record["cost"]["resumed"] > 0 for record in records) >= 8
+    assert all(record["provenance"]["snapshot"] for record in records)
     cells = "erm training.lr=0.0[123]"  # killed, warned and only preempted
     spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", "--only", cells)
     unbroken = science(tmp_path / "local")
@@ -264,7 +459,7 @@ def pid_of(array: str, index: int) -> int:
         except OSError:
             continue
         mine = {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode()} <= set(variables)
-        if mine and b"spurbench.slurm.task" in words:
+        if mine and b"spurbench.slurm.task" in words and not words.startswith(b"srun"):
             return int(folder.name)
     raise AssertionError(f"no process of {array}_{index}")
 

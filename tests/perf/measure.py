@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing as mp
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -208,6 +210,56 @@ def harness() -> dict[str, float]:
         }
 
 
+# ---- on a cluster ---------------------------------------------------------------------------------------------------
+
+CLUSTER = Path(__file__).parents[2] / "slurm" / "local_cluster.sh"
+ONE_STEP = """\
+seeds: 0
+datasets:
+  - dataset: two_moon
+    training: {steps: 1}
+    methods:
+      - {method: erm, training: {lr: [RATES]}}
+"""
+
+
+def cluster() -> dict[str, float]:
+    """Submitting 1,000 runs as 1,000 tasks, their status, and what a task takes beyond importing torch."""
+    if shutil.which("slurmctld") is None or os.geteuid() != 0:
+        return {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        grid, store = folder / "many.yaml", folder / "store"
+        grid.write_text(ONE_STEP.replace("RATES", ", ".join(f"{i}e-5" for i in range(1, 1001))))
+        subprocess.run([CLUSTER, "start", folder / "slurm"], check=True, stdout=subprocess.PIPE)
+        os.environ["SLURM_CONF"] = str(folder / "slurm" / "slurm.conf")
+        try:
+            subprocess.run(["scontrol", "update", "PartitionName=gpu", "State=down"], check=True)  # they only wait
+            send = ("submit", str(grid), "--store", str(store), "--node-local", "--cpus", "1", "--device", "cpu")
+            return {
+                "submitting 1,000 runs as 1,000 tasks, s": command(*send),
+                "status of 1,000 runs in the queue, s": command("status", str(store)),
+                "one task of one step beyond importing torch, s": overhead(store),
+            }
+        finally:
+            subprocess.run([CLUSTER, "stop", folder / "slurm"], check=True)
+
+
+def overhead(store: Path) -> float:
+    """A task from the start of Python to its end less a Python that only imports torch, median of five, in turn."""
+    manifest = next(store.glob("slurm/*/array-0.json"))
+    found = []
+    for i in range(5):
+        took = []
+        for words in (["-m", "spurbench.slurm.task", str(manifest)], ["-c", "import torch"]):
+            begun = time.perf_counter()
+            environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(i)}
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, env=environment)
+            took.append(time.perf_counter() - begun)
+        found.append(took[0] - took[1])
+    return statistics.median(found)
+
+
 def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Callable[[], float]]:
     """The straightforward loop, ours by the rule in each precision, and ours in other layouts."""
     found: dict[str, Callable[[], float]] = {"straightforward loop": lambda: reference(dataset, seeds)}
@@ -235,7 +287,7 @@ def main() -> None:
     ]
     if not provenance.has_bf16():
         rows.append(("colored_mnist, SD, bf16", "not measured: this processor has no bf16 instructions"))
-    costs = harness()
+    costs = harness() | cluster()
     rows += [(what, f"{seconds:.2f} s") for what, seconds in costs.items()]
     machine = f"{provenance.cpu()}, {cores} cores, torch {torch.__version__}, {torch_threads} threads by default"
     OUT.mkdir(parents=True, exist_ok=True)
