@@ -30,7 +30,7 @@ test-slurm: $(STAMP)
 	SPURBENCH_SLURM=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 paper: $(STAMP)
-	$(BIN)/spurbench unpack results/paper/records.jsonl.gz $(PAPER)
+	$(BIN)/spurbench merge $(PAPER) results/paper/records.jsonl.gz
 	$(BIN)/spurbench run paper --store $(PAPER)
 	$(BIN)/spurbench pack $(PAPER) results/paper/records.jsonl.gz
 	$(MAKE) results

@@ -249,14 +249,19 @@ def pack(
 
 
 @app.command()
-def unpack(
-    file: Annotated[Path, typer.Argument(help="A packed .jsonl.gz file, or the folder of other results.")],
-    store: Annotated[Path, typer.Argument(help="The folder to add its records to; made if it is not there.")],
+def merge(
+    store: Annotated[Path, typer.Argument(help="The folder to add records to; made if it is not there.")],
+    sources: Annotated[list[Path], typer.Argument(help="Folders of other results, or packed .jsonl.gz files.")],
+    keep: Annotated[str, typer.Option(help="Of two finished records of one run: ask, ours or theirs.")] = "ask",
 ) -> None:
-    """Add packed records to a store, to go on from them."""
+    """Add the records of other stores, such as those of another cluster; two that contradict each other are named.
+
+    [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
+    """
     from spurbench.bench.store import Store
 
-    new, here = Store.open(store, create=True).unpack(Store.open(file))
+    others = [Store.open(source) for source in sources]
+    new, here = Store.open(store, create=True).merge(others, keep)
     print(f"{new} records added to {store}, {here} were there already")
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
 
 MARK = "spurbench-store.json"
@@ -131,22 +131,43 @@ class Store:
         write_atomically(file, text)
         return len(records)
 
-    def unpack(self, source: Store) -> tuple[int, int]:
-        """Take over another store's plans and records; how many were new, and how many were here already.
+    def merge(self, sources: Sequence[Store], keep: str = "ask") -> tuple[int, int]:
+        """Take over other stores' plans, records and predictions; how many records were new, how many here already.
 
-        A record that is here stays; only one of a failed run gives way to one of a finished run.
+        A failed record gives way to a finished one. Two finished ones must tell the same; if not, `keep` decides:
+        `ours`, `theirs`, or (`ask`) a UserError that names them, and nothing is merged.
         """
-        for plan in source.plans():
-            if not (self.root / "plans" / f"{plan['grid']}.json").exists():
-                self.write_plan(plan)
-        new = 0
-        records = source.records()[0]
-        for record in records:
-            own = self.record(record["id"])
-            if own is None or (own["status"] == "failed" and record["status"] == "done"):
-                self.write_record(record)
-                new += 1
-        return new, len(records) - new
+        if keep not in ("ask", "ours", "theirs"):
+            raise unknown("way to keep records", keep, ("ask", "ours", "theirs"))
+        taken: dict[str, tuple[Record, Store]] = {record["id"]: (record, self) for record in self.records()[0]}
+        conflicts, seen = [], 0
+        for source in sources:
+            for record in source.records()[0]:
+                seen += 1
+                own, holder = taken.get(record["id"], (None, self))
+                if own is not None and own["status"] == record["status"] == "done" and told(own) != told(record):
+                    conflicts.append(f"{record['id']} of {holder.root} and {source.root}")
+                    better = keep == "theirs"
+                else:
+                    better = own is None or (own["status"] == "failed" and record["status"] == "done")
+                if better:
+                    taken[record["id"]] = record, source
+        if conflicts and keep == "ask":
+            raise UserError(
+                f"{len(conflicts)} runs have finished records that differ: {', '.join(conflicts[:3])}"
+                f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
+            )
+        for source in sources:
+            for plan in source.plans():
+                if not (self.root / "plans" / f"{plan['grid']}.json").exists():
+                    self.write_plan(plan)
+        new = [(record, source) for record, source in taken.values() if source is not self]
+        for record, source in new:
+            kept = source.path("predictions", record["id"], ".npz")
+            if kept.is_file():
+                write_atomically(self.path("predictions", record["id"], ".npz"), kept.read_bytes())
+            self.write_record(record)
+        return len(new), seen - len(new)
 
     # ---- claims -------------------------------------------------------------------------------------------------
 
@@ -214,6 +235,11 @@ class Packed(Store):
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         raise UserError(f"{self.root} is a packed store, for reading only; name a folder")
+
+
+def told(record: Record) -> Record:
+    """What a record says of the science; what it cost and where it was computed left out."""
+    return {name: record[name] for name in record if name not in ("digest", "cost", "provenance", "predictions")}
 
 
 def record_files(folder: Path) -> Iterator[tuple[str, str]]:

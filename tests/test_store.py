@@ -85,7 +85,7 @@ def test_stores_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["packed.jsonl", "packed.jsonl.gz"])
-def test_pack_and_unpack(store: Store, tmp_path: Path, name: str) -> None:
+def test_packed_and_merged(store: Store, tmp_path: Path, name: str) -> None:
     for seed in range(3):
         store.write_record(record(seed))
     store.write_plan({"grid": "g", "cells": []})
@@ -101,8 +101,28 @@ def test_pack_and_unpack(store: Store, tmp_path: Path, name: str) -> None:
     other = Store.open(tmp_path / "other", create=True)
     other.write_record(record(0, "failed"))
     other.write_record(record(1))
-    assert other.unpack(packed) == (2, 1)
+    assert other.merge([packed]) == (2, 1)
     assert other.records() == store.records() and other.plans() == store.plans()
+
+
+def test_merging_names_what_contradicts(store: Store, tmp_path: Path) -> None:
+    """Same science from other hardware is no conflict; other science is, and then nothing is merged."""
+    one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
+    elsewhere = record(0) | {"cost": {"seconds": 99.0}, "provenance": {"commit": "another"}}
+    one.write_record(elsewhere)
+    two.write_record(record(0) | {"measures": {"accuracy": 0.1}})
+    two.write_record(record(1))
+    kept = two.path("predictions", record(1)["id"], ".npz")
+    write_atomically(kept, b"logits")
+    assert store.merge([one]) == (1, 0)
+    with pytest.raises(UserError, match=f"1 runs have finished records that differ: {RUN.id} of .* and .*two"):
+        store.merge([one, two])
+    assert store.records()[0] == one.records()[0]
+    assert store.merge([one, two], keep="ours") == (1, 2) and store.record(RUN.id) == one.record(RUN.id)
+    assert store.path("predictions", record(1)["id"], ".npz").read_bytes() == b"logits"
+    assert store.merge([two], keep="theirs") == (1, 1) and store.record(RUN.id) == two.record(RUN.id)
+    with pytest.raises(UserError, match="did you mean theirs"):
+        store.merge([two], keep="their")
 
 
 def test_a_damaged_line_of_a_packed_store_is_named(store: Store, tmp_path: Path) -> None:
