@@ -86,16 +86,28 @@ def read_manifest(folder: Path, array: int) -> dict[str, Any]:
 
 
 def in_queue() -> dict[str, tuple[str, str]]:
-    """State of each task of this user that is in the queue, and SLURM's word for what it waits for, by id."""
-    said = ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r")
-    lines = [line.split("|") for line in said.splitlines() if line.count("|") == 2]
+    """State of each task of this user that is in the queue, and SLURM's word for what it waits for, by id.
+
+    Errors: UserError if squeue is not there or does not answer.
+    """
+    said = ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|")
+    if said is None:
+        raise UserError("squeue does not answer here: ask from a node of the cluster")
+    lines = [line.split("|")[:3] for line in said.splitlines() if line.count("|") == 3]
     return {id: (state, reason) for id, state, reason in lines}
 
 
 def states(store: Store) -> dict[str, tuple[str, str]]:
     """Of the submitted runs that have no settled record: `queued`, `running` or `failed`, and why, by run id."""
+    submitted = {id for task in tasks(store) for id in task.runs}
+    if not submitted:
+        return {}
+    try:
+        queue = in_queue()
+    except UserError as error:
+        left = (id for id in submitted if not settled(store.record(id)))
+        return dict.fromkeys(left, ("queued", f"was submitted; {error}"))
     found: dict[str, tuple[str, str]] = {}
-    queue = in_queue()
     for id, task in unsettled(store, queue):
         if task.end:
             found[id] = "failed", "{}: {}".format(*task.end)
@@ -151,10 +163,10 @@ def ends_of(arrays: Sequence[str]) -> dict[str, End]:
         return found
     said = ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode",
                "--jobs", ",".join(arrays))  # fmt: skip
-    for match in re.finditer(r"^(\d+_\d+)\|(\w+)[^|]*\|(\d+):(\d+)$", said, re.M):
+    for match in re.finditer(r"^(\d+_\d+)\|(\w+)[^|]*\|(\d+):(\d+)$", said or "", re.M):
         found[match[1]] = worded(match[2], match[3], match[4])
     for array in () if said else arrays:
-        for line in ask("scontrol", "--oneliner", "show", "job", array).splitlines():
+        for line in (ask("scontrol", "--oneliner", "show", "job", array) or "").splitlines():
             fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
             code, _, number = fields.get("ExitCode", "0:0").partition(":")
             id = f"{fields.get('ArrayJobId')}_{fields.get('ArrayTaskId')}"
@@ -170,13 +182,13 @@ def worded(state: str, code: str, number: str) -> End:
     return "killed", text
 
 
-def ask(*words: str) -> str:
-    """What a command of SLURM prints; nothing if it is not there or has nothing to say."""
+def ask(*words: str) -> str | None:
+    """What a command of SLURM prints; None if it is not there or fails."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
     except (FileNotFoundError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 # ---- what the user may do about it ----------------------------------------------------------------------------------

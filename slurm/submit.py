@@ -150,8 +150,9 @@ def layout(settings: Settings, resources: Resources) -> Layout:
 
 def queued(store: Store) -> set[str]:
     """The runs of earlier submissions that a task in the queue still has to do."""
-    queue = in_queue()
-    return {id for task in tasks(store) if task.id in queue and not task.end for id in task.runs} if queue else set()
+    submitted = list(tasks(store))
+    queue = in_queue() if submitted else {}
+    return {id for task in submitted if task.id in queue and not task.end for id in task.runs}
 
 
 # ---- what the cluster allows ----------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def queued(store: Store) -> set[str]:
 
 def largest_array() -> int:
     """How many tasks the cluster allows in an array; SLURM's default where it does not say."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.M)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.M)
     return max(1, int(match[1]) - 1) if match else 1000
 
 
@@ -167,7 +168,7 @@ def room() -> int | None:
     """How many more tasks this user may have in the queue; None where the cluster sets no limit or does not say."""
     user = getpass.getuser()
     said = ask("sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={user}", "format=MaxSubmitJobs")
-    limits = [int(line) for line in said.split() if line.isdigit()]
+    limits = [int(line) for line in (said or "").split() if line.isdigit()]
     return max(0, min(limits) - len(in_queue())) if limits else None
 
 
@@ -214,7 +215,7 @@ def send(groups: Mapping[Resources, Sequence[Job]], name: str, store: Store, wis
 
 def release(store: Store, ids: set[str]) -> None:
     """Take away the claims that tasks which are no longer in the queue left behind on these runs."""
-    queue = set(ask("squeue", "--me", "--noheader", "--array", "--format=%A").split())
+    queue = set((ask("squeue", "--me", "--noheader", "--array", "--format=%A") or "").split())
     for id, held in store.claims().items():
         if id in ids and held["task"] and held["task"] not in queue:
             store.release(id)

@@ -184,11 +184,24 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> N
 
 
 def test_no_more_is_submitted_than_the_cluster_lets_one_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(tmp_path, monkeypatch, sacctmgr="\n7\n5", squeue="1_0|RUNNING|None\n1_1|PENDING|Resources")
+    pretend(tmp_path, monkeypatch, sacctmgr="\n7\n5", squeue="1_0|RUNNING|None|\n1_1|PENDING|Resources|")
     assert submit.room() == 3
     jobs = jobs_of(9)
     assert submit.fitting({SMALL: jobs[:4], LARGE: jobs[4:]}, 3, 2) == {SMALL: jobs[:4], LARGE: jobs[4:6]}
     assert submit.fitting({SMALL: jobs}, 0, 2) == {}
+
+
+def test_where_squeue_does_not_answer_nothing_is_claimed(spurbench: Any, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    folder = store.root / "slurm" / "20260101-000000-abc"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text('{"arrays": ["7"]}')
+    (folder / "array-0.json").write_text(json.dumps({"tasks": [[job.to_dict()] for job in jobs_of(2)]}))
+    planned = expand(adhoc_grid("two_moon", ["erm"], "0-1"), {})
+    store.write_plan(planned)
+    (row,) = json.loads(spurbench("status", store.root, "--json").stdout)
+    assert row["queued"] == 2 and "squeue does not answer here" in row["note"]
+    assert "squeue does not answer here" in spurbench("collect", store.root, code=2).stderr
 
 
 @pytest.mark.parametrize("accounting", [True, False])
@@ -413,7 +426,7 @@ def test_killed_preempted_warned_and_cancelled(spurbench: Any, tmp_path: Path, c
     subprocess.run(["scancel", "--signal=USR2", "--batch", f"{array}_1"], check=False)  # it may complain, and does it
     wait_for(lambda: queue().get(f"{array}_1") == "PENDING" and f"{array}_0" not in queue())
     states = tally(spurbench, store)
-    assert states["failed"] == 4 and sum(states.values()) == 12
+    assert states["failed"] == 4 and sum(states.values()) == 24
     assert "cancelled: by `spurbench cancel`" in notes(spurbench, store)
     assert "killed: by signal 9" in notes(spurbench, store)
 
