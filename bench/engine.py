@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from spurbench.bench import evaluate
 from spurbench.bench import network as networks
 from spurbench.bench import optimizer as optimizers
-from spurbench.bench.dataset import Data, Dataset, Split, Training
+from spurbench.bench.dataset import Data, Dataset, Training
+from spurbench.bench.inputs import Batches, Chunk, Lane, Mini, Pixels, Whole, stream
 from spurbench.bench.job import Options
 from spurbench.bench.method import Batch, Method, Problem
-from spurbench.bench.record import fingerprint
 
 Leaves = dict[str, Tensor]
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+Passes = list[tuple[Tensor, networks.Pullback]]
+"""What came out of a lane's micro-batches: logits and the way back."""
 
 
 @dataclass
@@ -40,7 +43,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
     """Draw data and networks of one seed; every method gets the same data and the same first weights."""
 
     def build(x: Tensor) -> nn.Module:
-        outputs = 1 if classes == 2 else classes
+        outputs = training.logits or (1 if classes == 2 else classes)
         return networks.build(method.transform(x[:1]).shape[1:], outputs, training)
 
     classes = getattr(dataset, "classes", 2)
@@ -53,35 +56,13 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
     return Seed(seed, data, found)
 
 
-def stream(seed: int, name: str) -> int:
-    """The seed of a named random stream."""
-    return int(fingerprint([seed, name])[:15], 16)
-
-
-def pixels(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Inputs as the network takes them: bytes are scaled to [0, 1]."""
-    return (x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x).to(dtype)
-
-
-Lane = int | slice
-"""What passes through the network at once: one replica (its index on the axis R), or all of them (slice(None))."""
-
-
-@dataclass
-class Chunk:
-    """A micro-batch: inputs [b, ...] or [R, b, ...] and, where all other columns are zero, the live ones."""
-
-    x: Tensor
-    live: slice | None = None
-
-
 @dataclass
 class Engine:
     """R replicas in training; `state()` and `restore()` carry everything the next step depends on.
 
-    Parameters, gradients, labels and the method's state always have the axis R. On a CPU the replicas pass through
-    the network one by one, so that their activations stay in cache; on a GPU they pass as one stack. The loss and the
-    optimizer's step are taken for all of them at once.
+    Parameters, gradients and the method's state always have the axis R. On a CPU, or with batch statistics, the
+    replicas pass through networks of their own, one by one, so that their activations stay in cache; on a GPU they pass
+    as one stack. The loss and the optimizer's step are taken for all of them at once.
     """
 
     method: Method
@@ -92,21 +73,25 @@ class Engine:
     step: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    looks: list[dict[str, Any]] = field(default_factory=list)  # counts on the held-out splits along the way
     diverged: dict[int, int] = field(default_factory=dict)  # seed → step
     stacked: bool | None = None  # all replicas through the network at once; None: on a GPU, not on a CPU
 
     def __post_init__(self) -> None:
-        self.device, self.dtype = torch.device(self.options.device), DTYPES[self.precision]
+        self.device, bf16 = torch.device(self.options.device), self.precision == "bf16"
+        self.networks = [[network.to(self.device).train() for network in s.networks] for s in self.seeds]
+        buffers = any(True for network in self.networks[0] for _ in network.buffers())
         if self.stacked is None:
-            self.stacked = self.device.type != "cpu" and len(self.seeds) > 1
+            self.stacked = self.device.type != "cpu" and len(self.seeds) > 1 and not buffers
         self.lanes: list[Lane] = [slice(None)] if self.stacked else list(range(len(self.seeds)))
         self.axis = 1 if self.stacked else 0  # of the examples in a lane's logits
-        self.skeletons = [network.to(self.device).train() for network in self.seeds[0].networks]
-        self.first = networks.first_layer(self.skeletons[0])
-        self.masters = [self._gather(i) for i in range(len(self.skeletons))]
-        self.buffers = [dict(network.named_buffers()) for network in self.skeletons]
-        if len(self.seeds) > 1 and any(self.buffers):
-            raise ValueError("networks with buffers train one seed at a time")
+        self.plain = networks.is_plain(self.networks[0][0])
+        self.dtype = torch.bfloat16 if bf16 and self.plain else torch.float32  # of parameters in the forward pass
+        self.amp = bf16 and not self.plain
+        self.first = networks.first_layer(self.networks[0][0])
+        self.masters = [self._gather(i) for i in range(len(self.networks[0]))]
+        if not self.stacked:
+            self._bind()
         self.optimizer = optimizers.make(list(self._parameters()), self.training)
         self.targets = self._targets()
         self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]
@@ -114,7 +99,8 @@ class Engine:
         self.known = {"group_counts": torch.stack(counts)} if counts else {}
         self.views = [self._by_lane(masters) for masters in self.masters]
         self.grads = [self._by_lane({n: present(p.grad, "gradient") for n, p in m.items()}) for m in self.masters]
-        self.chunks = [self._chunks(lane) for lane in self.lanes]
+        self.pixels = [Pixels(self.method.transform, s.data.mean, s.data.std) for s in self.seeds]
+        self.batches = self._batches(buffers)
         states = [self.method.init_state(problem) for problem in self.problems]
         self.method_state = {name: self._stack([s[name] for s in states]) for name in states[0]}
 
@@ -125,7 +111,7 @@ class Engine:
 
     def _gather(self, i: int) -> Leaves:
         """Parameters of network `i` of every seed, [R, ...] each, with room for their gradients."""
-        found = [dict(s.networks[i].named_parameters()) for s in self.seeds]
+        found = [dict(networks[i].named_parameters()) for networks in self.networks]
         leaves = {name: self._stack([f[name].detach() for f in found]) for name in found[0]}
         for leaf in leaves.values():
             leaf.grad = torch.zeros_like(leaf)
@@ -147,35 +133,33 @@ class Engine:
             found["index"] = [torch.arange(len(s.y)) for s in splits]
         return {name: self._stack(values) for name, values in found.items()}
 
-    def _chunks(self, lane: Lane) -> list[Chunk]:
-        """The training inputs of a lane as the network takes them, cut into micro-batches once for all steps."""
-        rows = len(self.seeds[0].data.train.y)
-        size = rows if any(self.buffers) else self.options.micro_batch  # batch statistics need the whole batch
-        return [self._chunk(lane, slice(at, at + size)) for at in range(0, rows, size)]
+    def _bind(self) -> None:
+        """Let the parameters of each replica's own networks, and their gradients, be views of the stacked ones."""
+        for r, own in enumerate(self.networks):
+            for network, masters in zip(own, self.masters, strict=True):
+                for name, parameter in network.named_parameters():
+                    master = masters[name]
+                    parameter.data, parameter.grad = master[r], present(master.grad, "gradient")[r]
 
-    def _chunk(self, lane: Lane, rows: slice) -> Chunk:
-        chosen = self.seeds[lane] if isinstance(lane, slice) else [self.seeds[lane]]
-        inputs = [self.method.transform(pixels(s.data.train.x[rows].to(self.device))) for s in chosen]
-        x = torch.stack(inputs) if isinstance(lane, slice) else inputs[0]
-        if self.first is None:
-            return Chunk(x.to(self.dtype))
-        x = x.flatten(2 if isinstance(lane, slice) else 1)
-        columns = x.reshape(-1, x.shape[-1]).any(0).nonzero()[:, 0]
-        live = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
-        whole = live == slice(0, x.shape[-1])
-        return Chunk(x[..., live].to(self.dtype).contiguous(), None if whole else live)
+    def _batches(self, buffers: bool) -> Batches:
+        data, pixels = [s.data for s in self.seeds], self.pixels[0]
+        if self.training.batch is None:
+            size = len(data[0].train.y) if buffers else self.options.micro_batch  # batch statistics need all of it
+            return Whole(data, self.lanes, pixels, self.device, size, self.dtype, self.first is not None)
+        return Mini(data, self.lanes, pixels, self.device, self.training, [s.seed for s in self.seeds])
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
-    def forward(self, i: int, leaves: Leaves, chunk: Chunk) -> tuple[Tensor, networks.Pullback]:
+    def forward(self, i: int, lane: int, leaves: Leaves, chunk: Chunk) -> tuple[Tensor, networks.Pullback]:
         """Logits of network `i` and the way back; columns of its first layer that meet only zeros are left out."""
         if self.first is not None and chunk.live is not None:
             leaves = leaves | {self.first: leaves[self.first][..., chunk.live]}
-        return networks.forward(self.skeletons[i], leaves, self.buffers[i], chunk.x, self.axis == 1)
+        x = chunk.x.to(self.dtype)
+        return networks.forward(self.networks[lane][i], leaves, x, self.axis == 1, self.amp)
 
-    def loss(self, logits: Tensor, second: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, targets: Leaves, logits: Tensor, second: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The method's loss, [R], and its next state; `logits` and `second` are [R, B] or [R, B, C]."""
-        fields = self.targets | ({} if second is None else {"second_logits": second})
+        fields = targets | ({} if second is None else {"second_logits": second})
 
         def one(z: Tensor, fields: Leaves, state: Leaves, known: Leaves) -> tuple[Tensor, Leaves]:
             problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
@@ -194,33 +178,37 @@ class Engine:
 
     def update(self) -> Tensor:
         """One optimisation step; the loss before it, [R]."""
+        rows, chunks = self.batches.rows(self.step), self.batches.chunks(self.step)
+        targets = self.targets if rows is None else {n: t.gather(1, rows.to(t.device)) for n, t in self.targets.items()}
         with torch.no_grad():
             passes = [
-                [[self.forward(i, own, chunk) for chunk in self.chunks[at]] for at, own in enumerate(lanes)]
+                [[self.forward(i, at, own, chunk) for chunk in chunks[at]] for at, own in enumerate(lanes)]
                 for i, lanes in enumerate(self._leaves())
             ]
         logits = [joined(lanes, self.stacked).float().requires_grad_() for lanes in passes]
-        loss, state = self.loss(logits[0], logits[1] if len(logits) > 1 else None)
+        loss, state = self.loss(targets, logits[0], logits[1] if len(logits) > 1 else None)
         slopes = torch.autograd.grad(loss.sum(), logits, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             for i, (lanes, slope) in enumerate(zip(passes, slopes, strict=True)):
-                self._backward(i, lanes, slope)
+                self._backward(i, lanes, chunks, slope)
         self.optimizer.step()
         self.method_state = {name: value.detach() for name, value in state.items()}
-        self.logits = logits[0].detach()
+        self.shown = logits[0].detach(), targets["y"]
         self.step += 1
         return loss.detach()
 
-    def _backward(self, i: int, lanes: list[list[tuple[Tensor, networks.Pullback]]], slope: Tensor) -> None:
+    def _backward(self, i: int, lanes: list[Passes], chunks: list[list[Chunk]], slope: Tensor) -> None:
         """Hand each micro-batch its slice of d loss / d logits; gradients are summed in float32."""
         penalty = self.method.weight_penalty(self.step)
         for master in self.masters[i].values():
             grad = present(master.grad, "gradient")
             torch.mul(master, 2 * penalty, out=grad) if penalty else grad.zero_()
-        for r, (parts, grads, chunks) in enumerate(zip(lanes, self.grads[i], self.chunks, strict=True)):
+        for r, (parts, grads, inputs) in enumerate(zip(lanes, self.grads[i], chunks, strict=True)):
             slices = torch.split(slope[self.lanes[r]].to(self.dtype), [z.shape[self.axis] for z, _ in parts], self.axis)
-            for chunk, (_, pullback), piece in zip(chunks, parts, slices, strict=True):
-                found = pullback(piece)
+            for chunk, (z, pullback), piece in zip(inputs, parts, slices, strict=True):
+                found = pullback(piece.to(z.dtype))
+                if not found:  # they are in the parameters' own .grad
+                    continue
                 if self.first is not None and chunk.live is not None:
                     grads[self.first][..., chunk.live].add_(found.pop(self.first))
                 torch._foreach_add_([grads[name] for name in found], list(found.values()))
@@ -228,6 +216,10 @@ class Engine:
     def _parameters(self) -> Iterator[Tensor]:
         for masters in self.masters:
             yield from masters.values()
+
+    def _buffers(self) -> list[Leaves]:
+        """Batch statistics and the like, network by network; only replicas with networks of their own have them."""
+        return [dict(network.named_buffers()) for own in self.networks for network in own]
 
     def _leaves(self) -> list[list[Leaves]]:
         """The parameters of each network and lane in the precision of the forward pass."""
@@ -248,6 +240,8 @@ class Engine:
             loss = self.update()
             if at % every == 0:
                 self.note(at, loss)
+            if self.training.evaluate and self.step % self.training.evaluate == 0:
+                self.look()
         self.seconds = before + time.perf_counter() - started
         for r, s in enumerate(self.seeds):
             if not all(p[r].isfinite().all() for p in self._parameters()):
@@ -260,27 +254,38 @@ class Engine:
                 self.diverged.setdefault(s.seed, step)
                 continue
             point: dict[str, Any] = {"seed": s.seed, "step": step, "loss": loss[r].item()}
-            point["train_accuracy"] = accuracy(self.logits[r], s.data.train)
-            for name in ["test"] if "test" in s.data.tests else []:
-                point[f"{name}_accuracy"] = accuracy(self.score(r)(s.data.tests[name].x), s.data.tests[name])
+            logits, y = self.shown
+            point["train_accuracy"] = accuracy(logits[r], y[r])  # of the step's batch
+            if "test" in s.data.tests and not self.training.evaluate:
+                point["test_accuracy"] = accuracy(self.score(r)(s.data.tests["test"].x), s.data.tests["test"].y)
             self.history.append(point)
+
+    def look(self) -> None:
+        """Count right answers on every held-out split, so that a rule may choose a step afterwards."""
+        for r, s in enumerate(self.seeds):
+            score = self.score(r)
+            splits = {name: evaluate.count(score(split.x), split, s.data) for name, split in s.data.tests.items()}
+            self.looks.append({"seed": s.seed, "step": self.step, "splits": splits})
 
     def score(self, r: int) -> Callable[[Tensor], Tensor]:
         """Logits of replica `r` for raw inputs, float32, evaluation mode, on the CPU."""
-        leaves = {name: p[r] for name, p in self.masters[0].items()} | self.buffers[0]
+        function = self.function(r)
 
         @torch.no_grad()
         def logits(x: Tensor) -> Tensor:
-            self.skeletons[0].eval()
-            parts = [self._score_part(leaves, part) for part in torch.split(x, self.options.micro_batch)]
-            self.skeletons[0].train()
-            return torch.cat(parts).cpu()
+            with evaluating(self.networks[r][0]):
+                parts = torch.split(x, self.options.micro_batch)
+                return torch.cat([function(self.pixels[r](part.to(self.device))).cpu() for part in parts])
 
         return logits
 
-    def _score_part(self, leaves: Leaves, x: Tensor) -> Tensor:
-        out: Tensor = functional_call(self.skeletons[0], leaves, (self.method.transform(pixels(x.to(self.device))),))
-        return out
+    def function(self, r: int) -> Callable[[Tensor], Tensor]:
+        """Replica `r` as a function of what its network sees; call it with the network in the mode that is wanted."""
+        network = self.networks[r][0]
+        if not self.stacked:
+            return network
+        leaves = {name: p[r] for name, p in self.masters[0].items()}
+        return lambda x: functional_call(network, leaves, (x,))
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on: tensors, numbers and strings only."""
@@ -288,9 +293,10 @@ class Engine:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "looks": self.looks,
             "diverged": self.diverged,
             "masters": self.masters,
-            "buffers": self.buffers,
+            "buffers": self._buffers(),
             "optimizer": self.optimizer.state(),
             "method": self.method_state,
             "random": torch.get_rng_state(),
@@ -300,9 +306,10 @@ class Engine:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state()` of the same runs under the same options."""
         self.step, self.seconds = state["step"], state["seconds"]
-        self.history, self.diverged = state["history"], state["diverged"]
+        self.history, self.looks, self.diverged = state["history"], state["looks"], state["diverged"]
         with torch.no_grad():
-            for own, saved in zip(self.masters + self.buffers, state["masters"] + state["buffers"], strict=True):
+            everything = state["masters"] + state["buffers"]
+            for own, saved in zip(self.masters + self._buffers(), everything, strict=True):
                 for name, value in saved.items():
                     own[name].copy_(value)
         self.optimizer.restore(**state["optimizer"])
@@ -312,16 +319,25 @@ class Engine:
             torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
 
 
-def joined(lanes: list[list[tuple[Tensor, networks.Pullback]]], stacked: bool | None) -> Tensor:
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off, batch statistics as learnt."""
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train()
+
+
+def joined(lanes: list[Passes], stacked: bool | None) -> Tensor:
     """Logits of all micro-batches and lanes as one tensor [R, B] or [R, B, C]."""
     if stacked:
         return torch.cat([z for z, _ in lanes[0]], 1)
     return torch.stack([torch.cat([z for z, _ in parts]) for parts in lanes])
 
 
-def accuracy(logits: Tensor, split: Split) -> float:
-    right = (logits > 0).long() if logits.ndim == 1 else logits.argmax(-1)
-    return (right.cpu() == split.y).double().mean().item()
+def accuracy(logits: Tensor, y: Tensor) -> float:
+    return (evaluate.predictions(logits).cpu() == y.cpu()).double().mean().item()
 
 
 def present(value: Tensor | None, what: str) -> Tensor:

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from spurbench.bench.errors import UserError
@@ -92,6 +93,11 @@ def choose(device: str, jobs: int | None, threads: int | None, runs: int) -> Lay
 
 
 def step_flops(training: Mapping[str, Any], rows: int) -> float:
-    """Operations of one step of an MLP on so many examples, forward and backward; its order of magnitude is used."""
+    """Operations of one step on so many examples, forward and backward; the order of magnitude of an MLP's is used.
+
+    Networks for pictures count as large: a job trains one seed, and processes side by side fill the cores.
+    """
+    if training["network"] != "mlp":
+        return inf
     width, layers = int(training["width"]), int(training["hidden_layers"])
     return 6.0 * rows * width * (1 + width * (layers - 1) + INPUTS)

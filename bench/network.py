@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from spurbench.bench.dataset import Training
-from spurbench.bench.errors import unknown
+from spurbench.bench.errors import UserError, unknown
 
 
 class MLP(nn.Sequential):
@@ -43,34 +43,45 @@ def xavier(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def mlp(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
-    return MLP(prod(shape), outputs, training)
-
-
-NETWORKS: dict[str, Callable[[Sequence[int], int, Training], nn.Module]] = {"mlp": mlp}
+PICTURES = ("small_conv", "vgg15_bn", "preact_resnet110")
 
 
 def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
-    """The network `training.network` for inputs of `shape` (no batch axis) and this many logits."""
-    if training.network not in NETWORKS:
-        raise unknown("network", training.network, NETWORKS)
-    return NETWORKS[training.network](shape, outputs, training)
+    """The network `training.network` for inputs of `shape` (no batch axis) and this many logits.
+
+    Errors: UserError for an unknown name, with the nearest one.
+    """
+    if training.network == "mlp":
+        return MLP(prod(shape), outputs, training)
+    if training.network not in PICTURES and not training.network.startswith("timm:"):
+        raise unknown("network", training.network, ("mlp", *PICTURES, "timm:MODEL"))
+    from spurbench.bench import convnets
+
+    if len(shape) != 3:
+        raise UserError(f"the network {training.network} takes pictures; these inputs have the shape {list(shape)}")
+    return convnets.build(shape, outputs, training)
 
 
 Leaves = dict[str, Tensor]
 Pullback = Callable[[Tensor], Leaves]
-"""From d loss / d logits to the gradients of the parameters, by name; call it once."""
+"""From d loss / d logits to the gradients of the parameters, by name; call it once. Unnamed ones are added already."""
 
 
-def forward(network: nn.Module, leaves: Leaves, buffers: Leaves, x: Tensor, stacked: bool) -> tuple[Tensor, Pullback]:
+def forward(network: nn.Module, leaves: Leaves, x: Tensor, stacked: bool, amp: bool) -> tuple[Tensor, Pullback]:
     """Logits of `x` under the parameters `leaves`, and the way back from them.
 
-    `stacked`: parameters, inputs and logits have a leading axis of replicas. A plain MLP is differentiated by hand,
-    in place and without a graph (twice as fast for small layers); any other network by autograd.
+    `stacked`: parameters, inputs and logits have a leading axis of replicas; if not, `leaves` are the network's own.
+    A plain MLP is differentiated by hand, in place and without a graph (twice as fast for small layers); any other
+    network by autograd, in bf16 where that is safe if `amp`.
     """
-    if isinstance(network, MLP) and network.plain:
+    if is_plain(network):
         return relu_layers(leaves, x.flatten(2 if stacked else 1))
-    return traced(network, leaves, buffers, x, stacked)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+        return traced(network, leaves, x) if stacked else called(network, x)
+
+
+def is_plain(network: nn.Module) -> bool:
+    return isinstance(network, MLP) and network.plain
 
 
 def relu_layers(leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
@@ -104,16 +115,28 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
-def traced(network: nn.Module, leaves: Leaves, buffers: Leaves, x: Tensor, stacked: bool) -> tuple[Tensor, Pullback]:
-    """The same for any network, through autograd."""
+def called(network: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:
+    """The same for one replica's own network; its gradients are added to those the parameters have."""
+    with torch.enable_grad():
+        z: Tensor = network(x)
+
+    def pullback(slope: Tensor) -> Leaves:
+        z.backward(slope)  # type: ignore[no-untyped-call]
+        return {}
+
+    return z.detach(), pullback
+
+
+def traced(network: nn.Module, leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
+    """The same for stacked replicas of any network without buffers."""
 
     def logits(own: Leaves, inputs: Tensor) -> Tensor:
-        found: Tensor = functional_call(network, own | buffers, (inputs,))
+        found: Tensor = functional_call(network, own, (inputs,))
         return found
 
     with torch.enable_grad():
         traced_leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
-        z: Tensor = vmap(logits)(traced_leaves, x) if stacked else logits(traced_leaves, x)
+        z: Tensor = vmap(logits)(traced_leaves, x)
 
     def pullback(slope: Tensor) -> Leaves:
         grads = torch.autograd.grad(z, list(traced_leaves.values()), slope)

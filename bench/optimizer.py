@@ -28,11 +28,13 @@ class Optimizer(ABC):
     def __init__(self, parameters: list[Tensor], training: Training) -> None:
         self.parameters, self.training = parameters, training
         self.count = 0  # steps done
+        self.drops = [float(share) * training.steps for share in (training.drops or "").split(",") if share]
         self.memory: Memory = {name: [torch.zeros_like(p) for p in parameters] for name in self.remembers}
 
     @torch.no_grad()
     def step(self) -> None:
         grads = [p.grad for p in self.parameters if p.grad is not None]
+        self.lr = self.training.lr * 0.1 ** sum(self.count >= at for at in self.drops)
         if self.training.weight_decay:
             torch._foreach_add_(grads, self.parameters, alpha=self.training.weight_decay)
         self.count += 1
@@ -52,7 +54,7 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """Momentum in the form v ← μ v + g, θ ← θ − lr v."""
+    """Momentum in the form v ← μ v + g, θ ← θ − lr v; with Nesterov's, θ ← θ − lr (g + μ v)."""
 
     remembers = ("velocity",)
 
@@ -60,7 +62,10 @@ class SGD(Optimizer):
         velocity = self.memory["velocity"]
         torch._foreach_mul_(velocity, self.training.momentum)
         torch._foreach_add_(velocity, grads)
-        torch._foreach_add_(self.parameters, velocity, alpha=-self.training.lr)
+        if self.training.nesterov:
+            torch._foreach_add_(grads, velocity, alpha=self.training.momentum)
+            velocity = grads
+        torch._foreach_add_(self.parameters, velocity, alpha=-self.lr)
 
 
 class Adam(Optimizer):
@@ -76,7 +81,7 @@ class Adam(Optimizer):
         size = torch._foreach_sqrt(square)
         torch._foreach_div_(size, sqrt(1 - 0.999**self.count))
         torch._foreach_add_(size, 1e-8)
-        torch._foreach_addcdiv_(self.parameters, mean, size, -self.training.lr / (1 - 0.9**self.count))
+        torch._foreach_addcdiv_(self.parameters, mean, size, -self.lr / (1 - 0.9**self.count))
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}

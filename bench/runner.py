@@ -98,7 +98,7 @@ def arranged(planned: list[tuple[Run, str]], wanted: set[str], plan: layout.Layo
 def step_flops(run: Run) -> float:
     """Operations of one step of a run; a dataset says how many examples it has in an option of its own."""
     sizes = [value for name, value in run.dataset_options.items() if name in ("examples", "train_size")]
-    return layout.step_flops(run.training, rows=max(sizes, default=50_000))
+    return layout.step_flops(run.training, rows=run.training.get("batch") or max(sizes, default=50_000))
 
 
 def add(result: Result, outcome: Outcome) -> None:

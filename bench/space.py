@@ -29,6 +29,10 @@ LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...]] = {
     "momentum": (0.0, 0.9999),
     "weight_decay": (0.0, math.inf),
     "steps": (0, 10**9),
+    "batch": (1, 10**9),
+    "evaluate": (1, 10**9),
+    "logits": (1, 10**6),
+    "augment": ("crop", "flip", "crop,flip"),
 }
 
 

@@ -25,7 +25,7 @@ from spurbench.bench.method import Method
 from spurbench.bench.record import SCHEMA, Record, Run, settled
 from spurbench.bench.store import Store, write_atomically
 
-CHECKPOINT = 2  # version of the checkpoint's layout
+CHECKPOINT = 3  # version of the checkpoint's layout
 
 
 class Stopped(Exception):
@@ -54,9 +54,8 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
 
 
 def stacks(runs: list[Run]) -> list[list[Run]]:
-    """The runs that may train as one stack: all, or one by one where method or network cannot be lifted."""
-    method, training = registry.load_method(runs[0].method), runs[0].training
-    alone = not method.stackable or training.get("dropout") or training.get("batch_norm")
+    """The runs that may train as one stack: all, or one by one where a method cannot be lifted or dropout draws."""
+    alone = not registry.load_method(runs[0].method).stackable or runs[0].training.get("dropout")
     return [[run] for run in runs] if alone else [runs]
 
 
@@ -226,8 +225,8 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
     """The complete record of replica `r`: counts of every split, further measures, predictions kept."""
     seed, data = engine.seeds[r].seed, engine.seeds[r].data
     record["provenance"]["data"] = dataset.checksum()
-    history = [{k: v for k, v in point.items() if k != "seed"} for point in engine.history if point["seed"] == seed]
-    record = record | {"history": history, "groups": data.groups}
+    record = record | {"history": own(engine.history, seed), "groups": data.groups}
+    record |= {"looks": own(engine.looks, seed)} if engine.looks else {}
     if seed in engine.diverged:
         return failed(record, "diverged", f"loss or weights not finite at step {engine.diverged[seed]}")
     score = engine.score(r)
@@ -243,6 +242,13 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
             "predictions": keep_predictions(record["id"], logits, store),
         }
     )
+
+
+def own(points: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """The points of a seed's curve, without its name."""
+    return [
+        {name: value for name, value in point.items() if name != "seed"} for point in points if point["seed"] == seed
+    ]
 
 
 def keep_predictions(run_id: str, logits: dict[str, torch.Tensor], store: Store) -> str:

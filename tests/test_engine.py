@@ -74,8 +74,8 @@ def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -
     one_by_one, stacked = (engine_of(name, [3, 4, 5], "cpu") for _ in range(2))
     stacked = Engine(stacked.method, stacked.training, "float32", stacked.options, stacked.seeds, stacked=True)
     assert (one_by_one.stacked, stacked.stacked) == (False, True)
-    for skeleton in stacked.skeletons:
-        skeleton.plain = torch.tensor(plain)
+    for network in stacked.networks[0]:
+        network.plain = torch.tensor(plain)
     for engine in (one_by_one, stacked):
         engine.train(lambda engine: None)
     for r in range(3):
@@ -85,7 +85,7 @@ def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_equal_the_whole_batch(name: str, device: str) -> None:
     whole, parts = engine_of(name, [0], device, 10_000), engine_of(name, [0], device, 77)
-    assert len(whole.chunks[0]) == 1 < len(parts.chunks[0])
+    assert len(whole.batches.chunks(0)[0]) == 1 < len(parts.batches.chunks(0)[0])
     for engine in (whole, parts):
         engine.train(lambda engine: None)
     assert torch.allclose(weights(whole, 0), weights(parts, 0), atol=1e-5)
@@ -134,27 +134,33 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
     run(first, 1)  # moves the generator on
     second.restore(kept)
     assert torch.equal(run(second, 3), weights(unbroken, 0))
-    assert second.buffers[0].keys() == unbroken.buffers[0].keys()
-    assert all(torch.equal(second.buffers[0][name], value) for name, value in unbroken.buffers[0].items())
+    ours, theirs = second.state()["buffers"][0], unbroken.state()["buffers"][0]
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "nesterov"])
 def test_optimizers_do_torch_optims_arithmetic(name: str) -> None:
-    training = Training(optimizer=name, lr=0.1, momentum=0.9, weight_decay=0.01)
+    """The learning rate falls to a tenth after half of the steps and again after three quarters."""
+    nesterov = name == "nesterov"
+    kind = "adam" if name == "adam" else "sgd"
+    training = Training(optimizer=kind, lr=0.1, momentum=0.9, weight_decay=0.01, steps=20, nesterov=nesterov,
+                        drops="0.5,0.75")  # fmt: skip
     torch.manual_seed(0)
     ours, theirs = ([torch.ones(3, 2), torch.ones(4)] for _ in range(2))
     own = optimizer.make(ours, training)
     reference: torch.optim.Optimizer = (
         torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01)
         if name == "adam"
-        else torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01)
+        else torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
     )
+    schedule = torch.optim.lr_scheduler.MultiStepLR(reference, [10, 15])
     for _ in range(20):
         for a, b in zip(ours, theirs, strict=True):
             b.grad = torch.randn_like(b)
             a.grad = b.grad.clone()
         own.step()
         reference.step()
+        schedule.step()
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -164,11 +170,11 @@ def test_zero_columns_are_left_out_and_change_nothing() -> None:
     method = method_named("erm")
     training = replace(cm.training, width=16, steps=4)
     engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    assert min(chunk.x.shape[-1] for chunk in engine.chunks[0]) < 200
+    assert min(chunk.x.shape[-1] for chunk in engine.batches.chunks(0)[0]) < 200
     full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
     full.first = None
-    full.chunks = [full._chunks(0)]
-    assert all(chunk.live is None for chunk in full.chunks[0])
+    full.batches = full._batches(buffers=False)
+    assert all(chunk.live is None for chunk in full.batches.chunks(0)[0])
     for one in (engine, full):
         one.train(lambda engine: None)
     assert torch.allclose(weights(engine, 0), weights(full, 0), atol=1e-6)

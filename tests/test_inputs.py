@@ -1,0 +1,149 @@
+"""Minibatches, random changes of pictures, and networks for pictures."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from spurbench.bench import network, registry
+from spurbench.bench.dataset import Data, Split, Training
+from spurbench.bench.engine import Engine, Options, Seed
+from spurbench.bench.errors import UserError
+from spurbench.bench.inputs import Mini, Pixels, cropped
+
+METHODS = [name for name, info in registry.methods().items() if info.trains and "colour" not in str(info.needs)]
+
+
+def pictures(n: int = 90, classes: int = 2, size: int = 32) -> Data:
+    """Noise with the label in its brightness and the attribute in its first channel; a third has the rarer one."""
+    generator = torch.Generator().manual_seed(0)
+    y, rare = torch.arange(n) % classes, torch.arange(n) % 9 < 3
+    x = torch.randint(0, 120, (n, 3, size, size), generator=generator)
+    a = (y % 2) ^ rare.long()
+    x = x + 60 * y[:, None, None, None]
+    x[:, 0] += 15 * a[:, None, None]
+    splits = [
+        Split(x.to(torch.uint8)[at], y[at], a[at], torch.arange(n)[at] % 2) for at in (slice(0, 60), slice(60, n))
+    ]
+    return Data(splits[0], {"test": splits[1]}, classes, 2, 2, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+def engine(name: str, seeds: list[int], **changes: Any) -> Engine:
+    fields = {"network": "small_conv", "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "steps": 9, "batch": 8}
+    training = replace(Training(), **(fields | changes))
+    method = registry.load_method(name)()
+    ready = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        data = pictures()
+        count = 2 if "second network" in method.needs else 1
+        shape = data.train.x.shape[1:]
+        ready.append(Seed(seed, data, [network.build(shape, training.logits or 1, training) for _ in range(count)]))
+    return Engine(method, training, "float32", Options(history=3), ready)
+
+
+def weights(engine: Engine, r: int) -> torch.Tensor:
+    return torch.cat([leaf[r].flatten() for masters in engine.masters for leaf in masters.values()]).clone()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_together_equal_seeds_alone(name: str) -> None:
+    changes: dict[str, Any] = {"augment": "crop,flip", "balanced": True, "logits": 1 if name == "sd_gamma" else 2}
+    together = engine(name, [3, 4], **changes)
+    together.train(lambda engine: None)
+    for r, seed in enumerate([3, 4]):
+        alone = engine(name, [seed], **changes)
+        before = weights(alone, 0)
+        alone.train(lambda engine: None)
+        assert not torch.allclose(before, weights(alone, 0), atol=1e-4)
+        assert torch.allclose(weights(together, r), weights(alone, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["small_conv", "vgg15_bn"])
+def test_interrupted_equals_unbroken(kind: str) -> None:
+    """Order, random changes, batch statistics and what was seen on the way go on as if nothing had happened."""
+    changes: dict[str, Any] = {"network": kind, "augment": "crop,flip", "evaluate": 2, "steps": 6, "batch": 20}
+    unbroken, first, second = (engine("erm", [0], **changes) for _ in range(3))
+    unbroken.train(lambda engine: None)
+    for _ in range(3):
+        first.update()
+    first.look()
+    first.looks.clear()
+    second.restore(copy.deepcopy(first.state()))
+    second.train(lambda engine: None)
+    assert torch.equal(weights(unbroken, 0), weights(second, 0))
+    assert second.looks == unbroken.looks[1:] and [look["step"] for look in unbroken.looks] == [2, 4, 6]
+    assert sum(unbroken.looks[0]["splits"]["test"]["n"]) == 30
+
+
+def rows(**changes: Any) -> Mini:
+    training = replace(Training(batch=7), **changes)
+    data = [pictures(), pictures()]
+    return Mini(data, [0, 1], Pixels(lambda x: x), torch.device("cpu"), training, [5, 6])
+
+
+def test_an_epoch_sees_every_example_once() -> None:
+    mini = rows()
+    epochs = [torch.cat([mini.rows(8 * e + s) for s in range(8)], 1) for e in range(2)]
+    assert all(len(set(order[r].tolist())) == 56 for order in epochs for r in range(2))
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0][0], epochs[0][1])
+    assert torch.equal(mini.rows(3), rows().rows(3))  # whatever was asked before
+    with pytest.raises(UserError, match="a batch of 100 examples, but the training set has 60"):
+        rows(batch=100)
+
+
+def test_balanced_draws_make_groups_equal() -> None:
+    mini = rows(balanced=True, batch=60)
+    drawn = torch.cat([mini.rows(step)[0] for step in range(200)])
+    group = mini.data[0].train.group(2)
+    shares = group[drawn].bincount(minlength=4) / len(drawn)
+    assert group.bincount().float().std() > 3 and torch.allclose(shares, torch.full((4,), 0.25), atol=0.02)
+
+
+def test_crops_and_flips() -> None:
+    x = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    assert torch.equal(cropped(x, 1, torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True]))[0], x[0])
+    assert torch.equal(cropped(x, 1, torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True]))[1], x[1].flip(2))
+    moved = cropped(x, 1, torch.tensor([[0, 2], [1, 1]]), torch.tensor([False, False]))
+    assert torch.equal(moved[0][:, 1:], x[0][:, :3]) and (moved[0][:, 0] == 0).all()
+    assert torch.equal(moved[1][:, :3], x[1][:, 1:]) and (moved[1][:, 3] == 0).all()
+
+
+def test_pixels_are_scaled_by_channel() -> None:
+    x = torch.full((2, 3, 2, 2), 51, dtype=torch.uint8)
+    found = Pixels(lambda u: u, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(x)
+    assert torch.allclose(found[0, :, 0, 0], torch.tensor([-1.5, -2 / 3, -0.25]))
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "parameters"),
+    [("small_conv", 2, 249_442), ("vgg15_bn", 10, 14_728_266), ("vgg15_bn", 100, 14_774_436),
+     ("preact_resnet110", 10, 1_730_522), ("preact_resnet110", 100, 1_736_372)],
+)  # fmt: skip
+def test_networks_have_the_published_size(name: str, outputs: int, parameters: int) -> None:
+    made = network.build((3, 32, 32), outputs, Training(network=name))
+    assert sum(p.numel() for p in made.parameters()) == parameters
+    assert made(torch.zeros(2, 3, 32, 32)).shape == (2, outputs)
+
+
+def test_networks_that_cannot_be_had_are_named(tmp_path: Any) -> None:
+    with pytest.raises(UserError, match="no network 'vgg15'; did you mean vgg15_bn"):
+        network.build((3, 32, 32), 2, Training(network="vgg15"))
+    with pytest.raises(UserError, match="takes pictures"):
+        network.build((2,), 2, Training(network="small_conv"))
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match="did you mean resnet50"):
+        network.build((3, 32, 32), 2, Training(network="timm:resnet5O"))
+    other = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match="of another network"):
+        network.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
+    made = network.build((3, 32, 32), 1, Training(network="timm:resnet18"))
+    assert made(torch.zeros(2, 3, 32, 32)).shape == (2,)
+    torch.save(made.body.state_dict(), other)
+    again = network.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
+    assert torch.equal(again.state_dict()["conv1.weight"], made.body.state_dict()["conv1.weight"])
