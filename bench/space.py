@@ -70,7 +70,7 @@ def checked(option: Option, value: Any, of: str) -> Any:
     for kind in kinds:
         fits, converted = fit(kind, value)
         if fits:
-            return allowed(option, converted, of)
+            return converted if converted is None else allowed(option, converted, of)
     words = " or ".join(TYPE_WORDS.get(kind, kind) for kind in kinds)
     raise ValueError(f"{option.name} of {of} must be {words}, not {value!r}")
 
