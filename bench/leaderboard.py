@@ -10,12 +10,13 @@ from typing import Any, Protocol
 from spurbench.bench import stats
 from spurbench.bench.published import Comparison, load
 from spurbench.bench.record import Record
-from spurbench.bench.selection import accuracy, worst_environment, worst_group
+from spurbench.bench.selection import accuracy, unbiased, worst_environment, worst_group
 from spurbench.bench.squares import Plan, Square, squares, tables
 
 Column = tuple[str, str]  # split, metric
 ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
-COUNTED = ("accuracy", "worst_group_accuracy", "entropy", "loss")
+SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group, "unbiased_accuracy": unbiased}
+COUNTED = (*SHARES, "entropy", "loss")
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 
 
@@ -204,7 +205,7 @@ def value(record: Record, column: Column) -> float | None:
         return None
     if metric in ("entropy", "loss"):
         return float(counts[f"{metric}_sum"]) / float(sum(counts["n"]))
-    share = (accuracy if metric == "accuracy" else worst_group)(counts)
+    share = SHARES[metric](counts)
     return None if share is None else share * scale
 
 

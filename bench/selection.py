@@ -1,4 +1,4 @@
-"""Selection rules: which number of a finished run picks among the draws of a search."""
+"""Selection rules: which number of a finished run picks among the draws of a search, and among a run's own steps."""
 
 from __future__ import annotations
 
@@ -33,10 +33,20 @@ def accuracy(counts: Counts | None) -> float | None:
 
 def worst_group(counts: Counts | None) -> float | None:
     """The smallest accuracy of a group that has examples."""
-    if not counts:
-        return None
-    each = [right / n for right, n in zip(counts["correct"], counts["n"], strict=True) if n]
+    each = by_group(counts)
     return min(each) if each else None
+
+
+def unbiased(counts: Counts | None) -> float | None:
+    """The mean over the accuracies of the groups that have examples."""
+    each = by_group(counts)
+    return sum(each) / len(each) if each else None
+
+
+def by_group(counts: Counts | None) -> list[float]:
+    if not counts:
+        return []
+    return [right / n for right, n in zip(counts["correct"], counts["n"], strict=True) if n]
 
 
 def worst_environment(splits: Splits) -> float | None:
@@ -50,6 +60,10 @@ def worst_environment(splits: Splits) -> float | None:
 RULES = {
     "none": Rule("hyper-parameters as given, last step scored", False, None),
     "test_accuracy": Rule("test accuracy (test-set oracle)", True, lambda splits: accuracy(splits.get("test"))),
+    "validation_accuracy": Rule("validation accuracy", False, lambda splits: accuracy(splits.get("validation"))),
+    "validation_worst_group": Rule(
+        "worst-group accuracy on validation", False, lambda splits: worst_group(splits.get("validation"))
+    ),
     "train_accuracy": Rule("training accuracy", False, lambda splits: accuracy(splits.get("train"))),
     "worst_environment": Rule(
         "the smallest accuracy over training environments and test (test-set oracle)", True, worst_environment
@@ -70,10 +84,30 @@ def mean_score(name: str, records: Sequence[Mapping[str, Any]]) -> float | None:
     rule = RULES[name]
     assert rule.score is not None, "'none' does not select"
     scores = []
-    for record in records:
+    for record in (at_its_best(record, name) for record in records):
         score = rule.score(record["splits"])
         if score is None:
             have = ", ".join(record["splits"]) or "none"
             raise UserError(f"rule {name} cannot be used: run {record['id']} has the splits {have}")
         scores.append(score)
     return sum(scores) / len(scores)
+
+
+def at_its_best(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The record with the counts of the step that a rule picks among those at which its held-out splits were scored.
+
+    The first of equals; `chosen_step` says which. Training counts and further measures stay those of the last step. A
+    record of which nothing was scored on the way, and the rule `none`, keep the last step.
+    """
+    rule, last = RULES[name], {"step": record["training"].get("steps"), "splits": record["splits"]}
+    looks = [*record.get("looks", ()), last]
+    if rule.score is None or len(looks) == 1:
+        return dict(record)
+    held_out = looks[0]["splits"]
+    scored = [(rule.score({split: look["splits"][split] for split in held_out}), look) for look in looks]
+    found = [(score, look) for score, look in scored if score is not None]
+    if not found:
+        return dict(record)
+    chosen = max(found, key=lambda pair: pair[0])[1]
+    splits = {**record["splits"], **{split: chosen["splits"][split] for split in held_out}}
+    return {**record, "splits": splits, "chosen_step": chosen["step"]}

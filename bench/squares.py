@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spurbench.bench.record import Record, Run, fingerprint, used
+from spurbench.bench.selection import at_its_best
 
 Plan = Mapping[str, Any]
 UNPLANNED = {"rule": "unknown", "text": "not in any plan: how its settings were chosen is not known"}
@@ -100,7 +101,7 @@ def add(square: Square, cell: Mapping[str, Any], plan: Plan, by_id: Mapping[str,
     square.seeds.update(cell["seeds"])
     for id, seed in zip(cell["ids"], cell["seeds"], strict=False):
         if id in by_id:
-            square.records[seed] = by_id[id]
+            square.records[seed] = at_its_best(by_id[id], square.selection["rule"])
 
 
 def told_apart(all_: Sequence[Square]) -> None:

@@ -143,7 +143,7 @@ def test_terminal_keeps_paths_whole() -> None:
 
 def test_many_metrics_make_one_table_each() -> None:
     text = render(board(several({"plain": 20, "other": 60}), all_metrics=True), "markdown")
-    assert text.count("### pictures") == 8  # four metrics of two splits
+    assert text.count("### pictures") == 10  # five metrics of two splits
     assert "test worst group accuracy" in text
 
 
