@@ -76,6 +76,43 @@ class Data:
         return [f"y{y}a{a}" for y in range(self.classes) for a in range(self.attributes)]
 
 
+@dataclass(frozen=True)
+class Pgd:
+    """Projected gradient descent on a split: steps of `step` uphill in the loss, within `eps`, pixels in [0, 1]."""
+
+    split: str = "test"
+    norm: str = "inf"  # "inf" or "2"
+    eps: float = 8 / 255
+    step: float = 2 / 255
+    steps: int = 10
+    random_start: bool = False
+    mount: str = "correct"  # or "released": gradients at pictures that were not normalised
+    batch: int = 250
+
+    def __post_init__(self) -> None:
+        if self.eps < 0 or self.step < 0:
+            raise UserError(f"an attack with eps {self.eps:g} and step {self.step:g}: neither can be negative")
+        if self.norm not in ("inf", "2") or self.mount not in ("correct", "released"):
+            raise UserError(f"no attack with norm {self.norm} mounted {self.mount}: inf or 2, correct or released")
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The search for the smallest L∞ disturbance that flips a picture, as the paper's Figure 2 released it.
+
+    Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
+    attack succeeds, at most `tries` times, and is then bisected `tries` times.
+    """
+
+    split: str = "train"
+    eps: float = 0.3
+    share: float = 1 / 30
+    steps: int = 40
+    tries: int = 20
+    batch: int = 500
+
+
+Attack = Pgd | Margins
 Build = Callable[[Tensor], nn.Module]
 """Makes the network from a few raw inputs, drawing its weights from torch's global generator."""
 Score = Callable[[Tensor], Tensor]
@@ -97,6 +134,10 @@ class Dataset(ABC):
 
     def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
         """Further numbers of this dataset, split → metric → value, from the trained network."""
+        return {}
+
+    def attacks(self) -> dict[str, Attack]:
+        """What trained networks are attacked with, by name."""
         return {}
 
     def checksum(self) -> str:

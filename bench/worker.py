@@ -6,7 +6,7 @@ import ctypes
 import io
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from spurbench.bench import evaluate, provenance, registry
-from spurbench.bench.dataset import Dataset, Training
-from spurbench.bench.engine import Engine, Seed, prepare
+from spurbench.bench.dataset import Attack, Dataset, Pgd, Training
+from spurbench.bench.engine import Engine, Seed, evaluating, prepare
 from spurbench.bench.errors import UserError
+from spurbench.bench.inputs import stream
 from spurbench.bench.job import Job
 from spurbench.bench.method import Method
 from spurbench.bench.record import SCHEMA, Record, Run, settled
@@ -116,10 +117,28 @@ def trained(job: Job, begun: list[Record], store: Store, report: Report, stop: C
         resumed = int(saved["resumed"]) + 1
     engine.train(watcher(job, store, report, stop, resumed))
     report(training.steps)
+    if dataset.attacks():  # they take long: training is not to be done again if they are interrupted
+        save(engine, job, store, resumed)
+    tick = ticker(job, store, stop, engine)
     return [
-        scored(record | {"cost": cost(engine, job, resumed)}, engine, r, dataset, store)
+        scored(record | {"cost": cost(engine, job, resumed)}, engine, r, dataset, store, tick)
         for r, record in enumerate(begun)
     ]
+
+
+def ticker(job: Job, store: Store, stop: Callable[[], bool], engine: Engine) -> Callable[[], None]:
+    """Called during long scoring: keeps the claims, and stops when asked."""
+    last = [time.monotonic()]
+
+    def tick() -> None:
+        if stop():
+            raise Stopped
+        if time.monotonic() - last[0] > 10:
+            last[0] = time.monotonic()
+            for run in job.runs:
+                store.keep(run.id, engine.step, engine.training.steps)
+
+    return tick
 
 
 def watcher(job: Job, store: Store, report: Report, stop: Callable[[], bool], resumed: int) -> Callable[[Engine], None]:
@@ -221,7 +240,7 @@ def guessed(record: Record, seed: Seed) -> Record:
     return now_stamped(record | {"status": "done", "groups": seed.data.groups, "splits": counts})
 
 
-def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Store) -> Record:
+def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Store, tick: Callable[[], None]) -> Record:
     """The complete record of replica `r`: counts of every split, further measures, predictions kept."""
     seed, data = engine.seeds[r].seed, engine.seeds[r].data
     record["provenance"]["data"] = dataset.checksum()
@@ -233,15 +252,46 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
     counts = evaluate.by_environment("train", logits["train"], data.train, data)
     counts |= {name: evaluate.count(logits[name], split, data) for name, split in data.tests.items()}
+    measures = dataset.measures(score, data)
+    if attacks := dataset.attacks():
+        found, record["curves"] = attacked(engine, r, attacks, tick)
+        for split, values in found.items():
+            measures[split] = measures.get(split, {}) | values
     return now_stamped(
         record
         | {
             "status": "done",
             "splits": counts,
-            "measures": dataset.measures(score, data),
+            "measures": measures,
             "predictions": keep_predictions(record["id"], logits, store),
         }
     )
+
+
+def attacked(
+    engine: Engine, r: int, attacks: Mapping[str, Attack], tick: Callable[[], None]
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """How replica `r` stands up to the dataset's attacks: split → measure → value, and the margins' curves.
+
+    A curve gives how many pictures are flipped by disturbances of at most each thousandth of the pixels' scale.
+    """
+    from spurbench.bench import attack
+
+    target = attack.Target(engine.function(r), engine.pixels[r], engine.device)
+    data, measures, curves = engine.seeds[r].data, dict[str, dict[str, float]](), {}
+    with evaluating(engine.networks[r][0]):
+        for name, how in attacks.items():
+            split = data.train if how.split == "train" else data.tests[how.split]
+            if isinstance(how, Pgd):
+                right = attack.right_after_pgd(target, split.x, split.y, how, stream(engine.seeds[r].seed, name), tick)
+                value = right.double().mean().item()
+            else:
+                sizes = attack.margins(target, split.x, split.y, how, tick)
+                value = sizes.median().item()
+                flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
+                curves[name] = {"split": how.split, "n": len(sizes), "flipped": flipped}
+            measures.setdefault(how.split, {})[name] = value
+    return measures, curves
 
 
 def own(points: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -1,0 +1,168 @@
+"""Attacks on a trained network: projected gradient descent, and the smallest disturbance that flips a picture.
+
+Pictures `u` [n, channels, height, width] are in [0, 1]; a network is a function from what it sees to logits, and how
+an attack is mounted says where the dataset's normalisation comes in. Sizes of disturbances are on the pixels' scale.
+
+Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083; the
+search for margins as in Foolbox 2's projected gradient descent, which the paper's Figure 2 used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spurbench.bench.dataset import Margins, Pgd
+from spurbench.bench.evaluate import predictions
+from spurbench.bench.inputs import Pixels
+
+Logits = Callable[[Tensor], Tensor]
+Tick = Callable[[], None]
+"""Called now and then during long work; may raise to stop it."""
+LEAST = 1e-12  # so that a gradient of zero has a direction of zero
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trained network in evaluation mode, and the scale of what it sees."""
+
+    network: Logits
+    pixels: Pixels
+    device: torch.device = torch.device("cpu")
+
+    def mounted(self, u: Tensor) -> Tensor:
+        """Logits of pictures in [0, 1], through the normalisation the network was trained with."""
+        return self.network(self.pixels.scaled(u))
+
+
+def slopes(logits: Logits, u: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of `u`, and the gradient of the summed cross-entropy with respect to `u`."""
+    u = u.detach().requires_grad_()
+    with torch.enable_grad():
+        z = logits(u)
+        each = F.softplus(z) - y * z if z.ndim == 1 else F.cross_entropy(z, y, reduction="none")
+        (slope,) = torch.autograd.grad(each.sum(), u)
+    return z.detach(), slope
+
+
+def pgd(logits: Logits, u: Tensor, y: Tensor, how: Pgd, generator: torch.Generator | None = None) -> Tensor:
+    """Pictures within `how.eps` of `u` after `how.steps` steps uphill in the loss, in [0, 1].
+
+    Errors: ValueError for a negative eps or step (see Pgd).
+    """
+    x = u.clone()
+    if how.random_start:
+        noise = torch.rand(u.shape, generator=generator).to(u) * 2 - 1
+        x = projected(u + how.eps * noise, u, how)
+    for _ in range(how.steps):
+        x = projected(x + how.step * direction(slopes(logits, x, y)[1], how.norm), u, how)
+    return x
+
+
+def direction(slope: Tensor, norm: str) -> Tensor:
+    """The step of length 1 in the norm that raises the loss most."""
+    if norm == "inf":
+        return slope.sign()
+    unit: Tensor = slope / lengths(slope).clamp(min=LEAST)
+    return unit
+
+
+def lengths(x: Tensor) -> Tensor:
+    """L2 norm of each picture, ready to divide by."""
+    size: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return size.view(-1, *[1] * (x.ndim - 1))
+
+
+def projected(x: Tensor, u: Tensor, how: Pgd) -> Tensor:
+    """The nearest pictures within eps of `u` and in [0, 1]."""
+    change = x - u
+    if how.norm == "inf":
+        change = change.clamp(-how.eps, how.eps)
+    else:
+        change = change * (how.eps / lengths(change).clamp(min=LEAST)).clamp(max=1)
+    return (u + change).clamp(0, 1)
+
+
+def right_after_pgd(target: Target, x: Tensor, y: Tensor, how: Pgd, seed: int, tick: Tick) -> Tensor:
+    """Whether each picture is still classified rightly after the attack, [n]. `x` are raw inputs.
+
+    Mounted as released, the gradients are those of the network on pictures that were not normalised; what it is then
+    scored on is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    attacked = target.mounted if how.mount == "correct" else target.network
+    found = []
+    for rows in torch.split(torch.arange(len(y)), how.batch):
+        tick()
+        u, labels = pictures(x[rows], target.device), y[rows].to(target.device)
+        disturbed = pgd(attacked, u, labels, how, generator)
+        with torch.no_grad():
+            found.append((predictions(target.mounted(disturbed)) == labels).cpu())
+    return torch.cat(found)
+
+
+def pictures(x: Tensor, device: torch.device) -> Tensor:
+    """Raw inputs as pictures in [0, 1]."""
+    return x.to(device).float() / 255 if x.dtype == torch.uint8 else x.to(device).float()
+
+
+def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
+    """L∞ norm of the smallest disturbance found that flips each picture, [n], on the pixels' scale.
+
+    0 for a picture that is misclassified as it is, infinity where the search fails.
+    """
+    parts = torch.split(torch.arange(len(y)), how.batch)
+    batches = ((pictures(x[rows], target.device), y[rows].to(target.device)) for rows in parts)
+    return torch.cat([search(target, u, labels, how, tick).cpu() for u, labels in batches])
+
+
+def search(target: Target, u: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
+    """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion."""
+    with torch.no_grad():
+        best = torch.where(predictions(target.mounted(u)) == y, torch.inf, 0.0)
+    eps = torch.full_like(best, how.eps)
+    open_ = best > 0
+    for _ in range(how.tries):
+        if not open_.any():
+            break
+        tick()
+        size = attempt(target, u, y, eps, open_, how)
+        best = torch.minimum(best, size)
+        open_ = open_ & size.isinf()
+        eps = torch.where(open_, eps * 1.5, eps)
+    low, high, able = torch.zeros_like(eps), eps, best.isfinite() & (best > 0)
+    for _ in range(how.tries):
+        if not able.any():
+            break
+        tick()
+        middle = (low + high) / 2
+        size = attempt(target, u, y, middle, able, how)
+        best = torch.minimum(best, size)
+        low, high = torch.where(size.isinf(), middle, low), torch.where(size.isinf(), high, middle)
+    return best
+
+
+def attempt(target: Target, u: Tensor, y: Tensor, eps: Tensor, which: Tensor, how: Margins) -> Tensor:
+    """Attack the pictures `which` [n] within their own `eps` [n]; the size of the first disturbance that flips, [n].
+
+    Infinity where none does within the steps, and for the others.
+    """
+    found = torch.full_like(eps, torch.inf)
+    left = which.nonzero()[:, 0]
+    x = u[left]
+    for _ in range(how.steps):
+        reach = eps[left].view(-1, *[1] * (u.ndim - 1))
+        origin = u[left]
+        _, slope = slopes(target.mounted, x, y[left])
+        x = (origin + (x + how.share * reach * slope.sign() - origin).clamp(-reach, reach)).clamp(0, 1)
+        with torch.no_grad():
+            flipped = predictions(target.mounted(x)) != y[left]
+        found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
+        left, x = left[~flipped], x[~flipped]
+        if not len(left):
+            break
+    return found

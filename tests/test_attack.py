@@ -1,0 +1,122 @@
+"""Attacks: the numeric checks of the released code, Foolbox on the same network, and the search for margins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spurbench.bench.attack import Target, margins, pgd, right_after_pgd
+from spurbench.bench.dataset import Margins, Pgd, Training
+from spurbench.bench.errors import UserError
+from spurbench.bench.inputs import Pixels
+from spurbench.bench.network import build
+
+PLAIN = Pixels(lambda u: u)
+
+
+def none() -> None:
+    pass
+
+
+def test_on_a_linear_logit() -> None:
+    """Check N28."""
+    u, y = torch.tensor([[0.5, 0.99, 0.01]]), torch.tensor([1])
+
+    def logit(v: Tensor) -> Tensor:
+        return v @ torch.tensor([2.0, -1.0, 0.5]) + 0.1
+
+    x = pgd(logit, u, y, Pgd(eps=5 / 255, step=0.5 / 255))
+    assert torch.allclose(x, torch.tensor([[0.48039216, 1.0, 0.0]]), atol=1e-6)
+    assert logit(u).item() == pytest.approx(0.115) and logit(x).item() == pytest.approx(0.06078431, abs=1e-6)
+
+
+def test_mounts() -> None:
+    """Check N29: gradients through the normalisation, or at pictures that were not normalised."""
+    u, y = torch.tensor([[0.4, 0.3]]), torch.tensor([1])
+    target = Target(lambda v: v[:, 0] ** 2 - v[:, 1], Pixels(lambda v: v, (0.5,), (0.25,)))
+    how = Pgd(eps=0.02, step=0.002)
+    right, wrong = pgd(target.mounted, u, y, how), pgd(target.network, u, y, how)
+    assert torch.allclose(right, torch.tensor([[0.42, 0.32]]), atol=1e-6)
+    assert torch.allclose(wrong, torch.tensor([[0.38, 0.32]]), atol=1e-6)
+    scores = [target.mounted(x).item() for x in (right, wrong, u)]
+    assert scores == pytest.approx([0.8224, 0.9504, 0.96], abs=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("start", [False, True])
+def test_disturbances_stay_within_eps_and_the_pixels(norm: str, start: bool) -> None:
+    u = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    how = Pgd(norm=norm, eps=0.3, step=0.2, steps=5, random_start=start)
+    x = pgd(lambda v: v.flatten(1).sum(1) - 100, u, torch.ones(20), how, torch.Generator().manual_seed(1))
+    change = (x - u).flatten(1)
+    size = change.abs().amax(1) if norm == "inf" else change.norm(dim=1)
+    assert (size <= 0.3 + 1e-5).all() and size.max() > 0.2 and 0 <= x.min() and x.max() <= 1
+
+
+def trained() -> tuple[Target, Tensor, Tensor]:
+    """A small network that has learned something about noise, and its pictures."""
+    torch.manual_seed(0)
+    x, y = torch.rand(120, 3, 20, 20), torch.arange(120) % 2
+    x[y == 1, 0] = x[y == 1, 0] * 0.9 + 0.05
+    network = build((3, 20, 20), 2, Training(network="small_conv"))
+    pixels = Pixels(lambda u: u, (0.5, 0.4, 0.6), (0.5, 0.25, 0.3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(pixels.scaled(x)), y).backward()
+        optimizer.step()
+    return Target(network.eval(), pixels), x, y
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[Target, Tensor, Tensor]:
+    return trained()
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_success_agrees_with_foolbox(network: tuple[Target, Tensor, Tensor], norm: str) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    target, x, y = network
+    eps = {"inf": 0.01, "2": 0.15}[norm]
+    scale: dict[str, Any] = {"mean": target.pixels.mean, "std": target.pixels.std, "axis": -3}
+    model = foolbox.PyTorchModel(target.network, bounds=(0, 1), preprocessing=scale)
+    attack = {"inf": foolbox.attacks.LinfPGD, "2": foolbox.attacks.L2PGD}[norm](
+        abs_stepsize=eps / 5, steps=12, random_start=False
+    )
+    _, _, fooled = attack(model, x, y, epsilons=eps)
+    ours = right_after_pgd(target, x, y, Pgd(norm=norm, eps=eps, step=eps / 5, steps=12, batch=50), 0, none)
+    assert 0.1 < fooled.float().mean() < 0.9 and (ours == ~fooled).float().mean() >= 0.99
+
+
+def test_margins_of_a_linear_network_are_exact() -> None:
+    """|w·u + b| / ‖w‖₁, up to the search's step: no attack overshoots by more than one."""
+    torch.manual_seed(0)
+    u, w = 0.3 + 0.4 * torch.rand(40, 1, 2, 2), torch.tensor([1.0, -2.0, 0.5, 1.5])
+    target = Target(lambda v: v.flatten(1) @ w - 0.5, PLAIN)
+    y = (target.mounted(u) > 0).long()
+    y[:3] = 1 - y[:3]
+    found = margins(target, u, y, Margins(batch=16), none)
+    exact = target.mounted(u).abs() / w.abs().sum()
+    assert (found[:3] == 0).all() and (found[3:] >= exact[3:] - 1e-6).all()
+    assert (found[3:] <= exact[3:] * (1 + 1 / 20) + 1e-6).all()
+
+
+def test_margins_of_batches_equal_those_of_single_pictures(network: tuple[Target, Tensor, Tensor]) -> None:
+    target, x, y = network
+    how = Margins(steps=10, tries=6)
+    together = margins(target, x[:6], y[:6], how, none)
+    alone = torch.cat([margins(target, x[i : i + 1], y[i : i + 1], how, none) for i in range(6)])
+    assert torch.allclose(together, alone, atol=1e-5) and (together > 0).any()
+    hopeless = Target(lambda v: v.flatten(1).sum(1) * 0 + 1, PLAIN)  # nothing flips it
+    assert margins(hopeless, x[:2], torch.ones(2), how, none).isinf().all()
+
+
+def test_what_no_attack_can_be() -> None:
+    with pytest.raises(UserError, match="eps -0.1 .* negative"):
+        Pgd(eps=-0.1)
+    with pytest.raises(UserError, match="inf or 2"):
+        replace(Pgd(), norm="1")
