@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from spurbench.bench import registry
-from spurbench.bench.errors import unknown
-from spurbench.bench.grid import shipped_grids
+from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.grid import parsed_sets, shipped_grids
 from spurbench.bench.source import PluginInfo
+from spurbench.bench.space import checked
+
+if TYPE_CHECKING:
+    from spurbench.bench.dataset import Dataset
 
 COLUMNS = {
     "methods": {"name": "name", "summary": "what it does", "needs": "needs", "hyper_parameters": "hyper-parameters"},
@@ -73,12 +79,27 @@ def data() -> list[dict[str, Any]]:
     ]
 
 
-def prepare(name: str) -> str:
-    """Make a dataset's files ready; what was done."""
-    return registry.load_dataset(name)().prepare()
+def prepare(
+    name: str, source: Path | None = None, sets: Sequence[str] = (), allow_bad: bool = False, jobs: int | None = None
+) -> str:
+    """Make a dataset's files ready, with options as `run` takes them (`name.option=value`); what was done."""
+    return with_options(name, sets).prepare(source, allow_bad, jobs)
 
 
-def verify(name: str | None) -> list[str]:
-    """What the check of each dataset's files found."""
+def with_options(name: str, sets: Sequence[str]) -> Dataset:
+    """The dataset with options of the form `name.option=value`."""
+    known = {option.name: option for option in registry.dataset_info(name).options}
+    given = parsed_sets(sets, [name], [])
+    for option in [f"training.{key}" for key in given["training"]] + [key for key in given[name] if key not in known]:
+        raise unknown(f"option of {name}", option, known)
+    try:
+        chosen = {option: checked(known[option], value, name) for option, value in given[name].items()}
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return registry.load_dataset(name)(**chosen)
+
+
+def verify(name: str | None, thorough: bool = True) -> list[str]:
+    """What the check of each dataset's files found; unless `thorough`, only what takes no time is checked."""
     names = [name] if name else [n for n, info in registry.datasets().items() if not info.problem]
-    return [f"ok    {n}: {registry.load_dataset(n)().verify()}" for n in names]
+    return [f"ok    {n}: {registry.load_dataset(n)().verify(thorough)}" for n in names]

@@ -304,11 +304,28 @@ def data_list(json_: Json = False) -> None:
 
 
 @data_app.command("prepare")
-def data_prepare(dataset: Annotated[str, typer.Argument(help="Name of a dataset.")]) -> None:
-    """Make a dataset's files ready for training."""
+def data_prepare(
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder of its files, or of their archive; without it: a download.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the dataset, as for run: cifar10.origin=jpeg.")
+    ] = None,
+    allow_bad: Annotated[bool, typer.Option("--allow-bad", help="Leave out pictures that cannot be read.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Decode a dataset's pictures once, for all runs of this machine; run it again to go on where it stopped.
+
+    They are kept below $SPURBENCH_DATA, by default ~/.cache/spurbench/data.
+
+    [dim]spurbench data prepare celeba --from ~/celeba[/dim]
+    """
     from spurbench.bench import catalogue
 
-    print(catalogue.prepare(dataset))
+    add_plugins(plugin)
+    print(catalogue.prepare(dataset, source, set_ or [], allow_bad, jobs))
 
 
 @data_app.command("verify")

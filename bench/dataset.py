@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -148,10 +149,16 @@ class Dataset(ABC):
         """Where the dataset's files are, for `data list`."""
         return "none: drawn from the seed"
 
-    def prepare(self) -> str:
-        """Make the files ready for training; what was done, for `data prepare`."""
+    def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
+        """Make the files ready for training, from the folder `source` if there is one; what was done.
+
+        Pictures that cannot be read are left out if `allow_bad`, else refused.
+        """
         return f"nothing to prepare ({self.files()})"
 
-    def verify(self) -> str:
-        """Check the files against what is known of them; what was found. Raises BadData if they are wrong."""
+    def verify(self, thorough: bool = True) -> str:
+        """Check the files against what is known of them; what was found. Raises BadData if they are wrong.
+
+        Unless `thorough`, only what takes no time.
+        """
         return f"nothing to verify ({self.files()})"

@@ -15,7 +15,7 @@ from typing import Any
 from spurbench.bench.errors import UserError
 
 ROOTS = {"method": "Method", "dataset": "Dataset"}
-SECTIONS = re.compile(r"^\W*(Source|Needs|Differs|Licence)\b\W*\s(.*)$")
+SECTIONS = re.compile(r"^\W*(Source|Needs|Differs|Licence|Groups)\b\W*\s(.*)$")
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "missing"})()
 UNREAD: Any = type("Unread", (), {"__repr__": lambda _: "not a literal"})()
 

@@ -13,8 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STDLIB_AND = {
     "methods": {"torch", "numpy", "spurbench.bench.method"},
-    "datasets": {"torch", "numpy", "scipy", "sklearn", "spurbench.bench.dataset"},
-}
+    "datasets": {
+        "torch", "numpy", "scipy", "sklearn", "spurbench.bench.dataset", "spurbench.bench.errors",
+        "spurbench.bench.pictures", "spurbench.datasets", "torchvision", "wilds",
+    },
+}  # fmt: skip
 PLUGINS = {path.stem for room in ("methods", "datasets") for path in (ROOT / room).glob("*.py")}
 
 

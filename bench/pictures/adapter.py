@@ -1,0 +1,159 @@
+"""Base of the datasets whose pictures are prepared once: from a listing to splits, and what `data` commands do."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from spurbench.bench.dataset import Build, Data, Dataset, Split
+from spurbench.bench.errors import UserError
+from spurbench.bench.pictures.decode import Crop
+from spurbench.bench.pictures.listing import BadPictures, Listing
+from spurbench.bench.pictures.prepared import Prepared, root
+
+
+@dataclass(frozen=True)
+class Pictures(Dataset):
+    """A dataset of prepared pictures; `origin` is part of a run's identity, so that versions are never mixed up."""
+
+    home: ClassVar[str]  # the name its pictures are prepared under
+    published: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # pictures of each group, by split
+    layouts: ClassVar[str]  # what `listing` looks for, in words
+    link: ClassVar[str] = ""  # where to get it by hand
+    classes: ClassVar[int] = 2
+    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)  # ImageNet's
+    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+
+    origin: str = "original"  # or what else the pictures were prepared from, such as "jpeg"
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called on the command line."""
+        return type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
+
+    @property
+    @abstractmethod
+    def crop(self) -> Crop:
+        """How each picture becomes an array."""
+
+    @abstractmethod
+    def listing(self, folder: Path) -> Listing | None:
+        """What the folder holds, or None if it has none of the known layouts."""
+
+    def download(self, folder: Path) -> Path:
+        """Fetch the files; the folder to list."""
+        raise UserError("there is nowhere to download it from")
+
+    def version(self, origin: str) -> str:
+        """The name of a prepared version."""
+        return origin
+
+    # ---- preparing ----------------------------------------------------------------------------------------------
+
+    def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
+        """Prepare from the folder, or download; what was done. Raises UserError for files that are not as published."""
+        from spurbench.bench.pictures.preparing import Order, prepare
+
+        here = self.ready(self.origin, allow_bad)
+        if here and (source is None or here.facts["from"] == str(source.resolve())):
+            return f"already prepared: {here} ({here.folder})"
+        listing = self.found(source.resolve() if source else fetched(self))
+        origin = listing.origin if self.origin == "original" else self.origin
+        known = origin == listing.origin
+        listing.check(self.published if known else {}, self.elsewise, known)
+        here = here or self.ready(origin, allow_bad)
+        if here:
+            same = here.facts["from"] == str(listing.folder)
+            return f"already prepared: {here} ({here.folder})" + ("" if same else "; delete it to prepare it anew")
+        made = prepare(listing, Order(self.home, self.version, self.crop, allow_bad, processes), origin)
+        hint = f"; run it with --set {self.name}.origin={made.facts['origin']}"
+        return f"prepared {made} ({made.folder})" + (hint if made.facts["origin"] != "original" else "")
+
+    def ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
+        """The prepared version of an origin; if allowed, also one without unreadable pictures."""
+        found = Prepared.find(self.home, self.version(origin))
+        return found or (self.ready(f"{origin}-incomplete") if allow_bad else None)
+
+    def found(self, folder: Path) -> Listing:
+        """What the folder holds; raises BadPictures if it is not there or has another layout."""
+        if not folder.is_dir():
+            raise BadPictures(f"no folder {folder}")
+        listing = self.listing(folder)
+        if listing is None:
+            raise BadPictures(f"{folder} has no layout that is known here; expected {self.layouts}")
+        return listing
+
+    @property
+    def elsewise(self) -> str:
+        """How to use files that are not the published ones."""
+        return f"To use it as other data, name it: --set {self.name}.origin=NAME"
+
+    # ---- loading ------------------------------------------------------------------------------------------------
+
+    def prepared(self) -> Prepared:
+        """The prepared pictures; raises BadPictures, saying how to prepare them, if they are not there."""
+        found = Prepared.find(self.home, self.version(self.origin))
+        if found:
+            return found
+        others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home))
+        raise BadPictures(
+            f"{self.home} of origin '{self.origin}' is not prepared (no {root() / self.home / self.version(self.origin)})"
+            f": spurbench data prepare {self.name}" + (f"; there is: {others}" if others else "")
+        )
+
+    def split(self, name: str) -> Split:
+        """One prepared split, its pixels memory-mapped."""
+        here = self.prepared()
+        labels = here.labels(name)
+        a = torch.from_numpy(labels["a"]) if "a" in labels else None
+        return Split(torch.from_numpy(here.pictures(name)), torch.from_numpy(labels["y"]), a)
+
+    def data(self, seed: int) -> Data:
+        """All splits; `seed` is for data that are drawn."""
+        facts = self.prepared().facts
+        tests = {name: self.split(name) for name in facts["splits"] if name != "train"}
+        attributes = max(1, len(facts["attributes"]))
+        return Data(self.split("train"), tests, self.classes, attributes, mean=self.mean, std=self.std)
+
+    def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
+        data = self.data(seed)
+        torch.manual_seed(seed)
+        return data, build(data.train.x[:2])
+
+    # ---- what `data` commands say -------------------------------------------------------------------------------
+
+    def checksum(self) -> str:
+        return self.prepared().checksum
+
+    def files(self) -> str:
+        found = [str(one) for one in Prepared.versions(self.home)]
+        return "; ".join(found) if found else f"not prepared: spurbench data prepare {self.name} --from FOLDER"
+
+    def verify(self, thorough: bool = True) -> str:
+        found = list(Prepared.versions(self.home))
+        for one in found if thorough else ():
+            one.verify()
+        words = ", SHA-256 as prepared" if thorough else ""
+        return "; ".join(f"{one}{words}" for one in found) or "not prepared, nothing to verify"
+
+
+def fetched(dataset: Pictures) -> Path:
+    """The folder of the downloaded files; raises UserError, saying what to do by hand, if that fails."""
+    folder = root() / "downloads" / dataset.home
+    try:
+        return dataset.download(folder)
+    except ImportError as error:
+        reason = f"needs the package {error.name}"
+    except Exception as error:  # whatever the network, the server or the other package brings up
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise UserError(
+        f"{dataset.home} is not prepared and cannot be downloaded ({reason}); "
+        f"get it{f' from {dataset.link}' if dataset.link else ''}, then: "
+        f"spurbench data prepare {dataset.name} --from FOLDER, where FOLDER has {dataset.layouts}"
+    )

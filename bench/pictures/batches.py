@@ -1,0 +1,103 @@
+"""CIFAR's pickled batches, as torchvision unpacks them, read without letting a pickle run anything."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spurbench.bench.pictures.listing import BadPictures, Listing, Rows
+
+HARMLESS = {
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+}  # fmt: skip
+"""All that a pickled dictionary of lists and arrays refers to."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive of pickled batches: MD5 of the archive and of each file, files by split."""
+
+    folder: str
+    archive: str
+    md5: str
+    files: Mapping[str, Mapping[str, str]]  # split → file → MD5
+    labels: str = "labels"
+
+
+class Harmless(pickle.Unpickler):
+    """Reads lists, dictionaries, strings, numbers and arrays; refuses everything else a pickle can name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def batches(folder: Path, archive: Archive, classes: Sequence[str]) -> Listing | None:
+    """The pictures of `folder`, of its sub-folder of batches, or of the archive itself; None if none is there."""
+    contents = found(folder, archive)
+    if contents is None:
+        return None
+    splits, doubts = {}, []
+    for split, files in archive.files.items():
+        parts = []
+        for name, md5 in files.items():
+            if hashlib.md5(contents[name]).hexdigest() != md5:
+                doubts.append(f"{name} is not the published file (MD5 {hashlib.md5(contents[name]).hexdigest()})")
+            parts.append(batch(folder / name, contents[name], archive.labels, len(classes)))
+        y = np.concatenate([labels for _, labels in parts])
+        ids = [f"{split}/{i:05}" for i in range(len(y))]
+        splits[split] = Rows(ids, y, pixels=np.concatenate([pixels for pixels, _ in parts]))
+    return Listing("pickled batches", folder, splits, classes, doubts=doubts)
+
+
+def found(folder: Path, archive: Archive) -> dict[str, bytes] | None:
+    """The content of every file of batches by name, or None if there is no trace of them."""
+    names = [name for files in archive.files.values() for name in files]
+    packed = folder / archive.archive
+    for place in (folder / archive.folder, folder):
+        here = [name for name in names if (place / name).is_file()]
+        if here and len(here) < len(names):
+            missing = ", ".join(name for name in names if name not in here)
+            raise BadPictures(f"{place}: {missing} missing (an archive half unpacked?)")
+        if here:
+            return {name: (place / name).read_bytes() for name in names}
+    if not packed.is_file():
+        return None
+    if file_md5(packed) != archive.md5:
+        raise BadPictures(
+            f"{packed} is not whole: {packed.stat().st_size:,} bytes with MD5 {file_md5(packed)}, expected "
+            f"{archive.md5}; download it again"
+        )
+    with tarfile.open(packed) as opened:
+        members = {name: opened.extractfile(f"{archive.folder}/{name}") for name in names}
+        return {name: member.read() for name, member in members.items() if member is not None}
+
+
+def file_md5(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def batch(file: Path, content: bytes, labels: str, classes: int) -> tuple[Any, Any]:
+    """Pixels [n, 3, 32, 32] and labels [n] of one pickled batch."""
+    try:
+        entry = Harmless(io.BytesIO(content), encoding="latin1").load()
+        pixels = np.asarray(entry["data"], np.uint8).reshape(-1, 3, 32, 32)
+        y = np.asarray(entry[labels], np.int64)
+    except KeyError as error:
+        raise BadPictures(f"{file}: no entry {error}; there are: {', '.join(map(str, entry))}") from None
+    except Exception as error:  # a damaged pickle raises anything at all
+        raise BadPictures(f"{file} cannot be read as a batch: {error or type(error).__name__}") from None
+    if len(y) != len(pixels) or not ((y >= 0) & (y < classes)).all():
+        raise BadPictures(f"{file}: {len(pixels)} pictures, {len(y)} labels, expected as many, from 0 to {classes - 1}")
+    return pixels, y
