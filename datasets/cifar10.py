@@ -9,11 +9,11 @@ Groups: none; 5,000 training and 1,000 test pictures of each class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from spurbench.bench.dataset import Training
+from spurbench.bench.dataset import Attack, Pgd, Training
 from spurbench.bench.pictures.adapter import Pictures
 from spurbench.bench.pictures.batches import Archive, batches
 from spurbench.bench.pictures.decode import Crop
@@ -38,6 +38,9 @@ class CIFAR10(Pictures):
     training: ClassVar[Training] = Training(
         network="vgg15_bn", optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4,
         steps=62_400, batch=128, drops="0.5,0.75", augment="crop,flip")  # fmt: skip
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("test", "accuracy"), ("train", "accuracy"), ("test", "pgd_as_released_accuracy"), ("test", "pgd_accuracy"),
+    )  # fmt: skip
     home: ClassVar[str] = "cifar10"
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (5000,) * 10, "test": (1000,) * 10}
     layouts: ClassVar[str] = "cifar-10-batches-py/, cifar-10-python.tar.gz or {train,test}/<class>/<picture>"
@@ -52,6 +55,11 @@ class CIFAR10(Pictures):
 
     def listing(self, folder: Path) -> Listing | None:
         return batches(folder, ARCHIVE, CLASSES) or image_folder(folder, CLASSES, origin="jpeg")
+
+    def attacks(self) -> dict[str, Attack]:
+        """Table 1's: ten steps of half a level within five, as released and with the gradients where they belong."""
+        released = Pgd(eps=5 / 255, step=0.5 / 255, steps=10, mount="released")
+        return {"pgd_as_released_accuracy": released, "pgd_accuracy": replace(released, mount="correct")}
 
     def download(self, folder: Path) -> Path:
         from torchvision.datasets import CIFAR10 as Files

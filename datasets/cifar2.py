@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from spurbench.bench.dataset import Data, Split, Training
+from spurbench.bench.dataset import Attack, Data, Margins, Split, Training
 from spurbench.datasets.cifar10 import CIFAR10, CLASSES
 
 
@@ -26,11 +26,17 @@ class CIFAR2(CIFAR10):
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)  # pixels from −1 to 1
     std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
 
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("test", "accuracy"), ("train", "accuracy"), ("train", "margin"))  # fmt: skip
+
     pair: Literal["airplane/horse", "cat/dog"] = "airplane/horse"  # the classes y = 0 and 1
 
     def data(self, seed: int) -> Data:
         whole = super().data(seed)
         return replace(whole, train=self.two(whole.train), tests={k: self.two(v) for k, v in whole.tests.items()})
+
+    def attacks(self) -> dict[str, Attack]:
+        return {"margin": Margins()}
 
     def two(self, split: Split) -> Split:
         """The pictures of the two classes, in their order."""

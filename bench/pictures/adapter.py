@@ -102,9 +102,10 @@ class Pictures(Dataset):
         if found:
             return found
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home))
+        folder = root() / self.home / self.version(self.origin)
         raise BadPictures(
-            f"{self.home} of origin '{self.origin}' is not prepared (no {root() / self.home / self.version(self.origin)})"
-            f": spurbench data prepare {self.name}" + (f"; there is: {others}" if others else "")
+            f"{self.home} of origin '{self.origin}' is not prepared (no {folder}): "
+            f"spurbench data prepare {self.name}" + (f"; there is: {others}" if others else "")
         )
 
     def split(self, name: str) -> Split:
