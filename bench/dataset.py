@@ -128,6 +128,7 @@ class Dataset(ABC):
     protocol_version: ClassVar[int] = 1
     headline: ClassVar[tuple[tuple[str, str], ...]] = (("test", "accuracy"), ("train", "accuracy"))
     training: ClassVar[Training] = Training()
+    conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
 
     @abstractmethod
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:

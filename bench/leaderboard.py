@@ -16,6 +16,7 @@ from spurbench.bench.squares import Plan, Square, squares, tables
 Column = tuple[str, str]  # split, metric
 ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
 SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group, "unbiased_accuracy": unbiased}
+CONFLICTING = "bias_conflicting_accuracy"  # mean over the groups whose attribute misleads
 COUNTED = (*SHARES, "entropy", "loss")
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 
@@ -187,6 +188,7 @@ def columns_of(record: Record) -> list[Column]:
     """Every split and metric a record has."""
     counted = [(split, metric) for split in record["splits"] for metric in COUNTED]
     counted += [ENVIRONMENTS] if "train_e0" in record["splits"] else []
+    counted += [(split, CONFLICTING) for split in record["splits"] if record.get("conflicting")]
     return counted + [(split, metric) for split, values in record["measures"].items() for metric in values]
 
 
@@ -201,6 +203,9 @@ def value(record: Record, column: Column) -> float | None:
         least = worst_environment(record["splits"])
         return None if least is None else least * scale
     counts = record["splits"].get(split)
+    if metric == CONFLICTING and counts and record.get("conflicting"):
+        share = unbiased({name: [counts[name][g] for g in record["conflicting"]] for name in ("n", "correct")})
+        return None if share is None else share * scale
     if counts is None or metric not in COUNTED or not sum(counts["n"]):
         return None
     if metric in ("entropy", "loss"):

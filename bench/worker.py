@@ -84,10 +84,16 @@ def attempt(job: Job, store: Store, report: Report, stop: Callable[[], bool]) ->
     except Exception as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
         kind = "out_of_memory" if full else "exception"
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"{type(error).__name__}: {error}".splitlines()[0] + (remedy(job) if full else "")
         for record in begun:
             store.write_record(failed(record, kind, message, traceback.format_exc()))
     checkpoint_path(store, job).unlink(missing_ok=True)
+
+
+def remedy(job: Job) -> str:
+    """What to change after running out of memory."""
+    batch = job.runs[0].training.get("batch")
+    return f"; try training.batch {max(1, batch // 2)}" if batch else "; try a smaller training set or network"
 
 
 def plugins(job: Job) -> tuple[Dataset, Method]:
@@ -246,6 +252,7 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
     record["provenance"]["data"] = dataset.checksum()
     record = record | {"history": own(engine.history, seed), "groups": data.groups}
     record |= {"looks": own(engine.looks, seed)} if engine.looks else {}
+    record |= {"conflicting": list(dataset.conflicting)} if dataset.conflicting else {}
     if seed in engine.diverged:
         return failed(record, "diverged", f"loss or weights not finite at step {engine.diverged[seed]}")
     score = engine.score(r)

@@ -47,6 +47,13 @@ def test_a_record_not_looked_at_keeps_its_last_step() -> None:
     assert at_its_best(one, "test_accuracy") == one and at_its_best(looked_at(), "worst_environment")["splits"]["test"]
 
 
+def test_bias_conflicting_accuracy_is_over_the_groups_that_mislead() -> None:
+    """Check N30: the mean of g0 and g3."""
+    one = looked_at() | {"splits": {"test": counts(96, 99, 83, 40)}, "conflicting": [0, 3]}
+    assert value(one, ("test", "bias_conflicting_accuracy")) == pytest.approx(68.0)
+    assert value(looked_at(), ("test", "bias_conflicting_accuracy")) is None
+
+
 def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
     assert unbiased(counts(96, 99, 83, 40)) == pytest.approx(0.795)  # check N30
     assert unbiased({"n": [0, 10], "correct": [0, 5]}) == 0.5 and unbiased(None) is None
