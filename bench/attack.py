@@ -124,25 +124,25 @@ def search(target: Target, u: Tensor, y: Tensor, how: Margins, tick: Tick) -> Te
     """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion."""
     with torch.no_grad():
         best = torch.where(predictions(target.mounted(u)) == y, torch.inf, 0.0)
-    eps = torch.full_like(best, how.eps)
-    open_ = best > 0
+    low, high = torch.zeros_like(best), torch.full_like(best, how.eps)
+    left = best > 0
     for _ in range(how.tries):
-        if not open_.any():
+        if not left.any():
             break
         tick()
-        size = attempt(target, u, y, eps, open_, how)
-        best = torch.minimum(best, size)
-        open_ = open_ & size.isinf()
-        eps = torch.where(open_, eps * 1.5, eps)
-    low, high, able = torch.zeros_like(eps), eps, best.isfinite() & (best > 0)
+        best = torch.minimum(best, attempt(target, u, y, high, left, how))
+        left = best.isinf()
+        high = torch.where(left, high * 1.5, high)
+    left = best.isfinite() & (best > 0)
     for _ in range(how.tries):
-        if not able.any():
+        if not left.any():
             break
         tick()
         middle = (low + high) / 2
-        size = attempt(target, u, y, middle, able, how)
+        size = attempt(target, u, y, middle, left, how)
         best = torch.minimum(best, size)
         low, high = torch.where(size.isinf(), middle, low), torch.where(size.isinf(), high, middle)
+        left = left & (high - low > how.resolution)
     return best
 
 
@@ -153,16 +153,20 @@ def attempt(target: Target, u: Tensor, y: Tensor, eps: Tensor, which: Tensor, ho
     """
     found = torch.full_like(eps, torch.inf)
     left = which.nonzero()[:, 0]
-    x = u[left]
-    for _ in range(how.steps):
-        reach = eps[left].view(-1, *[1] * (u.ndim - 1))
-        origin = u[left]
-        _, slope = slopes(target.mounted, x, y[left])
-        x = (origin + (x + how.share * reach * slope.sign() - origin).clamp(-reach, reach)).clamp(0, 1)
-        with torch.no_grad():
-            flipped = predictions(target.mounted(x)) != y[left]
+    origin, reach, labels = u[left], eps[left].view(-1, *[1] * (u.ndim - 1)), y[left]
+    x = origin
+    for step in range(how.steps + 1):
+        if step < how.steps:
+            z, slope = slopes(target.mounted, x, labels)
+        else:
+            with torch.no_grad():
+                z = target.mounted(x)
+        flipped = (predictions(z) != labels) & (step > 0)
         found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
-        left, x = left[~flipped], x[~flipped]
-        if not len(left):
+        stay = ~flipped
+        if step == how.steps or not stay.any():
             break
+        left, origin, reach, labels = left[stay], origin[stay], reach[stay], labels[stay]
+        change = (x[stay] + how.share * reach * slope[stay].sign() - origin).clamp(-reach, reach)
+        x = (origin + change).clamp(0, 1)
     return found

@@ -102,7 +102,7 @@ class Margins:
     """The search for the smallest L∞ disturbance that flips a picture, as the paper's Figure 2 released it.
 
     Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
-    attack succeeds, at most `tries` times, and is then bisected `tries` times.
+    attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`.
     """
 
     split: str = "train"
@@ -110,7 +110,8 @@ class Margins:
     share: float = 1 / 30
     steps: int = 40
     tries: int = 20
-    batch: int = 500
+    resolution: float = 1e-4
+    batch: int = 100
 
 
 Attack = Pgd | Margins

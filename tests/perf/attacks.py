@@ -1,0 +1,89 @@
+"""The search for margins: ours on a batch against Foolbox picture by picture, seconds a picture, in turn.
+
+python tests/perf/attacks.py. Both search as the paper's Figure 2 did: attacks of 40 sign steps, eps growing by half
+until one succeeds, then 20 bisections. The network is the paper's, trained for a moment on pictures drawn here.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from spurbench.bench.attack import Target, margins
+from spurbench.bench.dataset import Margins, Training
+from spurbench.bench.inputs import Pixels
+from spurbench.bench.network import build
+
+PICTURES, ALONE, ROUNDS = 100, 1, 3
+
+
+def network() -> tuple[Target, Tensor, Tensor]:
+    """The CIFAR-2 net after 100 steps on noise with a bright corner for one class."""
+    torch.manual_seed(0)
+    y = torch.arange(PICTURES) % 2
+    x = torch.rand(PICTURES, 3, 32, 32)
+    x[y == 1, :, :12, :12] = (x[y == 1, :, :12, :12] + 0.15).clamp(max=1)
+    made = build((3, 32, 32), 2, Training(network="small_conv"))
+    pixels = Pixels(lambda u: u, (0.5,) * 3, (0.5,) * 3)
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.02, momentum=0.9)
+    for step in range(100):
+        rows = torch.arange(50) + 50 * (step % 2)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(made(pixels.scaled(x[rows])), y[rows]).backward()
+        optimizer.step()
+    return Target(made.eval(), pixels), x, y
+
+
+def by_foolbox(target: Target, x: Tensor, y: Tensor) -> Tensor:
+    """Margins by Foolbox 3's attack, one picture after another, inf where the search fails."""
+    import foolbox
+
+    scale = {"mean": target.pixels.mean, "std": target.pixels.std, "axis": -3}
+    model = foolbox.PyTorchModel(target.network, bounds=(0, 1), preprocessing=scale)
+    found = []
+    for u, label in zip(x.split(1), y.split(1), strict=True):
+
+        def flips(eps: float, u: Tensor = u, label: Tensor = label) -> tuple[bool, float]:
+            attack = foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=eps / 30, steps=40, random_start=False)
+            _, (x_eps,), success = attack(model, u, label, epsilons=[eps])
+            return bool(success), float((x_eps - u).abs().max())
+
+        eps, tries = 0.3, 0
+        able, best = flips(eps)
+        while not able and tries < 20:
+            eps, tries = eps * 1.5, tries + 1
+            able, best = flips(eps)
+        low, high = 0.0, eps
+        for _ in range(20):
+            middle = (low + high) / 2
+            able, size = flips(middle)
+            low, high, best = (low, middle, min(best, size)) if able else (middle, high, best)
+        found.append(best)
+    return torch.tensor(found)
+
+
+def measure() -> dict[str, float]:
+    """Seconds a picture of each way, medians, and how far their margins are apart on the pictures both did."""
+    torch.set_num_threads(1)
+    target, x, y = network()
+    took: dict[str, list[float]] = {"batched": [], "foolbox": []}
+    for turn in range(ROUNDS):
+        begun = time.perf_counter()
+        ours = margins(target, x, y, Margins(resolution=0), lambda: None)
+        took["batched"].append((time.perf_counter() - begun) / len(x))
+        some = slice(turn * ALONE, (turn + 1) * ALONE)
+        begun = time.perf_counter()
+        theirs = by_foolbox(target, x[some], y[some])
+        took["foolbox"].append((time.perf_counter() - begun) / ALONE)
+        print(f"  margins of {ALONE} pictures: ours {ours[some].tolist()}, Foolbox's {theirs.tolist()}")
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
+if __name__ == "__main__":
+    seconds = measure()
+    for name, value in seconds.items():
+        print(f"{name}: {value * 1e3:.3g} ms a picture")
+    print(f"ratio: {seconds['foolbox'] / seconds['batched']:.1f} ×")
