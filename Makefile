@@ -13,7 +13,7 @@ help:
 	@echo "make test   the tests"
 	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
-	@echo "make results  leaderboards and the README's table from the records in results/paper/"
+	@echo "make results  leaderboards, figures and the README's table from the records in results/paper/"
 	@echo "make perf   speed measurements, written to results/perf/"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make clean  remove $(VENV) and caches"
@@ -32,13 +32,14 @@ test-slurm: $(STAMP)
 paper: $(STAMP)
 	$(BIN)/spurbench merge $(PAPER) results/paper/records.jsonl.gz
 	$(BIN)/spurbench run paper --store $(PAPER)
-	$(BIN)/spurbench pack $(PAPER) results/paper/records.jsonl.gz
+	$(BIN)/spurbench pack $(PAPER) results/paper/records.jsonl.gz --drawings
 	$(MAKE) results
 
 results: $(STAMP)
 	for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	  $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid paper --format $${form%%:*} \
 	    --out results/paper/leaderboard.$${form##*:} || exit 1; done
+	-$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
 	$(BIN)/python tests/readme.py
 
 perf: $(STAMP)

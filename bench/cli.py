@@ -42,6 +42,18 @@ Only = Annotated[
 ]
 
 
+REFUSALS = (
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn the user's mistakes and the disk's refusals into one line and exit code 2."""
@@ -52,7 +64,7 @@ def user_errors() -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR):
+        if error.errno not in REFUSALS:
             raise
         fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; what was finished is kept")
 
@@ -64,7 +76,10 @@ def fail(message: str) -> None:
 
 def main() -> None:
     """Entry point of the `spurbench` command, with the commands that other folders and packages add to it."""
+    from spurbench.bench.figures import commands
+
     with user_errors():
+        commands.add_to(app)
         for entry in entry_points(group="spurbench.commands"):
             entry.load()(app)
         app()
@@ -241,11 +256,18 @@ def leaderboard(
 def pack(
     store: Annotated[Path, typer.Argument(help="The folder of the results.")],
     file: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz.")],
+    with_drawings: Annotated[bool, typer.Option("--drawings", help="Also what `figure` draws surfaces from.")] = False,
 ) -> None:
     """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is."""
     from spurbench.bench.store import Store
 
-    print(f"{Store.open(store).pack(file)} records in {file}")
+    source = Store.open(store)
+    print(f"{source.pack(file)} records in {file}")
+    if with_drawings:
+        from spurbench.bench import drawings
+
+        runs = drawings.pack(source, file, [record["id"] for record in source.records()[0]])
+        print(f"the drawings of {runs} runs in {drawings.beside(file)}")
 
 
 @app.command()
@@ -258,10 +280,14 @@ def merge(
 
     [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
     """
+    from spurbench.bench import drawings
     from spurbench.bench.store import Store
 
     others = [Store.open(source) for source in sources]
-    new, here = Store.open(store, create=True).merge(others, keep)
+    target = Store.open(store, create=True)
+    new, here = target.merge(others, keep)
+    for other in others:
+        drawings.unpack(target, other, [record["id"] for record in other.records()[0]])
     print(f"{new} records added to {store}, {here} were there already")
 
 

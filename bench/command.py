@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,6 +18,9 @@ from spurbench.bench.layout import find_devices
 from spurbench.bench.record import settled
 from spurbench.bench.runner import Settings, run_grid
 from spurbench.bench.store import Store
+
+if TYPE_CHECKING:
+    from spurbench.bench.leaderboard import Leaderboard
 
 
 def the_grid(
@@ -167,16 +170,21 @@ def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, A
 
 def leaderboard(where: Path, format_: str, all_: bool, grid: str | None, colour: bool) -> str:
     """The leaderboard of a store as text in a format."""
-    from spurbench.bench import leaderboard as boards
     from spurbench.bench.report import render
+
+    return render(board(where, all_, grid), format_, colour)
+
+
+def board(where: Path, all_: bool = False, grid: str | None = None) -> Leaderboard:
+    """The leaderboard of a store; `grid` leaves only what that one planned."""
+    from spurbench.bench import leaderboard as boards
 
     store = Store.open(where)
     records, unusable = store.records()
     plans = [plan for plan in store.plans() if grid in (None, plan["grid"])]
     if grid is not None and not plans:
         raise unknown(f"grid in {where}", grid, [plan["grid"] for plan in store.plans()])
-    board = boards.build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans))
-    return render(board, format_, colour)
+    return boards.build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans))
 
 
 def headlines(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:

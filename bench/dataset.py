@@ -143,6 +143,10 @@ class Dataset(ABC):
         """What trained networks are attacked with, by name."""
         return {}
 
+    def drawings(self, score: Score, data: Data) -> dict[str, Tensor]:
+        """Further logits to keep for drawing, by name, such as those on a lattice of the plane; kept as float16."""
+        return {}
+
     def checksum(self) -> str:
         """SHA-256 of the raw data the runs rest on; empty for data drawn from the seed alone."""
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,6 +15,7 @@ from spurbench.bench.yamlfile import Origin, Where
 
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
 Precision = Literal["float32", "bf16", "auto"]
+Sheet = TypeVar("Sheet", bound=BaseModel)
 Given = dict[str, Any]
 """Checked later: against the fields of the method, the dataset or Training; resources by the launcher they are for."""
 
@@ -100,23 +101,28 @@ def validate(data: Any, origin: Origin) -> GridSheet:
     """
     if not isinstance(data, Mapping):
         raise origin.error((), "expected keys such as 'datasets:' at the top of a grid")
+    return checked(data, GridSheet, origin, (), "the grid")
+
+
+def checked(data: Any, model: type[Sheet], origin: Origin, where: Where, inside: str) -> Sheet:
+    """The part of a file at `where`, its keys and their types checked; `inside` is its name in errors."""
     try:
-        return GridSheet.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         wrong = error.errors(include_url=False)
         # a misspelt key also leaves its right name missing: tell of the misspelling
-        first = min(wrong, key=lambda item: (item["type"] == "missing", origin.lines.get(item["loc"], 0)))
+        first = min(wrong, key=lambda item: (item["type"] == "missing", origin.lines.get((*where, *item["loc"]), 0)))
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise origin.error(first["loc"], explain(first) + more) from None
+        raise origin.error((*where, *first["loc"]), explain(first, model, inside) + more) from None
 
 
-def explain(wrong: ErrorDetails) -> str:
+def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
     """One line for one of pydantic's findings."""
     where = wrong["loc"]
-    key = str(where[-1]) if where else "grid"
-    inside = next((str(part) for part in reversed(where[:-1]) if isinstance(part, str)), "the grid")
+    key = str(where[-1]) if where else outermost
+    inside = next((str(part) for part in reversed(where[:-1]) if isinstance(part, str)), outermost)
     if wrong["type"] == "extra_forbidden":
-        return unknown_key(key, inside, keys_at(where[:-1]))
+        return unknown_key(key, inside, keys_at(where[:-1], root))
     if wrong["type"] == "missing":
         return f"the key '{key}' is missing in {inside}"
     if wrong["type"] == "value_error":
@@ -134,9 +140,9 @@ def unknown_key(key: str, inside: str, known: list[str]) -> str:
     return f"unknown key '{key}' in {inside}{hint} there are: {', '.join(known) or 'none'}"
 
 
-def keys_at(where: Where) -> list[str]:
+def keys_at(where: Where, root: type[BaseModel]) -> list[str]:
     """The keys the schema has at a place of the file."""
-    model: type[BaseModel] | None = GridSheet
+    model: type[BaseModel] | None = root
     for part in where:
         if isinstance(part, str) and model is not None:
             model = next(models(model.model_fields[part].annotation), None)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spurbench.bench import evaluate, provenance, registry
-from spurbench.bench.dataset import Attack, Dataset, Pgd, Training
+from spurbench.bench import drawings, evaluate, provenance, registry
+from spurbench.bench.dataset import Attack, Data, Dataset, Pgd, Score, Training
 from spurbench.bench.engine import Engine, Seed, evaluating, prepare
 from spurbench.bench.errors import UserError
 from spurbench.bench.inputs import stream
@@ -264,6 +264,7 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
         found, record["curves"] = attacked(engine, r, attacks, tick)
         for split, values in found.items():
             measures[split] = measures.get(split, {}) | values
+    drawings.keep(store, record["id"], drawable(dataset, score, data))
     return now_stamped(
         record
         | {
@@ -306,6 +307,11 @@ def own(points: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     return [
         {name: value for name, value in point.items() if name != "seed"} for point in points if point["seed"] == seed
     ]
+
+
+def drawable(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
+    """The dataset's drawings of a trained network, in half precision."""
+    return {name: value.half().numpy() for name, value in dataset.drawings(score, data).items()}
 
 
 def keep_predictions(run_id: str, logits: dict[str, torch.Tensor], store: Store) -> str:

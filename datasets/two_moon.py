@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 from sklearn.datasets import make_moons
-from torch import nn
+from torch import Tensor, nn
 
 from spurbench.bench.dataset import Build, Data, Dataset, Score, Split, Training
 
 Points = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+GRID = np.linspace(-2, 2, 100)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class TwoMoon(Dataset):
     def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
         """Distance of training points to the decision boundary, and the share of [−2, 2]² where x_0 decides alone."""
         contour = boundary(score)
-        grid = lattice(np.linspace(-2, 2, 100))
+        grid = lattice(GRID)
         easy = -(grid @ self.turn.T)[:, 0]  # turned back, so that the axis is the separating one
         agrees = (logits_at(score, grid) > 0) == (easy > 0)
         found = {"grid": {"easy_share": float(agrees.mean())}}
@@ -68,6 +69,10 @@ class TwoMoon(Dataset):
             distance = KDTree(contour).query(data.train.x.double().numpy())[0]
             found["train"] = {"min_margin": float(distance.min()), "median_margin": float(np.median(distance))}
         return found
+
+    def drawings(self, score: Score, data: Data) -> dict[str, Tensor]:
+        """The decision surface: the logit at (x_0, x_1) on the 100 × 100 lattice of [−2, 2]²."""
+        return {"surface": torch.from_numpy(logits_at(score, lattice(GRID))).reshape(len(GRID), len(GRID))}
 
 
 def lattice(axis: Points) -> Points:

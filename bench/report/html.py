@@ -10,7 +10,7 @@ from typing import Any
 from spurbench.bench.leaderboard import Leaderboard, Row, Section
 from spurbench.bench.report import wording as say
 
-TEMPLATE = Path(__file__).with_name("leaderboard.html.j2")
+FOLDER = Path(__file__).parent
 PLOT = 220  # width of a strip in pixels
 MARGIN = 8
 
@@ -35,21 +35,33 @@ class Scale:
         return cls(low - room, high + room)
 
 
-def page(board: Leaderboard) -> str:
-    """The whole page."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def page(board: Leaderboard, home: str = "") -> str:
+    """The whole page; `home` is the page it links back to."""
     sections = [shown(section, columns) for section in board.sections for columns in say.parts(section)]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return rendered(
+        "leaderboard.html.j2",
         sections=sections,
         datasets=sorted({section.dataset for section in board.sections}),
         regimes=sorted({row.regime for row in board.rows if row.regime}),
         notes=say.general_notes(board),
-        runs=sum(line[0].n + line[0].failed for section in board.sections for line in section.lines),
+        runs=runs(board),
         finished=board.finished[:10],
-        plot={"width": PLOT, "margin": MARGIN},
+        home=home,
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page from a template of this folder, everything in it escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                              loader=FileSystemLoader(FOLDER))  # fmt: skip
+    return environment.get_template(template).render(plot={"width": PLOT, "margin": MARGIN}, **values)
+
+
+def runs(board: Leaderboard) -> int:
+    """Finished and failed runs, each counted once."""
+    return sum(line[0].n + line[0].failed for section in board.sections for line in section.lines)
 
 
 def shown(section: Section, columns: list[int]) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Finished runs trained once more from their records alone, for what was not kept of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+
+from spurbench.bench import drawings, evaluate, registry, starvation, worker
+from spurbench.bench.dataset import Training
+from spurbench.bench.engine import Engine, prepare
+from spurbench.bench.errors import UserError
+from spurbench.bench.job import Job, Options
+from spurbench.bench.record import Record, Run
+from spurbench.bench.store import Store
+
+
+@dataclass(frozen=True)
+class Again:
+    """Runs of one cell to train again as one stack, and what to keep of them; plain values, for another process."""
+
+    records: list[Record]
+    store: Path
+    drawings: bool = True
+    probe: starvation.Settings | None = None
+
+
+def stacks(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of one cell in stacks as high as they were: a run rounds by the height of its stack."""
+    found, left = [], sorted(records, key=lambda record: int(record["seed"]))
+    while left:
+        height = left[0]["cost"]["replicas"]
+        found.append(left[:height])
+        left = left[height:]
+    return found
+
+
+def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool]], None]) -> None:
+    """Do the tasks, `jobs` at once; `report` is told of each that is done and which runs came out as recorded."""
+    if jobs == 1 or len(tasks) == 1:
+        for task in tasks:
+            report(task, do(task))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(tasks)), context, add_plugins, (registry.plugin_paths(),)) as pool:
+        under_way = {pool.submit(do, task): task for task in tasks}
+        try:
+            for one in as_completed(under_way):
+                report(under_way[one], one.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def add_plugins(paths: Sequence[str]) -> None:
+    for path in paths:
+        registry.add_plugin(path)
+
+
+def do(task: Again) -> list[bool]:
+    """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
+    engine = before(task.records)
+    places = range(len(task.records))
+    probes = [starvation.Probe(engine, task.probe, r) for r in places] if task.probe else []
+
+    def look(engine: Engine) -> None:
+        for probe in probes:
+            probe.look(engine)
+
+    engine.train(look)
+    look(engine)
+    dataset, _ = worker.plugins(job_of(task.records))
+    store = Store.open(task.store)
+    for r, record in enumerate(task.records):
+        found = probes[r].arrays() if probes else {}
+        if task.drawings:
+            found |= worker.drawable(dataset, engine.score(r), engine.seeds[r].data)
+        drawings.keep(store, record["id"], found)
+    return [as_recorded(record, engine, r) for r, record in enumerate(task.records)]
+
+
+def job_of(records: Sequence[Record]) -> Job:
+    """The job of recorded runs of one cell, to be computed as it was."""
+    runs = [Run.from_dict(record) for record in records]
+    return Job(runs, runs[0].method, Options(threads=records[0]["cost"]["threads"]))
+
+
+def before(records: Sequence[Record]) -> Engine:
+    """The engine of recorded runs before the first step, on the CPU."""
+    job = job_of(records)
+    run = job.runs[0]
+    dataset, method = worker.plugins(job)
+    if not method.trains:
+        raise UserError(f"run {run.id} is of '{run.method}', which does not train")
+    if dataset.protocol_version != run.protocol_version:
+        raise UserError(
+            f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
+            f"{dataset.protocol_version}: it cannot be trained again here"
+        )
+    worker.tune(job.options.threads)
+    training = Training(**run.training)
+    seeds = [prepare(dataset, method, training, run.seed) for run in job.runs]
+    return Engine(method, training, run.precision, job.options, seeds)
+
+
+def as_recorded(record: Record, engine: Engine, r: int) -> bool:
+    """Whether a run trained again predicts on its training set as the record says, to the last count.
+
+    It does on the processor and the torch that made the record, in a stack of the same height; elsewhere rounding
+    differs, and with it the run.
+    """
+    data = engine.seeds[r].data
+    counts = evaluate.count(engine.score(r)(data.train.x), data.train, data)
+    told = record["splits"]["train"]
+    return counts["correct"] == told["correct"] and isclose(counts["loss_sum"], told["loss_sum"], rel_tol=1e-6)

@@ -1,0 +1,163 @@
+"""The commands that draw: `figure`, `probe` and `report`, added to the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Train = Annotated[
+    bool, typer.Option("--train", help="Train runs again of which nothing was kept to draw from, and keep it.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="With --train: processes at once; default one a core.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    for command in (figure, probe, report):
+        app.command()(command)
+
+
+def figure(
+    name: Annotated[str, typer.Argument(help="fig1, fig3, …; paper for all of them; or a .yaml file of your own.")],
+    store: Annotated[
+        Path | None, typer.Argument(help="The folder of the results, or a packed file; theory needs none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write, or the folder of NAME.svg; default here.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Draw the panels there are runs for.")] = False,
+    train: Train = False,
+    jobs: Jobs = None,
+) -> None:
+    """Draw a figure from a store: SVG, PNG, and the plotted numbers as JSON.
+
+    [dim]spurbench figure fig6 stores/paper --out fig6.svg[/dim]
+    """
+    from spurbench.bench.errors import UserError
+    from spurbench.bench.figures import draw, sheet
+    from spurbench.bench.figures.source import Source
+    from spurbench.bench.store import Store
+
+    figures = sheet.load(name)
+    source = Source(Store.open(store) if store else None)
+    if train:
+        writable(where(out, figures[0].name))
+        draw.train_again(figures, source, jobs or cores(), progress(draw.again_for(figures, source)))
+    refused = []
+    for one in figures:
+        try:
+            drawing = draw.make(one, source, partial)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        paths = draw.save(drawing, where(out, one.name))
+        print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
+    if refused and len(figures) == 1:
+        raise UserError(refused[0])
+    for line in refused:
+        print(f"spurbench: {line}", file=sys.stderr)
+    if refused:
+        raise typer.Exit(2)
+
+
+def probe(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    run: Annotated[list[str] | None, typer.Option(help="Id of a run, or its beginning; may be repeated.")] = None,
+    cell: Annotated[
+        list[str] | None, typer.Option(help="Label of a cell, or dataset/label, also `fig*`: mean over its seeds.")
+    ] = None,
+    features: Annotated[int, typer.Option(min=1, help="The strongest so many features.")] = 10,
+    sample: Annotated[int, typer.Option(min=2, help="Training examples at most, drawn by the run's own seed.")] = 1000,
+    points: Annotated[int, typer.Option(min=2, help="Moments of training that are looked at.")] = 60,
+    spacing: Annotated[str, typer.Option(help="Of the moments: log or even.")] = "log",
+    out: Annotated[Path | None, typer.Option(help="File to write, or the folder of probe.svg; default here.")] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Tell which features a binary run learned and which it starved, by training it again and watching.
+
+    Features are singular vectors of the label-signed Jacobian at initialisation. Writes SVG, PNG and JSON.
+
+    [dim]spurbench probe stores/paper --cell 'figure 1: erm' --cell 'figure 1: sd'[/dim]
+    """
+    from spurbench.bench import again
+    from spurbench.bench.cli import show
+    from spurbench.bench.errors import unknown
+    from spurbench.bench.figures import draw, probing
+    from spurbench.bench.starvation import Settings
+    from spurbench.bench.store import Store
+
+    if spacing not in ("log", "even"):
+        raise unknown("spacing", spacing, ("log", "even"))
+    settings, source = Settings(features, sample, points, spacing), Store.open(store)
+    groups = probing.chosen(source, run or [], cell or [])
+    tasks = probing.tasks(source, groups, settings)
+    if tasks:
+        writable(where(out, "probe"))
+        again.all_of(tasks, jobs or cores(), progress(tasks))
+    parts = probing.probe(source, groups, settings)
+    for part in parts:
+        probing.table(part, show)
+    paths = draw.save(probing.drawing(parts, settings), where(out, "probe"))
+    print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
+
+
+def report(
+    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; files of the same name in it give way.")],
+    grid: Annotated[str | None, typer.Option(help="In the leaderboard only what this grid planned.")] = None,
+) -> None:
+    """Put leaderboards and all figures a store can give into one folder of pages that need no network.
+
+    [dim]spurbench report stores/paper --out report[/dim]
+    """
+    from spurbench.bench.report import folder
+
+    made = folder.write(store, out, grid)
+    print(f"wrote {out / 'index.html'}: {len(made.figures)} figures: {', '.join(one.name for one in made.figures)}")
+    for name, reason in made.lacking.items():
+        print(f"not drawn: {name}: {reason}")
+
+
+def where(out: Path | None, name: str) -> Path:
+    """The path of a figure's files without their endings: `out` is a file or a folder."""
+    if out is None:
+        return Path(name)
+    if out.suffix in (".svg", ".png", ".json", ".pdf"):
+        return out.with_suffix("")
+    return out / name
+
+
+def writable(base: Path) -> None:
+    """Complain before any work is done if nothing can be written there."""
+    from spurbench.bench.store import write_atomically
+
+    test = base.with_name(f".{base.name}.test")
+    write_atomically(test, b"")
+    test.unlink()
+
+
+def cores() -> int:
+    from spurbench.bench import layout
+
+    return layout.cores()
+
+
+def progress(tasks: list[Any]) -> Callable[[Any, list[bool]], None]:
+    """Says how far training again is, and whether it came out as recorded."""
+    from spurbench.bench.display import duration
+
+    total = sum(len(task.records) for task in tasks)
+    seconds = sum(record["cost"]["seconds"] for task in tasks for record in task.records)
+    print(f"{total} runs to train again, which took one process {duration(seconds)}", file=sys.stderr)
+    done = 0
+
+    def report(task: Any, same: list[bool]) -> None:
+        nonlocal done
+        done += len(same)
+        first = task.records[0]
+        how = "as recorded" if all(same) else f"{same.count(False)} not quite as recorded (other torch or processor?)"
+        print(f"{done}/{total} {first['dataset']} × {first['method']}: {how}", file=sys.stderr)
+
+    return report

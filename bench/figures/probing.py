@@ -1,0 +1,168 @@
+"""The starvation probe pointed at runs of a store: chosen, trained again, told as a table, a figure and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from spurbench.bench import again, drawings, starvation
+from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.figures.draw import Drawing
+from spurbench.bench.figures.responses import Look, Responses, Shares, curves
+from spurbench.bench.figures.sheet import Figure, FigureSheet
+from spurbench.bench.figures.source import Cell, Part, counted
+from spurbench.bench.grid import expand, load_grid
+from spurbench.bench.grid import shipped_grids as shipped
+from spurbench.bench.record import Record
+from spurbench.bench.squares import squares
+from spurbench.bench.store import Packed, Store
+
+LINES = 6  # features drawn as lines
+COLUMNS = {"feature": "feature", "strength": "strength", "first": "first response", "last": "last response",
+           "due": "due, %", "learned": "learned, %", "ratio": "learned/due", "verdict": "verdict"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are looked at together: one run, or all of a cell."""
+
+    dataset: str
+    name: str
+    records: list[Record]
+    planned: int
+
+
+def chosen(store: Store, run_ids: Sequence[str], patterns: Sequence[str]) -> list[Group]:
+    """The groups that ids (or their beginnings) and patterns of cells name.
+
+    Errors: UserError for an id or pattern that names nothing, a run that is not finished or is not binary.
+    """
+    if not run_ids and not patterns:
+        raise UserError("name what to probe: --run ID, or --cell LABEL for all seeds of a cell")
+    records = store.records()[0]
+    found = [of_run(records, id) for id in run_ids]
+    for pattern in patterns:
+        found += of_cells(store, records, pattern)
+    for group in found:
+        for record in group.records:
+            binary(record)
+    return found
+
+
+def of_cells(store: Store, records: Sequence[Record], pattern: str) -> list[Group]:
+    """The groups of the cells a pattern names, by the labels of the store's plans, or else of the shipped grids."""
+    groups: list[Group] = []
+    for plans in (store.plans(), [expand(load_grid(name), {one["id"]: one for one in records}) for name in shipped()]):
+        cells = squares(records, plans)
+        groups = [Group(one.dataset, one.label, list(one.done.values()), len(one.seeds)) for one in cells]
+        matching = [one for one in groups if any(fnmatchcase(name, pattern) for name in names(one))]
+        if any(one.records for one in matching):
+            return [one for one in matching if one.records]
+        if matching:
+            raise UserError(f"no run of {pattern} is finished")
+    raise unknown("cell", pattern, {one.name for one in groups})
+
+
+def names(group: Group) -> tuple[str, ...]:
+    return group.name, group.dataset, f"{group.dataset}/{group.name}"
+
+
+def of_run(records: Sequence[Record], id: str) -> Group:
+    """The group of one run."""
+    matching = [record for record in records if record["id"].startswith(id)]
+    if not matching:
+        raise UserError(
+            f"no run {id} in this store; `spurbench leaderboard STORE --format json` lists cells for --cell"
+        )
+    if len(matching) > 1:
+        raise UserError(f"{len(matching)} runs begin with {id}: {', '.join(one['id'] for one in matching[:4])}, …")
+    record = matching[0]
+    if record["status"] != "done":
+        raise UserError(f"run {id} failed ({record['cause']['kind']}): there is nothing to probe")
+    return Group(record["dataset"], f"{record['method']}, seed {record['seed']}", [record], 1)
+
+
+def binary(record: Record) -> None:
+    classes = len({group.partition("a")[0] for group in record["groups"]})
+    if classes != 2:
+        raise UserError(
+            f"run {record['id']} of {record['dataset']} has {classes} classes: the probe's features are told apart by "
+            "labels ±1, so it is for runs of two classes"
+        )
+
+
+def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[again.Again]:
+    """What has to be trained again: runs not yet probed with these settings."""
+    found = []
+    for group in groups:
+        bare = [one for one in group.records if starvation.seen(drawings.kept(store, one["id"]), settings) is None]
+        found += [again.Again(stack, store.root, False, settings) for stack in again.stacks(bare)]
+    if found and isinstance(store, Packed):
+        raise UserError(
+            f"{store.root} is a packed store, for reading only: `spurbench merge FOLDER {store.root}`, then probe that"
+        )
+    return found
+
+
+def probe(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[Part]:
+    """What is seen of each group, once its runs have been trained again: curves and summary, means over its runs."""
+    found = []
+    for group in groups:
+        seen = [starvation.seen(drawings.kept(store, record["id"]), settings) for record in group.records]
+        runs = [one for one in seen if one is not None]
+        head = {"name": f"{group.dataset} × {group.name}", "n": len(runs), "planned": group.planned}
+        head |= {"runs": [record["id"] for record in group.records], "examples": int(runs[0]["examples"])}
+        found.append(head | curves(runs))
+    return found
+
+
+def table(part: Part, show: Callable[..., None]) -> None:
+    """Print one group: a line for each feature, then the verdicts."""
+    rows = [
+        row
+        | {"strength": f"{row['strength']:.3g}", "first": f"{row['first']:.3g}", "last": f"{row['last']:.3g}"}
+        | {"due": f"{100 * row['due']:.1f}", "learned": f"{100 * row['learned']:.1f}"}
+        | {"ratio": f"{row['learned'] / row['due']:.2f}" if row["due"] >= starvation.NOTABLE else ""}
+        for row in part["summary"]
+    ]
+    missing = f", {counted(part)}" if counted(part) else f", {part['n']} runs" if part["n"] > 1 else ""
+    show(rows, COLUMNS, f"{part['name']}{missing}, {part['examples']} examples")
+    print(verdicts(part["summary"]))
+
+
+def verdicts(summary: Sequence[dict[str, Any]]) -> str:
+    """Which features grew and which starved, and by what rule, in words."""
+    said = [
+        f"{word}: {', '.join(str(row['feature']) for row in summary if row['verdict'] == word) or 'none'}"
+        for word in ("grew", "starved")
+    ]
+    rest = [max(0.0, 1 - sum(row[share] for row in summary)) for share in ("due", "learned")]
+    return (
+        f"{'; '.join(said)}. A feature is due the share of ‖ŷ‖² it has where all margins are equal; it starves if it "
+        f"is due {100 * starvation.NOTABLE:.0f} % or more and has less than {starvation.STARVED:g} of that. All weaker "
+        f"features together are due {100 * rest[0]:.1f} % and have {100 * rest[1]:.1f} %."
+    )
+
+
+def drawing(parts: Sequence[Part], settings: starvation.Settings) -> Drawing:
+    """A row of two panels for each group: responses over training, shares at the end."""
+    look = Look(features=settings.features, sample=settings.sample, points=settings.points, spacing=settings.spacing)
+    panels: list[Responses | Shares] = []
+    data: list[Part | None] = []
+    for part in parts:
+        panels.append(Responses(title=part["name"], series=[], features=shown(parts), probe=look))
+        panels.append(Shares(cell=Cell(dataset="", label=""), probe=look))
+        data += [{"series": [part]}, part]
+    sheet = FigureSheet(title="Features learned and features starved", height=0.4 + 2.0 * len(parts), columns=2,
+                        widths=[1.25, 1], panels=[{}])  # fmt: skip
+    return Drawing(Figure("probe", sheet, list(panels)), data, [])
+
+
+def shown(parts: Sequence[Part]) -> list[int]:
+    """The features drawn as lines: those that are due most in any group, the same in each."""
+    due: dict[int, float] = {}
+    for row in (row for part in parts for row in part["summary"]):
+        due[row["feature"]] = max(due.get(row["feature"], 0.0), row["due"])
+    return sorted(sorted(due, key=lambda feature: -due[feature])[:LINES])

@@ -1,0 +1,105 @@
+"""A file of figures, checked: each has a title, a size and panels; the kinds of panels there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.figures.dynamics import Dynamics
+from spurbench.bench.figures.responses import Responses, Shares
+from spurbench.bench.figures.source import Kind
+from spurbench.bench.figures.squares import Squares
+from spurbench.bench.figures.surface import Surface
+from spurbench.bench.gridfile import Strict, checked
+from spurbench.bench.yamlfile import Origin, read
+
+KINDS: dict[str, type[Kind]] = {
+    "surface": Surface,
+    "responses": Responses,
+    "shares": Shares,
+    "squares": Squares,
+    "dynamics": Dynamics,
+}
+FOLDER = Path(__file__).parent
+
+
+class FigureSheet(Strict):
+    """A figure; sizes are in inches as printed: 3.4 wide for one column, 7 for two."""
+
+    title: str
+    caption: str = ""
+    source: str = ""  # where it was published
+    grid: str | None = None  # of the cells that name none
+    width: float = Field(default=7.0, ge=1, le=20)
+    height: float = Field(default=2.4, ge=1, le=30)
+    columns: int = Field(default=1, ge=1)  # of panels
+    widths: list[float] | None = None  # of the columns, relative to each other
+    xlabel: str = ""  # of all panels together
+    ylabel: str = ""
+    panels: list[dict[str, Any]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its panels made."""
+
+    name: str
+    sheet: FigureSheet
+    panels: list[Kind]
+
+
+def load(name_or_path: str) -> list[Figure]:
+    """The shipped figure of that name, all of a shipped file, or all of the file at that path.
+
+    Errors: UserError `file:line: what is wrong; the nearest valid name`.
+    """
+    files = {path.stem: path for path in FOLDER.glob("*.yaml")}
+    if name_or_path in files:
+        return figures_of(files[name_or_path])
+    if name_or_path.endswith((".yaml", ".yml")):
+        return figures_of(Path(name_or_path))
+    known = {one.name: one for one in shipped()}
+    if name_or_path not in known:
+        raise UserError(f"{unknown('figure', name_or_path, [*known, *files])}, or the path of a .yaml file")
+    return [known[name_or_path]]
+
+
+def shipped() -> list[Figure]:
+    """All figures that come with spurbench."""
+    return [one for path in sorted(FOLDER.glob("*.yaml")) for one in figures_of(path)]
+
+
+def figures_of(path: Path) -> list[Figure]:
+    """All figures of a file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the figures in {path}: {error}") from None
+    data, origin = read(text, str(path))
+    if not isinstance(data, Mapping) or not all(isinstance(one, Mapping) for one in data.values()):
+        raise origin.error((), "expected NAME: with a title and panels for each figure")
+    return [figure(name, fields, origin) for name, fields in data.items()]
+
+
+def figure(name: str, fields: Any, origin: Origin) -> Figure:
+    sheet = checked(fields, FigureSheet, origin, (name,), name)
+    grid = sheet.grid
+    if grid and grid.endswith((".yaml", ".yml")):
+        grid = str(Path(origin.name).parent / grid)
+    shared = {} if grid is None else {"grid": grid}
+    panels = [panel(shared | one, (name, "panels", place), origin) for place, one in enumerate(sheet.panels)]
+    return Figure(name, sheet, panels)
+
+
+def panel(fields: Mapping[str, Any], where: tuple[str | int, ...], origin: Origin) -> Kind:
+    """One panel, by its kind."""
+    kind = fields.get("kind")
+    if kind not in KINDS:
+        raise origin.error((*where, "kind"), str(unknown("kind of panel", str(kind), KINDS)))
+    rest = {key: value for key, value in fields.items() if key != "kind"}
+    return checked(rest, KINDS[kind], origin, where, f"a panel of kind '{kind}'")

@@ -1,0 +1,103 @@
+"""A decision surface: the logit over the plane, averaged over seeds, with its zero contour and one seed's points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spurbench.bench import stats
+from spurbench.bench.figures import style
+from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
+from spurbench.bench.gridfile import Strict
+from spurbench.bench.record import Record
+
+
+class Number(Strict):
+    """A measure written below: the median or mean over seeds."""
+
+    split: str
+    measure: str
+    of: str = "median"
+    name: str
+
+
+class Surface(Kind):
+    """`cell`'s picture of that name, a square lattice [x_0, x_1] over [−reach, reach]²."""
+
+    FOLD: ClassVar[dict[str, Any]] = {"median": median, "mean": stats.mean}
+    box: ClassVar[float | None] = 1.0
+
+    cell: Cell
+    picture: str = "surface"
+    reach: float = 2.0
+    points_of: int | None = 0  # the place of the seed, in the grid's order, whose training points are shown
+    number: Number | None = None
+    levels: int = 10
+
+    def cells(self) -> Sequence[Cell]:
+        return (self.cell,)
+
+    def kept(self, source: Source, record: Record) -> bool:
+        return self.picture in source.kept(record)
+
+    def wish(self) -> dict[str, Any]:
+        return {"drawings": True}
+
+    def gather(self, source: Source) -> Part:
+        found = source.find(self.cell, self.grid)
+        kept = {seed: source.kept(record).get(self.picture) for seed, record in found.records.items()}
+        surfaces = {seed: surface.astype(float) for seed, surface in kept.items() if surface is not None}
+        part: Part = {
+            **found.share,
+            "n": len(surfaces),
+            "seeds": list(surfaces),
+            "x": short(np.linspace(-self.reach, self.reach, len(next(iter(surfaces.values()))))),
+            "logit": short(np.mean(list(surfaces.values()), 0)),
+            "points": None,
+            "number": None,
+        }
+        first = list(found.records)[self.points_of] if self.points_of is not None else None
+        if first is not None:
+            train = source.data(found.records[first]).train
+            part["points"] = {"seed": first, "x": short(train.x.numpy()), "y": train.y.tolist()}
+        if self.number:
+            part["number"] = self.measured(list(found.records.values()))
+        return part
+
+    def measured(self, records: Sequence[Record]) -> Part | None:
+        """The number below, with every seed's value."""
+        assert self.number
+        values = [record["measures"].get(self.number.split, {}).get(self.number.measure) for record in records]
+        there = [value for value in values if value is not None]
+        if not there:
+            return None
+        return {"name": self.number.name, "value": short(self.FOLD[self.number.of](there)), "values": short(there)}
+
+    def draw(self, axes: Any, part: Part) -> None:
+        axis, logit = np.array(part["x"]), np.array(part["logit"]).T  # matplotlib has x_0 along the rows
+        most = float(np.abs(logit).max()) or 1.0
+        steps = np.linspace(-most, most, self.levels + 1)
+        axes.contourf(axis, axis, logit, steps, cmap=style.SIDES)
+        if logit.min() < 0 < logit.max():
+            axes.contour(axis, axis, logit, [0.0], colors=style.INK, linewidths=1.4)
+        if part["points"]:
+            scatter(axes, part["points"])
+        reach = self.reach
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axes.set(xticks=[-reach, 0, reach], yticks=[-reach, 0, reach])
+        lines = [f"surface of {counted(part)}"] if counted(part) else []
+        if part["number"]:
+            lines.insert(0, f"{part['number']['name']} {part['number']['value']:.2f}")
+        axes.set_xlabel("\n".join(lines), labelpad=2)
+        place = axes.get_subplotspec()
+        axes.tick_params(labelleft=place.is_first_col(), labelbottom=place.is_last_row())
+
+
+def scatter(axes: Any, points: Part) -> None:
+    """Training points of both classes, apart by colour and by shape."""
+    x, y = np.array(points["x"]), np.array(points["y"])
+    for c, (marker, colour) in enumerate(zip(style.MARKERS, (style.BLUE, style.VERMILION), strict=True)):
+        axes.scatter(*x[y == c].T, s=5, marker=marker, color=colour, edgecolors="white", linewidths=0.25, zorder=3)

@@ -1,0 +1,321 @@
+"""Figures: drawn from a store and told in numbers; what a store lacks is said with the command that makes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spurbench.bench import again, drawings, theory
+from spurbench.bench.cli import main
+from spurbench.bench.errors import UserError
+from spurbench.bench.figures import draw, sheet
+from spurbench.bench.figures.source import Source
+from spurbench.bench.figures.squares import coloured
+from spurbench.bench.grid import expand, load_grid, runs
+from spurbench.bench.job import Job
+from spurbench.bench.record import sealed
+from spurbench.bench.store import Store
+from spurbench.bench.worker import run_job
+
+ROOT = Path(__file__).parent.parent
+BROWSER = runpy.run_path(str(ROOT / "tests" / "browser.py"))
+GRID = """\
+name: small
+seeds: 0-2
+datasets:
+  - dataset: two_moon
+    options: {examples: 40}
+    training: {steps: 30, width: 16}
+    methods: [erm, sd, {method: erm, label: longer, training: {steps: 60}}]
+  - dataset: colored_mnist
+    options: {train_size: 200}
+    training: {steps: 3, width: 8}
+    seeds: 1-2
+    methods: [erm]
+"""
+FIGURES = """\
+surfaces:
+  title: Two surfaces
+  grid: small.yaml
+  columns: 2
+  panels:
+    - kind: surface
+      title: plain
+      cell: {dataset: two_moon, label: erm}
+      number: {split: train, measure: min_margin, name: margin}
+    - {kind: surface, title: decoupled, cell: {dataset: two_moon, label: sd}}
+features:
+  title: Responses and shares
+  grid: small.yaml
+  columns: 2
+  panels:
+    - {kind: responses, series: [{dataset: two_moon, label: erm}], features: [0, 1], probe: {features: 3, points: 5}}
+    - {kind: shares, cell: {dataset: two_moon, label: erm}, probe: {features: 3, points: 5}}
+pictures:
+  title: Squares
+  grid: small.yaml
+  panels:
+    - kind: squares
+      marked_seed: 2
+      columns: [{dataset: colored_mnist, label: erm}]
+      rows: [{split: grey_digit, title: grey}, {split: coloured_blank, title: blank}]
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a grid, figures of it, and a store in which seeds 0 and 1 share a stack and `longer` is not run."""
+    folder = tmp_path_factory.mktemp("figures")
+    (folder / "small.yaml").write_text(GRID)
+    (folder / "own.yaml").write_text(FIGURES)
+    store = Store.open(folder / "store", create=True)
+    plan = expand(load_grid(str(folder / "small.yaml")), {})
+    store.write_plan(plan)
+    cells: dict[str, list[Any]] = {}
+    for run, cell in runs(plan):
+        cells.setdefault(cell["label"] + cell["dataset"], []).append(run)
+    for name, some in cells.items():
+        if not name.startswith("longer"):
+            for stack in (some[:2], some[2:]):
+                if stack:
+                    run_job(Job(stack, name), store, lambda step: None, lambda: False)
+    return folder
+
+
+@pytest.fixture
+def own(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, sheet.Figure]]:
+    monkeypatch.chdir(made)
+    yield {one.name: one for one in sheet.load("own.yaml")}
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`spurbench` in this process: what it said, checked to end with the code."""
+
+    def call(*arguments: Any, code: int = 0) -> Any:
+        monkeypatch.setattr(sys, "argv", ["spurbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert (ended.value.code or 0) == code, said
+        return said
+
+    return call
+
+
+def source(made: Path) -> Source:
+    return Source(Store.open(made / "store"))
+
+
+def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, sheet.Figure]) -> None:
+    store = Store.open(made / "store")
+    drawing = draw.make(own["surfaces"], source(made))
+    part = drawing.parts[0]
+    ids = [r["id"] for r in store.records()[0] if (r["dataset"], r["method"]) == ("two_moon", "erm")]
+    kept = [drawings.kept(store, id)["surface"] for id in ids]
+    assert part and part["n"] == part["planned"] == 3 and kept[0].shape == (100, 100) and kept[0].dtype == np.float16
+    assert np.allclose(part["logit"], np.mean([one.astype(float) for one in kept], 0), rtol=1e-3)
+    assert np.ptp(part["logit"]) > 0.1 and len(part["points"]["x"]) == 40
+    margins = sorted(store.record(id)["measures"]["train"]["min_margin"] for id in ids)  # type: ignore[index]
+    assert part["number"]["value"] == pytest.approx(margins[1], rel=1e-3)
+
+
+def test_files_are_the_same_each_time_and_the_numbers_are_beside(
+    made: Path, own: dict[str, sheet.Figure], tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        paths = draw.save(draw.make(own["surfaces"], source(made)), tmp_path / folder / "f.x")
+        assert [path.name for path in paths] == ["f.x.svg", "f.x.png", "f.x.json"]
+    for name in ("f.x.svg", "f.x.json", "f.x.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    numbers = json.loads((tmp_path / "a" / "f.x.json").read_text())
+    assert numbers["title"] == "Two surfaces" and len(numbers["panels"][1]["data"]["logit"]) == 100
+
+
+def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp_path: Path) -> None:
+    """Of runs whose drawings are gone the figure says so; trained again they are what they were."""
+    store = Store.open(tmp_path / "copy", create=True)
+    store.merge([Store.open(made / "store")])
+    bare = Source(store)
+    with pytest.raises(
+        UserError, match=r"surfaces: nothing to draw this from is kept of 6 runs \(erm, sd\), .* --train$"
+    ):
+        draw.make(own["surfaces"], bare)
+    said: list[bool] = []
+    tasks = draw.again_for([own["surfaces"]], bare)
+    assert sorted(len(task.records) for task in tasks) == [1, 1, 2, 2]  # in stacks as high as they were
+    draw.train_again([own["surfaces"]], bare, 1, lambda task, same: said.extend(same))
+    assert said == [True] * 6
+    for id, record in bare.records.items():
+        if record["dataset"] == "two_moon":
+            before, after = (drawings.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
+            assert (before == after).all()
+    assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
+
+
+def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
+    record = next(r for r in Store.open(made / "store").records()[0] if r["dataset"] == "two_moon")
+    engine = again.before([record])
+    engine.train(lambda engine: None)
+    assert again.as_recorded(record, engine, 0)
+    told = record["splits"]["train"] | {"loss_sum": record["splits"]["train"]["loss_sum"] * 1.001}
+    assert not again.as_recorded(record | {"splits": {"train": told}}, engine, 0)
+
+
+def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure], command: Any, tmp_path: Path) -> None:
+    said = command("pack", made / "store", tmp_path / "r.jsonl.gz", "--drawings").out
+    assert "the drawings of 6 runs" in said and (tmp_path / "r.drawings.npz").exists()
+    packed = Source(Store.open(tmp_path / "r.jsonl.gz"))
+    assert draw.make(own["surfaces"], packed).to_json() == draw.make(own["surfaces"], source(made)).to_json()
+    command("merge", tmp_path / "again", tmp_path / "r.jsonl.gz")
+    assert draw.make(own["surfaces"], Source(Store.open(tmp_path / "again"))).lacks == []
+    (tmp_path / "r.drawings.npz").write_bytes(b"PK but no more")
+    with pytest.raises(UserError, match="r.drawings.npz is damaged"):
+        draw.make(own["surfaces"], packed)
+
+
+def test_squares_have_means_the_marked_seed_and_published_values_only_of_the_paper(
+    made: Path, own: dict[str, sheet.Figure]
+) -> None:
+    part = draw.make(own["pictures"], source(made)).parts[0]
+    assert part
+    square = part["squares"][0][0]["accuracy"]
+    assert square["mean"] == pytest.approx(sum(square["values"].values()) / 2, rel=1e-3)
+    assert square["marked"] == square["values"]["2"] and square["published"] is None
+    assert np.array(part["examples"][1]).shape == (14, 14, 3)
+
+
+def test_the_papers_squares_stand_beside_the_published_ones() -> None:
+    (figure,) = sheet.load("fig3")
+    part = draw.make(figure, Source(Store.open(ROOT / "results" / "paper" / "records.jsonl.gz"))).parts[0]
+    assert part
+    published = [[square["accuracy"]["published"] for square in row] for row in part["squares"]]
+    assert published == [[63.3, 68.3, 66.9], [23.9, 67.2, 66.6], [49.9, 50.0, 49.7], [9.4, 9.4, 49.6]]
+    ours = np.array([[square["accuracy"]["mean"] for square in row] for row in part["squares"]])
+    assert np.abs(ours[:3] - np.array(published)[:3]).max() < 4
+
+
+def test_a_grey_picture_is_grey() -> None:
+    grey = coloured(np.full((2, 3, 3), 0.2))
+    assert np.ptp(grey, axis=-1).max() < 1e-9 and grey.max() == pytest.approx(0.85)
+    assert np.ptp(coloured(np.stack([np.ones((3, 3)), np.zeros((3, 3))])), axis=-1).min() > 0.5
+    assert coloured(np.zeros(5)) == []
+
+
+def test_the_theory_needs_no_store(command: Any, tmp_path: Path) -> None:
+    command("figure", "fig5", "--out", tmp_path / "theory.svg")
+    left, right = json.loads((tmp_path / "theory.json").read_text())["panels"]
+    ends = {"dual": left, "primal": right, "decoupled": right}
+    for name, panel in ends.items():
+        wanted = [path[-1] for path in theory.figure_5()["paths"][name]]
+        assert np.allclose(panel["data"]["ends"][name], wanted, rtol=1e-6)
+    assert np.allclose(right["data"]["ends"]["decoupled"], (6.37266, 1.7075), rtol=1e-4)
+
+
+def test_what_is_lacking_is_one_line_with_the_command(
+    command: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = command("figure", "fig6", made / "store", code=2).err
+    assert said.startswith("spurbench: fig6: no runs of two_moon/erm") and len(said.strip().splitlines()) == 1
+    assert f"spurbench run paper --store {made / 'store'} --only 'two_moon/erm'" in said
+    assert "fig6: no runs" in command("figure", "fig6", made / "store", "--partial", code=2).err
+    assert "--store STORE" in command("figure", "fig3", code=2).err
+    assert "did you mean fig6?" in command("figure", "fig66", made / "store", code=2).err
+    assert "no store at" in command("figure", "fig6", tmp_path / "none", code=2).err
+    (tmp_path / "file").write_text("")
+    said = command("figure", "fig5", "--out", tmp_path / "file" / "f.svg", code=2).err
+    assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("*fig*"))
+
+
+def test_missing_seeds_are_counted_and_missing_panels_on_request(made: Path, own: dict[str, sheet.Figure]) -> None:
+    every = source(made)
+    gone = next(r for r in every.records.values() if (r["method"], r["seed"], r["dataset"]) == ("sd", 2, "two_moon"))
+    every.records[gone["id"]] = sealed(
+        gone | {"status": "failed", "cause": {"kind": "killed", "message": "", "detail": ""}}
+    )
+    part = draw.make(own["surfaces"], every).parts[1]
+    assert part and (part["n"], part["planned"]) == (2, 3)
+    lacking = (
+        own["surfaces"]
+        .panels[0]
+        .model_copy(update={"cell": own["surfaces"].panels[0].cells()[0].model_copy(update={"label": "longer"})})
+    )
+    figure = sheet.Figure("half", own["surfaces"].sheet, [lacking, own["surfaces"].panels[1]])
+    with pytest.raises(
+        UserError, match=r"half: no runs of two_moon/longer .grid 'small.yaml'.; next: spurbench run small"
+    ):
+        draw.make(figure, every)
+    assert draw.make(figure, every, partial=True).parts[0] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("kind: surface", "kind: surfaces", r"own.yaml:6: .*did you mean surface\?"),
+        ("title: plain", "titel: plain", r"own.yaml:7: unknown key 'titel' .*did you mean title\?"),
+        ("columns: 2", "columns: two", r"own.yaml:4: columns in surfaces should be"),
+        ("label: sd", "label: sdd", r"did you mean sd\?"),
+        ("grid: small.yaml", "grid: smal.yaml", r"smal.yaml"),
+    ],
+)
+def test_mistakes_in_a_figure_file(made: Path, tmp_path: Path, old: str, new: str, words: str) -> None:
+    (tmp_path / "small.yaml").write_text(GRID)
+    (tmp_path / "own.yaml").write_text(FIGURES.replace(old, new, 1))
+    with pytest.raises(UserError, match=words):
+        draw.make(sheet.load(str(tmp_path / "own.yaml"))[0], source(made))
+
+
+def test_every_figure_of_the_paper_names_rows_of_the_grid() -> None:
+    nothing = Source(None)
+    for figure in sheet.load("paper"):
+        assert figure.sheet.width <= 7 and len(figure.panels) > 0
+        for panel in figure.panels:
+            assert {lack.what for lack in panel.lacks(nothing)} <= {"runs"}
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def report(made: Path, command: Any) -> Path:
+    said = command("report", made / "store", "--out", made / "report").out
+    assert "figures: fig5" in said and "not drawn: fig6: no runs of" in said
+    return made / "report"
+
+
+def test_the_report_says_what_is_lacking(report: Path) -> None:
+    text = (report / "index.html").read_text()
+    assert "spurbench run paper" in text and 'src="figures/fig5.svg"' in text and 'src="figures/fig6' not in text
+
+
+def test_the_report_in_a_browser(report: Path, tmp_path: Path) -> None:
+    if BROWSER["chromium"]() is None:
+        assert not os.environ.get("SPURBENCH_CHROMIUM"), "no Chromium here, and SPURBENCH_CHROMIUM asks for one"
+        pytest.skip("no Chromium here")
+    browser = BROWSER["Browser"](tmp_path / "profile")
+    try:
+        browser.open(report / "index.html")
+        widths = browser.ask("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) == 1 and min(widths) > 0
+        links = browser.ask("[...document.links].map(link => link.href)")
+        assert all(Path(link.removeprefix("file://").partition("#")[0]).exists() for link in links) and len(links) > 5
+        browser.open(report / "leaderboard.html")
+        names = "[...document.querySelector('section').querySelectorAll('tbody.method .name')].map(n => n.textContent)"
+        orders = [browser.ask(names)]
+        for _ in range(2):
+            browser.ask("document.querySelector('section thead button').click()")
+            orders.append(browser.ask(names))
+        assert orders[1] == sorted(orders[0]) and orders[2] == orders[1][::-1] and len(orders[0]) > 1
+        assert browser.requests and not [url for url in browser.requests if not url.startswith(("file:", "data:"))]
+    finally:
+        browser.close()
