@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 
+import torch
+
 from spurbench.bench import drawings, evaluate, registry, starvation, worker
 from spurbench.bench.dataset import Training
 from spurbench.bench.engine import Engine, prepare
@@ -43,6 +45,7 @@ def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool
     if jobs == 1 or len(tasks) == 1:
         for task in tasks:
             report(task, do(task))
+        torch.set_flush_denormal(False)  # a worker's process would have ended
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(tasks)), context, add_plugins, (registry.plugin_paths(),)) as pool:

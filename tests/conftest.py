@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ import torch
 torch.set_num_threads(
     1
 )  # the tests' tensors are tiny; two threads waiting for each other take 20 × longer on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def ordinary_numbers() -> Iterator[None]:
+    """What a worker sets for its process is undone after a test that trains in this one."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
