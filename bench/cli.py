@@ -42,18 +42,6 @@ Only = Annotated[
 ]
 
 
-REFUSALS = (
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EISDIR,
-)
-
-
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn the user's mistakes and the disk's refusals into one line and exit code 2."""
@@ -64,7 +52,7 @@ def user_errors() -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.errno not in REFUSALS:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR):
             raise
         fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; what was finished is kept")
 

@@ -234,6 +234,8 @@ def test_what_is_lacking_is_one_line_with_the_command(
     (tmp_path / "file").write_text("")
     said = command("figure", "fig5", "--out", tmp_path / "file" / "f.svg", code=2).err
     assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
+    said = command("report", made / "store", "--out", tmp_path / "file", code=2).err
+    assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
     assert not list(tmp_path.glob("*fig*"))
 
 

@@ -131,10 +131,10 @@ def where(out: Path | None, name: str) -> Path:
 
 def writable(base: Path) -> None:
     """Complain before any work is done if nothing can be written there."""
-    from spurbench.bench.store import write_atomically
+    from spurbench.bench.figures.draw import put
 
     test = base.with_name(f".{base.name}.test")
-    write_atomically(test, b"")
+    put(test, b"")
     test.unlink()
 
 

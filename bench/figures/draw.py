@@ -96,8 +96,16 @@ def save(drawing: Drawing, base: Path) -> list[Path]:
     found = []
     for ending, content in zip(FORMATS, (svg, png, drawing.to_json()), strict=True):
         found.append(base.with_name(f"{base.name}.{ending}"))
-        write_atomically(found[-1], content)
+        put(found[-1], content)
     return found
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file; UserError where that cannot be done."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another place with --out") from None
 
 
 def drawn(paper: Any, format: str, **options: Any) -> bytes:

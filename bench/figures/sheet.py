@@ -39,8 +39,6 @@ class FigureSheet(Strict):
     height: float = Field(default=2.4, ge=1, le=30)
     columns: int = Field(default=1, ge=1)  # of panels
     widths: list[float] | None = None  # of the columns, relative to each other
-    xlabel: str = ""  # of all panels together
-    ylabel: str = ""
     panels: list[dict[str, Any]] = Field(min_length=1)
 
 

@@ -13,7 +13,7 @@ from spurbench.bench.figures.source import Source, complaint
 from spurbench.bench.leaderboard import Leaderboard
 from spurbench.bench.report import html
 from spurbench.bench.report import wording as say
-from spurbench.bench.store import Store, write_atomically
+from spurbench.bench.store import Store
 
 INCH = 130  # pixels of the page for an inch of paper
 
@@ -30,7 +30,7 @@ class Made:
 def write(store: Path, out: Path, grid: str | None = None) -> Made:
     """Write OUT/index.html, OUT/leaderboard.html and OUT/figures/; figures lack what the store lacks."""
     board, made = command.board(store, grid=grid), Made()
-    write_atomically(out / "leaderboard.html", html.page(board, home="index.html").encode())
+    draw.put(out / "leaderboard.html", html.page(board, home="index.html").encode())
     source = Source(Store.open(store))
     for figure in sheet.shipped():
         try:
@@ -45,7 +45,7 @@ def write(store: Path, out: Path, grid: str | None = None) -> Made:
             for what in ("runs", "kept")
             if (some := [lack for lack in drawing.lacks if lack.what == what])
         ]
-    write_atomically(out / "index.html", start_page(board, made).encode())
+    draw.put(out / "index.html", start_page(board, made).encode())
     return made
 
 
