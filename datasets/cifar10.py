@@ -41,11 +41,9 @@ class CIFAR10(Pictures):
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "accuracy"), ("train", "accuracy"), ("test", "pgd_as_released_accuracy"), ("test", "pgd_accuracy"),
     )  # fmt: skip
-    home: ClassVar[str] = "cifar10"
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (5000,) * 10, "test": (1000,) * 10}
     layouts: ClassVar[str] = "cifar-10-batches-py/, cifar-10-python.tar.gz or {train,test}/<class>/<picture>"
     link: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
-    classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
 

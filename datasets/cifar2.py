@@ -22,7 +22,6 @@ from spurbench.datasets.cifar10 import CIFAR10, CLASSES
 class CIFAR2(CIFAR10):
     training: ClassVar[Training] = Training(
         network="small_conv", optimizer="sgd", lr=0.001, momentum=0.9, steps=400_000, batch=1, logits=2)  # fmt: skip
-    classes: ClassVar[int] = 2
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)  # pixels from −1 to 1
     std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
 
@@ -30,6 +29,14 @@ class CIFAR2(CIFAR10):
         ("test", "accuracy"), ("train", "accuracy"), ("train", "margin"))  # fmt: skip
 
     pair: Literal["airplane/horse", "cat/dog"] = "airplane/horse"  # the classes y = 0 and 1
+
+    @property
+    def home(self) -> str:
+        return "cifar10"
+
+    @property
+    def classes(self) -> int:
+        return 2
 
     def data(self, seed: int) -> Data:
         whole = super().data(seed)

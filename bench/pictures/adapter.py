@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,25 +18,35 @@ from spurbench.bench.pictures.decode import Crop
 from spurbench.bench.pictures.listing import BadPictures, Listing
 from spurbench.bench.pictures.prepared import Prepared, root
 
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
 
 @dataclass(frozen=True)
 class Pictures(Dataset):
     """A dataset of prepared pictures; `origin` is part of a run's identity, so that versions are never mixed up."""
 
-    home: ClassVar[str]  # the name its pictures are prepared under
     published: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # pictures of each group, by split
     layouts: ClassVar[str]  # what `listing` looks for, in words
     link: ClassVar[str] = ""  # where to get it by hand
-    classes: ClassVar[int] = 2
     mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)  # ImageNet's
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
     origin: str = "original"  # or what else the pictures were prepared from, such as "jpeg"
 
     @property
-    def name(self) -> str:
-        """What the dataset is called on the command line."""
+    def called(self) -> str:
+        """The dataset's name on the command line."""
         return type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
+
+    @property
+    def home(self) -> str:
+        """The name its pictures are prepared under."""
+        return self.called
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.prepared().facts["classes"])
 
     @property
     @abstractmethod
@@ -72,11 +83,18 @@ class Pictures(Dataset):
             same = here.facts["from"] == str(listing.folder)
             return f"already prepared: {here} ({here.folder})" + ("" if same else "; delete it to prepare it anew")
         made = prepare(listing, Order(self.home, self.version, self.crop, allow_bad, processes), origin)
-        hint = f"; run it with --set {self.name}.origin={made.facts['origin']}"
-        return f"prepared {made} ({made.folder})" + (hint if made.facts["origin"] != "original" else "")
+        return f"prepared {made} ({made.folder}){self.hint(made.facts['origin'])}"
+
+    def hint(self, origin: str) -> str:
+        """The options with which to run what was prepared."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)} | {"origin": origin}
+        sets = [f"--set {self.called}.{f.name}={own[f.name]}" for f in fields(self) if own[f.name] != f.default]
+        return f"; run it with {' '.join(sets)}" if sets else ""
 
     def ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
         """The prepared version of an origin; if allowed, also one without unreadable pictures."""
+        if not NAME.fullmatch(self.version(origin)):
+            raise UserError(f"'{self.version(origin)}' cannot name a folder: letters, digits, '_', '-' and '.' can")
         found = Prepared.find(self.home, self.version(origin))
         return found or (self.ready(f"{origin}-incomplete") if allow_bad else None)
 
@@ -92,20 +110,19 @@ class Pictures(Dataset):
     @property
     def elsewise(self) -> str:
         """How to use files that are not the published ones."""
-        return f"To use it as other data, name it: --set {self.name}.origin=NAME"
+        return f"To use it as other data, name it: --set {self.called}.origin=NAME"
 
     # ---- loading ------------------------------------------------------------------------------------------------
 
     def prepared(self) -> Prepared:
         """The prepared pictures; raises BadPictures, saying how to prepare them, if they are not there."""
-        found = Prepared.find(self.home, self.version(self.origin))
+        found = self.ready(self.origin)
         if found:
             return found
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home))
-        folder = root() / self.home / self.version(self.origin)
         raise BadPictures(
-            f"{self.home} of origin '{self.origin}' is not prepared (no {folder}): "
-            f"spurbench data prepare {self.name}" + (f"; there is: {others}" if others else "")
+            f"{self.home} is not prepared as '{self.version(self.origin)}' in {root() / self.home}: "
+            f"spurbench data prepare {self.called}" + (f"; there is: {others}" if others else "")
         )
 
     def split(self, name: str) -> Split:
@@ -134,7 +151,7 @@ class Pictures(Dataset):
 
     def files(self) -> str:
         found = [str(one) for one in Prepared.versions(self.home)]
-        return "; ".join(found) if found else f"not prepared: spurbench data prepare {self.name} --from FOLDER"
+        return "; ".join(found) if found else f"not prepared: spurbench data prepare {self.called} --from FOLDER"
 
     def verify(self, thorough: bool = True) -> str:
         found = list(Prepared.versions(self.home))
@@ -156,5 +173,5 @@ def fetched(dataset: Pictures) -> Path:
     raise UserError(
         f"{dataset.home} is not prepared and cannot be downloaded ({reason}); "
         f"get it{f' from {dataset.link}' if dataset.link else ''}, then: "
-        f"spurbench data prepare {dataset.name} --from FOLDER, where FOLDER has {dataset.layouts}"
+        f"spurbench data prepare {dataset.called} --from FOLDER, where FOLDER has {dataset.layouts}"
     )

@@ -25,9 +25,13 @@ class Crop:
 
 
 def decode(file: Path | str, crop: Crop) -> Bytes:
-    """The picture as RGB, [3, side, side]. Raises one of UNREADABLE."""
+    """The picture in a file as RGB, [3, side, side]. Raises one of UNREADABLE."""
     with Image.open(file) as opened:
-        picture = opened.convert("RGB")
+        return cropped(opened.convert("RGB"), crop)
+
+
+def cropped(picture: Image.Image, crop: Crop) -> Bytes:
+    """A picture in RGB as [3, side, side]."""
     if crop.exact and picture.size != (crop.side, crop.side):
         raise ValueError(f"has {picture.width} × {picture.height} pixels, not {crop.side} × {crop.side}")
     if crop.square:

@@ -71,14 +71,15 @@ class Listing:
         found = {name: rows.counts(len(self.classes), attributes) for name, rows in self.splits.items()}
         for name, expected in published.items():
             got = found.get(name, [])
-            twin = next((other for other, counts in published.items() if counts == tuple(got) and other != name), None)
-            if twin:
-                raise BadPictures(f"{self.folder}: the {name} split holds what {twin} should (swapped?); {other}")
-            if tuple(got) != tuple(expected):
-                raise BadPictures(
-                    f"{self.folder}: {sum(got):,} {name} pictures, {shown(got)} in each group; "
-                    f"expected {sum(expected):,}, {shown(expected)} ({self.layout}). Is it complete? {other}"
-                )
+            if tuple(got) == tuple(expected):
+                continue
+            swapped = next((split for split, counts in published.items() if tuple(got) == tuple(counts)), None)
+            if swapped:
+                raise BadPictures(f"{self.folder}: the {name} split holds what {swapped} should (swapped?). {other}")
+            raise BadPictures(
+                f"{self.folder}: {sum(got):,} {name} pictures, {shown(got)} in each group; "
+                f"expected {sum(expected):,}, {shown(expected)} ({self.layout}). Is it complete? {other}"
+            )
         if self.doubts and checksums:
             more = f" (and {len(self.doubts) - 1} more)" if len(self.doubts) > 1 else ""
             raise BadPictures(f"{self.folder}: {self.doubts[0]}{more}. {other}")
@@ -190,6 +191,11 @@ def parted(folder: Path, names: Sequence[str], y: Integers, a: Integers, split: 
         if chosen:
             ids = [names[i] for i in chosen]
             yield name, Rows(ids, y[chosen], a[chosen], [str(folder / each) for each in ids])
+
+
+def first(places: Iterable[Path]) -> Path | None:
+    """The first of several places that exists."""
+    return next((place for place in places if place.exists()), None)
 
 
 def require(folder: Path, names: Sequence[str]) -> None:

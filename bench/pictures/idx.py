@@ -1,0 +1,46 @@
+"""MNIST's idx files, as they were published or as torchvision keeps them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from spurbench.bench.pictures.decode import Bytes
+from spurbench.bench.pictures.listing import BadPictures, Integers, first
+
+HOMES = ("", "MNIST/raw", "raw", "mnist")
+
+
+def idx(folder: Path, name: str) -> bytes | None:
+    """The content of an idx file, gzipped or not; None if it is not there."""
+    file = first(folder / home / (name + end) for home in HOMES for end in ("", ".gz"))
+    if file is None:
+        return None
+    try:
+        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError) as error:
+        raise BadPictures(f"{file} is not whole ({error}): download it again") from None
+
+
+def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integers, list[str]] | None:
+    """Pictures [n, 28, 28] and digits [n] of `train` or `t10k`, and which files are not the published ones."""
+    names = {"images": f"{part}-images-idx3-ubyte", "labels": f"{part}-labels-idx1-ubyte"}
+    content = {kind: idx(folder, name) for kind, name in names.items()}
+    images, labels = content["images"], content["labels"]
+    if images is None and labels is None:
+        return None
+    if images is None or labels is None:
+        raise BadPictures(f"{folder}: no {names['labels' if labels is None else 'images']}")
+    y = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
+    pixels = np.frombuffer(images, np.uint8, offset=16)
+    if len(pixels) != len(y) * 28 * 28:
+        raise BadPictures(f"{folder}: {names['images']} is cut short: {len(pixels)} bytes for {len(y)} labels")
+    doubts = [
+        f"{name} is not the published file (MD5 {hashlib.md5(content[kind] or b'').hexdigest()})"
+        for kind, name in names.items()
+        if hashlib.md5(content[kind] or b"").hexdigest() != md5[name]
+    ]
+    return pixels.reshape(-1, 28, 28), y, doubts

@@ -1,0 +1,51 @@
+"""Pictures of your own: a folder with a metadata.csv, or of folders of classes, without writing any code.
+
+`spurbench data prepare pictures --from FOLDER --set pictures.name=mine`, then run it with `--set pictures.name=mine`.
+metadata.csv has a row a picture and the columns img_filename, y (from 0), a (the attribute, from 0; `attribute` may
+name another column) and split (0 training, 1 validation, 2 test). Without it: {train,validation,test}/<class>/<picture>
+and no attribute. The middle square of each picture is resized to `size`.
+
+Source: yours.
+Licence: yours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from spurbench.bench.dataset import Training
+from spurbench.bench.errors import UserError
+from spurbench.bench.pictures.adapter import Pictures
+from spurbench.bench.pictures.decode import Crop
+from spurbench.bench.pictures.listing import Listing, image_folder, table
+
+
+@dataclass(frozen=True)
+class OwnPictures(Pictures):
+    provides: ClassVar[frozenset[str]] = frozenset({"groups"})
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("test", "worst_group_accuracy"), ("test", "accuracy"), ("train", "accuracy"))  # fmt: skip
+    training: ClassVar[Training] = Training(
+        network="timm:resnet18", optimizer="sgd", lr=0.001, momentum=0.9, weight_decay=1e-4, steps=1000,
+        batch=128)  # fmt: skip
+    layouts: ClassVar[str] = "a metadata.csv with columns img_filename, y, a, split, or {train,test}/<class>/<picture>"
+
+    name: str = ""  # what the prepared pictures are called
+    attribute: str = "a"  # the column of metadata.csv that holds the spurious attribute
+    size: int = 224  # side of the prepared pictures
+
+    @property
+    def crop(self) -> Crop:
+        return Crop(self.size, square=True)
+
+    def version(self, origin: str) -> str:
+        if not self.name:
+            raise UserError(f"which pictures? --set {self.called}.name=NAME says what they are called")
+        named = "" if self.attribute == "a" else f"-{self.attribute}"
+        return f"{self.name}{named}-{origin}-{self.size}"
+
+    def listing(self, folder: Path) -> Listing | None:
+        classes = sorted(p.name for p in (folder / "train").glob("*/")) if (folder / "train").is_dir() else []
+        return table(folder, self.attribute) or image_folder(folder, classes, origin="original")
