@@ -36,7 +36,7 @@ from spurbench.datasets.data import twins
 
 CelebA, Waterbirds, CIFAR10, CIFAR2, CIFAR100, Dominoes, OwnPictures = (
     registry.load_dataset(name)
-    for name in ("celeba", "waterbirds", "cifar10", "cifar2", "cifar100", "dominoes", "pictures")
+    for name in ("celeba", "waterbirds", "cifar10", "cifar2", "cifar100", "dominoes", "own_pictures")
 )
 FACES = 300
 GROUPS = twins.shares(twins.CELEBA, FACES)
@@ -222,13 +222,13 @@ def test_the_wilds_package_reads_the_twins(name: str, made: Path) -> None:
 def test_pictures_of_ones_own(made: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(made / "waterbirds_v1.0", tmp_path / "mine"))
     edit_csv(mine / "metadata.csv", 0, 4, "a")
-    sets = ("pictures.name=birds", "pictures.size=16")
-    assert refused("pictures", mine).startswith("which pictures?")
-    catalogue.prepare("pictures", mine, sets)
+    sets = ("own_pictures.name=birds", "own_pictures.size=16")
+    assert refused("own_pictures", mine).startswith("which pictures?")
+    catalogue.prepare("own_pictures", mine, sets)
     data = data_of(OwnPictures(name="birds", size=16))
     assert data.train.group(2).bincount().tolist() == twins.shares(twins.WATERBIRDS, 300)[0]
     tree = jpeg_folder(tmp_path / "tree", ("cat", "dog", "eel"))
-    catalogue.prepare("pictures", tree, ["pictures.name=tree", "pictures.size=16"])
+    catalogue.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=16"])
     data = data_of(OwnPictures(name="tree", size=16))
     assert data.groups == ["y0", "y1", "y2"] and data.train.attribute is None
 

@@ -1,6 +1,6 @@
 """Pictures of your own: a folder with a metadata.csv, or of folders of classes, without writing any code.
 
-`spurbench data prepare pictures --from FOLDER --set pictures.name=mine`, then run it with `--set pictures.name=mine`.
+`spurbench data prepare own_pictures --from FOLDER --set own_pictures.name=mine`, then run it with the same `--set`.
 metadata.csv has a row a picture and the columns img_filename, y (from 0), a (the attribute, from 0; `attribute` may
 name another column) and split (0 training, 1 validation, 2 test). Without it: {train,validation,test}/<class>/<picture>
 and no attribute. The middle square of each picture is resized to `size`.
