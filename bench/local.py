@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -53,14 +53,13 @@ def launch(
 ) -> Outcome:
     """Run all jobs; returns when none is left or after Ctrl-C or SIGTERM, every state saved."""
     pool = Pool(deque(jobs), store, watcher, plugins, retry)
-    with interruptible():
-        try:
-            pool.workers = [pool.spawn(device, layout) for device in layout.devices[: len(pool.queue)]]
-            while pool.workers:
-                pool.turn()
-        except KeyboardInterrupt:
-            pool.outcome.interrupted = True
-            pool.stop()
+    with interruptible() as asked:
+        pool.workers = [pool.spawn(device, layout) for device in layout.devices[: len(pool.queue)]]
+        while pool.workers and not asked:
+            pool.turn()
+    if pool.workers:
+        pool.outcome.interrupted = True
+        pool.stop()
     return pool.outcome
 
 
@@ -206,14 +205,15 @@ def environment(**values: str) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends a launch as Ctrl-C does."""
-
-    def raise_interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    handler: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, raise_interrupt)
+def interruptible() -> Iterator[list[int]]:
+    """The signals of Ctrl-C and SIGTERM that have come; an exception instead could be lost in a destructor."""
+    asked: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: asked.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
