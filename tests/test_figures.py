@@ -115,6 +115,33 @@ def source(made: Path) -> Source:
     return Source(Store.open(made / "store"))
 
 
+def with_curves(record: Any, seed: int) -> Any:
+    """A record as if its pictures had been attacked and its held-out splits scored on the way."""
+    flipped = [min(10, i // (50 * (1 + seed))) for i in range(1001)]
+    counts = [{"n": [5, 5], "correct": [i, 5 - i], "loss_sum": 1.0, "entropy_sum": 1.0} for i in range(3)]
+    looks = [{"step": 10 * i, "splits": {"validation": count}} for i, count in enumerate(counts)]
+    return sealed(record | {"curves": {"margin": {"split": "train", "n": 10, "flipped": flipped}}, "looks": looks})
+
+
+def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    store = Store.open(tmp_path / "s", create=True)
+    for record in Store.open(made / "store").records()[0]:
+        store.write_record(with_curves(record, record["seed"]))
+    (tmp_path / "own.yaml").write_text(
+        f"both: {{title: Curves, grid: {made / 'small.yaml'}, columns: 2, panels: ["
+        "{kind: flipped, range: 2, series: [{dataset: two_moon, label: erm}], published: [{name: p, x: [1], y: [2]}]}, "
+        "{kind: looks, series: [{dataset: two_moon, label: sd}]}]}\n"
+    )
+    drawing = draw.make(sheet.load(str(tmp_path / "own.yaml"))[0], Source(store))
+    flipped, looks = (part["series"][0] for part in drawing.parts if part)
+    at = flipped["x"].index(1.0)
+    assert (flipped["low"][at], flipped["high"][at]) == (30.0, 100.0)  # seeds 2 and 0; 500 thousandths of a range of 2
+    assert flipped["y"][at] == pytest.approx((100 + 50 + 30) / 3, rel=1e-3) and flipped["n"] == 3
+    assert looks["x"] == [0, 10, 20] and looks["y"] == [0, 20, 40]
+    assert [path.suffix for path in draw.save(drawing, tmp_path / "both")] == [".svg", ".png", ".json"]
+
+
 def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, sheet.Figure]) -> None:
     store = Store.open(made / "store")
     drawing = draw.make(own["surfaces"], source(made))

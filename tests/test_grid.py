@@ -200,7 +200,9 @@ def test_mistakes_around_the_methods(tmp_path, text, message):
 
 
 def test_an_unknown_grid_gets_the_nearest():
-    with pytest.raises(UserError, match=r"no grid 'papr'; did you mean paper\? there are: paper, quick"):
+    with pytest.raises(
+        UserError, match=r"no grid .papr.; did you mean paper\? there are: celeba, cifar10, cifar2, paper, quick"
+    ):
         load_grid("papr")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.figures.curves import Flipped, Looks
 from spurbench.bench.figures.dynamics import Dynamics
 from spurbench.bench.figures.responses import Responses, Shares
 from spurbench.bench.figures.source import Kind
@@ -24,6 +25,8 @@ KINDS: dict[str, type[Kind]] = {
     "shares": Shares,
     "squares": Squares,
     "dynamics": Dynamics,
+    "flipped": Flipped,
+    "looks": Looks,
 }
 FOLDER = Path(__file__).parent
 

@@ -1,0 +1,103 @@
+"""Curves over runs: how many pictures a disturbance flips, and a measure over training; mean and range over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spurbench.bench.figures import style
+from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
+from spurbench.bench.gridfile import Strict
+from spurbench.bench.record import Record
+
+
+class Line(Strict):
+    """A curve read off a published figure."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+
+
+class Curves(Kind):
+    """A line for each cell of `series`."""
+
+    series: list[Cell]
+
+    def cells(self) -> Sequence[Cell]:
+        return self.series
+
+    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+        """Abscissae and values of one run; the first are the same for all runs of a cell."""
+        raise NotImplementedError
+
+    def gather(self, source: Source) -> Part:
+        return {"series": [self.of_cell(source, cell) for cell in self.series]}
+
+    def of_cell(self, source: Source, cell: Cell) -> Part:
+        found = source.find(cell, self.grid)
+        curves = [self.curve(record) for record in found.records.values()]
+        y = np.array([values for _, values in curves])
+        parts = {"y": y.mean(0), "low": y.min(0), "high": y.max(0)}
+        return found.share | {"name": cell.name, "x": short(curves[0][0])} | {k: short(v) for k, v in parts.items()}
+
+    def draw(self, axes: Any, part: Part) -> None:
+        for one, colour in zip(part["series"], style.COLOURS, strict=False):
+            share = f" ({counted(one)})" if counted(one) else ""
+            axes.plot(one["x"], one["y"], color=colour, label=one["name"] + share)
+            axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
+        axes.grid(True)
+
+
+class Flipped(Curves):
+    """Share of the pictures that a disturbance of at most so much flips, from a search for margins, by name.
+
+    Sizes are on a scale on which the pixels' range is `range`. `published` curves are dotted, in the series' order.
+    """
+
+    attack: str = "margin"
+    range: float = 1.0
+    until: float | None = None  # where the axis ends
+    published: list[Line] = []
+
+    def kept(self, source: Source, record: Record) -> bool:
+        return self.attack in record.get("curves", {})
+
+    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+        found = record["curves"][self.attack]
+        sizes = np.arange(len(found["flipped"])) / (len(found["flipped"]) - 1) * self.range
+        return sizes.tolist(), (100 * np.array(found["flipped"]) / found["n"]).tolist()
+
+    def gather(self, source: Source) -> Part:
+        return super().gather(source) | {"published": [line.model_dump() for line in self.published]}
+
+    def draw(self, axes: Any, part: Part) -> None:
+        super().draw(axes, part)
+        for one, colour in zip(part["published"], style.COLOURS, strict=False):
+            axes.plot(one["x"], one["y"], color=colour, linestyle=style.DASHES[2], label=one["name"])
+        last = self.until or self.range
+        axes.set(xlim=(0, last), ylim=(0, 100), xlabel="size of the disturbance (L∞)", ylabel="% of pictures flipped")
+        axes.legend(loc="lower right")
+
+
+class Looks(Curves):
+    """A share of right answers on a split over training, in percent, at the steps at which the runs were scored."""
+
+    split: str = "validation"
+    metric: str = "worst_group_accuracy"
+
+    def kept(self, source: Source, record: Record) -> bool:
+        return bool(record.get("looks"))
+
+    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+        from spurbench.bench.leaderboard import SHARES
+
+        shares = [SHARES[self.metric](look["splits"].get(self.split)) for look in record["looks"]]
+        return [look["step"] for look in record["looks"]], [100 * (share or 0.0) for share in shares]
+
+    def draw(self, axes: Any, part: Part) -> None:
+        super().draw(axes, part)
+        axes.set(ylim=(0, 100), xlabel="step", ylabel=f"{self.split} {self.metric.replace('_', ' ')} (%)")
+        axes.legend(loc="lower right")
