@@ -10,11 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from spurbench.bench.errors import BadData as BadData
 from spurbench.bench.errors import UserError
-
-
-class BadData(UserError):
-    """A dataset's files are not what they should be."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in what the user gave; its text says what came, what was expected and what to do."""
 
 
+class BadData(UserError):
+    """A dataset's files are not what they should be."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: the nearest valid name, then all of them."""
     names = sorted(known)

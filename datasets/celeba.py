@@ -14,7 +14,6 @@ Groups (y, a): training 71,629, 66,874, 22,880, 1,387; validation 8,535, 8,276, 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,10 +21,11 @@ from typing import ClassVar
 import numpy as np
 
 from spurbench.bench.dataset import Training
+from spurbench.bench.errors import BadData
 from spurbench.bench.pictures.adapter import Pictures
 from spurbench.bench.pictures.batches import file_md5
 from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import BadPictures, Listing, columns, first, integers, parted, picked
+from spurbench.bench.pictures.listing import Listing, columns, first, integers, other_than, parted, picked
 
 HOMES = ("", "celeba", "celebA", "CelebA", "celebA_v1.0", "celebA/data", "data")
 MD5 = {
@@ -70,11 +70,11 @@ class CelebA(Pictures):
         where = table(partition, "image_id", "partition")
         lacking = at.keys() ^ set(where["image_id"])
         if lacking:
-            raise BadPictures(f"{partition} and {attributes.name} differ in {len(lacking):,} pictures")
+            raise BadData(f"{partition} and {attributes.name} differ in {len(lacking):,} pictures")
         order = np.array([at[name] for name in where["image_id"]])
         split = integers(partition, "partition", where["partition"], (0, 1, 2))
         splits = dict(parted(pictures(folder), where["image_id"], y[order], a[order], split))
-        kind, doubts = f"CelebA's {attributes.suffix} lists", list(changed(attributes, partition))
+        kind, doubts = f"CelebA's {attributes.suffix} lists", other_than(MD5, {f.name: file_md5(f) for f in lists})
         return Listing(kind, folder, splits, ("dark", "blond"), ("female", "male"), doubts=doubts)
 
     def download(self, folder: Path) -> Path:
@@ -94,9 +94,7 @@ def found(folder: Path) -> tuple[Path, Path] | None:
         if attributes and partition:
             return attributes, partition
         if attributes or partition:
-            raise BadPictures(
-                f"{home}: no {'list_eval_partition' if attributes else 'list_attr_celeba'} (.txt or .csv)"
-            )
+            raise BadData(f"{home}: no {'list_eval_partition' if attributes else 'list_attr_celeba'} (.txt or .csv)")
     return None
 
 
@@ -118,19 +116,12 @@ def faces(file: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def pictures(folder: Path) -> Path:
-    """The folder of the pictures; raises BadPictures if it is still packed or not there."""
+    """The folder of the pictures; raises BadData if it is still packed or not there."""
     inside = ("img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba")
     there = first(folder / home / room for home in HOMES for room in inside)
     if there:
         return there
     packed = first(folder / home / room / "img_align_celeba.zip" for home in HOMES for room in ("", "Img"))
     if packed and not zipfile.is_zipfile(packed):
-        raise BadPictures(f"{packed} is not whole ({packed.stat().st_size:,} bytes): download it again")
-    raise BadPictures(f"{packed}: unpack it first" if packed else f"{folder}: no folder img_align_celeba")
-
-
-def changed(*files: Path) -> Iterator[str]:
-    """What to say of the authors' lists that are not as they gave them out."""
-    for file in files:
-        if file.name in MD5 and file_md5(file) != MD5[file.name]:
-            yield f"{file.name} is not the published file (MD5 {file_md5(file)})"
+        raise BadData(f"{packed} is not whole ({packed.stat().st_size:,} bytes): download it again")
+    raise BadData(f"{packed}: unpack it first" if packed else f"{folder}: no folder img_align_celeba")

@@ -93,6 +93,9 @@ class Dominoes(Pictures):
         tests = {name: domino(test_digits, below, held_out, share, random) for name, (below, share) in ways.items()}
         return Data(domino(digits, train, y, self.agreement, random), tests, 2, 2, mean=self.mean, std=self.std)
 
+    def files(self) -> str:
+        return f"digits: {super().files()}; photographs: those of cifar10"
+
     def checksum(self) -> str:
         return f"{super().checksum()} {CIFAR10(self.photos).checksum()}"
 

@@ -25,10 +25,9 @@ from torch import nn
 
 from spurbench.bench import catalogue, registry
 from spurbench.bench.dataset import Data
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.grid import adhoc_grid, expand
 from spurbench.bench.pictures.decode import Crop, cropped, decode
-from spurbench.bench.pictures.listing import BadPictures
 from spurbench.bench.pictures.prepared import FACTS, Prepared, root
 from spurbench.bench.pictures.preparing import locked
 from spurbench.datasets.cifar10 import CLASSES
@@ -152,7 +151,7 @@ def test_image_folder(tmp_path: Path) -> None:
 def test_the_layout_tells_the_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR10, "published", {"train": (3,) * 10, "test": (3,) * 10})
     assert "--set cifar10.origin=jpeg" in catalogue.prepare("cifar10", jpeg_folder(tmp_path / "cifar", CLASSES))
-    with pytest.raises(BadPictures, match="there is: jpeg"):
+    with pytest.raises(BadData, match="there is: jpeg"):
         data_of(CIFAR10())
     data_of(CIFAR10(origin="jpeg"))
 
@@ -359,7 +358,7 @@ def test_unreadable_pictures(faces: Path) -> None:
     said = refused("celeba", faces, *TWIN)
     assert "2 pictures cannot be read: 000003.jpg (" in said and "--allow-bad" in said
     assert "twin-incomplete" in catalogue.prepare("celeba", faces, TWIN, allow_bad=True)
-    with pytest.raises(BadPictures, match="is not prepared"):
+    with pytest.raises(BadData, match="is not prepared"):
         data_of(CelebA(origin="twin", size=16))
     data = data_of(CelebA(origin="twin-incomplete", size=16))
     assert len(data.train.y) == sum(GROUPS[0]) - 2
@@ -405,6 +404,7 @@ def test_folders_that_hold_something_else(made: Path, tmp_path: Path) -> None:
     assert "no option of celeba 'orign'; did you mean origin?" in refused("celeba", made, "celeba.orign=x")
     assert "cannot name a folder" in refused("celeba", made, "celeba.origin=../x")
     assert "size of celeba must be a whole number" in refused("celeba", made, "celeba.size=big")
+    assert "size must be 1 or more" in refused("celeba", made, "celeba.size=0")
 
 
 @pytest.mark.parametrize("error", [OSError("no route to host"), ImportError("no", name="torchvision")])
@@ -443,7 +443,7 @@ def test_killed_and_gone_on(made: Path, tmp_path: Path, data_folder: Path, spurb
     assert children
     until(lambda: not any(alive(child) for child in children))
     assert not list(data_folder.glob(f"celeba/*/{FACTS}"))
-    with pytest.raises(BadPictures, match="is not prepared"):
+    with pytest.raises(BadData, match="is not prepared"):
         CelebA(origin="twin").prepared()
     last.unlink()
     last.write_bytes(end)
@@ -495,17 +495,17 @@ def test_damage_is_found(made: Path) -> None:
     folder = root() / "celeba" / "twin-16"
     flip(folder / "test.npy", -5)
     data_of(CelebA(origin="twin", size=16))
-    with pytest.raises(BadPictures, match="the test pictures in .* are damaged"):
+    with pytest.raises(BadData, match="the test pictures in .* are damaged"):
         catalogue.verify("celeba")
     flip(folder / "train-labels.npz", 100)
-    with pytest.raises(BadPictures, match="the train labels"):
+    with pytest.raises(BadData, match="the train labels"):
         data_of(CelebA(origin="twin", size=16))
     with open(folder / "validation.npy", "r+b") as file:
         file.truncate(1000)
-    with pytest.raises(BadPictures, match="has 1,000 bytes, expected"):
+    with pytest.raises(BadData, match="has 1,000 bytes, expected"):
         data_of(CelebA(origin="twin", size=16))
     (folder / FACTS).write_text("{")
-    with pytest.raises(BadPictures, match="cannot be used"):
+    with pytest.raises(BadData, match="cannot be used"):
         data_of(CelebA(origin="twin", size=16))
 
 

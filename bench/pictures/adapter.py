@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from spurbench.bench.dataset import Build, Data, Dataset, Split
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import BadPictures, Listing
+from spurbench.bench.pictures.listing import Listing
 from spurbench.bench.pictures.prepared import Prepared, root
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -93,18 +93,20 @@ class Pictures(Dataset):
 
     def ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
         """The prepared version of an origin; if allowed, also one without unreadable pictures."""
+        if self.crop.side < 1:
+            raise UserError(f"pictures of {self.crop.side} × {self.crop.side} pixels: size must be 1 or more")
         if not NAME.fullmatch(self.version(origin)):
             raise UserError(f"'{self.version(origin)}' cannot name a folder: letters, digits, '_', '-' and '.' can")
         found = Prepared.find(self.home, self.version(origin))
         return found or (self.ready(f"{origin}-incomplete") if allow_bad else None)
 
     def found(self, folder: Path) -> Listing:
-        """What the folder holds; raises BadPictures if it is not there or has another layout."""
+        """What the folder holds; raises BadData if it is not there or has another layout."""
         if not folder.is_dir():
-            raise BadPictures(f"no folder {folder}")
+            raise BadData(f"no folder {folder}")
         listing = self.listing(folder)
         if listing is None:
-            raise BadPictures(f"{folder} has no layout that is known here; expected {self.layouts}")
+            raise BadData(f"{folder} has no layout that is known here; expected {self.layouts}")
         return listing
 
     @property
@@ -115,12 +117,12 @@ class Pictures(Dataset):
     # ---- loading ------------------------------------------------------------------------------------------------
 
     def prepared(self) -> Prepared:
-        """The prepared pictures; raises BadPictures, saying how to prepare them, if they are not there."""
+        """The prepared pictures; raises BadData, saying how to prepare them, if they are not there."""
         found = self.ready(self.origin)
         if found:
             return found
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home))
-        raise BadPictures(
+        raise BadData(
             f"{self.home} is not prepared as '{self.version(self.origin)}' in {root() / self.home}: "
             f"spurbench data prepare {self.called}" + (f"; there is: {others}" if others else "")
         )

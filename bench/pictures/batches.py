@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from spurbench.bench.pictures.listing import BadPictures, Listing, Rows
+from spurbench.bench.errors import BadData
+from spurbench.bench.pictures.listing import Listing, Rows, other_than
 
 HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
@@ -47,13 +48,11 @@ def batches(folder: Path, archive: Archive, classes: Sequence[str]) -> Listing |
     contents = found(folder, archive)
     if contents is None:
         return None
-    splits, doubts = {}, []
+    splits: dict[str, Rows] = {}
+    doubts: list[str] = []
     for split, files in archive.files.items():
-        parts = []
-        for name, md5 in files.items():
-            if hashlib.md5(contents[name]).hexdigest() != md5:
-                doubts.append(f"{name} is not the published file (MD5 {hashlib.md5(contents[name]).hexdigest()})")
-            parts.append(batch(folder / name, contents[name], archive.labels, len(classes)))
+        doubts += other_than(files, {name: hashlib.md5(contents[name]).hexdigest() for name in files})
+        parts = [batch(folder / name, contents[name], archive.labels, len(classes)) for name in files]
         y = np.concatenate([labels for _, labels in parts])
         ids = [f"{split}/{i:05}" for i in range(len(y))]
         splits[split] = Rows(ids, y, pixels=np.concatenate([pixels for pixels, _ in parts]))
@@ -68,13 +67,13 @@ def found(folder: Path, archive: Archive) -> dict[str, bytes] | None:
         here = [name for name in names if (place / name).is_file()]
         if here and len(here) < len(names):
             missing = ", ".join(name for name in names if name not in here)
-            raise BadPictures(f"{place}: {missing} missing (an archive half unpacked?)")
+            raise BadData(f"{place}: {missing} missing (an archive half unpacked?)")
         if here:
             return {name: (place / name).read_bytes() for name in names}
     if not packed.is_file():
         return None
     if file_md5(packed) != archive.md5:
-        raise BadPictures(
+        raise BadData(
             f"{packed} is not whole: {packed.stat().st_size:,} bytes with MD5 {file_md5(packed)}, expected "
             f"{archive.md5}; download it again"
         )
@@ -95,9 +94,9 @@ def batch(file: Path, content: bytes, labels: str, classes: int) -> tuple[Any, A
         pixels = np.asarray(entry["data"], np.uint8).reshape(-1, 3, 32, 32)
         y = np.asarray(entry[labels], np.int64)
     except KeyError as error:
-        raise BadPictures(f"{file}: no entry {error}; there are: {', '.join(map(str, entry))}") from None
+        raise BadData(f"{file}: no entry {error}; there are: {', '.join(map(str, entry))}") from None
     except Exception as error:  # a damaged pickle raises anything at all
-        raise BadPictures(f"{file} cannot be read as a batch: {error or type(error).__name__}") from None
+        raise BadData(f"{file} cannot be read as a batch: {error or type(error).__name__}") from None
     if len(y) != len(pixels) or not ((y >= 0) & (y < classes)).all():
-        raise BadPictures(f"{file}: {len(pixels)} pictures, {len(y)} labels, expected as many, from 0 to {classes - 1}")
+        raise BadData(f"{file}: {len(pixels)} pictures, {len(y)} labels, expected as many, from 0 to {classes - 1}")
     return pixels, y

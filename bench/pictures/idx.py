@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spurbench.bench.errors import BadData
 from spurbench.bench.pictures.decode import Bytes
-from spurbench.bench.pictures.listing import BadPictures, Integers, first
+from spurbench.bench.pictures.listing import Integers, first, other_than
 
 HOMES = ("", "MNIST/raw", "raw", "mnist")
 
@@ -22,7 +23,7 @@ def idx(folder: Path, name: str) -> bytes | None:
     try:
         return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError) as error:
-        raise BadPictures(f"{file} is not whole ({error}): download it again") from None
+        raise BadData(f"{file} is not whole ({error}): download it again") from None
 
 
 def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integers, list[str]] | None:
@@ -33,14 +34,10 @@ def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integ
     if images is None and labels is None:
         return None
     if images is None or labels is None:
-        raise BadPictures(f"{folder}: no {names['labels' if labels is None else 'images']}")
+        raise BadData(f"{folder}: no {names['labels' if labels is None else 'images']}")
     y = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     pixels = np.frombuffer(images, np.uint8, offset=16)
     if len(pixels) != len(y) * 28 * 28:
-        raise BadPictures(f"{folder}: {names['images']} is cut short: {len(pixels)} bytes for {len(y)} labels")
-    doubts = [
-        f"{name} is not the published file (MD5 {hashlib.md5(content[kind] or b'').hexdigest()})"
-        for kind, name in names.items()
-        if hashlib.md5(content[kind] or b"").hexdigest() != md5[name]
-    ]
+        raise BadData(f"{folder}: {names['images']} is cut short: {len(pixels)} bytes for {len(y)} labels")
+    doubts = other_than(md5, {names[kind]: hashlib.md5(content[kind] or b"").hexdigest() for kind in names})
     return pixels.reshape(-1, 28, 28), y, doubts

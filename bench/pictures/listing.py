@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.errors import BadData, unknown
 from spurbench.bench.pictures.decode import Bytes
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")  # in the order of the numbers 0, 1, 2 that split columns hold
+FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-class BadPictures(UserError):
-    """A folder of pictures, or what was prepared from it, is not what it should be."""
 
 
 @dataclass
@@ -63,7 +60,7 @@ class Listing:
         return found.hexdigest()
 
     def check(self, published: Mapping[str, Sequence[int]], other: str, checksums: bool = True) -> None:
-        """Raise BadPictures unless counts (of each group, by split) and checksums are those of the published data.
+        """Raise BadData unless counts (of each group, by split) and checksums are those of the published data.
 
         `other` says how to have the pictures taken for something else.
         """
@@ -75,14 +72,14 @@ class Listing:
                 continue
             swapped = next((split for split, counts in published.items() if tuple(got) == tuple(counts)), None)
             if swapped:
-                raise BadPictures(f"{self.folder}: the {name} split holds what {swapped} should (swapped?). {other}")
-            raise BadPictures(
+                raise BadData(f"{self.folder}: the {name} split holds what {swapped} should (swapped?). {other}")
+            raise BadData(
                 f"{self.folder}: {sum(got):,} {name} pictures, {shown(got)} in each group; "
                 f"expected {sum(expected):,}, {shown(expected)} ({self.layout}). Is it complete? {other}"
             )
         if self.doubts and checksums:
             more = f" (and {len(self.doubts) - 1} more)" if len(self.doubts) > 1 else ""
-            raise BadPictures(f"{self.folder}: {self.doubts[0]}{more}. {other}")
+            raise BadData(f"{self.folder}: {self.doubts[0]}{more}. {other}")
 
 
 def shown(counts: Sequence[int]) -> str:
@@ -97,25 +94,25 @@ def image_folder(folder: Path, classes: Sequence[str], origin: str) -> Listing |
     """The layout `{train,validation,test}/<class>/<picture>`; None if there is no folder `train`."""
     if not (folder / "train").is_dir():
         return None
-    present = [name for name in SPLITS if (folder / name).is_dir()]
-    splits = {name: class_folders(folder, name, classes) for name in present}
+    places = {split: first(folder / name for name in names) for split, names in FOLDERS.items()}
+    splits = {split: class_folders(folder, place, classes) for split, place in places.items() if place}
     return Listing("image folder", folder, splits, classes, origin=origin)
 
 
-def class_folders(folder: Path, split: str, classes: Sequence[str]) -> Rows:
+def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
     """The pictures of one split, class after class, in the order of their names."""
-    for entry in sorted((folder / split).iterdir()):
+    for entry in sorted(place.iterdir()):
         if entry.is_dir() and entry.name not in classes:
-            raise BadPictures(f"{entry}: {unknown('class', entry.name, classes)}")
+            raise BadData(f"{entry}: {unknown('class', entry.name, classes)}")
     files, y = [], []
     for label, name in enumerate(classes):
-        if not (folder / split / name).is_dir():
-            raise BadPictures(f"{folder / split}: no folder for the class '{name}'")
-        found = sorted(p for p in (folder / split / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not (place / name).is_dir():
+            raise BadData(f"{place}: no folder for the class '{name}'")
+        found = sorted(p for p in (place / name).iterdir() if p.suffix.lower() in SUFFIXES)
         files += [str(path) for path in found]
         y += [label] * len(found)
     if not files:
-        raise BadPictures(f"{folder / split}: no pictures ({', '.join(SUFFIXES)}) in its folders")
+        raise BadData(f"{place}: no pictures ({', '.join(SUFFIXES)}) in its folders")
     ids = [str(Path(file).relative_to(folder)) for file in files]
     return Rows(ids, np.array(y, np.int64), files=files)
 
@@ -124,7 +121,7 @@ def class_folders(folder: Path, split: str, classes: Sequence[str]) -> Rows:
 
 
 def columns(file: Path, wanted: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of a comma-separated file, by name. Raises BadPictures for one that is not there or a short row."""
+    """Columns of a comma-separated file, by name. Raises BadData for one that is not there or a short row."""
     with open(file, newline="", encoding="utf-8") as opened:
         rows = csv.reader(opened)
         return picked(file, next(rows, []), enumerate(rows, 2), wanted)
@@ -139,14 +136,14 @@ def picked(
         if name not in names:
             near = get_close_matches(name, names, n=1)
             hint = f"the nearest is '{near[0]}'" if near else f"there are: {', '.join(names[:12]) or 'none'}"
-            raise BadPictures(f"{file}: no column '{name}'; {hint}")
+            raise BadData(f"{file}: no column '{name}'; {hint}")
     found: dict[str, list[str]] = {name: [] for name in wanted}
     at = [(names.index(name), values) for name, values in found.items()]
     for line, row in rows:
         if not row:
             continue
         if len(row) < len(names):
-            raise BadPictures(f"{file}:{line}: {len(row)} columns, expected {len(names)} (cut short?)")
+            raise BadData(f"{file}:{line}: {len(row)} columns, expected {len(names)} (cut short?)")
         for place, values in at:
             values.append(row[place])
     return found
@@ -159,7 +156,7 @@ def integers(file: Path, name: str, values: Sequence[str], allowed: Sequence[int
         right = text.lstrip("-").isdigit() and (int(text) in allowed if allowed else int(text) >= 0)
         if not right:
             expected = f"one of {', '.join(map(str, allowed))}" if allowed else "a whole number from 0 on"
-            raise BadPictures(f"{file}: column '{name}' of picture {row + 1} holds '{value}', expected {expected}")
+            raise BadData(f"{file}: column '{name}' of picture {row + 1} holds '{value}', expected {expected}")
     return np.array([int(value) for value in values], np.int64)
 
 
@@ -178,7 +175,7 @@ def table(folder: Path, attribute: str, classes: Sequence[str] = (), attributes:
     attributes = attributes or [f"a{i}" for i in range(int(a.max(initial=0)) + 1)]
     for name, values, names in (("y", y, classes), (attribute, a, attributes)):
         if values.max(initial=0) >= len(names):
-            raise BadPictures(f"{file}: column '{name}' holds {values.max()}, expected 0 to {len(names) - 1}")
+            raise BadData(f"{file}: column '{name}' holds {values.max()}, expected 0 to {len(names) - 1}")
     splits = dict(parted(folder, found["img_filename"], y, a, split))
     return Listing("metadata.csv", folder, splits, classes, attributes)
 
@@ -193,18 +190,27 @@ def parted(folder: Path, names: Sequence[str], y: Integers, a: Integers, split: 
             yield name, Rows(ids, y[chosen], a[chosen], [str(folder / each) for each in ids])
 
 
+def other_than(published: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """What to say of files whose MD5 is not the published one; both by name."""
+    return [
+        f"{name} is not the published file (MD5 {md5})"
+        for name, md5 in found.items()
+        if published.get(name, md5) != md5
+    ]
+
+
 def first(places: Iterable[Path]) -> Path | None:
     """The first of several places that exists."""
     return next((place for place in places if place.exists()), None)
 
 
 def require(folder: Path, names: Sequence[str]) -> None:
-    """Raise BadPictures, with their number, if files are missing; folders are listed, not asked file by file."""
+    """Raise BadData, with their number, if files are missing; folders are listed, not asked file by file."""
     parents = {(folder / name).parent for name in names}
     there = {parent: {p.name for p in parent.iterdir()} if parent.is_dir() else set() for parent in parents}
     missing = [name for name in names if (folder / name).name not in there[(folder / name).parent]]
     if missing:
-        raise BadPictures(
+        raise BadData(
             f"{folder}: {len(missing):,} of {len(names):,} pictures are missing, the first is {missing[0]} "
             "(an archive half unpacked?)"
         )

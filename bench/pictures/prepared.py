@@ -16,9 +16,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.pictures.decode import Bytes
-from spurbench.bench.pictures.listing import BadPictures
 
 SCHEMA = 1
 FACTS = "prepared.json"
@@ -41,7 +40,7 @@ class Prepared:
 
     @classmethod
     def find(cls, name: str, version: str) -> Prepared | None:
-        """The prepared version of a dataset, or None. Raises BadPictures for one that is damaged."""
+        """The prepared version of a dataset, or None. Raises BadData for one that is damaged."""
         folder = root() / name / version
         return cls.open(folder) if folder.is_dir() else None
 
@@ -54,13 +53,13 @@ class Prepared:
             schema, splits = int(facts["schema"]), facts["splits"]
             sizes = {part["pictures"]: int(part["bytes"]) for part in splits.values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadPictures(f"{folder / FACTS} cannot be used ({type(error).__name__}): {again}") from None
+            raise BadData(f"{folder / FACTS} cannot be used ({type(error).__name__}): {again}") from None
         if schema > SCHEMA:
             raise UserError(f"{folder} was prepared by a newer spurbench (layout {schema}, this one reads {SCHEMA})")
         for name, size in sizes.items():
             has = (folder / name).stat().st_size if (folder / name).is_file() else 0
             if has != size:
-                raise BadPictures(f"{folder / name} has {has:,} bytes, expected {size:,}: {again}")
+                raise BadData(f"{folder / name} has {has:,} bytes, expected {size:,}: {again}")
         return cls(folder, facts)
 
     @classmethod
@@ -89,15 +88,15 @@ class Prepared:
         except (OSError, ValueError, BadZipFile):
             found = {}
         if labels_hash(found) != facts["labels_sha256"]:
-            raise BadPictures(f"the {split} labels in {self.folder} are damaged: delete it and prepare it again")
+            raise BadData(f"the {split} labels in {self.folder} are damaged: delete it and prepare it again")
         return found
 
     def verify(self) -> None:
-        """Read everything and compare it with the checksums; raises BadPictures."""
+        """Read everything and compare it with the checksums; raises BadData."""
         for split, facts in self.facts["splits"].items():
             self.labels(split)
             if part_hashes(self.pictures(split)) != facts["parts"]:
-                raise BadPictures(f"the {split} pictures in {self.folder} are damaged: delete it and prepare it again")
+                raise BadData(f"the {split} pictures in {self.folder} are damaged: delete it and prepare it again")
 
     def __str__(self) -> str:
         facts = self.facts

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.layout import cores
 from spurbench.bench.pictures.decode import UNREADABLE, Bytes, Crop, decode
-from spurbench.bench.pictures.listing import BadPictures, Listing, Rows
+from spurbench.bench.pictures.listing import Listing, Rows
 from spurbench.bench.pictures.prepared import (
     FACTS,
     SCHEMA,
@@ -77,7 +77,7 @@ class Order:
 def prepare(listing: Listing, order: Order, origin: str) -> Prepared:
     """Prepare the pictures of a listing, or go on with it.
 
-    Raises BadPictures, naming and counting them, if some cannot be decoded and that is not allowed; with them left
+    Raises BadData, naming and counting them, if some cannot be decoded and that is not allowed; with them left
     out the origin ends in `-incomplete`.
     """
     work = root() / order.name / f".{order.naming(origin)}.preparing"
@@ -243,7 +243,7 @@ def unreadable(every: list[Part]) -> Bad:
 
 
 def refuse_or_allow(listing: Listing, bad: dict[str, Bad], every: dict[str, list[Part]], allow: bool) -> None:
-    """Raise BadPictures about unreadable pictures unless allowed; their parts will be decoded again."""
+    """Raise BadData about unreadable pictures unless allowed; their parts will be decoded again."""
     if allow:
         return
     named = [f"{listing.splits[name].ids[row]} ({why})" for name, rows in bad.items() for row, why in rows]
@@ -252,7 +252,7 @@ def refuse_or_allow(listing: Listing, bad: dict[str, Bad], every: dict[str, list
             if any(part.start <= row < part.start + part.rows for row, _ in rows):
                 Path(part.mark).unlink()
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    raise BadPictures(
+    raise BadData(
         f"{len(named)} pictures cannot be read: {', '.join(named[:3])}{more}; mend them and prepare again, "
         "or leave them out with --allow-bad"
     )
