@@ -102,10 +102,11 @@ def table(file: Path, *wanted: str) -> dict[str, list[str]]:
     """Columns of a list: comma-separated, or the authors' text whose first line may count the rows."""
     if file.suffix == ".csv":
         return columns(file, wanted)
-    lines = [line.split() for line in file.read_text().splitlines()]
-    if "partition" in wanted:
-        return picked(file, wanted, enumerate(lines, 1), wanted)
-    return picked(file, ["image_id", *(lines[1] if len(lines) > 1 else [])], enumerate(lines[2:], 3), wanted)
+    lines = list(enumerate(file.read_text().splitlines(), 1))
+    header = ["image_id", "partition"]
+    if "partition" not in wanted:
+        header, lines = ["image_id", *(lines[1][1].split() if len(lines) > 1 else [])], lines[2:]
+    return picked(file, header, ((number, line.split()) for number, line in lines), wanted)
 
 
 def faces(file: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

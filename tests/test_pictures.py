@@ -381,6 +381,17 @@ def test_mended_pictures_are_read_again(faces: Path) -> None:
     assert np.array_equal(third.numpy(), decode(file, Crop(16, square=True)))
 
 
+def test_wrong_lists_of_celeba(faces: Path) -> None:
+    file = faces / "list_attr_celeba.txt"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1].replace("Blond_Hair", "Blonde_Hair"), *lines[2:]]))
+    assert "no column 'Blond_Hair'; the nearest is 'Blonde_Hair'" in refused("celeba", faces, *TWIN)
+    file.write_text("\n".join([*lines[:6], lines[6][:40], *lines[7:]]))
+    assert "list_attr_celeba.txt:7: " in refused("celeba", faces, *TWIN)
+    (faces / "list_eval_partition.txt").unlink()
+    assert "no list_eval_partition (.txt or .csv)" in refused("celeba", faces, *TWIN)
+
+
 @pytest.mark.parametrize(
     ("row", "column", "value", "said"),
     [
