@@ -39,7 +39,7 @@ results: $(STAMP)
 	for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	  $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid paper --format $${form%%:*} \
 	    --out results/paper/leaderboard.$${form##*:} || exit 1; done
-	-$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
+	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
 	$(BIN)/python tests/readme.py
 
 perf: $(STAMP)

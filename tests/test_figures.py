@@ -264,6 +264,9 @@ def test_what_is_lacking_is_one_line_with_the_command(
     said = command("report", made / "store", "--out", tmp_path / "file", code=2).err
     assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
     assert not list(tmp_path.glob("*fig*"))
+    said = command("figure", "paper", made / "store", "--partial", "--out", tmp_path)  # of all, what there is
+    assert "fig5.svg" in said.out and "fig6: no runs" in said.err
+    assert "fig6: no runs" in command("figure", "paper", made / "store", "--out", tmp_path, code=2).err
 
 
 def test_missing_seeds_are_counted_and_missing_panels_on_request(made: Path, own: dict[str, sheet.Figure]) -> None:
