@@ -57,6 +57,7 @@ def submit(
 
     [dim]spurbench submit paper --store /shared/paper --partition gpu --time 4h --dry-run[/dim]
     """
+    from spurbench.bench.cli import add_plugins
     from spurbench.bench.grid import load_grid
     from spurbench.bench.runner import Settings
     from spurbench.bench.store import Store
@@ -100,6 +101,7 @@ def retry(
 
     [dim]spurbench retry /shared/paper --mem x2 --time x2[/dim]
     """
+    from spurbench.bench.cli import add_plugins
     from spurbench.bench.store import Store
     from spurbench.slurm.arrays import changed
     from spurbench.slurm.submit import Wish, again
@@ -144,13 +146,6 @@ def logs(
             text = task.log.read_text(errors="replace").splitlines() if task.log.exists() else ["(no log yet)"]
             print(f"== {task.id}: {', '.join(job.title for job in task.jobs)}\n   {task.log}")
             print("\n".join(text[-lines:]))
-
-
-def add_plugins(paths: list[Path] | None) -> None:
-    from spurbench.bench import registry
-
-    for path in paths or []:
-        registry.add_plugin(str(path))
 
 
 def say(sent: Any, where: Path, dry_run: bool) -> None:

@@ -99,16 +99,16 @@ def in_queue() -> dict[str, tuple[str, str]]:
 
 def states(store: Store) -> dict[str, tuple[str, str]]:
     """Of the submitted runs that have no settled record: `queued`, `running` or `failed`, and why, by run id."""
-    submitted = {id for task in tasks(store) for id in task.runs}
+    submitted = list(tasks(store))
     if not submitted:
         return {}
     try:
         queue = in_queue()
     except UserError as error:
-        left = (id for id in submitted if not settled(store.record(id)))
+        left = {id for task in submitted for id in task.runs if not settled(store.record(id))}
         return dict.fromkeys(left, ("queued", f"was submitted; {error}"))
     found: dict[str, tuple[str, str]] = {}
-    for id, task in unsettled(store, queue):
+    for id, task in unsettled(store, submitted, queue):
         if task.end:
             found[id] = "failed", "{}: {}".format(*task.end)
         elif queue[task.id][0] in WAITING:
@@ -118,9 +118,9 @@ def states(store: Store) -> dict[str, tuple[str, str]]:
     return found
 
 
-def unsettled(store: Store, queue: Container[str]) -> list[tuple[str, Task]]:
+def unsettled(store: Store, submitted: Iterable[Task], queue: Container[str]) -> list[tuple[str, Task]]:
     """Each submitted run without a settled record and its last task, with its end if it is not in the queue."""
-    last = {id: task for task in tasks(store) for id in task.runs}
+    last = {id: task for task in submitted for id in task.runs}
     last = {id: task for id, task in last.items() if not settled(store.record(id))}
     over = learn({task.id: task for task in last.values() if task.id not in queue})
     return [(id, over.get(task.id, task)) for id, task in last.items()]
@@ -210,7 +210,7 @@ def collect(store: Store) -> list[Record]:
     from spurbench.bench.worker import failed, frame
 
     records = []
-    for id, task in unsettled(store, in_queue()):
+    for id, task in unsettled(store, tasks(store), in_queue()):
         if task.end and store.record(id) is None:
             job = next(job for job in task.jobs if id in (run.id for run in job.runs))
             begun = next(record for record in frame(job) if record["id"] == id)
