@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spurbench.bench.dataset import Margins, Pgd
 from spurbench.bench.evaluate import predictions
-from spurbench.bench.inputs import Pixels
+from spurbench.bench.inputs import Pixels, unit
 
 Logits = Callable[[Tensor], Tensor]
 Tick = Callable[[], None]
@@ -98,16 +98,11 @@ def right_after_pgd(target: Target, x: Tensor, y: Tensor, how: Pgd, seed: int, t
     found = []
     for rows in torch.split(torch.arange(len(y)), how.batch):
         tick()
-        u, labels = pictures(x[rows], target.device), y[rows].to(target.device)
+        u, labels = unit(x[rows].to(target.device)), y[rows].to(target.device)
         disturbed = pgd(attacked, u, labels, how, generator)
         with torch.no_grad():
             found.append((predictions(target.mounted(disturbed)) == labels).cpu())
     return torch.cat(found)
-
-
-def pictures(x: Tensor, device: torch.device) -> Tensor:
-    """Raw inputs as pictures in [0, 1]."""
-    return x.to(device).float() / 255 if x.dtype == torch.uint8 else x.to(device).float()
 
 
 def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
@@ -116,7 +111,7 @@ def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> T
     0 for a picture that is misclassified as it is, infinity where the search fails.
     """
     parts = torch.split(torch.arange(len(y)), how.batch)
-    batches = ((pictures(x[rows], target.device), y[rows].to(target.device)) for rows in parts)
+    batches = ((unit(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
     return torch.cat([search(target, u, labels, how, tick).cpu() for u, labels in batches])
 
 

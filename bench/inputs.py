@@ -38,6 +38,11 @@ def drawn_from(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream(seed, name))
 
 
+def unit(x: Tensor) -> Tensor:
+    """Raw inputs as float32, bytes scaled to [0, 1]."""
+    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x.float()
+
+
 @dataclass(frozen=True)
 class Pixels:
     """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, the dataset's scale."""
@@ -47,7 +52,7 @@ class Pixels:
     std: tuple[float, ...] = (1.0,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.scaled(self.transform(x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x.float()))
+        return self.scaled(self.transform(unit(x)))
 
     def scaled(self, u: Tensor) -> Tensor:
         """(u − mean) / std of each channel; `u` [b, channels, ...] is in [0, 1]."""
@@ -58,7 +63,7 @@ class Pixels:
 
 
 class Batches:
-    """The training inputs of R replicas, lane by lane; a step sees the whole training set."""
+    """The training inputs of R replicas, lane by lane."""
 
     def __init__(self, data: Sequence[Data], lanes: Sequence[Lane], pixels: Pixels, device: torch.device) -> None:
         self.data, self.lanes, self.pixels, self.device = data, lanes, pixels, device

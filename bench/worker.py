@@ -134,32 +134,39 @@ def trained(job: Job, begun: list[Record], store: Store, report: Report, stop: C
 
 def ticker(job: Job, store: Store, stop: Callable[[], bool], engine: Engine) -> Callable[[], None]:
     """Called during long scoring: keeps the claims, and stops when asked."""
-    last = [time.monotonic()]
+    keep = keeper(job, store)
 
     def tick() -> None:
         if stop():
             raise Stopped
+        keep(engine)
+
+    return tick
+
+
+def keeper(job: Job, store: Store) -> Callable[[Engine], None]:
+    """Gives a sign of life for the claims of a job, every ten seconds at most."""
+    last = [0.0]
+
+    def keep(engine: Engine) -> None:
         if time.monotonic() - last[0] > 10:
             last[0] = time.monotonic()
             for run in job.runs:
                 store.keep(run.id, engine.step, engine.training.steps)
 
-    return tick
+    return keep
 
 
 def watcher(job: Job, store: Store, report: Report, stop: Callable[[], bool], resumed: int) -> Callable[[Engine], None]:
     """Called before every step: reports, saves at intervals, and stops when asked."""
-    last = {"report": 0.0, "keep": 0.0, "save": time.monotonic()}
+    last, keep = {"report": 0.0, "save": time.monotonic()}, keeper(job, store)
 
     def watch(engine: Engine) -> None:
         now = time.monotonic()
         if now - last["report"] > 0.5:
             last["report"] = now
             report(engine.step)
-        if now - last["keep"] > 10:
-            last["keep"] = now
-            for run in job.runs:
-                store.keep(run.id, engine.step, engine.training.steps)
+        keep(engine)
         stopping = stop()
         if stopping or now - last["save"] > job.options.checkpoint_seconds:
             last["save"] = now
