@@ -158,10 +158,12 @@ def attempt(target: Target, u: Tensor, y: Tensor, eps: Tensor, which: Tensor, ho
                 z = target.mounted(x)
         flipped = (predictions(z) != labels) & (step > 0)
         found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
-        stay = ~flipped
-        if step == how.steps or not stay.any():
+        if step == how.steps:
             break
-        left, origin, reach, labels = left[stay], origin[stay], reach[stay], labels[stay]
-        change = (x[stay] + how.share * reach * slope[stay].sign() - origin).clamp(-reach, reach)
-        x = (origin + change).clamp(0, 1)
+        change = (x + how.share * reach * slope.sign() - origin).clamp(-reach, reach)
+        moved = (origin + change).clamp(0, 1)
+        stay = ~flipped & (moved != x).flatten(1).any(1)  # one that stands still would do so for ever
+        if not stay.any():
+            break
+        left, origin, reach, labels, x = left[stay], origin[stay], reach[stay], labels[stay], moved[stay]
     return found

@@ -165,6 +165,9 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60.0,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
     """Run a grid, or one dataset × method, on this machine; run it again to go on where it stopped.
@@ -178,7 +181,7 @@ def run(
     add_plugins(plugin)
     chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
     where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
-    settings = Settings(device, jobs, threads, retry, only or [], checkpoint_seconds)
+    settings = Settings(device, jobs, threads, retry, only or [], checkpoint_seconds, compile=compile_)
     raise typer.Exit(command.run(chosen, where, settings))
 
 

@@ -35,6 +35,8 @@ def small_conv(shape: Sequence[int], outputs: int) -> nn.Module:
     """Two 5 × 5 convolutions and three linear layers, leaky ReLU, 249,442 parameters for CIFAR and two logits."""
     channels, height, width = shape
     flat = 32 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
+    if min(height, width) < 16:
+        raise UserError(f"the network small_conv takes pictures of 16 pixels and more, not of {height} × {width}")
     return nn.Sequential(
         nn.Conv2d(channels, 12, 5), nn.LeakyReLU(), nn.MaxPool2d(2),
         nn.Conv2d(12, 32, 5), nn.LeakyReLU(), nn.MaxPool2d(2), nn.Flatten(),

@@ -92,6 +92,9 @@ class Engine:
         self.masters = [self._gather(i) for i in range(len(self.networks[0]))]
         if not self.stacked:
             self._bind()
+            if self.options.compile and not self.plain:
+                for network in (network for own in self.networks for network in own):
+                    network.compile()
         self.optimizer = optimizers.make(list(self._parameters()), self.training)
         self.targets = self._targets()
         self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]
@@ -99,7 +102,8 @@ class Engine:
         self.known = {"group_counts": torch.stack(counts)} if counts else {}
         self.views = [self._by_lane(masters) for masters in self.masters]
         self.grads = [self._by_lane({n: present(p.grad, "gradient") for n, p in m.items()}) for m in self.masters]
-        self.pixels = [Pixels(self.method.transform, s.data.mean, s.data.std) for s in self.seeds]
+        side_by_side = networks.prefers_channels_last(self.networks[0][0], self.device)
+        self.pixels = [Pixels(self.method.transform, s.data.mean, s.data.std, side_by_side) for s in self.seeds]
         self.batches = self._batches(buffers)
         states = [self.method.init_state(problem) for problem in self.problems]
         self.method_state = {name: self._stack([s[name] for s in states]) for name in states[0]}

@@ -45,17 +45,23 @@ def unit(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pixels:
-    """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, the dataset's scale."""
+    """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, the dataset's scale.
+
+    With `channels_last` the channels of a pixel lie side by side in memory, unless it is a single picture.
+    """
 
     transform: Callable[[Tensor], Tensor]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    channels_last: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.scaled(self.transform(unit(x)))
 
     def scaled(self, u: Tensor) -> Tensor:
         """(u − mean) / std of each channel; `u` [b, channels, ...] is in [0, 1]."""
+        if self.channels_last and len(u) > 1:
+            u = u.contiguous(memory_format=torch.channels_last)
         if self.mean == (0.0,) and self.std == (1.0,):
             return u
         shape = (-1, *[1] * (u.ndim - 2))

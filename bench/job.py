@@ -19,6 +19,7 @@ class Options:
     micro_batch: int = 1000  # rows, so that the activations stay in cache
     history: int = 20  # points of the learning curve
     checkpoint_seconds: float = 60.0
+    compile: bool = False  # networks for pictures, by torch.compile
 
 
 @dataclass(frozen=True)

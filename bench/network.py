@@ -145,6 +145,13 @@ def traced(network: nn.Module, leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullb
     return z.detach(), pullback
 
 
+def prefers_channels_last(network: nn.Module, device: torch.device) -> bool:
+    """Whether pictures with the channels of a pixel side by side are faster: on a GPU for every convolution, on a CPU
+    for narrow ones, whose time is in the pooling (1.7 × for the CIFAR-2 net; VGG-15 would lose a tenth)."""
+    widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return bool(widths) and (device.type == "cuda" or min(widths) < 16)
+
+
 def first_layer(network: nn.Module) -> str | None:
     """Name of the weight that multiplies the flat input, if there is one: zero inputs can skip its columns."""
     return "0.weight" if isinstance(network, MLP) else None

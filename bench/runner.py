@@ -28,6 +28,7 @@ class Settings:
     only: Sequence[str] = ()  # cells to run, by dataset, method, label or dataset/method; the plan stays whole
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # rows; by default what suits the device
+    compile: bool = False
 
 
 @dataclass
@@ -90,7 +91,7 @@ def one_round(
 def arranged(planned: list[tuple[Run, str]], wanted: set[str], plan: layout.Layout, settings: Settings) -> list[Job]:
     """The jobs of the wanted runs under a layout."""
     rows = settings.micro_batch or plan.micro_batch
-    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows)
+    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows, compile=settings.compile)
     jobs = gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
     return [replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0])))) for job in jobs]
 

@@ -340,6 +340,7 @@ def cost(engine: Engine, job: Job, resumed: int) -> dict[str, Any]:
         "peak_memory_mb": round(peak_memory(job.options.device) / 2**20, 1),
         "replicas": len(job.runs),
         "threads": job.options.threads,
+        "compiled": job.options.compile,
         "resumed": resumed,
     }
 

@@ -32,7 +32,7 @@ def pictures(n: int = 90, classes: int = 2, size: int = 32) -> Data:
     return Data(splits[0], {"test": splits[1]}, classes, 2, 2, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
-def engine(name: str, seeds: list[int], **changes: Any) -> Engine:
+def engine(name: str, seeds: list[int], options: Options | None = None, **changes: Any) -> Engine:
     fields = {"network": "small_conv", "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "steps": 9, "batch": 8}
     training = replace(Training(), **(fields | changes))
     method = registry.load_method(name)()
@@ -43,7 +43,7 @@ def engine(name: str, seeds: list[int], **changes: Any) -> Engine:
         count = 2 if "second network" in method.needs else 1
         shape = data.train.x.shape[1:]
         ready.append(Seed(seed, data, [network.build(shape, training.logits or 1, training) for _ in range(count)]))
-    return Engine(method, training, "float32", Options(history=3), ready)
+    return Engine(method, training, "float32", options or Options(history=3), ready)
 
 
 def weights(engine: Engine, r: int) -> torch.Tensor:
@@ -78,6 +78,32 @@ def test_interrupted_equals_unbroken(kind: str) -> None:
     assert torch.equal(weights(unbroken, 0), weights(second, 0))
     assert second.looks == unbroken.looks[1:] and [look["step"] for look in unbroken.looks] == [2, 4, 6]
     assert sum(unbroken.looks[0]["splits"]["test"]["n"]) == 30
+
+
+def test_compiled_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, its gradients in the stacked parameters, and scoring; traced, but without a minute of C++."""
+    whole = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: whole(module, backend="aot_eager"))
+    eager, compiled = (engine("erm", [0], Options(compile=on), steps=3) for on in (False, True))
+    for one in (eager, compiled):
+        one.train(lambda engine: None)
+    x = pictures().train.x
+    assert compiled.networks[0][0]._compiled_call_impl is not None
+    assert torch.allclose(weights(eager, 0), weights(compiled, 0), atol=1e-5)
+    assert torch.allclose(eager.score(0)(x), compiled.score(0)(x), atol=1e-4)
+
+
+def test_channels_side_by_side_where_that_pays() -> None:
+    """Values stay; only the memory order of several pictures changes, and only for networks that gain by it."""
+    x, plain = pictures().train.x, Pixels(lambda u: u, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    beside = replace(plain, channels_last=True)
+    assert torch.equal(plain(x), beside(x)) and torch.equal(plain(x[:1]), beside(x[:1]))
+    assert beside(x).is_contiguous(memory_format=torch.channels_last) and beside(x[:1]).is_contiguous()
+    assert not plain(x).is_contiguous(memory_format=torch.channels_last)
+    assert [engine("erm", [0], network=kind).pixels[0].channels_last for kind in ("small_conv", "vgg15_bn")] == [
+        True,
+        False,
+    ]
 
 
 def rows(**changes: Any) -> Mini:
