@@ -41,6 +41,18 @@ Only = Annotated[
     list[str] | None, typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method.")
 ]
 
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
+Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
+]
+
 
 @contextmanager
 def user_errors() -> Iterator[None]:
@@ -149,25 +161,65 @@ def plan(
 
 
 @app.command()
+def estimate(
+    grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
+    dataset: Datasets = None,
+    method: Methods = None,
+    set_: Sets = None,
+    only: Only = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one to warm up.")] = 3,
+    device: Device = "auto",
+    precision: Precision = None,
+    threads: Threads = None,
+    compile_: Compile = False,
+    plugin: Plugin = None,
+    json_: Json = False,
+) -> None:
+    """Measure a few steps of each cell and project what the whole grid would take on this machine.
+
+    Times are those of one process that trains one seed after the other; nothing is recorded.
+
+    [dim]spurbench estimate paper[/dim]
+    [dim]spurbench estimate --dataset cifar10 --method erm --set cifar10.origin=jpeg[/dim]
+    """
+    from spurbench.bench import command
+    from spurbench.bench import estimate as estimates
+    from spurbench.bench.display import duration
+    from spurbench.bench.grid import only as chosen
+    from spurbench.bench.runner import Settings
+
+    add_plugins(plugin)
+    asked = command.the_grid(grid, dataset or [], method or [], None, set_ or [], precision)
+    rows = []
+    for row in estimates.estimate(chosen(asked, only or []), Settings(device, None, threads, compile=compile_), steps):
+        rows.append(row)
+        print(f"{len(rows)}: {row['dataset']} × {row['label']}", file=sys.stderr)
+    if json_:
+        print(json.dumps(rows, indent=1))
+        return
+    show(
+        [estimates.shown(row) for row in rows], estimates.COLUMNS, f"{asked.name}: {steps} steps of each cell measured"
+    )
+    total = sum(row.get("total_seconds", 0) for row in rows)
+    print(f"{duration(total)} for one process; scoring and attacks come on top")
+
+
+@app.command()
 def run(
     grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Without a grid: dataset; may be repeated.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Without a grid: method; may be repeated.")] = None,
+    dataset: Datasets = None,
+    method: Methods = None,
     seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
-    ] = None,
+    set_: Sets = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
     only: Only = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")] = None,
+    device: Device = "auto",
+    precision: Precision = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core or GPU.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")] = None,
+    threads: Threads = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60.0,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
-    ] = False,
+    compile_: Compile = False,
     plugin: Plugin = None,
 ) -> None:
     """Run a grid, or one dataset × method, on this machine; run it again to go on where it stopped.

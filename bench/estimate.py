@@ -1,0 +1,87 @@
+"""What a grid would cost on this machine: a few steps of each cell, and from them the time of all its updates."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from spurbench.bench import layout
+from spurbench.bench.dataset import Training
+from spurbench.bench.display import duration
+from spurbench.bench.engine import Engine, kernels_for, prepare
+from spurbench.bench.grid import Grid, expand, runs, summary
+from spurbench.bench.job import Job, Options
+from spurbench.bench.runner import Settings, step_flops
+from spurbench.bench.worker import peak_memory, plugins, reset_peak_memory, tune
+
+COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
+           "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
+
+
+def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, Any]]:
+    """One row a cell: the median time of `steps` steps of one seed alone, after one to warm up, and what follows.
+
+    Seconds of `run` and `total` are of one process that trains one seed after the other, searches included; scoring,
+    attacks and the wait for data that are not yet in memory are left out. Cells that cannot be run, or do not train,
+    have no times.
+    """
+    where = layout.choose(settings.device, settings.jobs, settings.threads, len(runs(expand(grid, {}))))
+    for cell in grid.cells:
+        plan = expand(replace(grid, cells=(cell,)), {})
+        (row,) = summary(plan)
+        known = {key: row[key] for key in ("dataset", "label", "precision", "na")}
+        known |= {"runs": row["runs"] + row["search_runs"]}
+        if row["updates"]:
+            run = runs(plan)[0][0]
+            options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
+            known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
+            known["seconds"] = known["seconds_per_step"] * run.training["steps"]
+            known["total_seconds"] = known["seconds_per_step"] * row["updates"]
+        yield known
+
+
+def measure(job: Job, steps: int) -> dict[str, Any]:
+    """Time and memory of one seed's steps."""
+    run, device = job.runs[0], job.options.device
+    dataset, method = plugins(job)
+    training = Training(**run.training)
+    tune(job.options.threads)
+    reset_peak_memory(device)
+    engine = Engine(method, training, run.precision, job.options, [prepare(dataset, method, training, run.seed)])
+    times = []
+    with kernels_for(training.batch):
+        for _ in range(steps + 1):
+            begun = time.perf_counter()
+            engine.update()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - begun)
+    return {
+        "network": training.network,
+        "parameters": sum(p.numel() for p in engine.networks[0][0].parameters()),
+        "rows": training.batch or len(engine.seeds[0].data.train.y),
+        "threads": job.options.threads,
+        "seconds_per_step": statistics.median(times[1:]),
+        "memory_mb": round(peak_memory(device) / 2**20),
+        "steps": training.steps,
+    }
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as a person reads it."""
+    if "seconds_per_step" not in row:
+        return row | {"step": f"n/a: {row['na']}" if row["na"] else "does not train"}
+    each = row["seconds_per_step"]
+    return row | {
+        "rows": f"{row['rows']:,}",
+        "step": f"{each:.2f} s" if each >= 1 else f"{each * 1e3:.3g} ms",
+        "memory": f"{row['memory_mb']:,}",
+        "steps": f"{row['steps']:,}",
+        "run": duration(row["seconds"]),
+        "total": duration(row["total_seconds"]),
+    }
