@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spurbench.bench import options
 from spurbench.bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,26 +33,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="The datasets' files: what there is, prepare it, verify it.")
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Plugin = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own; may be repeated.")
-]
-Only = Annotated[
-    list[str] | None, typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method.")
-]
-
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
-Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
-Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
-]
 
 
 @contextmanager
@@ -118,8 +99,8 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") 
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, datasets or grids; all three if left out.")] = "",
-    plugin: Plugin = None,
-    json_: Json = False,
+    plugin: options.Plugin = None,
+    json_: options.Json = False,
 ) -> None:
     """Show the methods, datasets and grids there are, with hyper-parameters and what each needs."""
     from spurbench.bench import catalogue
@@ -136,9 +117,9 @@ def list_(
 @app.command()
 def plan(
     grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
-    only: Only = None,
-    plugin: Plugin = None,
-    json_: Json = False,
+    only: options.Only = None,
+    plugin: options.Plugin = None,
+    json_: options.Json = False,
 ) -> None:
     """Show what a grid would run, cell by cell, and which cells cannot be run and why."""
     from spurbench.bench.grid import expand, load_grid, summary
@@ -163,17 +144,17 @@ def plan(
 @app.command()
 def estimate(
     grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
-    dataset: Datasets = None,
-    method: Methods = None,
-    set_: Sets = None,
-    only: Only = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
+    set_: options.Sets = None,
+    only: options.Only = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one to warm up.")] = 3,
-    device: Device = "auto",
-    precision: Precision = None,
-    threads: Threads = None,
-    compile_: Compile = False,
-    plugin: Plugin = None,
-    json_: Json = False,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    compile_: options.Compile = False,
+    plugin: options.Plugin = None,
+    json_: options.Json = False,
 ) -> None:
     """Measure a few steps of each cell and project what the whole grid would take on this machine.
 
@@ -184,7 +165,6 @@ def estimate(
     """
     from spurbench.bench import command
     from spurbench.bench import estimate as estimates
-    from spurbench.bench.display import duration
     from spurbench.bench.grid import only as chosen
     from spurbench.bench.runner import Settings
 
@@ -200,27 +180,26 @@ def estimate(
     show(
         [estimates.shown(row) for row in rows], estimates.COLUMNS, f"{asked.name}: {steps} steps of each cell measured"
     )
-    total = sum(row.get("total_seconds", 0) for row in rows)
-    print(f"{duration(total)} for one process; scoring and attacks come on top")
+    print(estimates.total(rows))
 
 
 @app.command()
 def run(
     grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
-    dataset: Datasets = None,
-    method: Methods = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
     seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5.")] = None,
-    set_: Sets = None,
+    set_: options.Sets = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
-    only: Only = None,
-    device: Device = "auto",
-    precision: Precision = None,
+    only: options.Only = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core or GPU.")] = None,
-    threads: Threads = None,
+    threads: options.Threads = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60.0,
-    compile_: Compile = False,
-    plugin: Plugin = None,
+    compile_: options.Compile = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """Run a grid, or one dataset × method, on this machine; run it again to go on where it stopped.
 
@@ -240,7 +219,7 @@ def run(
 @app.command()
 def status(
     store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
-    json_: Json = False,
+    json_: options.Json = False,
 ) -> None:
     """Show the state of every cell: done, running, failed with its cause, waiting."""
     from spurbench.bench import command
@@ -361,7 +340,7 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method, o
 
 
 @data_app.command("list")
-def data_list(json_: Json = False) -> None:
+def data_list(json_: options.Json = False) -> None:
     """Where each dataset's files come from and whether they are here."""
     from spurbench.bench import catalogue
 
@@ -383,7 +362,7 @@ def data_prepare(
     ] = None,
     allow_bad: Annotated[bool, typer.Option("--allow-bad", help="Leave out pictures that cannot be read.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core.")] = None,
-    plugin: Plugin = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Decode a dataset's pictures once, for all runs of this machine; run it again to go on where it stopped.
 
@@ -407,7 +386,7 @@ def data_verify(dataset: Annotated[str | None, typer.Argument(help="A dataset; a
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
+def doctor(json_: options.Json = False) -> None:
     """Look at this machine: versions, cores, GPUs, bf16, plug-ins, data, and how runs would be laid out."""
     from spurbench.bench import doctor as surgery
 

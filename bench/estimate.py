@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +70,12 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
         "memory_mb": round(peak_memory(device) / 2**20),
         "steps": training.steps,
     }
+
+
+def total(rows: Sequence[dict[str, Any]]) -> str:
+    """The time of all rows together, in words."""
+    seconds = sum(row.get("total_seconds", 0) for row in rows)
+    return f"{duration(seconds)} for one process; scoring and attacks come on top"
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:

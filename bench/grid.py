@@ -164,7 +164,7 @@ def starting_point(paper: Any, dataset: str, method: str, changes: Mapping[str, 
     for place, name in (("hyper_parameters", method), ("training", "training"), ("options", dataset)):
         if changes.get(name):
             row[place] = {**row.get(place, {}), **changes[name]}
-    return {"seeds": "0-9", **block, "dataset": dataset, "methods": [row]}
+    return {"seeds": "0-9", **block, "precision": "float32", "dataset": dataset, "methods": [row]}
 
 
 def parsed_sets(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -156,9 +156,9 @@ def test_readme_commands_are_real(spurbench: Any) -> None:
 
 
 def test_estimate_projects_from_a_few_steps(spurbench: Any, tmp_path: Path) -> None:
+    cell = ["--dataset", "colored_mnist", "--method", "erm", "--method", "random"]
     sets = ["--set", "training.steps=5000", "--set", "colored_mnist.train_size=2000"]
-    found = spurbench("estimate", "--dataset", "colored_mnist", "--method", "erm", "--method", "random", *sets, "--json",
-                      cwd=tmp_path)  # fmt: skip
+    found = spurbench("estimate", *cell, *sets, "--json", cwd=tmp_path)
     erm, chance = json.loads(found.stdout)
     assert (erm["rows"], erm["steps"], erm["runs"], erm["parameters"]) == (2000, 5000, 10, 208_501)
     assert 0 < erm["seconds_per_step"] < 5 and erm["total_seconds"] == pytest.approx(10 * erm["seconds"])

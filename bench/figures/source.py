@@ -14,7 +14,7 @@ from spurbench.bench.dataset import Data, Training
 from spurbench.bench.engine import prepare
 from spurbench.bench.errors import unknown
 from spurbench.bench.grid import expand, load_grid
-from spurbench.bench.gridfile import Strict
+from spurbench.bench.gridfile import Precision, Strict
 from spurbench.bench.record import Record, Run, fingerprint
 from spurbench.bench.store import Packed, Store
 
@@ -28,6 +28,7 @@ class Cell(Strict):
     dataset: str
     label: str
     title: str | None = None  # instead of the label
+    precision: Precision | None = None  # where the grid has the row in both; None: the first
 
     @property
     def name(self) -> str:
@@ -87,7 +88,8 @@ class Source:
         names = [one["label"] for plan in plans for one in plan["cells"] if one["dataset"] == cell.dataset]
         for plan in plans:
             for one in plan["cells"]:
-                if (one["dataset"], one["label"]) == (cell.dataset, cell.label):
+                wanted = (cell.dataset, cell.label, cell.precision or one["precision"])
+                if (one["dataset"], one["label"], one["precision"]) == wanted:
                     return Found(one, grid or plan["grid"], self.done(one))
         raise unknown(f"{cell.dataset} row in the grid", cell.label, names)
 

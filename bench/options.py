@@ -1,0 +1,27 @@
+"""The command line's options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own; may be repeated.")
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method.")
+]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
+Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
+]
