@@ -14,7 +14,7 @@ help:
 	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
 	@echo "make results  leaderboards, figures and the README's table from the records in results/paper/"
-	@echo "make perf   speed measurements, written to results/perf/"
+	@echo "make perf   speed measurements, written to results/perf/; a part of them: see tests/perf/measure.py --help"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make clean  remove $(VENV) and caches"
 

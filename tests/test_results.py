@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 from pathlib import Path
@@ -50,3 +51,40 @@ def test_no_committed_record_is_damaged_or_from_other_code() -> None:
 
 def test_the_readme_tells_the_results() -> None:
     assert README["block"]() in (ROOT / "README.md").read_text(), "run `make results`"
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that measures speed, as a script finds those beside it."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "perf")
+    return importlib.import_module("measure")
+
+
+def test_the_table_of_speed_tells_the_figures(speed: Any) -> None:
+    told = (ROOT / "results" / "perf" / "perf.md").read_text().splitlines()
+    rows = [line for line in speed.text(speed.written()).splitlines() if line.startswith("|")]
+    assert [line for line in told if line.startswith("|")] == rows and len(rows) > 10
+
+
+def test_a_section_of_speed_is_renewed_by_itself(
+    speed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others keep their figures, and the machine these were measured on."""
+    figures: dict[str, Any] = {"attacks": {}, "harness": {"list, s": 0.7}}
+    sections = {
+        name: speed.Section(name, lambda name=name: figures[name], speed.SECTIONS[name].rows) for name in figures
+    }
+    monkeypatch.setattr(speed, "OUT", tmp_path)
+    monkeypatch.setattr(speed, "SECTIONS", sections)
+    (tmp_path / "perf.json").write_text('{"machine": "another", "harness": {"list, s": 0.5}}')
+    speed.main(["--only", "attacks"])
+    assert "attacks cannot be measured here" in capsys.readouterr().err
+    figures["attacks"] = {"batched": 0.1, "foolbox": 2.0, "margins apart": 1e-7}
+    speed.main(["--only", "attacks"])
+    here, _, there = (tmp_path / "perf.md").read_text().partition("On another:")
+    assert "0.1 s a picture (Foolbox 2), 20.0 ×" in here and "torch" in here and "| list, s | 0.50 s |" in there
+    speed.main([])
+    assert "another" not in (tmp_path / "perf.json").read_text() and "0.70 s" in (tmp_path / "perf.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        speed.main(["--only", "atacks"])
+    assert "did you mean attacks?" in capsys.readouterr().err

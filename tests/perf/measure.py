@@ -1,11 +1,12 @@
-"""Speed, measured in one run and in turn: ours against a straightforward loop, and the harness's own costs.
+"""Speed, measured in one run and in turn: ours against what one would do otherwise, and the harness's own costs.
 
-make perf; the figures are printed and written to results/perf/. Ratios of medians; other work on the machine disturbs
-them, so nothing else should run.
+make perf; the figures are printed and written to results/perf/, with --only those of some sections, the others kept.
+Ratios of medians; other work on the machine disturbs them, so nothing else should run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing as mp
 import os
@@ -21,17 +22,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attacks
+import reading
 import torch
 from torch import Tensor, nn
+from turns import in_turn
 
 from spurbench.bench import layout, provenance, registry
 from spurbench.bench.dataset import Data, Training
 from spurbench.bench.engine import Engine, Options, prepare
+from spurbench.bench.errors import unknown
 from spurbench.bench.worker import tune
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "perf"
-ROUNDS = 3
+Row = tuple[str, str]  # of perf.md: what was measured, and the figures in words
 SD = {"two_moon": {"coef": 0.003}, "colored_mnist": {"coef": 2e-5, "delay": 450, "rescale": True}}
 STEPS = {"two_moon": 300, "colored_mnist": 6}
 ROWS = {"two_moon": 300, "colored_mnist": 50_000}
@@ -142,13 +147,38 @@ def ours(dataset: str, precision: str, seeds: list[int], shape: Shape | None = N
     return taken / (len(seeds) * STEPS[dataset])
 
 
-def in_turn(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of each way, the ways taken in turn so that all meet the same disturbances."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            found[name].append(way())
-    return {name: statistics.median(values) for name, values in found.items()}
+def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Callable[[], float]]:
+    """The straightforward loop, ours by the rule in each precision, and ours in other layouts."""
+    found: dict[str, Callable[[], float]] = {"straightforward loop": lambda: reference(dataset, seeds)}
+    rule = by_rule(dataset, len(seeds))
+    precisions = ["float32"] + ["bf16"] * (dataset == "colored_mnist" and provenance.has_bf16())
+    for precision in precisions:
+        found[f"{precision}, {rule} (the rule)"] = partial(ours, dataset, precision, seeds)
+    for shape in others:
+        if shape != rule:
+            found[f"float32, {shape}"] = partial(ours, dataset, "float32", seeds, shape)
+    return found
+
+
+def speed() -> dict[str, dict[str, float]]:
+    """Seconds per seed and step of every way, by dataset."""
+    cores = layout.cores()
+    several = {
+        "colored_mnist": ways("colored_mnist", [1234, 1235], [Shape(1, cores, 1), Shape(1, cores, 2)]),
+        "two_moon": ways("two_moon", list(range(10)), [Shape(cores, 1, 1), Shape(1, cores, 10), Shape(1, 1, 10)]),
+    }
+    return {dataset: in_turn(each) for dataset, each in several.items()}
+
+
+def speed_rows(found: dict[str, dict[str, float]]) -> list[Row]:
+    rows = [
+        (f"{dataset}, SD, {way}", f"{s * 1e3:.3g} ms per seed and step, {each['straightforward loop'] / s:.2f} ×")
+        for dataset, each in found.items()
+        for way, s in each.items()
+    ]
+    if not any(way.startswith("bf16") for way in found["colored_mnist"]):
+        rows.append(("colored_mnist, SD, bf16", "not measured: this processor has no bf16 instructions"))
+    return rows
 
 
 # ---- the harness's own costs ----------------------------------------------------------------------------------------
@@ -270,42 +300,92 @@ def overhead(store: Path) -> float:
     return statistics.median(found)
 
 
-def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Callable[[], float]]:
-    """The straightforward loop, ours by the rule in each precision, and ours in other layouts."""
-    found: dict[str, Callable[[], float]] = {"straightforward loop": lambda: reference(dataset, seeds)}
-    rule = by_rule(dataset, len(seeds))
-    precisions = ["float32"] + ["bf16"] * (dataset == "colored_mnist" and provenance.has_bf16())
-    for precision in precisions:
-        found[f"{precision}, {rule} (the rule)"] = partial(ours, dataset, precision, seeds)
-    for shape in others:
-        if shape != rule:
-            found[f"float32, {shape}"] = partial(ours, dataset, "float32", seeds, shape)
+# ---- sections, and what is written of them --------------------------------------------------------------------------
+
+
+def seconds_rows(found: dict[str, float]) -> list[Row]:
+    return [(what, f"{seconds:.2f} s") for what, seconds in found.items()]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What can be measured by itself: its figures, kept in perf.json, and how they are told in perf.md."""
+
+    what: str
+    measure: Callable[[], dict[str, Any]]  # empty where this machine cannot
+    rows: Callable[[Any], list[Row]]
+
+
+SECTIONS = {
+    "speed": Section("training against a straightforward loop", speed, speed_rows),
+    "harness": Section("planning, leaderboard, resuming, --help, list", harness, seconds_rows),
+    "cluster": Section("submitting to a SLURM that is started for it, as root", cluster, seconds_rows),
+    "reading": Section("prepared pictures against the wilds loader", reading.measure, reading.rows),
+    "attacks": Section("the search for margins against Foolbox", attacks.measure, attacks.rows),
+}
+
+
+def chosen(argv: list[str] | None) -> list[str]:
+    """The sections to measure."""
+    listed = "\n".join(f"  {name:8} {section.what}" for name, section in SECTIONS.items())
+    parser = argparse.ArgumentParser(
+        description=f"Measure speed and write it to results/perf/, each section when it is done:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only", metavar="SECTION,...", help="measure only these, such as reading,attacks, and keep the other rows"
+    )
+    only = parser.parse_args(argv).only
+    names = only.split(",") if only else list(SECTIONS)
+    for name in names:
+        if name not in SECTIONS:
+            parser.error(str(unknown("section", name, SECTIONS)))
+    return names
+
+
+def written() -> dict[str, Any]:
+    """What perf.json has: the figures of each section, and under `machine` where each was measured."""
+    file = OUT / "perf.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"machine": {}}
+    if isinstance(found["machine"], str):  # all were measured at once
+        found["machine"] = {name: found["machine"] for name in SECTIONS if name in found}
     return found
 
 
-def main() -> None:
-    torch_threads, cores = torch.get_num_threads(), layout.cores()
-    several = {
-        "colored_mnist": ways("colored_mnist", [1234, 1235], [Shape(1, cores, 1), Shape(1, cores, 2)]),
-        "two_moon": ways("two_moon", list(range(10)), [Shape(cores, 1, 1), Shape(1, cores, 10), Shape(1, 1, 10)]),
-    }
-    speed = {dataset: in_turn(each) for dataset, each in several.items()}
-    rows = [
-        (f"{dataset}, SD, {way}", f"{s * 1e3:.3g} ms per seed and step, {found['straightforward loop'] / s:.2f} ×")
-        for dataset, found in speed.items()
-        for way, s in found.items()
-    ]
-    if not provenance.has_bf16():
-        rows.append(("colored_mnist, SD, bf16", "not measured: this processor has no bf16 instructions"))
-    costs = harness() | cluster()
-    rows += [(what, f"{seconds:.2f} s") for what, seconds in costs.items()]
-    machine = f"{provenance.cpu()}, {cores} cores, torch {torch.__version__}, {torch_threads} threads by default"
+def text(found: dict[str, Any]) -> str:
+    """A table for each machine, the sections in their order."""
+    parts = []
+    for machine in dict.fromkeys(found["machine"].values()):
+        names = [name for name in SECTIONS if found["machine"].get(name) == machine]
+        rows = [row for name in names for row in SECTIONS[name].rows(found[name])]
+        table = "".join(f"| {what} | {value} |\n" for what, value in rows)
+        parts.append(f"On {machine}:\n\n| what | measured |\n| --- | --- |\n{table}")
+    return "\n".join(parts)
+
+
+def write(found: dict[str, Any]) -> None:
+    names = [name for name in SECTIONS if name in found]
+    ordered = {"machine": {name: found["machine"][name] for name in names}} | {name: found[name] for name in names}
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "perf.json").write_text(json.dumps({"machine": machine, "speed": speed, "harness": costs}, indent=1) + "\n")
-    table = "".join(f"| {what} | {value} |\n" for what, value in rows)
-    text = f"# Speed\n\n`make perf` on {machine}. × is against the straightforward loop in tests/perf/measure.py.\n\n"
-    (OUT / "perf.md").write_text(f"{text}| what | measured |\n| --- | --- |\n{table}")
-    print(f"{machine}\n{table}")
+    (OUT / "perf.json").write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+    head = "`make perf`; × is against the straightforward loop in tests/perf/measure.py, or against what the row names."
+    (OUT / "perf.md").write_text(f"# Speed\n\n{head}\n\n{text(ordered)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    names, found = chosen(argv), written()
+    machine = (
+        f"{provenance.cpu()}, {layout.cores()} cores, {'with' if provenance.has_bf16() else 'no'} bf16 instructions, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads by default"
+    )
+    for name in names:
+        figures = SECTIONS[name].measure()
+        if figures:
+            found[name], found["machine"][name] = figures, machine
+            write(found)
+        else:
+            print(f"{name} cannot be measured here ({SECTIONS[name].what})", file=sys.stderr)
+    print(text(found))
 
 
 if __name__ == "__main__":

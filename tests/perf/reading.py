@@ -1,15 +1,13 @@
 """Reading pictures: ours, prepared, against the wilds package's loader over the same JPEG files, pictures a second.
 
-python tests/perf/reading.py. Both give shuffled batches of 128 of the training split of a CelebA twin with pictures of
-178 × 218, one epoch each, in turn; all files are in the system's cache. Theirs are float32, as its own scripts make
-them for CelebA (middle square, scaled, normalised; in the second row also resized to 224), ours uint8, which the device
-scales. wilds reads in the main process, and in a worker a core.
+python tests/perf/reading.py, or with the rest by `make perf`. Both give shuffled batches of 128 of the training split
+of a CelebA twin with pictures of 178 × 218, one epoch each, in turn; all files are in the system's cache. Theirs are
+float32, as its own scripts make them for CelebA (middle square, scaled, normalised; in the second row also resized to
+224), ours uint8, which the device scales. wilds reads in the main process, and in a worker a core.
 """
 
 from __future__ import annotations
 
-import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -18,12 +16,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from turns import in_turn
 
 from spurbench.bench import catalogue, layout, registry
 from spurbench.bench.inputs import taken
+from spurbench.bench.local import environment
 from spurbench.datasets.data import twins
 
-BATCH, ROUNDS, PICTURES = 128, 3, 6500  # in all; 5,222 of them in training
+BATCH, PICTURES = 128, 6500  # in all; 5,222 of them in training
+SIZES = {178: None, 224: 224}  # side of the pictures → what wilds resizes them to
 
 
 def loader(folder: Path, size: int | None, workers: int) -> Iterable[tuple[Tensor, ...]]:
@@ -60,33 +61,42 @@ def ours(size: int) -> float:
     return seen / (time.perf_counter() - begun)
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.environ["SPURBENCH_DATA"] = str(folder / "prepared")
+def measure() -> dict[str, dict[str, float]]:
+    """Pictures a second by the size of the pictures: of each way to read them, and of preparing them once."""
+    with tempfile.TemporaryDirectory() as name, environment(SPURBENCH_DATA=f"{name}/prepared"):
+        folder, cores = Path(name), layout.cores()
         twins.celeba(folder, PICTURES, 178, seed=0)
-        for size in (178, 224):
+        prepared = {}
+        for size in SIZES:
             begun = time.perf_counter()
             catalogue.prepare("celeba", folder, ["celeba.origin=twin", f"celeba.size={size}"])
-            print(
-                f"prepared at {size} × {size}: {PICTURES / (time.perf_counter() - begun):,.0f} pictures a second, once"
-            )
-        cores = layout.cores()
-        for size, resize in ((178, None), (224, 224)):
+            prepared[size] = PICTURES / (time.perf_counter() - begun)
+        found = {}
+        for size, resize in SIZES.items():
             ways: dict[str, Callable[[], float]] = {
-                "wilds, main process": partial(theirs, loader(folder, resize, 0)),
-                f"wilds, {cores} workers": partial(theirs, loader(folder, resize, cores)),
+                "wilds in the main process": partial(theirs, loader(folder, resize, 0)),
+                f"wilds in {cores} worker{'s' if cores > 1 else ''}": partial(theirs, loader(folder, resize, cores)),
                 "ours": partial(ours, size),
             }
-            found: dict[str, list[float]] = {way: [] for way in ways}
-            for _ in range(ROUNDS):
-                for way, read in ways.items():
-                    found[way].append(read())
-            rates = {way: statistics.median(values) for way, values in found.items()}
-            best = max(rate for way, rate in rates.items() if way != "ours")
-            shown = ", ".join(f"{way} {rate:,.0f}" for way, rate in rates.items())
-            print(f"{size} × {size}: {shown} pictures a second: {rates['ours'] / best:.1f} × the better of theirs")
+            found[f"{size} × {size}"] = in_turn(ways) | {"prepared, once": prepared[size]}
+    return found
+
+
+def rows(found: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
+    """What was measured and found, in words."""
+    told = []
+    for size, rates in found.items():
+        others = {way: rate for way, rate in rates.items() if way.startswith("wilds")}
+        shown = ", ".join(f"{way} {rate:,.0f}" for way, rate in others.items())
+        ratio = rates["ours"] / max(others.values())
+        told += [
+            (f"reading prepared pictures of {size} against the wilds loader",
+             f"{rates['ours']:,.0f} pictures/s ({shown}), {ratio:.1f} ×"),
+            (f"preparing pictures of {size}, once", f"{rates['prepared, once']:,.0f} pictures/s"),
+        ]  # fmt: skip
+    return told
 
 
 if __name__ == "__main__":
-    main()
+    for what, value in rows(measure()):
+        print(f"{what}: {value}")
