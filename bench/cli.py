@@ -302,14 +302,11 @@ def merge(
 
     [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
     """
-    from spurbench.bench import drawings
+    from spurbench.bench import merge as merging
     from spurbench.bench.store import Store
 
     others = [Store.open(source) for source in sources]
-    target = Store.open(store, create=True)
-    new, here = target.merge(others, keep)
-    for other in others:
-        drawings.unpack(target, other, [record["id"] for record in other.records()[0]])
+    new, here = merging.merge(Store.open(store, create=True), others, keep)
     print(f"{new} records added to {store}, {here} were there already")
 
 

@@ -6,7 +6,8 @@ A packed store has those of all its runs in one `.drawings.npz` beside it, as `R
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,42 @@ def keep(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
 
 def kept(store: Store, run_id: str) -> dict[str, Array]:
     """All that is kept of a run, by name; empty if nothing is."""
-    if isinstance(store, Packed):
-        file, start = beside(store.root), f"{run_id}/"
-    else:
-        file, start = store.path(KIND, run_id, ".npz"), ""
+    return dict(each(store, [run_id])).get(run_id, {})
+
+
+def each(store: Store, run_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """What is kept of each of these runs of which anything is; the file of a packed store is opened once."""
+    if not isinstance(store, Packed):
+        for run_id in run_ids:
+            with opened(store.path(KIND, run_id, ".npz")) as found:
+                if found:
+                    yield run_id, dict(found)
+        return
+    with opened(beside(store.root)) as found:
+        names: dict[str, list[str]] = {}
+        for name in found:
+            names.setdefault(name.partition("/")[0], []).append(name)
+        for run_id in run_ids:
+            if run_id in names:
+                yield run_id, {name.removeprefix(f"{run_id}/"): found[name] for name in names[run_id]}
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Mapping[str, Array]]:
+    """The arrays of a file, each read when it is asked for; none if there is no file."""
     if not file.exists():
-        return {}
+        yield {}
+        return
     try:
         with np.load(file, allow_pickle=False) as found:
-            return {name.removeprefix(start): found[name] for name in found.files if name.startswith(start)}
+            yield found
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}): delete it and make it anew") from None
+
+
+def forget(store: Store, run_id: str) -> None:
+    """Delete what is kept of a run."""
+    store.path(KIND, run_id, ".npz").unlink(missing_ok=True)
 
 
 def beside(file: Path) -> Path:
@@ -48,17 +74,17 @@ def beside(file: Path) -> Path:
 
 def pack(store: Store, file: Path, run_ids: Iterable[str]) -> int:
     """Write the drawings of these runs beside a packed store; how many runs have any."""
-    found = {run_id: kept(store, run_id) for run_id in run_ids}
+    found = dict(each(store, run_ids))
     write(beside(file), {f"{run_id}/{name}": value for run_id in found for name, value in found[run_id].items()})
-    return sum(map(bool, found.values()))
+    return len(found)
 
 
 def unpack(store: Store, source: Store, run_ids: Iterable[str]) -> int:
     """Take over from another store what this one lacks of these runs; how many runs had something new."""
     new = 0
-    for run_id in run_ids:
+    for run_id, theirs in each(source, run_ids):
         own = kept(store, run_id)
-        more = {name: value for name, value in kept(source, run_id).items() if name not in own}
+        more = {name: value for name, value in theirs.items() if name not in own}
         keep(store, run_id, more)
         new += bool(more)
     return new

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.errors import UserError
 from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
 
 MARK = "spurbench-store.json"
@@ -131,44 +131,6 @@ class Store:
         write_atomically(file, text)
         return len(records)
 
-    def merge(self, sources: Sequence[Store], keep: str = "ask") -> tuple[int, int]:
-        """Take over other stores' plans, records and predictions; how many records were new, how many here already.
-
-        A failed record gives way to a finished one. Two finished ones must tell the same; if not, `keep` decides:
-        `ours`, `theirs`, or (`ask`) a UserError that names them, and nothing is merged.
-        """
-        if keep not in ("ask", "ours", "theirs"):
-            raise unknown("way to keep records", keep, ("ask", "ours", "theirs"))
-        taken: dict[str, tuple[Record, Store]] = {record["id"]: (record, self) for record in self.records()[0]}
-        conflicts, seen = [], 0
-        for source in sources:
-            for record in source.records()[0]:
-                seen += 1
-                own, holder = taken.get(record["id"], (None, self))
-                if own is not None and own["status"] == record["status"] == "done" and told(own) != told(record):
-                    conflicts.append(f"{record['id']} of {holder.root} and {source.root}")
-                    better = keep == "theirs"
-                else:
-                    better = own is None or (own["status"] == "failed" and record["status"] == "done")
-                if better:
-                    taken[record["id"]] = record, source
-        if conflicts and keep == "ask":
-            raise UserError(
-                f"{len(conflicts)} runs have finished records that differ: {', '.join(conflicts[:3])}"
-                f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
-            )
-        for source in sources:
-            for plan in source.plans():
-                if not (self.root / "plans" / f"{plan['grid']}.json").exists():
-                    self.write_plan(plan)
-        new = [(record, source) for record, source in taken.values() if source is not self]
-        for record, source in new:
-            kept = source.path("predictions", record["id"], ".npz")
-            if kept.is_file():
-                write_atomically(self.path("predictions", record["id"], ".npz"), kept.read_bytes())
-            self.write_record(record)
-        return len(new), seen - len(new)
-
     # ---- claims -------------------------------------------------------------------------------------------------
 
     def claim(self, run_id: str) -> bool:
@@ -205,6 +167,27 @@ class Store:
 class Packed(Store):
     """One file of plans and records, as `Store.pack` writes it; nothing can be added."""
 
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.mark = ""  # of the file as it was read
+        self.content: tuple[list[dict[str, Any]], list[Record], list[Unusable]] = [], [], []
+
+    def contents(self) -> tuple[list[dict[str, Any]], list[Record], list[Unusable]]:
+        """Plans, usable records and unusable ones; read again only when the file has changed."""
+        mark = mark_of(self.root.stat())
+        if self.mark != mark:
+            plans, usable, unusable = self.content = [], [], []
+            with without_collection():
+                for number, line in self.lines():
+                    if "plan" in line:
+                        plans.append(line["plan"])
+                    elif reason := fault(line.get("record")):
+                        unusable.append(Unusable(f"{self.root.name}:{number}", reason))
+                    else:
+                        usable.append(line["record"])
+            self.mark = mark
+        return self.content
+
     def lines(self) -> Iterator[tuple[int, Any]]:
         with gzip.open(self.root, "rb") if self.root.suffix == ".gz" else open(self.root, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -214,32 +197,22 @@ class Packed(Store):
                     yield number, {"record": None}
 
     def records(self) -> tuple[list[Record], list[Unusable]]:
-        usable, unusable = [], []
-        for number, line in self.lines():
-            if "record" in line:
-                reason = fault(line["record"])
-                if reason is None:
-                    usable.append(line["record"])
-                else:
-                    unusable.append(Unusable(f"{self.root.name}:{number}", reason))
-        return usable, unusable
+        return self.contents()[1:]
 
     def record(self, run_id: str) -> Record | None:
         return next((record for record in self.records()[0] if record["id"] == run_id), None)
 
     def plans(self) -> list[dict[str, Any]]:
-        return [line["plan"] for _, line in self.lines() if "plan" in line]
+        return self.contents()[0]
 
     def write_record(self, record: Record) -> None:
-        raise UserError(f"{self.root} is a packed store, for reading only; name a folder")
+        raise self.refusal()
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        raise UserError(f"{self.root} is a packed store, for reading only; name a folder")
+        raise self.refusal()
 
-
-def told(record: Record) -> Record:
-    """What a record says of the science; what it cost and where it was computed left out."""
-    return {name: record[name] for name in record if name not in ("digest", "cost", "provenance", "predictions")}
+    def refusal(self) -> UserError:
+        return UserError(f"{self.root} is a packed store, for reading only; name a folder")
 
 
 def record_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -249,8 +222,12 @@ def record_files(folder: Path) -> Iterator[tuple[str, str]]:
     for group in sorted(os.scandir(folder), key=lambda entry: entry.name):
         for entry in sorted(os.scandir(group), key=lambda entry: entry.name):
             if entry.name.endswith(".json"):
-                stat = entry.stat()
-                yield entry.path, f"{stat.st_ino} {stat.st_mtime_ns}"
+                yield entry.path, mark_of(entry.stat())
+
+
+def mark_of(stat: os.stat_result) -> str:
+    """What changes when a file does."""
+    return f"{stat.st_ino} {stat.st_mtime_ns}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -11,9 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from spurbench.bench import cli, drawings
 from spurbench.bench.errors import UserError
+from spurbench.bench.merge import merge
 from spurbench.bench.record import Run, fault, sealed
 from spurbench.bench.store import STALE_SECONDS, Store, take_away, write_atomically
 
@@ -101,7 +105,7 @@ def test_packed_and_merged(store: Store, tmp_path: Path, name: str) -> None:
     other = Store.open(tmp_path / "other", create=True)
     other.write_record(record(0, "failed"))
     other.write_record(record(1))
-    assert other.merge([packed]) == (2, 1)
+    assert merge(other, [packed]) == (2, 1)
     assert other.records() == store.records() and other.plans() == store.plans()
 
 
@@ -114,15 +118,61 @@ def test_merging_names_what_contradicts(store: Store, tmp_path: Path) -> None:
     two.write_record(record(1))
     kept = two.path("predictions", record(1)["id"], ".npz")
     write_atomically(kept, b"logits")
-    assert store.merge([one]) == (1, 0)
+    assert merge(store, [one]) == (1, 0)
     with pytest.raises(UserError, match=f"1 runs have finished records that differ: {RUN.id} of .* and .*two"):
-        store.merge([one, two])
+        merge(store, [one, two])
     assert store.records()[0] == one.records()[0]
-    assert store.merge([one, two], keep="ours") == (1, 2) and store.record(RUN.id) == one.record(RUN.id)
+    assert merge(store, [one, two], keep="ours") == (1, 2) and store.record(RUN.id) == one.record(RUN.id)
     assert store.path("predictions", record(1)["id"], ".npz").read_bytes() == b"logits"
-    assert store.merge([two], keep="theirs") == (1, 1) and store.record(RUN.id) == two.record(RUN.id)
+    assert merge(store, [two], keep="theirs") == (1, 1) and store.record(RUN.id) == two.record(RUN.id)
     with pytest.raises(UserError, match="did you mean theirs"):
-        store.merge([two], keep="their")
+        merge(store, [two], keep="their")
+
+
+def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> None:
+    """None come to a record that stays in a conflict, and none of it stay with one that takes its place."""
+    other = Store.open(tmp_path / "other", create=True)
+    for seed, ours in ((0, record(0)), (1, record(1)), (2, record(2, "failed"))):
+        theirs = record(seed) | ({"measures": {"accuracy": 0.1}} if seed == 0 else {})
+        for where, one, name in ((store, ours, "ours"), (other, theirs, "theirs")):
+            where.write_record(one)
+            drawings.keep(where, one["id"], {name: np.zeros(1)})
+    other.write_record(record(3))
+    drawings.keep(other, record(3)["id"], {"theirs": np.ones(1)})
+    write_atomically(store.path("predictions", RUN.id, ".npz"), b"ours")
+
+    def kept() -> list[list[str]]:
+        return [sorted(drawings.kept(store, record(seed)["id"])) for seed in range(4)]
+
+    cli.merge(store.root, [other.root], keep="ours")
+    assert kept() == [["ours"], ["ours", "theirs"], ["theirs"], ["theirs"]]
+    assert store.path("predictions", RUN.id, ".npz").exists()
+    cli.merge(store.root, [other.root], keep="theirs")
+    assert kept()[:2] == [["theirs"], ["ours", "theirs"]]
+    assert not store.path("predictions", RUN.id, ".npz").exists()  # they were those of the record that gave way
+
+
+def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(3):
+        store.write_record(record(seed))
+        drawings.keep(store, record(seed)["id"], {"surface": np.ones(seed + 1)})
+    store.write_plan({"grid": "g", "cells": []})
+    cli.pack(store.root, tmp_path / "packed.jsonl.gz", with_drawings=True)
+    opened, loaded, unzip, load = [], [], gzip.open, np.load
+    monkeypatch.setattr(gzip, "open", lambda file, *more: (opened.append(file), unzip(file, *more))[1])
+    monkeypatch.setattr(np, "load", lambda file, **more: (loaded.append(Path(file)), load(file, **more))[1])
+    cli.merge(tmp_path / "all", [tmp_path / "packed.jsonl.gz"])
+    assert opened == [tmp_path / "packed.jsonl.gz"] and loaded.count(tmp_path / "packed.drawings.npz") == 1
+    merged = Store.open(tmp_path / "all")
+    assert merged.records() == store.records() and merged.plans() == store.plans()
+    assert [len(drawings.kept(merged, record(seed)["id"])["surface"]) for seed in range(3)] == [1, 2, 3]
+    with pytest.raises(UserError, match="packed.jsonl.gz is a packed store, for reading only"):
+        cli.merge(tmp_path / "packed.jsonl.gz", [tmp_path / "all"])
+    packed = Store.open(tmp_path / "packed.jsonl.gz")
+    assert len(packed.records()[0]) == 3
+    store.write_record(record(3))
+    store.pack(tmp_path / "packed.jsonl.gz")
+    assert len(packed.records()[0]) == 4  # the file has changed
 
 
 def test_a_damaged_line_of_a_packed_store_is_named(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Stores of several machines put together: which record of a run is kept, and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spurbench.bench import drawings
+from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.record import Record
+from spurbench.bench.store import Packed, Store, write_atomically
+
+Kept = dict[str, tuple[Record, Store]]  # run id → its record and the store that has it
+
+
+def merge(store: Store, sources: Sequence[Store], keep: str = "ask") -> tuple[int, int]:
+    """Take over other stores' plans, and records with their predictions and drawings; how many are new, how many not.
+
+    A failed record gives way to a finished one. Two finished ones must tell the same; if not, `keep` decides: `ours`,
+    `theirs`, or (`ask`) a UserError that names them, and nothing is merged. What is kept beside a record goes the way
+    of the record; to one that stays are added drawings it lacks and a record that tells the same has.
+    """
+    if keep not in ("ask", "ours", "theirs"):
+        raise unknown("way to keep records", keep, ("ask", "ours", "theirs"))
+    if isinstance(store, Packed):
+        raise store.refusal()
+    kept, seen = chosen(store, sources, keep)
+    for source in sources:
+        for plan in source.plans():
+            if not (store.root / "plans" / f"{plan['grid']}.json").exists():
+                store.write_plan(plan)
+    new = [(record, source) for record, source in kept.values() if source is not store]
+    for record, source in new:
+        replace_predictions(store, source, record["id"])
+        drawings.forget(store, record["id"])
+    for source in sources:
+        alike = [one["id"] for one in source.records()[0] if told(one) == told(kept[one["id"]][0])]
+        drawings.unpack(store, source, alike)
+    for record, _ in new:  # last: until then a merge that is cut short is done again
+        store.write_record(record)
+    return len(new), seen - len(new)
+
+
+def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int]:
+    """The record to keep of every run, and how many the sources have; raises UserError for those in question."""
+    kept: Kept = {record["id"]: (record, store) for record in store.records()[0]}
+    conflicts, seen = [], 0
+    for source in sources:
+        for record in source.records()[0]:
+            seen += 1
+            own, holder = kept.get(record["id"], (None, store))
+            if own is not None and own["status"] == record["status"] == "done" and told(own) != told(record):
+                conflicts.append(f"{record['id']} of {holder.root} and {source.root}")
+                better = keep == "theirs"
+            else:
+                better = own is None or (own["status"] == "failed" and record["status"] == "done")
+            if better:
+                kept[record["id"]] = record, source
+    if conflicts and keep == "ask":
+        raise UserError(
+            f"{len(conflicts)} runs have finished records that differ: {', '.join(conflicts[:3])}"
+            f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
+        )
+    return kept, seen
+
+
+def told(record: Record) -> Record:
+    """What a record says of the science; what it cost and where it was computed left out."""
+    return {name: record[name] for name in record if name not in ("digest", "cost", "provenance", "predictions")}
+
+
+def replace_predictions(store: Store, source: Store, run_id: str) -> None:
+    """Put another store's predictions of a run in place of what there are here, or none if it has none."""
+    theirs, ours = (one.path("predictions", run_id, ".npz") for one in (source, store))
+    if theirs.is_file():
+        write_atomically(ours, theirs.read_bytes())
+    else:
+        ours.unlink(missing_ok=True)
