@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def opened(file: Path) -> Iterator[Mapping[str, Array]]:
     try:
         with np.load(file, allow_pickle=False) as found:
             yield found
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}): delete it and make it anew") from None
 
 

@@ -152,6 +152,16 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
     assert not store.path("predictions", RUN.id, ".npz").exists()  # they were those of the record that gave way
 
 
+@pytest.mark.parametrize("whole", [0.5, 0.0])
+def test_drawings_cut_short_are_named(store: Store, whole: float) -> None:
+    drawings.keep(store, RUN.id, {"surface": np.ones(100)})
+    file = store.path("drawings", RUN.id, ".npz")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(whole * len(content))])
+    with pytest.raises(UserError, match=f"{RUN.id}.npz is damaged"):
+        drawings.kept(store, RUN.id)
+
+
 def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         store.write_record(record(seed))
