@@ -50,15 +50,13 @@ class CelebA(Pictures):
     }
     layouts: ClassVar[str] = "list_attr_celeba and list_eval_partition (.txt or .csv) beside img_align_celeba/"
     link: ClassVar[str] = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    fetch: ClassVar[str] = "wilds:celebA"
 
     size: int = 224  # side of the prepared pictures
 
     @property
     def crop(self) -> Crop:
         return Crop(self.size, square=True)
-
-    def version(self, origin: str) -> str:
-        return f"{origin}-{self.size}"
 
     def listing(self, folder: Path) -> Listing | None:
         lists = found(folder)
@@ -76,12 +74,6 @@ class CelebA(Pictures):
         splits = dict(parted(pictures(folder), where["image_id"], y[order], a[order], split))
         kind, doubts = f"CelebA's {attributes.suffix} lists", other_than(MD5, {f.name: file_md5(f) for f in lists})
         return Listing(kind, folder, splits, ("dark", "blond"), ("female", "male"), doubts=doubts)
-
-    def download(self, folder: Path) -> Path:
-        from wilds import get_dataset
-
-        get_dataset("celebA", root_dir=str(folder), download=True)
-        return folder
 
 
 def found(folder: Path) -> tuple[Path, Path] | None:

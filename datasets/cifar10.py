@@ -44,6 +44,7 @@ class CIFAR10(Pictures):
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (5000,) * 10, "test": (1000,) * 10}
     layouts: ClassVar[str] = "cifar-10-batches-py/, cifar-10-python.tar.gz or {train,test}/<class>/<picture>"
     link: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    fetch: ClassVar[str] = "torchvision:CIFAR10"
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
 
@@ -58,9 +59,3 @@ class CIFAR10(Pictures):
         """Table 1's: ten steps of half a level within five, as released and with the gradients where they belong."""
         released = Pgd(eps=5 / 255, step=0.5 / 255, steps=10, mount="released")
         return {"pgd_as_released_accuracy": released, "pgd_accuracy": replace(released, mount="correct")}
-
-    def download(self, folder: Path) -> Path:
-        from torchvision.datasets import CIFAR10 as Files
-
-        Files(str(folder), download=True)
-        return folder

@@ -43,6 +43,7 @@ class CIFAR100(Pictures):
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (500,) * 100, "test": (100,) * 100}
     layouts: ClassVar[str] = "cifar-100-python/, cifar-100-python.tar.gz or {train,test}/<class>/<picture>"
     link: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    fetch: ClassVar[str] = "torchvision:CIFAR100"
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4865, 0.4409)
     std: ClassVar[tuple[float, ...]] = (0.2673, 0.2564, 0.2762)
 
@@ -52,9 +53,3 @@ class CIFAR100(Pictures):
 
     def listing(self, folder: Path) -> Listing | None:
         return batches(folder, ARCHIVE, CLASSES) or image_folder(folder, CLASSES, origin="jpeg")
-
-    def download(self, folder: Path) -> Path:
-        from torchvision.datasets import CIFAR100 as Files
-
-        Files(str(folder), download=True)
-        return folder

@@ -51,6 +51,7 @@ class Dominoes(Pictures):
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (5_923, 6_742), "test": (980, 1_135)}
     layouts: ClassVar[str] = "MNIST's four idx files, gzipped or not, or torchvision's MNIST/raw/"
     link: ClassVar[str] = "http://yann.lecun.com/exdb/mnist"
+    fetch: ClassVar[str] = "torchvision:MNIST"
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
 
@@ -74,12 +75,6 @@ class Dominoes(Pictures):
             splits[split] = Rows([f"{split}/{row:05}" for row in rows], y[rows], pixels=np.stack([grey] * 3, 1))
             doubts += changed
         return Listing("MNIST's idx files", folder, splits, ("0", "1"), doubts=doubts)
-
-    def download(self, folder: Path) -> Path:
-        from torchvision.datasets import MNIST
-
-        MNIST(str(folder), download=True)
-        return folder
 
     def data(self, seed: int) -> Data:
         if not 0 <= self.agreement <= 1:

@@ -44,7 +44,7 @@ class OwnPictures(Pictures):
         if not self.name:
             raise UserError(f"which pictures? --set {self.called}.name=NAME says what they are called")
         named = "" if self.attribute == "a" else f"-{self.attribute}"
-        return f"{self.name}{named}-{origin}-{self.size}"
+        return f"{self.name}{named}-{super().version(origin)}"
 
     def listing(self, folder: Path) -> Listing | None:
         classes = sorted(p.name for p in (folder / "train").glob("*/")) if (folder / "train").is_dir() else []

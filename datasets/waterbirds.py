@@ -39,6 +39,7 @@ class Waterbirds(Pictures):
     }
     layouts: ClassVar[str] = "waterbird_complete95_forest2water2/ or waterbirds_v1.0/ with metadata.csv"
     link: ClassVar[str] = "https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz"
+    fetch: ClassVar[str] = "wilds:waterbirds"
 
     size: int = 224  # side of the prepared pictures
 
@@ -46,15 +47,6 @@ class Waterbirds(Pictures):
     def crop(self) -> Crop:
         return Crop(self.size, margin=256 / 224)
 
-    def version(self, origin: str) -> str:
-        return f"{origin}-{self.size}"
-
     def listing(self, folder: Path) -> Listing | None:
         found = (table(folder / home, "place", ("landbird", "waterbird"), ("land", "water")) for home in HOMES)
         return next((listing for listing in found if listing), None)
-
-    def download(self, folder: Path) -> Path:
-        from wilds import get_dataset
-
-        get_dataset("waterbirds", root_dir=str(folder), download=True)
-        return folder

@@ -15,7 +15,7 @@ STDLIB_AND = {
     "methods": {"torch", "numpy", "spurbench.bench.method"},
     "datasets": {
         "torch", "numpy", "scipy", "sklearn", "spurbench.bench.dataset", "spurbench.bench.errors",
-        "spurbench.bench.pictures", "spurbench.datasets", "torchvision", "wilds",
+        "spurbench.bench.pictures", "spurbench.datasets",
     },
 }  # fmt: skip
 PLUGINS = {path.stem for room in ("methods", "datasets") for path in (ROOT / room).glob("*.py")}

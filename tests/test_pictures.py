@@ -429,6 +429,22 @@ def test_a_download_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch
     assert ("no route to host" if isinstance(error, OSError) else "needs the package torchvision") in said
 
 
+def test_downloads_are_those_of_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every dataset names what its package knows, and asks it for the files."""
+    wilds, files = pytest.importorskip("wilds"), pytest.importorskip("torchvision.datasets")
+    asked = []
+    for name in ("CIFAR10", "CIFAR100", "MNIST"):
+        assert hasattr(files, name)
+        monkeypatch.setattr(files, name, lambda root, name=name, **how: asked.append((name, root, how)))
+    monkeypatch.setattr(wilds, "get_dataset", lambda name, root_dir, **how: asked.append((name, root_dir, how)))
+    for name in ("celeba", "waterbirds", "cifar10", "cifar100", "cifar2", "dominoes"):
+        assert registry.load_dataset(name)().download(tmp_path) == tmp_path  # type: ignore[attr-defined]
+    names = ["celebA", "waterbirds", "CIFAR10", "CIFAR100", "CIFAR10", "MNIST"]
+    assert asked == [(name, str(tmp_path), {"download": True}) for name in names]
+    assert set(names[:2]) <= set(wilds.supported_datasets)
+    assert "nowhere to download it from" in refused("own_pictures", None, "own_pictures.name=birds")
+
+
 def test_the_command_says_it_in_one_line(spurbench: Any, tmp_path: Path) -> None:
     done = spurbench("data", "prepare", "celeba", "--from", tmp_path, code=2)
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("spurbench: ") and "Traceback" not in done.stderr

@@ -28,6 +28,7 @@ class Pictures(Dataset):
     published: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # pictures of each group, by split
     layouts: ClassVar[str]  # what `listing` looks for, in words
     link: ClassVar[str] = ""  # where to get it by hand
+    fetch: ClassVar[str] = ""  # what downloads it, as package:name: wilds:celebA, torchvision:CIFAR10
     mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)  # ImageNet's
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
@@ -59,11 +60,15 @@ class Pictures(Dataset):
 
     def download(self, folder: Path) -> Path:
         """Fetch the files; the folder to list."""
-        raise UserError("there is nowhere to download it from")
+        package, _, name = self.fetch.partition(":")
+        if package not in DOWNLOADS:
+            raise UserError("there is nowhere to download it from")
+        DOWNLOADS[package](name, folder)
+        return folder
 
     def version(self, origin: str) -> str:
-        """The name of a prepared version."""
-        return origin
+        """The name of a prepared version; it tells the size of pictures that were resized."""
+        return origin if self.crop.exact else f"{origin}-{self.crop.side}"
 
     # ---- preparing ----------------------------------------------------------------------------------------------
 
@@ -161,6 +166,21 @@ class Pictures(Dataset):
             one.verify()
         words = ", SHA-256 as prepared" if thorough else ""
         return "; ".join(f"{one}{words}" for one in found) or "not prepared, nothing to verify"
+
+
+def by_wilds(name: str, folder: Path) -> None:
+    from wilds import get_dataset
+
+    get_dataset(name, root_dir=str(folder), download=True)
+
+
+def by_torchvision(name: str, folder: Path) -> None:
+    from torchvision import datasets
+
+    getattr(datasets, name)(str(folder), download=True)
+
+
+DOWNLOADS = {"wilds": by_wilds, "torchvision": by_torchvision}
 
 
 def fetched(dataset: Pictures) -> Path:
