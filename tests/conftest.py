@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+
+from spurbench.bench.cli import main
 
 torch.set_num_threads(
     1
@@ -51,3 +53,18 @@ class Command:
 @pytest.fixture(scope="session")
 def spurbench() -> Command:
     return Command()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`spurbench` in this process: what it said, checked to end with the code."""
+
+    def call(*arguments: Any, code: int = 0) -> Any:
+        monkeypatch.setattr(sys, "argv", ["spurbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert (ended.value.code or 0) == code, said
+        return said
+
+    return call

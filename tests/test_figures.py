@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from spurbench.bench import again, drawings, theory
-from spurbench.bench.cli import main
 from spurbench.bench.errors import UserError
 from spurbench.bench.figures import draw, sheet
 from spurbench.bench.figures.source import Source
@@ -94,21 +92,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, sheet.Figure]]:
     monkeypatch.chdir(made)
     yield {one.name: one for one in sheet.load("own.yaml")}
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """`spurbench` in this process: what it said, checked to end with the code."""
-
-    def call(*arguments: Any, code: int = 0) -> Any:
-        monkeypatch.setattr(sys, "argv", ["spurbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert (ended.value.code or 0) == code, said
-        return said
-
-    return call
 
 
 def source(made: Path) -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from spurbench.bench import again, drawings, registry, starvation
-from spurbench.bench.cli import main
 from spurbench.bench.engine import Engine, prepare
 from spurbench.bench.errors import UserError
 from spurbench.bench.figures import probing
@@ -147,21 +145,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    def call(*arguments: Any, code: int = 0) -> Any:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["spurbench", "probe", *map(str, arguments), "--jobs", "1"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert (ended.value.code or 0) == code, said
-        return said
-
-    return call
+def probe(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """`spurbench probe` in this process and a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments, code=0: command("probe", *arguments, "--jobs", "1", code=code)
 
 
-def test_cells_and_runs_of_any_binary_dataset(command: Any, store: Store, tmp_path: Path) -> None:
-    said = command(store.root, "--cell", "irm", "--cell", "two_moon/*", "--features", 4, "--points", 3)
+def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path: Path) -> None:
+    said = probe(store.root, "--cell", "irm", "--cell", "two_moon/*", "--features", 4, "--points", 3)
     assert "4 runs to train again" in said.err and said.err.count("as recorded") == 2 and "not quite" not in said.err
     assert "colored_mnist × irm, 2 runs, 120 examples" in said.out and "two_moon × erm, 2 runs, 30 ex" in said.out
     (first, _, second, _) = json.loads((tmp_path / "probe.json").read_text())["panels"]
@@ -170,10 +161,10 @@ def test_cells_and_runs_of_any_binary_dataset(command: Any, store: Store, tmp_pa
     kept = [starvation.seen(drawings.kept(store, id), Settings(4, points=3)) for id in part["runs"]]
     assert np.allclose(part["responses"], np.mean([one["responses"] for one in kept if one], 0).T, rtol=1e-3)
     assert second["data"]["series"][0]["name"] == "two_moon × erm"
-    again_ = command(store.root, "--cell", "irm", "--features", 4, "--points", 3)
+    again_ = probe(store.root, "--cell", "irm", "--features", 4, "--points", 3)
     assert "train again" not in again_.err  # it is kept
     (id,) = {r["id"] for r in store.records()[0] if (r["method"], r["seed"]) == ("irm", 1)}
-    assert "irm, seed 1, 120 examples" in command(store.root, "--run", id[:9]).out
+    assert "irm, seed 1, 120 examples" in probe(store.root, "--run", id[:9]).out
 
 
 @pytest.mark.parametrize(
@@ -187,14 +178,14 @@ def test_cells_and_runs_of_any_binary_dataset(command: Any, store: Store, tmp_pa
         (["--cell", "irm", "--spacing", "evn"], "did you mean even?"),
     ],
 )
-def test_mistakes_are_one_line(command: Any, store: Store, arguments: list[str], words: str) -> None:
-    said = command(store.root, *arguments, code=2).err
+def test_mistakes_are_one_line(probe: Any, store: Store, arguments: list[str], words: str) -> None:
+    said = probe(store.root, *arguments, code=2).err
     assert words in said and len([line for line in said.splitlines() if line.startswith("spurbench:")]) == 1
 
 
-def test_a_packed_store_cannot_keep_what_a_probe_sees(command: Any, store: Store, tmp_path: Path) -> None:
+def test_a_packed_store_cannot_keep_what_a_probe_sees(probe: Any, store: Store, tmp_path: Path) -> None:
     store.pack(tmp_path / "p.jsonl")
-    assert "for reading only: `spurbench merge" in command(tmp_path / "p.jsonl", "--cell", "irm", code=2).err
+    assert "for reading only: `spurbench merge" in probe(tmp_path / "p.jsonl", "--cell", "irm", code=2).err
 
 
 def test_a_stack_is_watched_run_by_run(store: Store) -> None:
