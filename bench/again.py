@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 
 import torch
 
-from spurbench.bench import drawings, evaluate, registry, starvation, worker
+from spurbench.bench import drawings, evaluate, processes, registry, starvation, worker
 from spurbench.bench.dataset import Training
 from spurbench.bench.engine import Engine, prepare
 from spurbench.bench.errors import UserError
@@ -47,20 +45,8 @@ def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool
             report(task, do(task))
         torch.set_flush_denormal(False)  # a worker's process would have ended
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), context, add_plugins, (registry.plugin_paths(),)) as pool:
-        under_way = {pool.submit(do, task): task for task in tasks}
-        try:
-            for one in as_completed(under_way):
-                report(under_way[one], one.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def add_plugins(paths: Sequence[str]) -> None:
-    for path in paths:
-        registry.add_plugin(path)
+    for task, same in processes.side_by_side(do, tasks, min(jobs, len(tasks)), registry.plugin_paths()):
+        report(task, same)
 
 
 def do(task: Again) -> list[bool]:

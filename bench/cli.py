@@ -368,9 +368,11 @@ def data_prepare(
     [dim]spurbench data prepare celeba --from ~/celeba[/dim]
     """
     from spurbench.bench import catalogue
+    from spurbench.bench.processes import stoppable
 
     add_plugins(plugin)
-    print(catalogue.prepare(dataset, source, set_ or [], allow_bad, jobs))
+    with stoppable():
+        print(catalogue.prepare(dataset, source, set_ or [], allow_bad, jobs))
 
 
 @data_app.command("verify")

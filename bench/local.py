@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from spurbench.bench.job import Job
 from spurbench.bench.layout import Layout
+from spurbench.bench.processes import interruptible
 from spurbench.bench.store import Store
 
 GRACE = 60  # seconds for a worker to save its state when asked to stop
@@ -202,18 +203,3 @@ def environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """The signals of Ctrl-C and SIGTERM that have come; an exception instead could be lost in a destructor."""
-    asked: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: asked.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

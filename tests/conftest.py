@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,12 +43,25 @@ class Command:
         assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(self, *arguments: Any) -> subprocess.Popen[str]:
+    def start(self, *arguments: Any, cwd: Any = None) -> subprocess.Popen[str]:
         """The command in the background, in a process group of its own."""
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [*self.line, *map(str, arguments)], text=True, start_new_session=True, stdout=pipe, stderr=pipe
+            [*self.line, *map(str, arguments)], text=True, start_new_session=True, stdout=pipe, stderr=pipe, cwd=cwd
         )
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Waits until something has happened."""
+
+    def wait(happened: Callable[[], Any], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

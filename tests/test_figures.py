@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from spurbench.bench.grid import expand, load_grid, runs
 from spurbench.bench.job import Job
 from spurbench.bench.record import sealed
 from spurbench.bench.store import Store
-from spurbench.bench.worker import run_job
+from spurbench.bench.store import running as alive
+from spurbench.bench.worker import frame, run_job
 
 ROOT = Path(__file__).parent.parent
 BROWSER = runpy.run_path(str(ROOT / "tests" / "browser.py"))
@@ -170,6 +173,55 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
             before, after = (drawings.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
             assert (before == after).all()
     assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
+
+
+ENDLESS = """\
+name: endless
+datasets:
+  - {dataset: two_moon, seeds: 0-2, training: {steps: 1000000000, width: 16}, methods: [erm]}
+"""
+ENDED = {signal.SIGTERM: 130, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}
+
+
+@pytest.mark.parametrize("number", ENDED)
+def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path: Path, number: signal.Signals) -> None:
+    """The signal comes to the command alone while two processes train and a third run waits."""
+    (tmp_path / "small.yaml").write_text(ENDLESS)
+    (tmp_path / "own.yaml").write_text(FIGURES.partition("features:")[0].partition("    - {kind")[0])
+    store = Store.open(tmp_path / "store", create=True)
+    for run, cell in runs(expand(load_grid(str(tmp_path / "small.yaml")), {})):
+        (record,) = frame(Job([run], cell["label"]))
+        store.write_record(record | {"status": "done", "groups": ["y0", "y1"]})
+    running = spurbench.start("figure", "own.yaml", "store", "--train", "--jobs", 2, cwd=tmp_path)
+    try:
+        until(lambda: sum(map(trains, family(running.pid))) == 2)
+        below = family(running.pid)
+        running.send_signal(number)
+        said = running.communicate(timeout=30)[1]
+        assert running.returncode == ENDED[number], said
+        assert number == signal.SIGKILL or said.endswith("again to go on\n") and "Traceback" not in said
+        until(lambda: not any(map(alive, below)), 30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+def family(pid: int) -> list[int]:
+    """The processes below one, as Linux knows them."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        children = [int(child) for each in tasks for child in each.read_text().split()]
+    except FileNotFoundError:
+        return []
+    return children + [below for child in children for below in family(child)]
+
+
+def trains(pid: int) -> bool:
+    """Whether a process has loaded torch."""
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
 
 
 def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:

@@ -29,13 +29,6 @@ def predictions(store: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.glob("predictions/*/*.npz")}
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)
-
-
 LFF = ["run", *TWO_MOON, "--method", "lff", "--set", "training.steps=600", "--checkpoint-seconds", "0.05"]
 
 
@@ -48,11 +41,13 @@ def unbroken(spurbench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.35])
-def test_killed_and_resumed_is_bit_identical(spurbench: Any, tmp_path: Path, unbroken: Path, moment: float) -> None:
+def test_killed_and_resumed_is_bit_identical(
+    spurbench: Any, until: Any, tmp_path: Path, unbroken: Path, moment: float
+) -> None:
     """SIGKILL to launcher and worker at some moment after the first checkpoint; then the same command again."""
     broken = tmp_path / "broken"
     running = spurbench.start(*LFF, "--store", broken)
-    wait_for(lambda: list(broken.glob("checkpoints/*.pt")))
+    until(lambda: list(broken.glob("checkpoints/*.pt")))
     time.sleep(moment)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
@@ -64,11 +59,11 @@ def test_killed_and_resumed_is_bit_identical(spurbench: Any, tmp_path: Path, unb
     assert not list(broken.glob("checkpoints/*.pt")) and not list(broken.glob("claims/*/*.json"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, until: Any, tmp_path: Path) -> None:
     store = tmp_path / "store"
     arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=100000", "--store", store]
     running = spurbench.start(*arguments)
-    wait_for(lambda: list(store.glob("claims/*/*.json")))
+    until(lambda: list(store.glob("claims/*/*.json")))
     time.sleep(1.0)
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=60)
@@ -77,11 +72,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, tmp_path: Path) -> N
     assert list(store.glob("checkpoints/*.pt")) and not list(store.glob("records/*/*.json"))
 
 
-def test_a_killed_worker_becomes_a_record_and_is_done_again(spurbench: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_becomes_a_record_and_is_done_again(spurbench: Any, until: Any, tmp_path: Path) -> None:
     store = tmp_path / "store"
     arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=3000", "--checkpoint-seconds", "0.05"]
     running = spurbench.start(*arguments, "--store", store)
-    wait_for(lambda: list(store.glob("checkpoints/*.pt")))
+    until(lambda: list(store.glob("checkpoints/*.pt")))
     holder = json.loads(next(store.glob("claims/*/*.json")).read_text())["pid"]
     os.kill(holder, signal.SIGKILL)
     _, said = running.communicate(timeout=60)

@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -453,7 +451,10 @@ def test_the_command_says_it_in_one_line(spurbench: Any, tmp_path: Path) -> None
 # ---- nothing half-prepared ------------------------------------------------------------------------------------------
 
 
-def test_killed_and_gone_on(made: Path, tmp_path: Path, data_folder: Path, spurbench: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_gone_on(
+    number: signal.Signals, made: Path, tmp_path: Path, data_folder: Path, spurbench: Any, until: Any
+) -> None:
     """A decoding process waits for a pipe until the command is killed; what was finished is not read again."""
     faces = Path(shutil.copytree(made / "celeba", tmp_path / "celeba"))
     first, last = (faces / "img_align_celeba" / f"{i:06}.jpg" for i in (1, sum(map(sum, GROUPS))))
@@ -465,9 +466,10 @@ def test_killed_and_gone_on(made: Path, tmp_path: Path, data_folder: Path, spurb
     work = data_folder / "celeba" / ".twin-224.preparing"
     until(lambda: all((work / f"{split}-000000000.json").exists() for split in ("train", "validation")))
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
-    assert children
+    running.send_signal(number)
+    said = running.communicate()[1]
+    assert running.returncode == (130 if number == signal.SIGTERM else -number) and children
+    assert number == signal.SIGKILL or said.startswith("stopped; what was finished is kept")
     until(lambda: not any(alive(child) for child in children))
     assert not list(data_folder.glob(f"celeba/*/{FACTS}"))
     with pytest.raises(BadData, match="is not prepared"):
@@ -479,13 +481,6 @@ def test_killed_and_gone_on(made: Path, tmp_path: Path, data_folder: Path, spurb
     first.write_bytes(whole)
     catalogue.prepare("celeba", faces, ["celeba.origin=unbroken"])
     assert CelebA(origin="twin").checksum() == CelebA(origin="unbroken").checksum()
-
-
-def until(happened: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def alive(pid: str) -> bool:

@@ -38,13 +38,15 @@ def figure(
     from spurbench.bench.errors import UserError
     from spurbench.bench.figures import draw, sheet
     from spurbench.bench.figures.source import Source
+    from spurbench.bench.processes import stoppable
     from spurbench.bench.store import Store
 
     figures = sheet.load(name)
     source = Source(Store.open(store) if store else None)
     if train:
         writable(where(out, figures[0].name))
-        draw.train_again(figures, source, jobs or cores(), progress(draw.again_for(figures, source)))
+        with stoppable():
+            draw.train_again(figures, source, jobs or cores(), progress(draw.again_for(figures, source)))
     refused = []
     for one in figures:
         try:
@@ -85,6 +87,7 @@ def probe(
     from spurbench.bench.cli import show
     from spurbench.bench.errors import unknown
     from spurbench.bench.figures import draw, probing
+    from spurbench.bench.processes import stoppable
     from spurbench.bench.starvation import Settings
     from spurbench.bench.store import Store
 
@@ -95,7 +98,8 @@ def probe(
     tasks = probing.tasks(source, groups, settings)
     if tasks:
         writable(where(out, "probe"))
-        again.all_of(tasks, jobs or cores(), progress(tasks))
+        with stoppable():
+            again.all_of(tasks, jobs or cores(), progress(tasks))
     parts = probing.probe(source, groups, settings)
     for part in parts:
         probing.table(part, show)

@@ -9,19 +9,14 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import multiprocessing as mp
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +36,7 @@ from spurbench.bench.pictures.prepared import (
     parts,
     root,
 )
+from spurbench.bench.processes import side_by_side
 from spurbench.bench.store import write_atomically
 
 Bad = list[tuple[int, str]]  # row, reason
@@ -186,28 +182,8 @@ def done(todo: list[Part], processes: int) -> Iterator[Part]:
             decode_part(part)
             yield part
         return
-    pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), end_with_parent)
-    try:
-        waiting: dict[Future[None], Part] = {pool.submit(decode_part, part): part for part in todo}
-        for finished in as_completed(waiting):
-            finished.result()
-            yield waiting[finished]
-    except BrokenProcessPool:
-        raise UserError("a decoding process was killed (memory?); the same command goes on, see --jobs") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def end_with_parent() -> None:
-    """Let this process end when the command that started it does, even if that was killed."""
-    parent = mp.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    for part, _ in side_by_side(decode_part, todo, processes):
+        yield part
 
 
 def decode_part(part: Part) -> None:

@@ -1,0 +1,102 @@
+"""Processes that do a command's work and end when it does, however that is. No torch here: some need none.
+
+The workers of `bench/local.py` are other ones: asked to stop, they save their state first.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import TypeVar
+
+from spurbench.bench import registry
+from spurbench.bench.errors import UserError
+
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
+
+
+def side_by_side(
+    work: Callable[[Task], Outcome], tasks: Sequence[Task], processes: int, plugins: Sequence[str] = ()
+) -> Iterator[tuple[Task, Outcome]]:
+    """Each task with what comes of it, as they are done, in so many processes that know these plug-ins.
+
+    Errors: what `work` raises; UserError if a process was killed; KeyboardInterrupt after Ctrl-C or SIGTERM. After any
+    of them the processes are ended at once, whatever they are at.
+    """
+    before = mp.active_children()
+    pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), begin, (plugins,))
+    with interruptible() as asked:
+        try:
+            waiting = {pool.submit(work, task): task for task in tasks}
+            left = set(waiting)
+            while left:
+                done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+                if asked:
+                    raise KeyboardInterrupt
+                for one in done:
+                    yield waiting[one], one.result()
+        except BaseException as error:
+            for process in mp.active_children():
+                if process not in before:
+                    process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    "a process was killed (memory?); what was finished is kept: the same command goes on, see --jobs"
+                ) from None
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """After Ctrl-C or SIGTERM in a command that can go on from what is finished: one line and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def begin(plugins: Sequence[str]) -> None:
+    """In a new process: Ctrl-C, which a terminal sends to everyone, is for the command that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    for path in plugins:
+        registry.add_plugin(path)
+
+
+def end_with_parent() -> None:
+    """Let this process end when the command that started it does, even if that was killed."""
+    parent = mp.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """The signals of Ctrl-C and SIGTERM that have come; an exception instead could be lost in a destructor."""
+    asked: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: asked.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
