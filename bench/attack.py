@@ -160,10 +160,12 @@ def attempt(target: Target, u: Tensor, y: Tensor, eps: Tensor, which: Tensor, ho
         found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
         if step == how.steps:
             break
-        change = (x + how.share * reach * slope.sign() - origin).clamp(-reach, reach)
-        moved = (origin + change).clamp(0, 1)
+        change = (how.share * reach * slope.sign()).add_(x).sub_(origin).clamp_(-reach, reach)
+        moved = change.add_(origin).clamp_(0, 1)
         stay = ~flipped & (moved != x).flatten(1).any(1)  # one that stands still would do so for ever
-        if not stay.any():
+        x = moved
+        if not stay.all():
+            left, origin, reach, labels, x = left[stay], origin[stay], reach[stay], labels[stay], x[stay]
+        if not len(left):
             break
-        left, origin, reach, labels, x = left[stay], origin[stay], reach[stay], labels[stay], moved[stay]
     return found

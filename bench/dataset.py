@@ -108,7 +108,7 @@ class Margins:
     steps: int = 40
     tries: int = 20
     resolution: float = 1e-4
-    batch: int = 100
+    batch: int = 400
 
 
 Attack = Pgd | Margins
