@@ -31,8 +31,11 @@ app = typer.Typer(
 
     [dim]First steps:[/dim]  spurbench run quick,  spurbench leaderboard stores/quick,  spurbench new-method mine""",
 )
-data_app = typer.Typer(no_args_is_help=True, help="The datasets' files: what there is, prepare it, verify it.")
-app.add_typer(data_app, name="data")
+
+
+@app.callback()
+def spurbench(version: options.Version = False) -> None:
+    pass
 
 
 @contextmanager
@@ -57,10 +60,12 @@ def fail(message: str) -> None:
 
 def main() -> None:
     """Entry point of the `spurbench` command, with the commands that other folders and packages add to it."""
-    from spurbench.bench.figures import commands
+    from spurbench.bench.figures import commands as drawing
+    from spurbench.bench.pictures import commands as data
 
     with user_errors():
-        commands.add_to(app)
+        data.add_to(app)
+        drawing.add_to(app)
         for entry in entry_points(group="spurbench.commands"):
             entry.load()(app)
         app()
@@ -188,7 +193,7 @@ def run(
     grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
     dataset: options.Datasets = None,
     method: options.Methods = None,
-    seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9 (the default), or 1,2,5.")] = None,
     set_: options.Sets = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
     only: options.Only = None,
@@ -278,7 +283,9 @@ def leaderboard(
 def pack(
     store: Annotated[Path, typer.Argument(help="The folder of the results.")],
     file: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz.")],
-    with_drawings: Annotated[bool, typer.Option("--drawings", help="Also what `figure` draws surfaces from.")] = False,
+    with_drawings: Annotated[
+        bool, typer.Option("--drawings", help="Also what `figure` and `probe` draw from.")
+    ] = False,
 ) -> None:
     """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is."""
     from spurbench.bench.store import Store
@@ -334,54 +341,6 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method, o
     bad = sum(not one.ok for one in checks)
     if bad:
         raise UserError(f"{method} fails {bad} of {len(checks)} checks")
-
-
-@data_app.command("list")
-def data_list(json_: options.Json = False) -> None:
-    """Where each dataset's files come from and whether they are here."""
-    from spurbench.bench import catalogue
-
-    rows = catalogue.data()
-    if json_:
-        print(json.dumps(rows, indent=1))
-    else:
-        show(rows, {"dataset": "dataset", "source": "files", "licence": "licence"})
-
-
-@data_app.command("prepare")
-def data_prepare(
-    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Folder of its files, or of their archive; without it: a download.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="An option of the dataset, as for run: cifar10.origin=jpeg.")
-    ] = None,
-    allow_bad: Annotated[bool, typer.Option("--allow-bad", help="Leave out pictures that cannot be read.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core.")] = None,
-    plugin: options.Plugin = None,
-) -> None:
-    """Decode a dataset's pictures once, for all runs of this machine; run it again to go on where it stopped.
-
-    They are kept below $SPURBENCH_DATA, by default ~/.cache/spurbench/data.
-
-    [dim]spurbench data prepare celeba --from ~/celeba[/dim]
-    """
-    from spurbench.bench import catalogue
-    from spurbench.bench.processes import stoppable
-
-    add_plugins(plugin)
-    with stoppable():
-        print(catalogue.prepare(dataset, source, set_ or [], allow_bad, jobs))
-
-
-@data_app.command("verify")
-def data_verify(dataset: Annotated[str | None, typer.Argument(help="A dataset; all if left out.")] = None) -> None:
-    """Check a dataset's files and counts against what is known of them."""
-    from spurbench.bench import catalogue
-
-    for line in catalogue.verify(dataset):
-        print(line)
 
 
 @app.command()

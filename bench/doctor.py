@@ -57,7 +57,7 @@ def threads() -> str:
         torch.set_num_threads(1)
         alone = milliseconds(lambda a=a, b=b: a @ b)
         torch.set_num_threads(layout.cores())
-        found.append(f"{name}'s size {alone / milliseconds(lambda a=a, b=b: a @ b):.1f} × faster")
+        found.append(f"{name}'s size {alone / milliseconds(lambda a=a, b=b: a @ b):.1f} × as fast")
     torch.set_num_threads(before)
     return f"{', '.join(found)} with {layout.cores()} threads"
 

@@ -7,17 +7,31 @@ from typing import Annotated
 
 import typer
 
+
+def say_version(wanted: bool) -> None:
+    """Print the version and end, if that is wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("spurbench"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=say_version, help="Print the version and end.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Plugin = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own; may be repeated.")
 ]
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method.")
+    list[str] | None,
+    typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method; also co*."),
 ]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one value, such as sd.coef=0.1 or training.lr=1e-3.")
+    list[str] | None, typer.Option("--set", help="Without a grid: one value, such as sd.coef=0.1 or training.lr=1e-3.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]

@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def cpu() -> str:
-    """The processor's name and whether it multiplies bf16 itself."""
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]

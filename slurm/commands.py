@@ -28,7 +28,9 @@ def add_to(app: typer.Typer) -> None:
 
 def submit(
     grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
-    store: Annotated[Path | None, typer.Option(help="Folder of the results, one all nodes see.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of the results, one all nodes see; default stores/GRID.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only cells of this dataset, method or label.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Name in ~/.config/spurbench/clusters.yaml.")] = None,
     partition: Annotated[str | None, typer.Option(help="As sbatch's; the cluster's default if left out.")] = None,

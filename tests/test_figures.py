@@ -125,7 +125,7 @@ def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monk
     assert (flipped["low"][at], flipped["high"][at]) == (30.0, 100.0)  # seeds 2 and 0; 500 thousandths of a range of 2
     assert flipped["y"][at] == pytest.approx((100 + 50 + 30) / 3, rel=1e-3) and flipped["n"] == 3
     assert looks["x"] == [0, 10, 20] and looks["y"] == [0, 20, 40]
-    assert [path.suffix for path in draw.save(drawing, tmp_path / "both")] == [".svg", ".png", ".json"]
+    assert [path.suffix for path in draw.save(drawing, tmp_path / "both")] == [".svg", ".pdf", ".png", ".json"]
 
 
 def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, sheet.Figure]) -> None:
@@ -146,8 +146,8 @@ def test_files_are_the_same_each_time_and_the_numbers_are_beside(
 ) -> None:
     for folder in ("a", "b"):
         paths = draw.save(draw.make(own["surfaces"], source(made)), tmp_path / folder / "f.x")
-        assert [path.name for path in paths] == ["f.x.svg", "f.x.png", "f.x.json"]
-    for name in ("f.x.svg", "f.x.json", "f.x.png"):
+        assert [path.name for path in paths] == ["f.x.svg", "f.x.pdf", "f.x.png", "f.x.json"]
+    for name in ("f.x.svg", "f.x.pdf", "f.x.json", "f.x.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     numbers = json.loads((tmp_path / "a" / "f.x.json").read_text())
     assert numbers["title"] == "Two surfaces" and len(numbers["panels"][1]["data"]["logit"]) == 100

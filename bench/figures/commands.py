@@ -12,7 +12,7 @@ import typer
 Train = Annotated[
     bool, typer.Option("--train", help="Train runs again of which nothing was kept to draw from, and keep it.")
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, help="With --train: processes at once; default one a core.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes that train again; default one a core.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,16 +22,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def figure(
-    name: Annotated[str, typer.Argument(help="fig1, fig3, …; paper for all of them; or a .yaml file of your own.")],
+    name: Annotated[str, typer.Argument(help="fig1 to fig6, or paper for all of them; twin; or a .yaml file.")],
     store: Annotated[
-        Path | None, typer.Argument(help="The folder of the results, or a packed file; theory needs none.")
+        Path | None, typer.Argument(help="The folder of the results, or a packed file; fig5 needs none.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write, or the folder of NAME.svg; default here.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Draw the panels there are runs for.")] = False,
     train: Train = False,
     jobs: Jobs = None,
 ) -> None:
-    """Draw a figure from a store: SVG, PNG, and the plotted numbers as JSON.
+    """Draw a figure from a store: SVG, PDF, PNG, and the plotted numbers as JSON.
 
     [dim]spurbench figure fig6 stores/paper --out fig6.svg[/dim]
     """

@@ -17,7 +17,7 @@ from spurbench.bench.figures.source import Found, Lack, Part, Source, complaint
 from spurbench.bench.record import Record
 from spurbench.bench.store import Packed, write_atomically
 
-FORMATS = ("svg", "png", "json")
+FORMATS = ("svg", "pdf", "png", "json")
 PNG_DPI = 220
 
 
@@ -88,13 +88,15 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
 
 
 def save(drawing: Drawing, base: Path) -> list[Path]:
-    """Write BASE.svg, BASE.png and BASE.json; their paths. The same numbers give the same bytes."""
+    """Write BASE.svg, .pdf, .png and .json; their paths. The same numbers give the same bytes."""
+    title = {"Title": drawing.figure.sheet.title}
     with style.look():
         paper = on_paper(drawing)
-        svg = drawn(paper, "svg", metadata={"Date": None, "Title": drawing.figure.sheet.title})
-        png = drawn(paper, "png", dpi=PNG_DPI, metadata={"Title": drawing.figure.sheet.title})
+        svg = drawn(paper, "svg", metadata=title | {"Date": None})
+        pdf = drawn(paper, "pdf", metadata=title | {"CreationDate": None})
+        png = drawn(paper, "png", dpi=PNG_DPI, metadata=title)
     found = []
-    for ending, content in zip(FORMATS, (svg, png, drawing.to_json()), strict=True):
+    for ending, content in zip(FORMATS, (svg, pdf, png, drawing.to_json()), strict=True):
         found.append(base.with_name(f"{base.name}.{ending}"))
         put(found[-1], content)
     return found

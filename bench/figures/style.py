@@ -51,6 +51,7 @@ LOOK: Any = {
     "grid.linewidth": 0.4,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # letters, not outlines: publishers ask for it
     "svg.hashsalt": "spurbench",  # names inside the SVG do not change from one drawing to the next
     "axes.unicode_minus": True,
 }

@@ -196,7 +196,7 @@ def general_notes(board: Leaderboard) -> list[str]:
     notes = {
         "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the "
         "mean": several,
-        "n/N: finished of planned runs; nothing is filled in or left out where they differ": True,
+        "n/N: runs that have the number, of those planned; nothing is filled in or left out where they differ": True,
         f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
         "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": has(
             board, lambda r: r.comparisons
