@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from spurbench.bench import grid as grids
-from spurbench.bench import registry
+from spurbench.bench import provenance, registry
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.layout import find_devices
@@ -43,17 +43,20 @@ def the_grid(
         return chosen
     if precision not in ("float32", "bf16"):
         raise unknown("precision", precision, ("bf16", "float32"))
-    cells = tuple(replace(cell, precision=precision) for cell in chosen.cells)
-    return replace(chosen, name=f"{chosen.name}-{precision}", cells=cells)
+    cells = [replace(cell, precision=precision) for cell in chosen.cells]
+    once = {repr(cell): cell for cell in cells}  # the grid may have had it in both
+    return replace(chosen, name=f"{chosen.name}-{precision}", cells=tuple(once.values()))
 
 
 def run(grid: Grid, where: Path, settings: Settings) -> int:
     """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
     from spurbench.bench.display import Bars, Lines
 
-    grids.only(grid, settings.only)  # complaints come before anything is written
-    find_devices(settings.device)
+    chosen = grids.only(grid, settings.only)  # complaints come before anything is written
+    devices = find_devices(settings.device)
     store, console = Store.open(where, create=True), Console(stderr=True)
+    if "cpu" in devices and not provenance.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
+        console.print("this processor only emulates bf16: --precision float32 is faster", highlight=False)
     shown: list[Lines] = []
 
     def announce(work: Sequence[Any], plan: Any) -> Lines:

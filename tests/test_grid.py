@@ -5,10 +5,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spurbench.bench import runner
+from spurbench.bench.command import the_grid
 from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, load_grid, only, runs, shipped_grids, summary
 from spurbench.bench.job import Options, gather
@@ -385,3 +388,18 @@ def test_ten_thousand_runs_are_planned_in_three_seconds_without_torch(tmp_path):
 def test_adhoc_runs_start_from_the_row_without_a_label() -> None:
     (cell,) = adhoc_grid("two_moon", ["erm"]).cells
     assert (cell.label, cell.training["weight_decay"], cell.training["steps"]) == ("erm", 0.0, 10_000)
+
+
+def test_one_precision_has_each_cell_once() -> None:
+    """The paper grid has Colored MNIST in both."""
+    cells = the_grid("paper", [], [], None, [], "float32").cells
+    names = [(cell.dataset, cell.label) for cell in cells]
+    assert len(set(names)) == len(names) and {cell.precision for cell in cells} == {"float32"}
+    assert set(names) == {(cell.dataset, cell.label) for cell in load_grid("paper").cells}
+
+
+def test_emulated_bf16_is_told(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("spurbench.bench.provenance.has_bf16", lambda: False)
+    cell = ["--dataset", "two_moon", "--method", "random", "--seeds", "0", "--device", "cpu", "--store", tmp_path / "s"]
+    assert "only emulates bf16" in command("run", *cell, "--precision", "bf16").err
+    assert "emulates" not in command("run", *cell).err
