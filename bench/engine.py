@@ -148,7 +148,8 @@ class Engine:
     def _batches(self, buffers: bool) -> Batches:
         data, pixels = [s.data for s in self.seeds], self.pixels[0]
         if self.training.batch is None:
-            size = len(data[0].train.y) if buffers else self.options.micro_batch  # batch statistics need all of it
+            rows = self.options.micro_batch * 4 // self.dtype.itemsize  # as many bytes in bf16
+            size = len(data[0].train.y) if buffers else rows  # batch statistics need all of it
             return Whole(data, self.lanes, pixels, self.device, size, self.dtype, self.first is not None)
         return Mini(data, self.lanes, pixels, self.device, self.training, [s.seed for s in self.seeds])
 
@@ -209,7 +210,8 @@ class Engine:
             torch.mul(master, 2 * penalty, out=grad) if penalty else grad.zero_()
         for r, (parts, grads, inputs) in enumerate(zip(lanes, self.grads[i], chunks, strict=True)):
             slices = torch.split(slope[self.lanes[r]].to(self.dtype), [z.shape[self.axis] for z, _ in parts], self.axis)
-            for chunk, (z, pullback), piece in zip(inputs, parts, slices, strict=True):
+            # backwards: the last micro-batches are still in cache
+            for chunk, (z, pullback), piece in reversed(list(zip(inputs, parts, slices, strict=True))):
                 found = pullback(piece.to(z.dtype))
                 if not found:  # they are in the parameters' own .grad
                     continue

@@ -93,7 +93,7 @@ def relu_layers(leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
         inputs.append(z)
         z = affine(z, leaves[weight], leaves[bias])
         if weight != names[-2]:
-            z.relu_()
+            rectify(z)
 
     def pullback(slope: Tensor) -> Leaves:
         grads, g = {}, slope[..., None] if z.shape[-1] == 1 else slope
@@ -103,10 +103,23 @@ def relu_layers(leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
             grads[bias] = g.sum(-2)
             if h is not x:
                 g = g @ leaves[weight]
-                torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
+                rectify_slope(g, h)
         return grads
 
     return z[..., 0] if z.shape[-1] == 1 else z, pullback
+
+
+def rectify(z: Tensor) -> None:
+    """ReLU in place. The bits of bf16 taken as whole numbers have the same sign; torch's takes longer."""
+    z.view(torch.int16).clamp_(min=0) if z.dtype == torch.bfloat16 else z.relu_()
+
+
+def rectify_slope(g: Tensor, h: Tensor) -> None:
+    """Set `g` to zero where the ReLU's output `h` is, in place."""
+    if g.dtype == torch.bfloat16:
+        g.view(torch.int16).mul_(h.view(torch.int16).clamp(max=1))
+    else:
+        torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

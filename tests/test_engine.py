@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from spurbench.bench import network as networks
 from spurbench.bench import optimizer, registry
 from spurbench.bench.dataset import Data, Dataset, Split, Training
 from spurbench.bench.engine import Engine, Options, Seed, prepare, problem_of
@@ -254,3 +255,16 @@ def test_bf16_follows_float32() -> None:
         assert all(p.dtype == torch.float32 for p in engine.masters[0].values())
         runs[precision] = weights(engine, 0)
     assert 0 < (runs["float32"] - runs["bf16"]).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_relu_is_torchs(dtype: torch.dtype) -> None:
+    """Forward and backward, in place."""
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])
+    z = torch.cat([special, torch.randn(500)]).to(dtype)
+    g, h = torch.randn(len(z)).to(dtype), z.clone()
+    networks.rectify(h)
+    assert torch.equal(h, z.relu())
+    expected = torch.where(z > 0, g, 0.0)
+    networks.rectify_slope(g, h)
+    assert torch.equal(g, expected)
