@@ -148,7 +148,7 @@ def plan(
 
 @app.command()
 def estimate(
-    grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
+    grid: options.Grid = None,
     dataset: options.Datasets = None,
     method: options.Methods = None,
     set_: options.Sets = None,
@@ -190,7 +190,7 @@ def estimate(
 
 @app.command()
 def run(
-    grid: Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")] = None,
+    grid: options.Grid = None,
     dataset: options.Datasets = None,
     method: options.Methods = None,
     seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9 (the default), or 1,2,5.")] = None,

@@ -93,8 +93,9 @@ class Engine:
         if not self.stacked:
             self._bind()
             if self.options.compile and not self.plain:
-                for network in (network for own in self.networks for network in own):
-                    network.compile()
+                for own in self.networks:
+                    for network in own:
+                        network.compile()
         self.optimizer = optimizers.make(list(self._parameters()), self.training)
         self.targets = self._targets()
         self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]

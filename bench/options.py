@@ -28,6 +28,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method; also co*."),
 ]
+Grid = Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
 Sets = Annotated[

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from spurbench.bench import options
+
 StoreFolder = Annotated[Path, typer.Argument(help="The folder of the results.")]
 Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")]
 JobsPerTask = Annotated[
@@ -17,7 +19,6 @@ MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks at once, ove
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted; submit nothing.")]
 NodeLocal = Annotated[bool, typer.Option("--node-local", help="The store may lie in /tmp.")]
 Snapshot = Annotated[bool, typer.Option("--snapshot/--no-snapshot", help="Run a copy of the code as it is now.")]
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def submit(
     store: Annotated[
         Path | None, typer.Option(help="Folder of the results, one all nodes see; default stores/GRID.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only cells of this dataset, method or label.")] = None,
+    only: options.Only = None,
     cluster: Annotated[str | None, typer.Option(help="Name in ~/.config/spurbench/clusters.yaml.")] = None,
     partition: Annotated[str | None, typer.Option(help="As sbatch's; the cluster's default if left out.")] = None,
     account: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
@@ -50,7 +51,7 @@ def submit(
     dry_run: DryRun = False,
     node_local: NodeLocal = False,
     snapshot: Snapshot = True,
-    plugin: Plugins = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Send what a grid still lacks to SLURM and return; submit again at any time, nothing is done twice.
 
@@ -97,7 +98,7 @@ def retry(
     dry_run: DryRun = False,
     node_local: NodeLocal = False,
     snapshot: Snapshot = True,
-    plugin: Plugins = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Submit again what was killed, cancelled, lost, or ran out of time or memory, as it was or with more of these.
 

@@ -126,9 +126,11 @@ def report(
 
 def where(out: Path | None, name: str) -> Path:
     """The path of a figure's files without their endings: `out` is a file or a folder."""
+    from spurbench.bench.figures.draw import FORMATS
+
     if out is None:
         return Path(name)
-    if out.suffix in (".svg", ".png", ".json", ".pdf"):
+    if out.suffix.removeprefix(".") in FORMATS:
         return out.with_suffix("")
     return out / name
 

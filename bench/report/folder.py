@@ -55,8 +55,8 @@ def start_page(board: Leaderboard, made: Made) -> str:
          "width": round(one.sheet.width * INCH), "notes": made.notes[one.name]}
         for one in made.figures
     ]  # fmt: skip
-    return html.rendered("index.html.j2", tables=tables(board), figures=figures, lacking=made.lacking,
-                         runs=html.runs(board), finished=board.finished[:10])  # fmt: skip
+    return html.rendered("index.html.j2", tables=tables(board), figures=figures, endings=draw.FORMATS,
+                         lacking=made.lacking, runs=html.runs(board), finished=board.finished[:10])  # fmt: skip
 
 
 def tables(board: Leaderboard) -> list[dict[str, Any]]:
