@@ -409,11 +409,32 @@ def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cl
     assert science(store) == science(tmp_path / "local")
 
 
+PACED = """\
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from spurbench.methods.erm import ERM
+
+
+@dataclass(frozen=True)
+class Paced(ERM):
+    \"\"\"ERM that a machine of any speed is not done with while a file exists. Source: none. Needs: nothing.\"\"\"
+
+    def loss(self, logits, batch, state, step):
+        if Path("GATE").exists():
+            time.sleep(0.1)
+        return super().loss(logits, batch, state, step)
+"""
+
+
 @pytest.mark.slurm
 def test_killed_preempted_warned_and_cancelled(spurbench: Any, tmp_path: Path, cluster: None) -> None:
     """Each gives the right state, and in the end the leaderboard of an unbroken run."""
-    grid, store = grid_file(tmp_path, 20_000), tmp_path / "s"
-    said = spurbench("submit", grid, "--store", store, *SEND, "--only", "two_moon/erm").stdout
+    grid, store, plugin, gate = grid_file(tmp_path, 5000), tmp_path / "s", tmp_path / "paced.py", tmp_path / "gate"
+    grid.write_text(grid.read_text().replace("method: erm", "method: paced"))
+    plugin.write_text(PACED.replace("GATE", str(gate)))
+    gate.touch()
+    said = spurbench("submit", grid, "--store", store, *SEND, "--plugin", plugin, "--only", "two_moon/paced").stdout
     array = said.splitlines()[0].split()[-1]
     wait_for(lambda: len(list(store.glob("claims/*/*.json"))) == 8)
 
@@ -430,14 +451,15 @@ def test_killed_preempted_warned_and_cancelled(spurbench: Any, tmp_path: Path, c
     assert "cancelled: by `spurbench cancel`" in notes(spurbench, store)
     assert "killed: by signal 9" in notes(spurbench, store)
 
+    gate.unlink()
     assert "submitted 4 runs as 2 tasks" in spurbench("retry", store, "--node-local").stdout
     wait_for(lambda: release() == 0 and not queue(), 500)
     assert tally(spurbench, store)["done"] == 12
     records = Store.open(store).records()[0]
     assert sum(record["cost"]["resumed"] > 0 for record in records) >= 8
     assert all(record["provenance"]["snapshot"] for record in records)
-    cells = "erm training.lr=0.0[123]"  # killed, warned and only preempted
-    spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", "--only", cells)
+    cells = ("--only", "paced training.lr=0.0[123]")  # killed, warned and only preempted
+    spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", "--plugin", plugin, *cells)
     unbroken = science(tmp_path / "local")
     assert len(unbroken) == 6 and all(science(store)[id] == record for id, record in unbroken.items())
 
