@@ -110,56 +110,51 @@ def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> T
 
     0 for a picture that is misclassified as it is, infinity where the search fails.
     """
-    parts = torch.split(torch.arange(len(y)), how.batch)
+    parts = torch.split(torch.arange(len(y)), how.batch or (100 if target.device.type == "cpu" else 1000))
     batches = ((unit(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
     return torch.cat([search(target, u, labels, how, tick).cpu() for u, labels in batches])
 
 
 def search(target: Target, u: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
     """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion."""
-    with torch.no_grad():
-        best = torch.where(predictions(target.mounted(u)) == y, torch.inf, 0.0)
+    z, slope = slopes(target.mounted, u, y)
+    best = torch.where(predictions(z) == y, torch.inf, 0.0)
     low, high = torch.zeros_like(best), torch.full_like(best, how.eps)
     left = best > 0
     for _ in range(how.tries):
         if not left.any():
             break
         tick()
-        best = torch.minimum(best, attempt(target, u, y, high, left, how))
+        best = torch.minimum(best, attempt(target, u, y, slope, high, left, how))
         left = best.isinf()
         high = torch.where(left, high * 1.5, high)
     left = best.isfinite() & (best > 0)
+    if how.resolution:  # the released search goes on above the smallest size found
+        high = torch.minimum(high, best)
     for _ in range(how.tries):
         if not left.any():
             break
         tick()
         middle = (low + high) / 2
-        size = attempt(target, u, y, middle, left, how)
+        size = attempt(target, u, y, slope, middle, left, how)
         best = torch.minimum(best, size)
         low, high = torch.where(size.isinf(), middle, low), torch.where(size.isinf(), high, middle)
+        if how.resolution:
+            high = torch.minimum(high, best)
         left = left & (high - low > how.resolution)
     return best
 
 
-def attempt(target: Target, u: Tensor, y: Tensor, eps: Tensor, which: Tensor, how: Margins) -> Tensor:
+def attempt(target: Target, u: Tensor, y: Tensor, slope: Tensor, eps: Tensor, which: Tensor, how: Margins) -> Tensor:
     """Attack the pictures `which` [n] within their own `eps` [n]; the size of the first disturbance that flips, [n].
 
-    Infinity where none does within the steps, and for the others.
+    `slope` is the gradient at `u`. Infinity where none flips within the steps, and for the other pictures.
     """
     found = torch.full_like(eps, torch.inf)
     left = which.nonzero()[:, 0]
-    origin, reach, labels = u[left], eps[left].view(-1, *[1] * (u.ndim - 1)), y[left]
-    x = origin
-    for step in range(how.steps + 1):
-        if step < how.steps:
-            z, slope = slopes(target.mounted, x, labels)
-        else:
-            with torch.no_grad():
-                z = target.mounted(x)
-        flipped = (predictions(z) != labels) & (step > 0)
-        found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
-        if step == how.steps:
-            break
+    origin, reach, labels, slope = u[left], eps[left].view(-1, *[1] * (u.ndim - 1)), y[left], slope[left]
+    x, flipped = origin, torch.zeros_like(left, dtype=torch.bool)
+    for step in range(1, how.steps + 1):
         change = (how.share * reach * slope.sign()).add_(x).sub_(origin).clamp_(-reach, reach)
         moved = change.add_(origin).clamp_(0, 1)
         stay = ~flipped & (moved != x).flatten(1).any(1)  # one that stands still would do so for ever
@@ -168,4 +163,11 @@ def attempt(target: Target, u: Tensor, y: Tensor, eps: Tensor, which: Tensor, ho
             left, origin, reach, labels, x = left[stay], origin[stay], reach[stay], labels[stay], x[stay]
         if not len(left):
             break
+        if step < how.steps:
+            z, slope = slopes(target.mounted, x, labels)
+        else:
+            with torch.no_grad():
+                z = target.mounted(x)
+        flipped = predictions(z) != labels
+        found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
     return found

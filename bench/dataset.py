@@ -99,7 +99,8 @@ class Margins:
     """The search for the smallest L∞ disturbance that flips a picture, as the paper's Figure 2 released it.
 
     Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
-    attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`.
+    attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`
+    (0: as released). `batch` pictures at a time; None leaves it to the device.
     """
 
     split: str = "train"
@@ -108,7 +109,7 @@ class Margins:
     steps: int = 40
     tries: int = 20
     resolution: float = 1e-4
-    batch: int = 400
+    batch: int | None = None
 
 
 Attack = Pgd | Margins
