@@ -84,7 +84,7 @@ class Row:
     detectable: float | None = None  # true difference to the baseline found with 80 % power
     among_best: bool | None = None  # best mean, or its paired interval to the best includes zero
     reference: bool = False  # bounds the others, does not compete
-    inverted: bool = False  # worse than chance in training, does not compete
+    below_chance: bool = False  # in training, does not compete
     regime: str = "labels"  # what the method was allowed to see
     needs: list[str] = field(default_factory=list)
     selection_rule: str = ""
@@ -238,7 +238,7 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
         "precision": square.precision, "hyper_parameters": square.hyper_parameters, "training": square.training,
         "n_planned": len(square.seeds), "waiting": len(square.seeds - set(square.records)),
         "failed": len(square.failed), "failures": failures(square), "na": square.na, "note": square.note,
-        "reference": square.method in comparison.references, "inverted": inverted(done), "needs": needs,
+        "reference": square.method in comparison.references, "below_chance": below_chance(done), "needs": needs,
         "regime": " + ".join(seen) if records else "", "grids": sorted(set(square.grids)),
         "seconds_per_run": median(r["cost"]["seconds"] for r in done) if done else None,
         "peak_memory_mb": max(r["cost"]["peak_memory_mb"] for r in done) if done else None,
@@ -255,14 +255,14 @@ def chosen(square: Square, comparison: Comparison) -> dict[str, Any]:
     return {"selection": text, "selection_rule": rule["rule"], "selection_oracle": bool(rule.get("oracle"))}
 
 
-def inverted(records: Sequence[Record]) -> bool:
-    """Whether runs are, on average, clearly worse than chance in training: a cue was learned the wrong way round."""
+def below_chance(records: Sequence[Record]) -> bool:
+    """Whether runs are, on average, worse than chance in training: no cue was learned, or one the wrong way round."""
     shares = [accuracy(record["splits"].get("train")) for record in records]
     found = [share for share in shares if share is not None]
     if not found:
         return False
     classes = len({group.partition("a")[0] for group in records[0]["groups"]})
-    return stats.mean(found) < 0.9 / classes
+    return stats.mean(found) < 1 / classes
 
 
 def failures(square: Square) -> list[dict[str, Any]]:
@@ -371,7 +371,7 @@ def mark_best(rows: Sequence[Row], group: Sequence[Square]) -> None:
     """Mark, among competing rows on the same data, the best and all that cannot be told from it."""
     families: dict[Any, list[Row]] = {}
     for row, square in zip(rows, group, strict=True):
-        if row.n > 1 and not row.reference and not row.inverted and row.higher_is_better is not None:
+        if row.n > 1 and not row.reference and not row.below_chance and row.higher_is_better is not None:
             families.setdefault(square.data, []).append(row)
     for family in (family for family in families.values() if len(family) > 1):
         sign = 1 if family[0].higher_is_better else -1

@@ -170,6 +170,6 @@ def test_a_method_worse_than_chance_in_training_does_not_compete() -> None:
     lff = [record(run("lff", seed), 90.0 + seed / 10, train=15.0) for seed in SEEDS]
     made = leaderboard.build([*RECORDS, *lff], [PLAN, plan(cell("lff", SEEDS))])
     rows = {row.method: row for row in made.rows if row.split == "test"}
-    assert rows["lff"].inverted and not rows["lff"].among_best
-    assert rows["sd"].among_best and not rows["sd"].inverted
+    assert rows["lff"].below_chance and not rows["lff"].among_best
+    assert rows["sd"].among_best and not rows["sd"].below_chance
     assert "lff: worse than chance in training" in render(made, "markdown")

@@ -87,7 +87,7 @@ def metric(section: Section, column: int, star: bool = False) -> Column:
             return f"n/a: {row.na}" if star else ""
         return say.spread(row.mean, row.std, row.unit) + ("*" if star and row.among_best else "")
 
-    return Column(say.heading(section.lines[0][column]), text)
+    return Column(say.heading(section.lines[0][column]), text, spare=0 if star else 1)
 
 
 def gap(row: Row) -> str:
@@ -176,10 +176,10 @@ def longest(one: Sheet, column: int) -> int:
 
 
 def fitting(one: Sheet, width: int) -> list[int]:
-    """The places of the columns that fit, the spare ones left out first."""
+    """The places of the columns that fit, the most spare left out first, of equals the last."""
     sizes = [min(longest(one, i), LABEL if column.left else width) + 1 for i, column in enumerate(one.columns)]
     kept = list(range(len(sizes)))
-    for i in sorted(kept, key=lambda i: -one.columns[i].spare):
+    for i in sorted(kept, key=lambda i: (-one.columns[i].spare, -i)):
         if sum(sizes[k] + 1 for k in kept) - 2 > width and one.columns[i].spare:
             kept.remove(i)
     return kept

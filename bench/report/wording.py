@@ -116,10 +116,10 @@ def faults(rows: Sequence[Row]) -> list[str]:
                 f"{row.label}: the runs fall into two groups, {row.collapsed} of {row.n} far from the others; "
                 "mean, deviation and interval describe neither"
             )
-        if row.inverted:
+        if row.below_chance:
             notes.append(
-                f"{row.label}: worse than chance in training, so it has learned a cue the wrong way round and does not "
-                "compete, however well that serves on test"
+                f"{row.label}: worse than chance in training, so it has learned no cue or one the wrong way round and "
+                "does not compete, however well that serves on test"
             )
         if row.note:
             notes.append(f"{row.label}: {row.note}")
