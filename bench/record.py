@@ -72,9 +72,9 @@ def sealed(record: Record) -> Record:
 
 def fault(record: Any, text: bytes = b"") -> str | None:
     """Why this record cannot be trusted, or None; `text` is what it was read from, if known."""
-    if not isinstance(record, dict) or "digest" not in record:
+    if not isinstance(record, dict) or "digest" not in record or not isinstance(record.get("schema"), int):
         return "not a record"
-    if record.get("schema", 0) > SCHEMA:
+    if record["schema"] > SCHEMA:
         return f"written by a newer spurbench (schema {record['schema']}, this one reads up to {SCHEMA})"
     if not intact(record, text):
         return "its content does not match its digest (edited by hand or damaged)"

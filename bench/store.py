@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Store:
                     unusable.append(Unusable(os.path.relpath(path, self.root), found))
                 else:
                     usable.append(found)
-        return usable, unusable
+        return usable, unusable + self.read_plans()[1]
 
     def set_aside(self, unusable: list[Unusable]) -> None:
         """Move unusable records out of the way, so that their runs are done again; nothing is deleted."""
@@ -113,7 +114,21 @@ class Store:
             os.replace(self.root / one.path, target)
 
     def plans(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_bytes()) for path in sorted(self.root.glob("plans/*.json"))]
+        """What was planned, grid by grid; damaged plans are among the unusable of `records`."""
+        return self.read_plans()[0]
+
+    def read_plans(self) -> tuple[list[dict[str, Any]], list[Unusable]]:
+        plans: list[dict[str, Any]] = []
+        unusable: list[Unusable] = []
+        for path in sorted(self.root.glob("plans/*.json")):
+            plan = None
+            with suppress(ValueError):
+                plan = json.loads(path.read_bytes())
+            if is_plan(plan):
+                plans.append(plan)
+            else:
+                unusable.append(Unusable(str(path.relative_to(self.root)), "not a plan (truncated?)"))
+        return plans, unusable
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         write_atomically(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
@@ -179,22 +194,29 @@ class Packed(Store):
             plans, usable, unusable = self.content = [], [], []
             with without_collection():
                 for number, line in self.lines():
-                    if "plan" in line:
+                    if is_plan(line.get("plan")):
                         plans.append(line["plan"])
                     elif reason := fault(line.get("record")):
                         unusable.append(Unusable(f"{self.root.name}:{number}", reason))
                     else:
                         usable.append(line["record"])
+            if not plans and not usable:
+                raise UserError(f"{self.root} holds no plan and no record; expected a file that `spurbench pack` wrote")
             self.mark = mark
         return self.content
 
-    def lines(self) -> Iterator[tuple[int, Any]]:
-        with gzip.open(self.root, "rb") if self.root.suffix == ".gz" else open(self.root, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, json.loads(line)
-                except ValueError:
-                    yield number, {"record": None}
+    def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every line with its number, the first being 1; what cannot be read is an empty one."""
+        number = 0
+        try:
+            with gzip.open(self.root, "rb") if self.root.suffix == ".gz" else open(self.root, "rb") as file:
+                for number, text in enumerate(file, 1):
+                    line = None
+                    with suppress(ValueError):
+                        line = json.loads(text)
+                    yield number, line if isinstance(line, dict) else {}
+        except (EOFError, gzip.BadGzipFile, zlib.error):  # cut short, or never a gzip file
+            yield number + 1, {}
 
     def records(self) -> tuple[list[Record], list[Unusable]]:
         return self.contents()[1:]
@@ -223,6 +245,10 @@ def record_files(folder: Path) -> Iterator[tuple[str, str]]:
         for entry in sorted(os.scandir(group), key=lambda entry: entry.name):
             if entry.name.endswith(".json"):
                 yield entry.path, mark_of(entry.stat())
+
+
+def is_plan(plan: Any) -> bool:
+    return isinstance(plan, dict) and isinstance(plan.get("grid"), str) and isinstance(plan.get("cells"), list)
 
 
 def mark_of(stat: os.stat_result) -> str:

@@ -46,6 +46,7 @@ def test_identity_is_what_defines_the_science() -> None:
         ({"status": "failed"}, "digest"),
         ({"schema": 2}, "newer spurbench"),
         ({"digest": None}, "digest"),
+        ({"schema": "2"}, "not a record"),
     ],
 )
 def test_a_tampered_record_is_known(change: dict[str, Any], words: str) -> None:
@@ -193,6 +194,32 @@ def test_a_damaged_line_of_a_packed_store_is_named(store: Store, tmp_path: Path)
     (tmp_path / "p.jsonl").write_text(f"{first[:40]}\n{second}\n")
     usable, unusable = Store.open(tmp_path / "p.jsonl").records()
     assert len(usable) == 1 and unusable[0].path == "p.jsonl:1"
+
+
+def test_packed_stores_that_are_damaged(store: Store, tmp_path: Path) -> None:
+    """What can be read of one cut short is used, the rest is named; a file of something else is refused."""
+    for seed in range(300):
+        store.write_record(record(seed))
+    store.pack(tmp_path / "p.jsonl.gz")
+    whole = (tmp_path / "p.jsonl.gz").read_bytes()
+    (tmp_path / "p.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    usable, unusable = Store.open(tmp_path / "p.jsonl.gz").records()
+    assert 0 < len(usable) < 300 and unusable[-1].path == f"p.jsonl.gz:{len(usable) + 1}"
+    for name, text in (("words.jsonl", "not records\n"), ("zipped.jsonl.gz", "not gzip"), ("list.jsonl", "[1]\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=f"{name} holds no plan and no record"):
+            Store.open(tmp_path / name).records()
+
+
+@pytest.mark.parametrize("text", ['{"grid": "g", "cel', "{}", "[1]"])
+def test_a_damaged_plan_is_named_and_set_aside(store: Store, text: str) -> None:
+    store.write_plan({"grid": "g", "cells": []})
+    (store.root / "plans" / "h.json").write_text(text)
+    assert [plan["grid"] for plan in store.plans()] == ["g"]
+    (unusable,) = store.records()[1]
+    assert unusable.path == "plans/h.json" and "not a plan" in unusable.reason
+    store.set_aside([unusable])
+    assert store.records()[1] == []
 
 
 def test_a_claim_is_had_by_one(store: Store) -> None:
