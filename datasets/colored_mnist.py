@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from spurbench.bench.dataset import BadData, Build, Data, Dataset, Split, Training
+from spurbench.bench.errors import UserError
 
 FILE = Path(__file__).with_name("data") / "mnist14.npz"
 SHA256 = "0fa587a13a3d1f3a81961c5dfa54fe180cf10975566fbef36a766ceaf91302dd"
@@ -40,6 +41,10 @@ class ColoredMNIST(Dataset):
         width=300, hidden_layers=2, init="xavier", optimizer="adam", lr=1e-4, steps=1000)  # fmt: skip
 
     train_size: int = 50_000  # the first so many of the 50,000 shuffled training pictures
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.train_size <= TRAIN:
+            raise UserError(f"colored_mnist: train_size is {self.train_size}; it must be from 2 to {TRAIN:,}")
 
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         images, labels = mnist14()

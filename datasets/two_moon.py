@@ -20,6 +20,7 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from spurbench.bench.dataset import Build, Data, Dataset, Score, Split, Training
+from spurbench.bench.errors import UserError
 
 Points = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 GRID = np.linspace(-2, 2, 100)
@@ -35,6 +36,10 @@ class TwoMoon(Dataset):
     delta: float = 0.1  # Δ, half the gap between the classes along the separating axis
     rotation: float = 0.0  # degrees
     examples: int = 300
+
+    def __post_init__(self) -> None:
+        if self.examples < 2:
+            raise UserError(f"two_moon: examples is {self.examples}; each class needs one")
 
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         points, y = self.points(seed)

@@ -31,7 +31,7 @@ class GroupDRO(Method):
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         assert batch.problem.group_counts is not None
         losses = batch.group_means(batch.losses(logits))
-        adjusted = losses.detach() + self.adjustment / batch.problem.group_counts.to(losses).sqrt()
+        adjusted = losses.detach() + self.adjustment / batch.problem.group_counts.clamp(min=1).to(losses).sqrt()
         q = state["q"] * (self.eta * adjusted).exp()
         state["q"] = q / q.sum()
         return state["q"] @ losses

@@ -14,6 +14,7 @@ from torch import Tensor
 from spurbench.bench import registry
 from spurbench.bench.dataset import BadData, Data
 from spurbench.bench.engine import prepare
+from spurbench.bench.errors import UserError
 
 CLASS = registry.load_dataset("colored_mnist")
 MODULE: Any = __import__("sys").modules[CLASS.__module__]
@@ -74,6 +75,14 @@ def test_fewer_training_pictures() -> None:
     data = drawn(1234, train_size=1000).data
     assert len(data.train.y) == 1000 and (data.train.environment == 0).sum() == 500
     assert len(data.tests["test"].y) == 10_000
+
+
+def test_sizes_that_cannot_be() -> None:
+    for size in (-5, 0, 1, 60_000):
+        with pytest.raises(UserError, match="train_size is"):
+            registry.load_dataset("colored_mnist")(train_size=size)
+    with pytest.raises(UserError, match="examples is 1"):
+        registry.load_dataset("two_moon")(examples=1)
 
 
 def test_training_pictures_are_ordered_by_colour() -> None:

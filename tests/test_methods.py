@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -190,6 +191,13 @@ def test_group_dro_over_two_steps(adjustment: float, qs: Any, losses: Any) -> No
         of = batch([1] * len(values), group=torch.tensor(groups), group_counts=counts)
         loss, _ = scored(dro, logits_of_risk(*values), of, state=state)
         assert close(loss, expected, digits) and close(state["q"], q, digits)
+
+
+def test_group_dro_with_a_group_that_no_one_is_in() -> None:
+    dro, counts = method("group_dro", eta=0.01, adjustment=1.0), torch.tensor([2, 0, 1, 1])
+    of = batch([1] * 4, group=torch.tensor([0, 0, 2, 3]), group_counts=counts)
+    loss, slope = scored(dro, logits_of_risk(0.2, 0.4, 1.0, 3.0), of, state={"q": tensor([0.25] * 4)})
+    assert math.isfinite(loss) and slope.isfinite().all()
 
 
 def test_group_dro_weighs_examples() -> None:
