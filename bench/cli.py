@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ def spurbench(version: options.Version = False) -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the user's mistakes and the disk's refusals into one line and exit code 2."""
+    """Turn the user's mistakes and the system's refusals into one line and exit code 2."""
     try:
         yield
     except UserError as error:
@@ -48,9 +47,9 @@ def user_errors() -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR):
+        if error.errno is None:
             raise
-        fail(f"cannot write {error.filename or 'a file'}: {error.strerror}; what was finished is kept")
+        fail(f"cannot write or read {error.filename or 'a file'}: {error.strerror}; what was finished is kept")
 
 
 def fail(message: str) -> None:
@@ -193,7 +192,9 @@ def run(
     grid: options.Grid = None,
     dataset: options.Datasets = None,
     method: options.Methods = None,
-    seeds: Annotated[str | None, typer.Option(help="Without a grid: 0-9 (the default), or 1,2,5.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those of the paper, else 0-9.")
+    ] = None,
     set_: options.Sets = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
     only: options.Only = None,

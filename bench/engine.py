@@ -170,9 +170,9 @@ class Engine:
         def one(z: Tensor, fields: Leaves, state: Leaves, known: Leaves) -> tuple[Tensor, Leaves]:
             problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
             loss = self.method.loss(z, Batch(problem=problem, **fields), state, self.step)
-            if loss.ndim:
-                name, shape = type(self.method).__name__, tuple(loss.shape)
-                raise ValueError(f"{name}.loss gave a tensor of shape {shape}; it must be a scalar")
+            if not isinstance(loss, Tensor) or loss.ndim:
+                what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+                raise ValueError(f"{type(self.method).__name__}.loss gave {what}; it must be a scalar tensor")
             return loss, state
 
         arguments = (fields, self.method_state, self.known)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,9 +30,18 @@ def code() -> dict[str, str | None]:
         return found
     if not (root / ".git").exists():
         return {"commit": None, "diff": None}
+    rooms = ("--", "bench", "methods", "datasets")
     commit = git(root, "rev-parse", "HEAD").strip()
-    diff = git(root, "diff", "HEAD", "--", "bench", "methods", "datasets")
+    new = git(root, "ls-files", "--others", "--exclude-standard", *rooms).splitlines()
+    diff = git(root, "diff", "HEAD", *rooms) + "".join(f"{name} {content(root / name)}\n" for name in new)
     return {"commit": commit or None, "diff": hashlib.sha256(diff.encode()).hexdigest() if diff else None}
+
+
+def content(path: Path | None) -> str | None:
+    """SHA-256 of a plug-in's file; None if it is not there."""
+    with suppress(OSError):
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    return None
 
 
 def git(root: Path, *arguments: str) -> str:

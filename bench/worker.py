@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import time
 import traceback
@@ -79,15 +80,23 @@ def attempt(job: Job, store: Store, report: Report, stop: Callable[[], bool]) ->
     try:
         for record in trained(job, begun, store, report, stop):
             store.write_record(record)
-    except (Stopped, UserError, OSError, KeyboardInterrupt):
+    except (Stopped, UserError, KeyboardInterrupt):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and refused_by_store(error, store):
+            raise
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
         kind = "out_of_memory" if full else "exception"
         message = f"{type(error).__name__}: {error}".splitlines()[0] + (remedy(job) if full else "")
         for record in begun:
             store.write_record(failed(record, kind, message, traceback.format_exc()))
     checkpoint_path(store, job).unlink(missing_ok=True)
+
+
+def refused_by_store(error: OSError, store: Store) -> bool:
+    """Whether it is the store that cannot be read or written, rather than something of the run's own."""
+    path = error.filename if isinstance(error.filename, str) else ""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or Path(path).is_relative_to(store.root)
 
 
 def remedy(job: Job) -> str:
@@ -119,7 +128,10 @@ def trained(job: Job, begun: list[Record], store: Store, report: Report, stop: C
     engine = Engine(method, training, job.runs[0].precision, job.options, seeds)
     resumed = 0
     if saved is not None:
-        engine.restore(saved["state"])
+        try:
+            engine.restore(saved["state"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise unreadable(checkpoint_path(store, job), error) from None
         resumed = int(saved["resumed"]) + 1
     engine.train(watcher(job, store, report, stop, resumed))
     report(training.steps)
@@ -198,14 +210,19 @@ def load_checkpoint(job: Job, store: Store) -> dict[str, Any] | None:
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.options.device)
         version = saved["version"]
     except Exception as error:
-        why = type(error).__name__
-        raise UserError(f"cannot read the checkpoint {path} ({why}): delete it to start over") from None
+        raise unreadable(path, error) from None
     if version != CHECKPOINT:
         raise UserError(
             f"the checkpoint {path} has layout {version}, this spurbench reads {CHECKPOINT}: finish the run with the "
             "version that began it, or delete the file to start over"
         )
+    if missing := {"threads", "micro_batch", "resumed", "state"} - set(saved):
+        raise unreadable(path, KeyError(*missing))
     return saved
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read the checkpoint {path} ({type(error).__name__}): delete it to start over")
 
 
 # ---- records ----------------------------------------------------------------------------------------------------
@@ -227,7 +244,9 @@ def frame(job: Job) -> list[Record]:
         "cost": {"seconds": 0.0, "seconds_per_step": 0.0, "peak_memory_mb": 0.0, "replicas": len(job.runs),
                  "threads": job.options.threads, "resumed": 0},
     }  # fmt: skip
+    files = {"method": method.path if method else None, "dataset": dataset.path if dataset else None}
     source = provenance.code() | {
+        "plugins": {kind: provenance.content(path) for kind, path in files.items()},
         "versions": provenance.versions(),
         "hardware": provenance.hardware(job.options.device),
         "device": job.options.device,

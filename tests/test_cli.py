@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from spurbench.bench import cli
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "training.steps=3"]
@@ -95,6 +99,8 @@ def test_a_checkpoint_of_another_version_is_refused(spurbench: Any, tmp_path: Pa
     torch.save({"version": 0}, checkpoint)
     said = spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
     assert f"has layout 0, this spurbench reads {CHECKPOINT}" in said and "done in" not in said and checkpoint.exists()
+    torch.save({"version": CHECKPOINT}, checkpoint)
+    assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
     checkpoint.write_bytes(b"not a checkpoint")
     assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
 
@@ -102,6 +108,29 @@ def test_a_checkpoint_of_another_version_is_refused(spurbench: Any, tmp_path: Pa
 def test_a_full_disk_is_one_line(spurbench: Any, tmp_path: Path) -> None:
     said = spurbench("run", *TINY, "--store", "/dev/full/store", code=2).stderr
     assert "/dev/full" in said and "Traceback" not in said
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["spurbench", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            cli.main()
+        said = capsys.readouterr().err
+        assert said.startswith("spurbench: cannot write") and said.count("\n") == 1
+        return said
+
+    packed = str(Path(__file__).parent.parent / "results" / "paper" / "records.jsonl.gz")
+    assert "Is a directory" in refused("leaderboard", packed, "--out", str(tmp_path))
+    assert "/proc/x" in refused("leaderboard", packed, "--out", "/proc/x/y")
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = refused("leaderboard", packed, "--out", str(tmp_path / "board.txt"))
+    assert "board.txt: No space left" in said and not list(tmp_path.iterdir())
 
 
 def test_help_and_list_import_nothing_heavy() -> None:

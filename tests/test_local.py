@@ -120,7 +120,9 @@ class Wrong(Method):
     [
         ("return logits.mean() * float('nan')", "diverged", "not finite at step 0"),
         ("return batch.losses(logits)", "exception", "must be a scalar"),
+        ("return 1.0", "exception", "Wrong.loss gave 1.0; it must be a scalar tensor"),
         ("raise RuntimeError('no luck')", "exception", "RuntimeError: no luck"),
+        ("open('/no/such/file')", "exception", "No such file"),
     ],
 )
 def test_failures_are_records_and_the_others_go_on(
