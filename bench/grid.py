@@ -161,6 +161,8 @@ def starting_point(paper: Any, dataset: str, method: str, changes: Mapping[str, 
     compared = not any(changes.values()) and "search" not in entry
     row = {**kept, "method": method}
     row["published"] = entry.get("published", method if block.get("paper_budget") else None) if compared else None
+    if changes.get(method) or changes.get("training"):  # no longer what someone chose by looking at the test
+        block = {**block, "selection": "none"}
     for place, name in (("hyper_parameters", method), ("training", "training"), ("options", dataset)):
         if changes.get(name):
             row[place] = {**row.get(place, {}), **changes[name]}

@@ -247,12 +247,17 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
 
 
 def chosen(square: Square, comparison: Comparison) -> dict[str, Any]:
-    """How the settings were chosen; a reference row without hyper-parameters has nothing to choose."""
-    if square.method in comparison.references and square.hyper_parameters == {}:
+    """How the settings were chosen; a guess has nothing to choose."""
+    if guesses(square, comparison):
         return {"selection": "nothing to select", "selection_rule": "none", "selection_oracle": False}
     rule = square.selection
     text = square.search or rule["text"]
     return {"selection": text, "selection_rule": rule["rule"], "selection_oracle": bool(rule.get("oracle"))}
+
+
+def guesses(square: Square, comparison: Comparison) -> bool:
+    """Whether it is a reference row without hyper-parameters: its numbers are exact, they have no deviation."""
+    return square.method in comparison.references and square.hyper_parameters == {}
 
 
 def below_chance(records: Sequence[Record]) -> bool:
@@ -276,7 +281,7 @@ def failures(square: Square) -> list[dict[str, Any]]:
 
 def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
     """With what the runs were made: every distinct commit, version and machine."""
-    found: dict[str, dict[str, None]] = {"commit": {}, "hardware": {}, "device": {}, "data": {}}
+    found: dict[str, dict[str, None]] = {"commit": {}, "hardware": {}, "device": {}, "data": {}, "plugins": {}}
     for source in (record["provenance"] for record in records):
         hardware = source.get("hardware") or {}
         changed = " + uncommitted changes" if source.get("diff") else ""
@@ -284,6 +289,8 @@ def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
         found["hardware"][str(hardware.get("gpu") or hardware.get("cpu"))] = None
         found["device"][str(source.get("device"))] = None
         found["data"][str(source.get("data") or "")[:12] or "drawn from the seed"] = None
+        if files := source.get("plugins"):
+            found["plugins"][" ".join(str(files[kind])[:12] for kind in sorted(files))] = None
         for name, version in (source.get("versions") or {}).items():
             found.setdefault(name, {})[str(version)] = None
     return {name: list(values) for name, values in found.items() if values}
@@ -294,14 +301,15 @@ def row_of(square: Square, fact: Mapping[str, Any], column: Column, comparison: 
     pairs = [(seed, value(record, column)) for seed, record in square.done.items()]
     seeds = [seed for seed, found in pairs if found is not None]
     values = [found for _, found in pairs if found is not None]
-    low, high = stats.t_interval(values) or (None, None)
+    drawn = [] if guesses(square, comparison) else values
+    low, high = stats.t_interval(drawn) or (None, None)
     percent, better = unit_of(column[1]) == "%", direction(column[1])
     published = comparison.number(square.dataset, square.dataset_options, square.published, *column)
     centre = stats.mean(values) if values else None
     return Row(
         **fact, split=column[0], metric=column[1], unit=unit_of(column[1]), higher_is_better=better,
         n=len(values), seeds=seeds, values=values, unscored=len(pairs) - len(values), mean=centre,
-        std=stats.std(values), std_ddof0=stats.std(values, 0), ci95_low=low, ci95_high=high,
+        std=stats.std(drawn), std_ddof0=stats.std(drawn, 0), ci95_low=low, ci95_high=high,
         min=min(values, default=None), median=median(values) if values else None, max=max(values, default=None),
         collapsed=stats.fallen(values, stats.floor_of(values, percent), better),
         published_mean=published.mean if published else None, published_std=published.std if published else None,

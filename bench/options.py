@@ -32,7 +32,8 @@ Grid = Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick,
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Without a grid: one value, such as sd.coef=0.1 or training.lr=1e-3.")
+    list[str] | None,
+    typer.Option("--set", help="Without a grid: one value on top of the paper's, as sd.coef=0.1 or training.lr=1e-3."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]

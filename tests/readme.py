@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def colored_mnist(by_cell: Cells) -> str:
     lines = [
         "**Colored MNIST**, the paper's protocol, in bf16 and as published in float32 (accuracy in %, ± with ddof 0; "
         "runs of ten;",
-        "† hyper-parameters chosen with a look at the test environment, here and in the papers):",
+        "† hyper-parameters chosen with a look at the test environment, here and in the papers; ‡ worse than chance in",
+        "training, so no cue was learned, or one the wrong way round):",
         "",
         "| method | test, published | bf16 | float32 | training, published | bf16 | float32 | runs |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -39,12 +41,22 @@ def colored_mnist(by_cell: Cells) -> str:
     for (dataset, label), cell in by_cell.items():
         if dataset == "colored_mnist":
             columns = [published(cell, "test"), *ours(cell, "test"), published(cell, "train"), *ours(cell, "train")]
-            mark = "†" if any(row["selection_oracle"] for row in cell.values()) else ""
+            mark = "†" * any(row["selection_oracle"] for row in cell.values())
+            mark += "‡" * any(row["below_chance"] for row in cell.values())
             runs = ", ".join(
                 str(cell[p, "test", "accuracy"]["n"]) for p in PRECISIONS if (p, "test", "accuracy") in cell
             )
             lines.append(f"| {label}{mark} | {' | '.join(columns)} | {runs} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *searched(by_cell)])
+
+
+def searched(by_cell: Cells) -> list[str]:
+    """How the hyper-parameters of the rows without a published number were found."""
+    found: dict[str, list[str]] = {}
+    for (dataset, label), cell in by_cell.items():
+        if dataset == "colored_mnist" and (text := next(iter(cell.values()))["search"]):
+            found.setdefault(text, []).append(label)
+    return textwrap.wrap(". ".join(f"{', '.join(labels)}: {text}" for text, labels in found.items()) + ".", 120)
 
 
 def published(cell: dict[Any, Any], split: str) -> str:

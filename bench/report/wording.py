@@ -121,6 +121,8 @@ def faults(rows: Sequence[Row]) -> list[str]:
                 f"{row.label}: worse than chance in training, so it has learned no cue or one the wrong way round and "
                 "does not compete, however well that serves on test"
             )
+        if (versions := len(row.provenance.get("plugins", ()))) > 1:
+            notes.append(f"{row.label}: made with {versions} versions of its method's or dataset's file")
         if row.note:
             notes.append(f"{row.label}: {row.note}")
     return notes
