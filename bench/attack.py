@@ -10,7 +10,7 @@ search for margins as in Foolbox 2's projected gradient descent, which the paper
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -91,14 +91,20 @@ def right_after_pgd(target: Target, x: Tensor, y: Tensor, how: Pgd, seed: int, t
     """Whether each picture is still classified rightly after the attack, [n]. `x` are raw inputs.
 
     Mounted as released, the gradients are those of the network on pictures that were not normalised; what it is then
-    scored on is.
+    scored on is. On another scale than the dataset's, pictures are first put where that scale gives the network what
+    it always sees.
     """
     generator = torch.Generator().manual_seed(seed)
+    own = target.pixels
+    if how.mean is not None and how.std is not None:
+        target = replace(target, pixels=replace(own, mean=how.mean, std=how.std))
     attacked = target.mounted if how.mount == "correct" else target.network
     found = []
     for rows in torch.split(torch.arange(len(y)), how.batch):
         tick()
         u, labels = unit(x[rows].to(target.device)), y[rows].to(target.device)
+        if target.pixels is not own:
+            u = target.pixels.unscaled(own.scaled(u))
         disturbed = pgd(attacked, u, labels, how, generator)
         with torch.no_grad():
             found.append((predictions(target.mounted(disturbed)) == labels).cpu())

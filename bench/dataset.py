@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,6 +86,8 @@ class Pgd:
     steps: int = 10
     random_start: bool = False
     mount: str = "correct"  # or "released": gradients at pictures that were not normalised
+    mean: tuple[float, ...] | None = None  # of the scale to attack on; None: the dataset's own
+    std: tuple[float, ...] | None = None
     batch: int = 250
 
     def __post_init__(self) -> None:
@@ -92,6 +95,21 @@ class Pgd:
             raise UserError(f"an attack with eps {self.eps:g} and step {self.step:g}: neither can be negative")
         if self.norm not in ("inf", "2") or self.mount not in ("correct", "released"):
             raise UserError(f"no attack with norm {self.norm} mounted {self.mount}: inf or 2, correct or released")
+
+    @classmethod
+    def parse(cls, text: str) -> Pgd:
+        """The attack that "NORM EPS STEP STEPS [random]" describes, such as "inf 8/255 2/255 50 random".
+
+        Errors: UserError for a text of another form, or sizes that cannot be.
+        """
+        try:
+            norm, eps, step, steps, *start = text.split()
+            if start not in ([], ["random"]):
+                raise ValueError
+            return cls(norm=norm, eps=float(Fraction(eps)), step=float(Fraction(step)), steps=int(steps),
+                       random_start=bool(start))  # fmt: skip
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f'no attack "{text}": expected NORM EPS STEP STEPS [random]: inf 8/255 2/255 50') from None
 
 
 @dataclass(frozen=True)

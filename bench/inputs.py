@@ -64,8 +64,16 @@ class Pixels:
             u = u.contiguous(memory_format=torch.channels_last)
         if self.mean == (0.0,) and self.std == (1.0,):
             return u
-        shape = (-1, *[1] * (u.ndim - 2))
-        return (u - u.new_tensor(self.mean).view(shape)) / u.new_tensor(self.std).view(shape)
+        return (u - self.each(u, self.mean)) / self.each(u, self.std)
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """What `scaled` makes `x` of."""
+        return x * self.each(x, self.std) + self.each(x, self.mean)
+
+    @staticmethod
+    def each(u: Tensor, values: tuple[float, ...]) -> Tensor:
+        """One value for each channel of `u`."""
+        return u.new_tensor(values).view(-1, *[1] * (u.ndim - 2))
 
 
 class Batches:

@@ -1,4 +1,4 @@
-"""CIFAR-10: photographs of ten kinds of things, 32 × 32 pixels; no attribute, but a margin to measure.
+"""CIFAR-10: photographs of ten kinds of things, 32 × 32 pixels; no attribute, but attacks to stand up to.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocol of the code of Pezeshki
 et al., "Gradient Starvation", NeurIPS 2021, Table 1: VGG-15 with batch normalisation, 160 epochs of 390 steps, crops
@@ -48,6 +48,8 @@ class CIFAR10(Pictures):
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
 
+    attack: str | None = None  # a further one, "NORM EPS STEP STEPS [random]": "inf 8/255 2/255 50 random"
+
     @property
     def crop(self) -> Crop:
         return Crop(32, exact=True)
@@ -57,5 +59,10 @@ class CIFAR10(Pictures):
 
     def attacks(self) -> dict[str, Attack]:
         """Table 1's: ten steps of half a level within five, as released and with the gradients where they belong."""
-        released = Pgd(eps=5 / 255, step=0.5 / 255, steps=10, mount="released")
-        return {"pgd_as_released_accuracy": released, "pgd_accuracy": replace(released, mount="correct")}
+        right = Pgd(eps=5 / 255, step=0.5 / 255, steps=10)
+        released = replace(right, mount="released", mean=CIFAR10.mean, std=CIFAR10.std)  # for CIFAR-100 too
+        return {"pgd_as_released_accuracy": released, "pgd_accuracy": right} | self.further()
+
+    def further(self) -> dict[str, Attack]:
+        """The user's attack, if there is one."""
+        return {"further_pgd_accuracy": Pgd.parse(self.attack)} if self.attack else {}

@@ -1,4 +1,4 @@
-"""CIFAR-100: photographs of a hundred kinds of things, 32 × 32 pixels; no attribute, but a margin to measure.
+"""CIFAR-100: photographs of a hundred kinds of things, 32 × 32 pixels; no attribute, but attacks to stand up to.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocol of the code of Pezeshki
 et al., "Gradient Starvation", NeurIPS 2021, Table 1, as for CIFAR-10 but with the network that its command line shows,
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from spurbench.bench.dataset import Training
-from spurbench.bench.pictures.adapter import Pictures
 from spurbench.bench.pictures.batches import Archive, batches
-from spurbench.bench.pictures.decode import Crop
 from spurbench.bench.pictures.listing import Listing, image_folder
+from spurbench.datasets.cifar10 import CIFAR10
 
 CLASSES = tuple(
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -36,7 +35,7 @@ ARCHIVE = Archive(
 
 
 @dataclass(frozen=True)
-class CIFAR100(Pictures):
+class CIFAR100(CIFAR10):
     training: ClassVar[Training] = Training(
         network="preact_resnet110", optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4,
         steps=62_400, batch=128, drops="0.5,0.75", augment="crop,flip")  # fmt: skip
@@ -46,10 +45,6 @@ class CIFAR100(Pictures):
     fetch: ClassVar[str] = "torchvision:CIFAR100"
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4865, 0.4409)
     std: ClassVar[tuple[float, ...]] = (0.2673, 0.2564, 0.2762)
-
-    @property
-    def crop(self) -> Crop:
-        return Crop(32, exact=True)
 
     def listing(self, folder: Path) -> Listing | None:
         return batches(folder, ARCHIVE, CLASSES) or image_folder(folder, CLASSES, origin="jpeg")

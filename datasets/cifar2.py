@@ -43,7 +43,7 @@ class CIFAR2(CIFAR10):
         return replace(whole, train=self.two(whole.train), tests={k: self.two(v) for k, v in whole.tests.items()})
 
     def attacks(self) -> dict[str, Attack]:
-        return {"margin": Margins()}
+        return {"margin": Margins()} | self.further()
 
     def two(self, split: Split) -> Split:
         """The pictures of the two classes, in their order."""

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from spurbench.bench import registry
 from spurbench.bench.attack import Target, margins, pgd, right_after_pgd
 from spurbench.bench.dataset import Margins, Pgd, Training
 from spurbench.bench.errors import UserError
-from spurbench.bench.inputs import Pixels
+from spurbench.bench.evaluate import predictions
+from spurbench.bench.inputs import Pixels, unit
 from spurbench.bench.network import build
 
 PLAIN = Pixels(lambda u: u)
@@ -90,6 +92,28 @@ def test_success_agrees_with_foolbox(network: tuple[Target, Tensor, Tensor], nor
     _, _, fooled = attack(model, x, y, epsilons=eps)
     ours = right_after_pgd(target, x, y, Pgd(norm=norm, eps=eps, step=eps / 5, steps=12, batch=50), 0, none)
     assert 0.1 < fooled.float().mean() < 0.9 and (ours == ~fooled).float().mean() >= 0.99
+
+
+def test_the_released_attack_on_another_scale(network: tuple[Target, Tensor, Tensor]) -> None:
+    """CIFAR-100's pictures were attacked on CIFAR-10's scale: what the network sees is the same until it is moved."""
+    target, x, y = network
+    how = Pgd(eps=0.0, step=0.0, steps=1, mount="released", mean=(0.5,) * 3, std=(0.2,) * 3)  # stays within [0, 1]
+    plain = predictions(target.mounted(unit(x))) == y
+    assert 0 < plain.sum() and torch.equal(right_after_pgd(target, x, y, how, 0, none), plain)
+    far = replace(how, eps=0.2, step=0.05, steps=10)
+    assert right_after_pgd(target, x, y, far, 0, none).sum() < plain.sum()
+
+
+def test_attacks_in_words() -> None:
+    assert Pgd.parse("inf 8/255 2/255 50 random") == Pgd(eps=8 / 255, step=2 / 255, steps=50, random_start=True)
+    assert Pgd.parse("2 0.5 0.1 10") == Pgd(norm="2", eps=0.5, step=0.1, steps=10)
+    for text in ("inf 8/255", "inf 8/0 2/255 50", "inf a b c", "inf 1 1 1 sideways", ""):
+        with pytest.raises(UserError, match="expected NORM EPS STEP STEPS"):
+            Pgd.parse(text)
+    with pytest.raises(UserError, match="negative"):
+        Pgd.parse("inf -0.1 0.1 5")
+    chosen = registry.load_dataset("cifar100")(attack="2 0.5 0.1 10").attacks()  # type: ignore[call-arg]
+    assert set(chosen) == {"pgd_as_released_accuracy", "pgd_accuracy", "further_pgd_accuracy"}
 
 
 def test_margins_of_a_linear_network_are_exact() -> None:
