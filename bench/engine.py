@@ -21,6 +21,7 @@ from spurbench.bench import evaluate
 from spurbench.bench import network as networks
 from spurbench.bench import optimizer as optimizers
 from spurbench.bench.dataset import Data, Dataset, Training
+from spurbench.bench.errors import UserError
 from spurbench.bench.inputs import Batches, Chunk, Lane, Mini, Pixels, Whole, stream
 from spurbench.bench.job import Options
 from spurbench.bench.method import Batch, Method, Problem
@@ -47,6 +48,9 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
         return networks.build(method.transform(x[:1]).shape[1:], outputs, training)
 
     classes = getattr(dataset, "classes", 2)
+    if training.logits not in (None, classes, 1 if classes == 2 else None):
+        needed = "2, or 1" if classes == 2 else f"{classes}"
+        raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = dataset.load(seed, build)
     found = [network]
     if "second network" in method.needs:

@@ -51,6 +51,8 @@ def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
 
     Errors: UserError for an unknown name, with the nearest one.
     """
+    if training.pretrained and not training.network.startswith("timm:"):
+        raise UserError(f"the network {training.network} has no pretrained weights: set training.pretrained to null")
     if training.network == "mlp":
         return MLP(prod(shape), outputs, training)
     if training.network not in PICTURES and not training.network.startswith("timm:"):

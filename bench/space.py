@@ -18,8 +18,8 @@ RANGE_KEYS = {"low", "high", "scale"}
 TYPE_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
 MOST_SEEDS = 100_000
 
-# What Training's fields may hold beyond their type: (lowest, highest) or the words there are.
-LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...]] = {
+# What Training's fields may hold beyond their type: (lowest, highest), the words there are, or their form.
+LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...] | re.Pattern[str]] = {
     "width": (1, 1_000_000),
     "hidden_layers": (0, 1000),
     "init": ("torch", "xavier"),
@@ -33,6 +33,7 @@ LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...]] = {
     "evaluate": (1, 10**9),
     "logits": (1, 10**6),
     "augment": ("crop", "flip", "crop,flip"),
+    "drops": re.compile(r"0?\.\d+(,0?\.\d+)*"),
 }
 
 
@@ -97,7 +98,10 @@ def allowed(option: Option, value: Any, of: str) -> Any:
     """`value` if the field's choices or limits allow it."""
     words: Sequence[Any] = option.search.get("choices") or ()
     limits = LIMITS.get(option.name, ()) if of == "training" else ()
-    if limits and isinstance(limits[0], str):
+    if isinstance(limits, re.Pattern):
+        if not limits.fullmatch(value):
+            raise ValueError(f"{option.name} of {of} must be shares such as 0.5,0.75, not {value!r}")
+    elif limits and isinstance(limits[0], str):
         words = limits
     elif limits and not float(limits[0]) <= value <= float(limits[1]):
         raise ValueError(f"{option.name} of {of} must lie in {limits[0]:g}..{limits[1]:g}, not {value!r}")

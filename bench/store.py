@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -247,7 +247,7 @@ def record_files(folder: Path) -> Iterator[tuple[str, str]]:
                 yield entry.path, mark_of(entry.stat())
 
 
-def is_plan(plan: Any) -> bool:
+def is_plan(plan: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(plan, dict) and isinstance(plan.get("grid"), str) and isinstance(plan.get("cells"), list)
 
 

@@ -25,7 +25,7 @@ from spurbench.bench.errors import BadData
 from spurbench.bench.pictures.adapter import Pictures
 from spurbench.bench.pictures.batches import file_md5
 from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing, columns, first, integers, other_than, parted, picked
+from spurbench.bench.pictures.listing import Listing, columns, first, integers, other_than, parted, picked, readable
 
 HOMES = ("", "celeba", "celebA", "CelebA", "celebA_v1.0", "celebA/data", "data")
 MD5 = {
@@ -94,7 +94,7 @@ def table(file: Path, *wanted: str) -> dict[str, list[str]]:
     """Columns of a list: comma-separated, or the authors' text whose first line may count the rows."""
     if file.suffix == ".csv":
         return columns(file, wanted)
-    lines = list(enumerate(file.read_text().splitlines(), 1))
+    lines = list(enumerate(readable(file).splitlines(), 1))
     header = ["image_id", "partition"]
     if "partition" not in wanted:
         header, lines = ["image_id", *(lines[1][1].split() if len(lines) > 1 else [])], lines[2:]

@@ -26,7 +26,9 @@ class SDGamma(Method):
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         if logits.ndim > 1:
-            raise ValueError(f"γ is a target of one logit; this network gives {logits.shape[-1]}: training.logits 1")
+            raise ValueError(
+                f"γ is a target of one logit, this network gives {logits.shape[-1]}: two classes, logits 1"
+            )
         risk = batch.losses(logits).mean()
         distance = (logits - torch.where(batch.y == 1, self.gamma_1, self.gamma_0)).square()
         if self.form == "released":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import nn
 
 from spurbench.bench import catalogue, registry
 from spurbench.bench.dataset import Data
+from spurbench.bench.engine import prepare
 from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.grid import adhoc_grid, expand
 from spurbench.bench.pictures.decode import Crop, cropped, decode
@@ -230,6 +233,43 @@ def test_pictures_of_ones_own(made: Path, tmp_path: Path) -> None:
     assert data.groups == ["y0", "y1", "y2"] and data.train.attribute is None
 
 
+TABLE = "img_filename,y,a,split\n"
+ROWS = [f"{i}.png,{i % 2},0,{i // 2 * 2}\n" for i in range(4)]  # two for training, two for test
+
+
+def own_table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    """A folder of four pictures and this table."""
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "metadata.csv").write_text(text, encoding=encoding)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TABLE, "no pictures in the train split"),
+        (TABLE + "".join(ROWS[2:]), "no pictures in the train split"),
+        (TABLE + "".join(ROWS[:2]), "no pictures in the test split"),
+        (TABLE + "".join(row.replace(",1,", ",0,") for row in ROWS), "all training pictures are of one class"),
+        (TABLE + "".join(row.replace(",1,", ",3,") for row in ROWS), "'y' holds no 1; its values count from 0"),
+        (TABLE + "".join(ROWS).replace(",1,", ",²,"), "holds '²', expected a whole number"),
+        (TABLE + "".join(ROWS).replace(",1,", ",99999999999999999999,"), "expected a whole number"),
+    ],
+)
+def test_tables_with_nothing_to_learn(tmp_path: Path, text: str, words: str) -> None:
+    folder = own_table(tmp_path / "mine", text)
+    assert words in refused("own_pictures", folder, "own_pictures.name=few", "own_pictures.size=8")
+
+
+def test_tables_of_other_encodings(tmp_path: Path) -> None:
+    text = TABLE + "".join(ROWS)
+    catalogue.prepare("own_pictures", own_table(tmp_path / "bom", text, "utf-8-sig"), ["own_pictures.name=few"])
+    wide = own_table(tmp_path / "wide", text, "utf-16")
+    assert "metadata.csv is no UTF-8 text" in refused("own_pictures", wide, "own_pictures.name=wide")
+
+
 def edit_csv(file: Path, row: int, column: int, value: str | None) -> None:
     """Change one cell; with None the row ends before it."""
     with open(file, newline="") as opened:
@@ -329,6 +369,37 @@ def test_a_pickle_that_would_run_something(made: Path, tmp_path: Path) -> None:
     (bad / "data_batch_2").write_bytes(pickle.dumps({"data": Evil(), "labels": []}))
     assert "cannot be read as a batch: it refers to posix.mkdir" in refused("cifar10", bad, "cifar10.origin=twin")
     assert not (tmp_path / "was here").exists()
+
+
+def test_digits_that_are_not_whole(made: Path, tmp_path: Path) -> None:
+    file = "train-images-idx3-ubyte"
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for one in made.rglob("*-ubyte*"):
+        shutil.copy(one, folder)
+    content = first_of(folder, file)
+    packed = bytearray(gzip.compress(content))
+    packed[200:300] = bytes(100)
+    (folder / f"{file}.gz").write_bytes(packed)
+    assert "is not whole" in refused("dominoes", tmp_path, "dominoes.origin=twin")
+    (folder / f"{file}.gz").write_bytes(gzip.compress(content[:10]))
+    assert "is cut short: no header" in refused("dominoes", tmp_path, "dominoes.origin=twin")
+
+
+def first_of(folder: Path, name: str) -> bytes:
+    """The content of an idx file, which is taken away."""
+    (file,) = folder.glob(f"{name}*")
+    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    file.unlink()
+    return text
+
+
+@pytest.mark.parametrize("logits", [1, 3, 12])
+def test_outputs_that_do_not_fit_the_labels(made: Path, logits: int) -> None:
+    catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    training = replace(CIFAR10.training, network="small_conv", logits=logits)
+    with pytest.raises(UserError, match=f"training.logits is {logits}; 10 classes need 10"):
+        prepare(CIFAR10(origin="twin"), registry.load_method("erm")(), training, 0)
 
 
 def test_other_files_than_the_published_ones(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

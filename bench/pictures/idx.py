@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def idx(folder: Path, name: str) -> bytes | None:
         return None
     try:
         return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadData(f"{file} is not whole ({error}): download it again") from None
 
 
@@ -35,6 +36,8 @@ def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integ
         return None
     if images is None or labels is None:
         raise BadData(f"{folder}: no {names['labels' if labels is None else 'images']}")
+    if len(labels) < 8 or len(images) < 16:
+        raise BadData(f"{folder}: {names['labels' if len(labels) < 8 else 'images']} is cut short: no header")
     y = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     pixels = np.frombuffer(images, np.uint8, offset=16)
     if len(pixels) != len(y) * 28 * 28:

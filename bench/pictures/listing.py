@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from spurbench.bench.pictures.decode import Bytes
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")  # in the order of the numbers 0, 1, 2 that split columns hold
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+NUMBER = re.compile(r"-?[0-9]{1,6}")  # of a class, an attribute or a split
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -64,6 +66,7 @@ class Listing:
 
         `other` says how to have the pictures taken for something else.
         """
+        self.trainable()
         attributes = max(1, len(self.attributes))
         found = {name: rows.counts(len(self.classes), attributes) for name, rows in self.splits.items()}
         for name, expected in published.items():
@@ -80,6 +83,14 @@ class Listing:
         if self.doubts and checksums:
             more = f" (and {len(self.doubts) - 1} more)" if len(self.doubts) > 1 else ""
             raise BadData(f"{self.folder}: {self.doubts[0]}{more}. {other}")
+
+    def trainable(self) -> None:
+        """Raise BadData unless there is something to train on and something to score."""
+        for split in ("train", "test"):
+            if not len(self.splits[split].y if split in self.splits else ()):
+                raise BadData(f"{self.folder}: no pictures in the {split} split ({self.layout})")
+        if len(set(self.splits["train"].y.tolist())) < 2:
+            raise BadData(f"{self.folder}: all training pictures are of one class ({self.layout})")
 
 
 def shown(counts: Sequence[int]) -> str:
@@ -122,9 +133,19 @@ def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
 
 def columns(file: Path, wanted: Sequence[str]) -> dict[str, list[str]]:
     """Columns of a comma-separated file, by name. Raises BadData for one that is not there or a short row."""
-    with open(file, newline="", encoding="utf-8") as opened:
-        rows = csv.reader(opened)
+    try:
+        rows = csv.reader(readable(file).splitlines(keepends=True))
         return picked(file, next(rows, []), enumerate(rows, 2), wanted)
+    except csv.Error as error:
+        raise BadData(f"{file}: {error}") from None
+
+
+def readable(file: Path) -> str:
+    """A list's text; raises BadData if it is none."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadData(f"{file} is no UTF-8 text (byte {error.start}): save it as UTF-8, or fetch it again") from None
 
 
 def picked(
@@ -153,7 +174,8 @@ def integers(file: Path, name: str, values: Sequence[str], allowed: Sequence[int
     """A column as numbers from 0 on, or among `allowed`."""
     for row, value in enumerate(values):
         text = value.strip()
-        right = text.lstrip("-").isdigit() and (int(text) in allowed if allowed else int(text) >= 0)
+        number = int(text) if NUMBER.fullmatch(text) else None
+        right = number is not None and (number in allowed if allowed else number >= 0)
         if not right:
             expected = f"one of {', '.join(map(str, allowed))}" if allowed else "a whole number from 0 on"
             raise BadData(f"{file}: column '{name}' of picture {row + 1} holds '{value}', expected {expected}")
@@ -176,6 +198,9 @@ def table(folder: Path, attribute: str, classes: Sequence[str] = (), attributes:
     for name, values, names in (("y", y, classes), (attribute, a, attributes)):
         if values.max(initial=0) >= len(names):
             raise BadData(f"{file}: column '{name}' holds {values.max()}, expected 0 to {len(names) - 1}")
+    for name, values in (("y", y), (attribute, a)):
+        if gaps := sorted(set(range(values.max(initial=0))) - set(values.tolist())):
+            raise BadData(f"{file}: column '{name}' holds no {gaps[0]}; its values count from 0 without gaps")
     splits = dict(parted(folder, found["img_filename"], y, a, split))
     return Listing("metadata.csv", folder, splits, classes, attributes)
 
