@@ -230,7 +230,8 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
     """What is the same in every row of a square."""
     records, done = list(square.records.values()), list(square.done.values())
     needs = sorted(records[0]["needs"]) if records else []
-    seen = ["labels", *(need for need in needs if need in INFORMATION)]
+    told = {*needs, "groups"} if (square.training or {}).get("balanced") else set(needs)
+    seen = ["labels", *sorted(told & INFORMATION)]
     return {
         "dataset": square.dataset, "method": square.method, "label": square.label,
         **chosen(square, comparison), "search": square.search,
