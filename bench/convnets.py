@@ -59,7 +59,7 @@ def vgg15_bn(shape: Sequence[int], outputs: int) -> nn.Module:
 
 
 def kaiming(module: nn.Module) -> None:
-    """Weights of convolutions and linear layers normal, scaled by fan-out; scales of batch norms uniform in [0, 1]."""
+    """Weights of convolutions normal, scaled by fan-out; scales of batch norms uniform in [0, 1]; biases zero."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:

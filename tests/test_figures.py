@@ -297,6 +297,9 @@ def test_what_is_lacking_is_one_line_with_the_command(
     assert "did you mean fig6?" in command("figure", "fig66", made / "store", code=2).err
     assert "no store at" in command("figure", "fig6", tmp_path / "none", code=2).err
     (tmp_path / "file").write_text("")
+    assert (
+        "x.jpg: expected a folder, or a name ending in svg" in command("figure", "fig5", "--out", "x.jpg", code=2).err
+    )
     said = command("figure", "fig5", "--out", tmp_path / "file" / "f.svg", code=2).err
     assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
     said = command("report", made / "store", "--out", tmp_path / "file", code=2).err

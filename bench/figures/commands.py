@@ -79,7 +79,7 @@ def probe(
 ) -> None:
     """Tell which features a binary run learned and which it starved, by training it again and watching.
 
-    Features are singular vectors of the label-signed Jacobian at initialisation. Writes SVG, PNG and JSON.
+    Features are singular vectors of the label-signed Jacobian at initialisation. Writes SVG, PDF, PNG and JSON.
 
     [dim]spurbench probe stores/paper --cell 'figure 1: erm' --cell 'figure 1: sd'[/dim]
     """
@@ -125,13 +125,21 @@ def report(
 
 
 def where(out: Path | None, name: str) -> Path:
-    """The path of a figure's files without their endings: `out` is a file or a folder."""
+    """The path of a figure's files without their endings: `out` is a file or a folder.
+
+    Errors: UserError for a file of another format.
+    """
+    from spurbench.bench.errors import UserError
     from spurbench.bench.figures.draw import FORMATS
 
     if out is None:
         return Path(name)
     if out.suffix.removeprefix(".") in FORMATS:
         return out.with_suffix("")
+    if out.suffix and not out.is_dir():
+        raise UserError(
+            f"no figure can be written to {out}: expected a folder, or a name ending in {', '.join(FORMATS)}"
+        )
     return out / name
 
 
