@@ -10,13 +10,14 @@ from typing import Any, Protocol
 from spurbench.bench import stats
 from spurbench.bench.published import Comparison, load
 from spurbench.bench.record import Record
-from spurbench.bench.selection import accuracy, unbiased, worst_environment, worst_group
+from spurbench.bench.selection import accuracy, adjusted, unbiased, worst_environment, worst_group
 from spurbench.bench.squares import Plan, Square, squares, tables
 
 Column = tuple[str, str]  # split, metric
 ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
 SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group, "unbiased_accuracy": unbiased}
 CONFLICTING = "bias_conflicting_accuracy"  # mean over the groups whose attribute misleads
+ADJUSTED = "adjusted_accuracy"  # groups weigh as in training, as is usual for Waterbirds
 COUNTED = (*SHARES, "entropy", "loss")
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 
@@ -188,7 +189,8 @@ def columns_of(record: Record) -> list[Column]:
     """Every split and metric a record has."""
     counted = [(split, metric) for split in record["splits"] for metric in COUNTED]
     counted += [ENVIRONMENTS] if "train_e0" in record["splits"] else []
-    counted += [(split, CONFLICTING) for split in record["splits"] if record.get("conflicting")]
+    if record.get("conflicting"):
+        counted += [(split, metric) for split in record["splits"] for metric in (CONFLICTING, ADJUSTED)]
     return counted + [(split, metric) for split, values in record["measures"].items() for metric in values]
 
 
@@ -203,8 +205,9 @@ def value(record: Record, column: Column) -> float | None:
         least = worst_environment(record["splits"])
         return None if least is None else least * scale
     counts = record["splits"].get(split)
-    if metric == CONFLICTING and counts and record.get("conflicting"):
-        share = unbiased({name: [counts[name][g] for g in record["conflicting"]] for name in ("n", "correct")})
+    if metric in (CONFLICTING, ADJUSTED) and counts and record.get("conflicting"):
+        misled = {name: [counts[name][g] for g in record["conflicting"]] for name in ("n", "correct")}
+        share = unbiased(misled) if metric == CONFLICTING else adjusted(counts, record["splits"].get("train"))
         return None if share is None else share * scale
     if counts is None or metric not in COUNTED or not sum(counts["n"]):
         return None

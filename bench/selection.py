@@ -43,6 +43,14 @@ def unbiased(counts: Counts | None) -> float | None:
     return sum(each) / len(each) if each else None
 
 
+def adjusted(counts: Counts, training: Counts | None) -> float | None:
+    """The mean over groups weighted by their examples in training; None if one of these has no example to score."""
+    if not training or any(weight and not n for weight, n in zip(training["n"], counts["n"], strict=True)):
+        return None
+    parts = zip(training["n"], counts["correct"], counts["n"], strict=True)
+    return sum(weight * right / n for weight, right, n in parts if n) / sum(training["n"])
+
+
 def by_group(counts: Counts | None) -> list[float]:
     if not counts:
         return []

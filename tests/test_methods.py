@@ -83,6 +83,7 @@ def test_sd_as_in_equation_17() -> None:
 
 def test_sd_of_several_classes() -> None:
     assert close(scored(method("sd", coef=0.01), Z3, batch(Y3, 3))[0], 2.04582115)
+    assert close(scored(method("sd", coef=0.2), [[2.0, 0.0]], batch([0]))[0], 0.52692801)  # check N9: 0.1 of the sum
 
 
 @pytest.mark.parametrize(("lambda_", "margin"), [(0.002, 4.66512041), (0.006, 3.76688640), (2.0, 0.22232347)])

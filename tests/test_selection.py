@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.leaderboard import build, value
+from spurbench.bench.leaderboard import build, columns_of, value
 from spurbench.bench.selection import at_its_best, mean_score, unbiased
 from tests.test_leaderboard import cell, plan, record, run
 
@@ -52,6 +52,15 @@ def test_bias_conflicting_accuracy_is_over_the_groups_that_mislead() -> None:
     one = looked_at() | {"splits": {"test": counts(96, 99, 83, 40)}, "conflicting": [0, 3]}
     assert value(one, ("test", "bias_conflicting_accuracy")) == pytest.approx(68.0)
     assert value(looked_at(), ("test", "bias_conflicting_accuracy")) is None
+
+
+def test_adjusted_accuracy_weighs_groups_as_training_does() -> None:
+    """Check N30, with the groups of CelebA."""
+    training = {"n": [71629, 66874, 22880, 1387], "correct": [0] * 4}
+    one = looked_at() | {"splits": {"train": training, "test": counts(96, 99, 83, 40)}, "conflicting": [0, 3]}
+    assert value(one, ("test", "adjusted_accuracy")) == pytest.approx(94.92800, abs=1e-5)
+    assert ("test", "adjusted_accuracy") in columns_of(one)
+    assert value(one | {"splits": {"test": counts(96, 99, 83, 40)}}, ("test", "adjusted_accuracy")) is None
 
 
 def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
