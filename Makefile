@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
+GRIDS := paper cifar2
+FIGURES := paper
 
 .PHONY: help run test test-slurm paper results perf lint clean
 
@@ -36,10 +38,12 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
-	  $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid paper --format $${form%%:*} \
-	    --out results/paper/leaderboard.$${form##*:} || exit 1; done
-	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
+	for grid in $(GRIDS); do \
+	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
+	    $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid $$grid --format $${form%%:*} \
+	      --out results/$$grid/leaderboard.$${form##*:} || exit 1; done; done
+	for name in $(FIGURES); do \
+	  $(BIN)/spurbench figure $$name results/paper/records.jsonl.gz --partial --out results/paper/figures || exit 1; done
 	$(BIN)/python tests/readme.py
 
 perf: $(STAMP)
