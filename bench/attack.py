@@ -116,7 +116,8 @@ def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> T
 
     0 for a picture that is misclassified as it is, infinity where the search fails.
     """
-    parts = torch.split(torch.arange(len(y)), how.batch or (100 if target.device.type == "cpu" else 1000))
+    fitting = 100 * torch.get_num_threads() if target.device.type == "cpu" else 1000  # a thread's share in its cache
+    parts = torch.split(torch.arange(len(y)), how.batch or fitting)
     batches = ((unit(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
     return torch.cat([search(target, u, labels, how, tick).cpu() for u, labels in batches])
 
