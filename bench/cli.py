@@ -137,7 +137,7 @@ def plan(
     rows = summary(planned)
     for row in rows:
         row["state"] = f"n/a: {row['na']}" if row["na"] else row["search"] or ""
-        row["options"] = ", ".join(f"{k}={v}" for k, v in row["dataset_options"].items())
+        row["options"] = ", ".join(f"{k}={v}" for k, v in row["dataset_options"].items() if v is not None)
     columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
                "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
     show(rows, columns, f"{planned['grid']}: {planned['description']}")

@@ -80,7 +80,8 @@ def label(row: Row) -> str:
 def title(section: Section) -> str:
     """Dataset, options and precision of a table."""
     version = f"protocol {section.protocol_version}" if section.protocol_version > 1 else ""
-    return " · ".join(part for part in (section.dataset, listed(section.options), version, section.precision) if part)
+    options = listed({name: value for name, value in section.options.items() if value is not None})
+    return " · ".join(part for part in (section.dataset, options, version, section.precision) if part)
 
 
 def parts(section: Section) -> list[list[int]]:
