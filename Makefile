@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
-GRIDS := paper cifar2
+GRIDS := paper cifar2 celeba_twin
 FIGURES := paper
 
 .PHONY: help run test test-slurm paper results perf lint clean
