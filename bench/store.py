@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.read: dict[str, tuple[str, Record | str]] = {}  # path → mark of the file, what was read from it
+        self.read: dict[str, tuple[str, dict[str, Any] | str]] = {}  # path → mark of the file, what was read from it
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> Store:
@@ -97,9 +97,7 @@ class Store:
         usable, unusable = [], []
         with without_collection():
             for path, mark in record_files(self.root / "records"):
-                if self.read.get(path, ("",))[0] != mark:
-                    self.read[path] = mark, read_record(path)
-                found = self.read[path][1]
+                found = self.once(path, mark, read_record)
                 if isinstance(found, str):
                     unusable.append(Unusable(os.path.relpath(path, self.root), found))
                 else:
@@ -121,14 +119,18 @@ class Store:
         plans: list[dict[str, Any]] = []
         unusable: list[Unusable] = []
         for path in sorted(self.root.glob("plans/*.json")):
-            plan = None
-            with suppress(ValueError):
-                plan = json.loads(path.read_bytes())
-            if is_plan(plan):
-                plans.append(plan)
+            found = self.once(str(path), mark_of(path.stat()), read_plan)
+            if isinstance(found, str):
+                unusable.append(Unusable(str(path.relative_to(self.root)), found))
             else:
-                unusable.append(Unusable(str(path.relative_to(self.root)), "not a plan (truncated?)"))
+                plans.append(found)
         return plans, unusable
+
+    def once(self, path: str, mark: str, read: Callable[[str], dict[str, Any] | str]) -> dict[str, Any] | str:
+        """What `read` makes of a file, read again only when the file has changed."""
+        if self.read.get(path, ("",))[0] != mark:
+            self.read[path] = mark, read(path)
+        return self.read[path][1]
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         write_atomically(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
@@ -278,6 +280,15 @@ def read_record(path: str) -> Record | str:
     except ValueError:
         return "not valid JSON (truncated?)"
     return fault(record, text) or record
+
+
+def read_plan(path: str) -> dict[str, Any] | str:
+    """The plan in a file, or the reason why it cannot be used."""
+    with suppress(ValueError):
+        plan = json.loads(Path(path).read_bytes())
+        if is_plan(plan):
+            return plan
+    return "not a plan (truncated?)"
 
 
 def check_schema(mark: Path) -> None:
