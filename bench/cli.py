@@ -128,6 +128,7 @@ def plan(
     """Show what a grid would run, cell by cell, and which cells cannot be run and why."""
     from spurbench.bench.grid import expand, load_grid, summary
     from spurbench.bench.grid import only as chosen
+    from spurbench.bench.record import used
 
     add_plugins(plugin)
     planned = expand(chosen(load_grid(grid), only or []), {})
@@ -137,7 +138,7 @@ def plan(
     rows = summary(planned)
     for row in rows:
         row["state"] = f"n/a: {row['na']}" if row["na"] else row["search"] or ""
-        row["options"] = ", ".join(f"{k}={v}" for k, v in row["dataset_options"].items() if v is not None)
+        row["options"] = ", ".join(f"{k}={v}" for k, v in used(row["dataset_options"]).items())
     columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
                "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
     show(rows, columns, f"{planned['grid']}: {planned['description']}")

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from spurbench.bench.leaderboard import Column, Leaderboard, Row, Section
+from spurbench.bench.record import used
 from spurbench.bench.squares import listed
 
 MINUS = "−"
@@ -80,7 +81,7 @@ def label(row: Row) -> str:
 def title(section: Section) -> str:
     """Dataset, options and precision of a table."""
     version = f"protocol {section.protocol_version}" if section.protocol_version > 1 else ""
-    options = listed({name: value for name, value in section.options.items() if value is not None})
+    options = listed(used(section.options))
     return " · ".join(part for part in (section.dataset, options, version, section.precision) if part)
 
 
