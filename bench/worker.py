@@ -131,7 +131,7 @@ def trained(job: Job, begun: list[Record], store: Store, report: Report, stop: C
         try:
             engine.restore(saved["state"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise unreadable(checkpoint_path(store, job), error) from None
+            raise unreadable(checkpoint_path(store, job), type(error).__name__) from None
         resumed = int(saved["resumed"]) + 1
     engine.train(watcher(job, store, report, stop, resumed))
     report(training.steps)
@@ -210,19 +210,19 @@ def load_checkpoint(job: Job, store: Store) -> dict[str, Any] | None:
         saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.options.device)
         version = saved["version"]
     except Exception as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, type(error).__name__) from None
     if version != CHECKPOINT:
         raise UserError(
             f"the checkpoint {path} has layout {version}, this spurbench reads {CHECKPOINT}: finish the run with the "
             "version that began it, or delete the file to start over"
         )
     if missing := {"threads", "micro_batch", "resumed", "state"} - set(saved):
-        raise unreadable(path, KeyError(*missing))
+        raise unreadable(path, f"no {', '.join(sorted(missing))}")
     return saved
 
 
-def unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"cannot read the checkpoint {path} ({type(error).__name__}): delete it to start over")
+def unreadable(path: Path, why: str) -> UserError:
+    return UserError(f"cannot read the checkpoint {path} ({why}): delete it to start over")
 
 
 # ---- records ----------------------------------------------------------------------------------------------------
