@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
-GRIDS := paper cifar2 celeba_twin
-FIGURES := paper
 
 .PHONY: help run test test-slurm paper results perf lint clean
 
@@ -38,12 +36,11 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in $(GRIDS); do \
+	for grid in paper cifar2 celeba_twin; do \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	    $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid $$grid --format $${form%%:*} \
 	      --out results/$$grid/leaderboard.$${form##*:} || exit 1; done; done
-	for name in $(FIGURES); do \
-	  $(BIN)/spurbench figure $$name results/paper/records.jsonl.gz --partial --out results/paper/figures || exit 1; done
+	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
 	$(BIN)/python tests/readme.py
 
 perf: $(STAMP)
