@@ -4,7 +4,9 @@ Source: Pezeshki et al., "Gradient Starvation", NeurIPS 2021, arXiv 2011.09468, 
 Needs: nothing beyond labels; two classes, one logit.
 Differs: the text form is divided by the number of examples. The released form takes the mean of (z − γ)² over each
 class, without ½, so a class weighs `coef` whatever its size: the opposite order of the text's λ_0 > λ_1. A class
-absent from the batch adds nothing (in the released code it gives NaN).
+absent from the batch adds nothing (in the released code it gives NaN). Its modes spw1 and spw2, the former the one
+that Figure 4's script names, multiply one class's logits by r before squaring: the text form with γ = 0, λ = 2 sp for
+the other class and λ = 2 sp r² for that one.
 """
 
 from dataclasses import dataclass

@@ -101,6 +101,13 @@ def test_sd_gamma() -> None:
     assert close(scored(method("sd_gamma"), Z1, batch(Y1))[0], 1.18431271)
 
 
+@pytest.mark.parametrize(("lambda_0", "lambda_1", "loss"), [(0.2, 6.498, 11.706212), (6.498, 0.2, 2.456026)])
+def test_sd_gamma_as_the_modes_that_scale_logits(lambda_0: float, lambda_1: float, loss: float) -> None:
+    """spw1 and spw2 with sp = 0.1 and r = 5.7: λ = 2 sp, and 2 sp r² for the class that is scaled."""
+    scaled = method("sd_gamma", lambda_0=lambda_0, lambda_1=lambda_1, gamma_0=0.0, gamma_1=0.0)
+    assert close(scored(scaled, Z1, batch(Y1))[0], loss, 5)
+
+
 def test_sd_gamma_without_one_class() -> None:
     loss, slope = scored(method("sd_gamma", form="released"), Z1, batch([0, 0, 0, 0]))
     assert loss == loss and slope.isfinite().all()
