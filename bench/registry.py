@@ -144,7 +144,7 @@ def from_entry_point(point: EntryPoint, kind: str) -> PluginInfo:
 def known(kind: str, name: str) -> PluginInfo:
     found = plugins(kind)
     if name not in found:
-        raise unknown(kind, name, found)
+        raise UserError(f"{unknown(kind, name, found)} (or --plugin FILE)")
     if found[name].problem:
         raise UserError(f"{kind} '{name}' cannot be used: {found[name].problem} ({found[name].path})")
     return found[name]

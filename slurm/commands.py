@@ -48,6 +48,7 @@ def submit(
     jobs_per_task: JobsPerTask = 1,
     device: Annotated[str, typer.Option(help="auto: a GPU if the task has one, else the CPU; cpu; cuda.")] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
+    compile_: options.Compile = False,
     dry_run: DryRun = False,
     node_local: NodeLocal = False,
     snapshot: Snapshot = True,
@@ -71,16 +72,16 @@ def submit(
     add_plugins(plugin)
     given = {"partition": partition, "account": account, "qos": qos, "constraint": constraint, "gpus": gpus,
              "cpus": cpus, "mem": mem, "time": time, "setup": setup, "srun": srun}  # fmt: skip
-    options = {name: value for name, value in given.items() if value is not None}
+    asked = {name: value for name, value in given.items() if value is not None}
     below = profiles.profile(cluster)
-    profiles.resources(below, ("the command line", options))  # complaints come before anything is written
+    profiles.resources(below, ("the command line", asked))  # complaints come before anything is written
     chosen = load_grid(grid)
     where = store or Path("stores") / Path(grid).stem
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
     sent = send(
-        chosen, folder, Settings(device=device, retry=retry, only=only or []),
+        chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_),
         Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot),
-        lambda of_cell: profiles.resources(below, (grid, of_cell), ("the command line", options)),
+        lambda of_cell: profiles.resources(below, (grid, of_cell), ("the command line", asked)),
     )  # fmt: skip
     say(sent, where, dry_run)
 

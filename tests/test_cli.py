@@ -141,12 +141,15 @@ def test_help_and_list_import_nothing_heavy() -> None:
     assert not loaded & {"torch", "scipy", "sklearn", "pandas", "numpy"}
 
 
-def test_new_method_passes_its_check_and_runs(spurbench: Any, tmp_path: Path) -> None:
+def test_new_method_passes_its_check_runs_and_is_probed(spurbench: Any, tmp_path: Path) -> None:
     spurbench("new-method", "mine", cwd=tmp_path)
     assert "FAIL" not in spurbench("check-method", "mine.py", cwd=tmp_path).stdout
     spurbench("run", "--plugin", "mine.py", *TINY, "--method", "mine", "--store", "s", cwd=tmp_path)
     rows = json.loads(spurbench("leaderboard", "s", "--format", "json", cwd=tmp_path).stdout)
     assert {row["method"] for row in rows} == {"erm", "mine"}
+    probe = ("probe", "s", "--cell", "mine", "--features", 2, "--points", 2)
+    assert "--plugin FILE" in spurbench(*probe, code=2, cwd=tmp_path).stderr
+    assert "two_moon × mine" in spurbench(*probe, "--plugin", "mine.py", cwd=tmp_path).stdout
 
 
 def test_not_applicable_cells_are_shown(spurbench: Any, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from spurbench.bench import options
+
 Train = Annotated[
     bool, typer.Option("--train", help="Train runs again of which nothing was kept to draw from, and keep it.")
 ]
@@ -30,17 +32,20 @@ def figure(
     partial: Annotated[bool, typer.Option("--partial", help="Draw the panels there are runs for.")] = False,
     train: Train = False,
     jobs: Jobs = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Draw a figure from a store: SVG, PDF, PNG, and the plotted numbers as JSON.
 
     [dim]spurbench figure fig6 stores/paper --out fig6.svg[/dim]
     """
+    from spurbench.bench.cli import add_plugins
     from spurbench.bench.errors import UserError
     from spurbench.bench.figures import draw, sheet
     from spurbench.bench.figures.source import Source
     from spurbench.bench.processes import stoppable
     from spurbench.bench.store import Store
 
+    add_plugins(plugin)
     figures = sheet.load(name)
     source = Source(Store.open(store) if store else None)
     if train:
@@ -76,6 +81,7 @@ def probe(
     spacing: Annotated[str, typer.Option(help="Of the moments: log or even.")] = "log",
     out: Annotated[Path | None, typer.Option(help="File to write, or the folder of probe.svg; default here.")] = None,
     jobs: Jobs = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Tell which features a binary run learned and which it starved, by training it again and watching.
 
@@ -84,13 +90,14 @@ def probe(
     [dim]spurbench probe stores/paper --cell 'figure 1: erm' --cell 'figure 1: sd'[/dim]
     """
     from spurbench.bench import again
-    from spurbench.bench.cli import show
+    from spurbench.bench.cli import add_plugins, show
     from spurbench.bench.errors import unknown
     from spurbench.bench.figures import draw, probing
     from spurbench.bench.processes import stoppable
     from spurbench.bench.starvation import Settings
     from spurbench.bench.store import Store
 
+    add_plugins(plugin)
     if spacing not in ("log", "even"):
         raise unknown("spacing", spacing, ("log", "even"))
     settings, source = Settings(features, sample, points, spacing), Store.open(store)
