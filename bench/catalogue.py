@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spurbench.bench import registry
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.errors import BadData, UserError, unknown
 from spurbench.bench.grid import parsed_sets, shipped_grids
 from spurbench.bench.source import PluginInfo
 from spurbench.bench.space import checked
@@ -99,7 +99,11 @@ def with_options(name: str, sets: Sequence[str]) -> Dataset:
     return registry.load_dataset(name)(**chosen)
 
 
-def verify(name: str | None, thorough: bool = True) -> list[str]:
-    """What the check of each dataset's files found; unless `thorough`, only what takes no time is checked."""
-    names = [name] if name else [n for n, info in registry.datasets().items() if not info.problem]
-    return [f"ok    {n}: {registry.load_dataset(n)().verify(thorough)}" for n in names]
+def verify(name: str | None = None, thorough: bool = True) -> Iterator[tuple[str, bool, str]]:
+    """Each dataset, whether its files are in order, and what was found; unless `thorough`, what takes no time."""
+    for each in [name] if name else [n for n, info in registry.datasets().items() if not info.problem]:
+        dataset = registry.load_dataset(each)()
+        try:
+            yield each, True, dataset.verify(thorough)
+        except (BadData, OSError) as error:
+            yield each, False, str(error)

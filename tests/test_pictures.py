@@ -263,6 +263,18 @@ def test_tables_with_nothing_to_learn(tmp_path: Path, text: str, words: str) -> 
     assert words in refused("own_pictures", folder, "own_pictures.name=few", "own_pictures.size=8")
 
 
+def test_a_folder_that_changed_is_noticed(tmp_path: Path) -> None:
+    sets = ("own_pictures.name=mine", "own_pictures.size=8")
+    folder = own_table(tmp_path / "mine", TABLE + "".join(ROWS))
+    assert catalogue.prepare("own_pictures", folder, sets).startswith("prepared")
+    assert catalogue.prepare("own_pictures", folder, sets).startswith("already prepared")
+    assert "is a file: give the folder" in refused("own_pictures", folder / "metadata.csv", *sets)
+    (folder / "metadata.csv").write_text(TABLE + "".join(ROWS[:2] + ROWS[3:] + ROWS[2:3]))
+    assert "mine has changed since it was prepared: delete" in refused("own_pictures", folder, *sets)
+    shutil.rmtree(folder)
+    assert catalogue.prepare("own_pictures", folder, sets).startswith("already prepared")
+
+
 def test_tables_of_other_encodings(tmp_path: Path) -> None:
     text = TABLE + "".join(ROWS)
     catalogue.prepare("own_pictures", own_table(tmp_path / "bom", text, "utf-8-sig"), ["own_pictures.name=few"])
@@ -431,11 +443,11 @@ def test_unreadable_pictures(faces: Path) -> None:
         data_of(CelebA(origin="twin", size=16))
     data = data_of(CelebA(origin="twin-incomplete", size=16))
     assert len(data.train.y) == sum(GROUPS[0]) - 2
-    facts = Prepared.open(root() / "celeba" / "twin-incomplete-16").facts
-    assert [name for name, _ in facts["left_out"]] == ["000003.jpg", "000005.jpg"]
+    here = Prepared.open(root() / "celeba" / "twin-incomplete-16")
+    assert [name for name, _ in here.facts["left_out"]] == ["000003.jpg", "000005.jpg"]
     kept = decode(faces / "img_align_celeba" / "000004.jpg", Crop(16, square=True))
     assert np.array_equal(data.train.x[2].numpy(), kept)
-    catalogue.verify("celeba")
+    assert verified("celeba") == (True, f"{here}, SHA-256 as prepared")
     assert "already prepared" in catalogue.prepare("celeba", faces, TWIN, allow_bad=True)
 
 
@@ -496,6 +508,24 @@ def test_a_download_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch
     said = refused("cifar10", None)
     assert "cannot be downloaded" in said and "data prepare cifar10 --from FOLDER, where FOLDER has cifar-10-b" in said
     assert ("no route to host" if isinstance(error, OSError) else "needs the package torchvision") in said
+
+
+def test_a_download_is_whole_or_not_there(made: Path, monkeypatch: pytest.MonkeyPatch, data_folder: Path) -> None:
+    """What wilds says of a failure is passed on although it goes on; what came half is not used the next time."""
+    wilds = pytest.importorskip("wilds")
+
+    def fail(name: str, root_dir: str, download: bool) -> None:
+        assert not Path(root_dir).exists()
+        Path(root_dir, "waterbirds_v1.0").mkdir(parents=True)
+        print("Exception:  no route to host\n")
+        raise FileNotFoundError("metadata.csv")
+
+    monkeypatch.setattr(wilds, "get_dataset", fail)
+    for _ in range(2):
+        assert "cannot be downloaded (no route to host)" in refused("waterbirds", None)
+    monkeypatch.setattr(wilds, "get_dataset", lambda name, root_dir, download: shutil.copytree(made, root_dir))
+    assert "pictures" in catalogue.prepare("waterbirds", None, ["waterbirds.origin=twin", "waterbirds.size=8"])
+    assert [folder.name for folder in (data_folder / "downloads").iterdir()] == ["waterbirds"]
 
 
 def test_downloads_are_those_of_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -588,8 +618,8 @@ def test_damage_is_found(made: Path) -> None:
     folder = root() / "celeba" / "twin-16"
     flip(folder / "test.npy", -5)
     data_of(CelebA(origin="twin", size=16))
-    with pytest.raises(BadData, match="the test pictures in .* are damaged"):
-        catalogue.verify("celeba")
+    ok, found = verified("celeba")
+    assert not ok and f"the test pictures in {folder} are damaged" in found
     flip(folder / "train-labels.npz", 100)
     with pytest.raises(BadData, match="the train labels"):
         data_of(CelebA(origin="twin", size=16))
@@ -600,6 +630,14 @@ def test_damage_is_found(made: Path) -> None:
     (folder / FACTS).write_text("{")
     with pytest.raises(BadData, match="cannot be used"):
         data_of(CelebA(origin="twin", size=16))
+    catalogue.prepare("celeba", made, ["celeba.origin=twin", "celeba.size=8"])
+    (found,) = [row["source"] for row in catalogue.data() if row["dataset"] == "celeba"]
+    assert "prepared.json cannot be used" in found and "twin-8: 301 pictures" in found  # the one hides not the other
+
+
+def verified(name: str) -> tuple[bool, str]:
+    ((_, ok, found),) = catalogue.verify(name)
+    return ok, found
 
 
 def flip(file: Path, at: int) -> None:
@@ -621,11 +659,11 @@ def test_pictures_are_shared_and_not_changed(made: Path) -> None:
 def test_list_and_verify_tell_what_there_is(made: Path) -> None:
     before = {row["dataset"]: row["source"] for row in catalogue.data()}
     assert before["celeba"] == "not prepared: spurbench data prepare celeba --from FOLDER"
-    assert "not prepared, nothing to verify" in catalogue.verify("celeba")[0]
+    assert verified("celeba") == (True, "not prepared, nothing to verify")
     catalogue.prepare("celeba", made, TWIN)
     after = {row["dataset"]: row["source"] for row in catalogue.data()}
     assert after["celeba"].startswith(f"twin-16: {sum(map(sum, GROUPS))} pictures of 16 × 16, CelebA's")
-    assert "SHA-256 as prepared" in catalogue.verify("celeba")[0]
+    assert "SHA-256 as prepared" in verified("celeba")[1]
 
 
 # ---- from files to a leaderboard ------------------------------------------------------------------------------------

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -63,6 +67,7 @@ class Pictures(Dataset):
         package, _, name = self.fetch.partition(":")
         if package not in DOWNLOADS:
             raise UserError("there is nowhere to download it from")
+        print(f"downloading {self.home} through {package}", file=sys.stderr)
         DOWNLOADS[package](name, folder)
         return folder
 
@@ -77,7 +82,7 @@ class Pictures(Dataset):
         from spurbench.bench.pictures.preparing import Order, prepare
 
         here = self.ready(self.origin, allow_bad)
-        if here and (source is None or here.facts["from"] == str(source.resolve())):
+        if here and not (source and source.exists()):
             return f"already prepared: {here} ({here.folder})"
         listing = self.found(source.resolve() if source else fetched(self))
         origin = listing.origin if self.origin == "original" else self.origin
@@ -85,8 +90,7 @@ class Pictures(Dataset):
         listing.check(self.published if known else {}, self.elsewise, known)
         here = here or self.ready(origin, allow_bad)
         if here:
-            same = here.facts["from"] == str(listing.folder)
-            return f"already prepared: {here} ({here.folder})" + ("" if same else "; delete it to prepare it anew")
+            return already(here, listing)
         made = prepare(listing, Order(self.home, self.version, self.crop, allow_bad, processes), origin)
         return f"prepared {made} ({made.folder}){self.hint(made.facts['origin'])}"
 
@@ -107,6 +111,8 @@ class Pictures(Dataset):
 
     def found(self, folder: Path) -> Listing:
         """What the folder holds; raises BadData if it is not there or has another layout."""
+        if folder.is_file():
+            raise BadData(f"{folder} is a file: give the folder it lies in, {folder.parent}")
         if not folder.is_dir():
             raise BadData(f"no folder {folder}")
         listing = self.listing(folder)
@@ -126,7 +132,7 @@ class Pictures(Dataset):
         found = self.ready(self.origin)
         if found:
             return found
-        others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home))
+        others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home) if isinstance(one, Prepared))
         raise BadData(
             f"{self.home} is not prepared as '{self.version(self.origin)}' in {root() / self.home}: "
             f"spurbench data prepare {self.called}" + (f"; there is: {others}" if others else "")
@@ -162,16 +168,37 @@ class Pictures(Dataset):
 
     def verify(self, thorough: bool = True) -> str:
         found = list(Prepared.versions(self.home))
+        bad = [str(one) for one in found if not isinstance(one, Prepared)]
         for one in found if thorough else ():
-            one.verify()
+            if isinstance(one, Prepared):
+                bad += one.damage()
+        if bad:
+            raise BadData("; ".join(bad))
         words = ", SHA-256 as prepared" if thorough else ""
         return "; ".join(f"{one}{words}" for one in found) or "not prepared, nothing to verify"
+
+
+def already(here: Prepared, listing: Listing) -> str:
+    """That pictures are prepared; raises UserError if their folder holds others, or other labels, by now."""
+    if here.facts["from"] != str(listing.folder):
+        return f"already prepared: {here} ({here.folder}); delete it to prepare it anew"
+    if here.facts.get("listing", listing.fingerprint) != listing.fingerprint:
+        raise UserError(f"{listing.folder} has changed since it was prepared: delete {here.folder} to prepare it anew")
+    return f"already prepared: {here} ({here.folder})"
 
 
 def by_wilds(name: str, folder: Path) -> None:
     from wilds import get_dataset
 
-    get_dataset(name, root_dir=str(folder), download=True)
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            get_dataset(name, root_dir=str(folder), download=True)
+    except Exception:
+        causes = re.findall(r"^Exception: *(.+)", said.getvalue(), re.MULTILINE)
+        if causes:  # it prints why a download failed, goes on, and complains of the files it misses
+            raise UserError(causes[-1]) from None
+        raise
 
 
 def by_torchvision(name: str, folder: Path) -> None:
@@ -185,9 +212,19 @@ DOWNLOADS = {"wilds": by_wilds, "torchvision": by_torchvision}
 
 def fetched(dataset: Pictures) -> Path:
     """The folder of the downloaded files; raises UserError, saying what to do by hand, if that fails."""
+    from spurbench.bench.pictures.preparing import locked
+
     folder = root() / "downloads" / dataset.home
+    if folder.is_dir():
+        return folder
+    work = folder.with_name(f".{dataset.home}.downloading")
+    work.mkdir(parents=True, exist_ok=True)
     try:
-        return dataset.download(folder)
+        with locked(work):
+            shutil.rmtree(work / "files", ignore_errors=True)  # what came half is not taken for the whole
+            dataset.download(work / "files").rename(folder)
+            shutil.rmtree(work)
+        return folder
     except ImportError as error:
         reason = f"needs the package {error.name}"
     except Exception as error:  # whatever the network, the server or the other package brings up

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Listing:
     origin: str = "original"  # what the files can at best be: the published ones, or a version of them
     doubts: list[str] = field(default_factory=list)  # why they are not what `origin` says
 
+    @cached_property
     def fingerprint(self) -> str:
         """Changes whenever other pictures would be prepared, or the same ones with other labels."""
         found = sha256(f"{self.layout} {self.folder} {list(self.classes)} {list(self.attributes)}".encode())

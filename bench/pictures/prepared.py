@@ -63,11 +63,14 @@ class Prepared:
         return cls(folder, facts)
 
     @classmethod
-    def versions(cls, name: str) -> Iterator[Prepared]:
-        """Every version of a dataset that is prepared here."""
+    def versions(cls, name: str) -> Iterator[Prepared | UserError]:
+        """Every version of a dataset that is prepared here; of one that cannot be used, the reason."""
         for facts in sorted((root() / name).glob(f"*/{FACTS}")):
             if not facts.parent.name.startswith("."):
-                yield cls.open(facts.parent)
+                try:
+                    yield cls.open(facts.parent)
+                except UserError as error:
+                    yield error
 
     @property
     def checksum(self) -> str:
@@ -91,12 +94,15 @@ class Prepared:
             raise BadData(f"the {split} labels in {self.folder} are damaged: delete it and prepare it again")
         return found
 
-    def verify(self) -> None:
-        """Read everything and compare it with the checksums; raises BadData."""
+    def damage(self) -> Iterator[str]:
+        """Read everything and compare it with the checksums; a line for each file that differs."""
         for split, facts in self.facts["splits"].items():
-            self.labels(split)
+            try:
+                self.labels(split)
+            except BadData as error:
+                yield str(error)
             if part_hashes(self.pictures(split)) != facts["parts"]:
-                raise BadData(f"the {split} pictures in {self.folder} are damaged: delete it and prepare it again")
+                yield f"the {split} pictures in {self.folder} are damaged: delete it and prepare it again"
 
     def __str__(self) -> str:
         facts = self.facts

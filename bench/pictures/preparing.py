@@ -94,7 +94,7 @@ def prepare(listing: Listing, order: Order, origin: str) -> Prepared:
 
 def complete(work: Path, listing: Listing) -> bool:
     """Whether all that is left is to give the folder its name."""
-    return (work / FACTS).exists() and json.loads((work / FACTS).read_bytes())["from"] == str(listing.folder)
+    return (work / FACTS).exists() and json.loads((work / FACTS).read_bytes())["listing"] == listing.fingerprint
 
 
 def named(work: Path, home: Path) -> Prepared:
@@ -124,7 +124,7 @@ def locked(work: Path) -> Iterator[None]:
 
 def begin(work: Path, listing: Listing, crop: Crop) -> None:
     """Forget what was prepared before from another source, with other sizes or by another Pillow."""
-    plan = {"listing": listing.fingerprint(), "crop": asdict(crop), "pillow": version("pillow"), "schema": SCHEMA}
+    plan = {"listing": listing.fingerprint, "crop": asdict(crop), "pillow": version("pillow"), "schema": SCHEMA}
     file = work / "plan.json"
     if not file.exists() or json.loads(file.read_bytes()) != plan:
         for old in [*work.glob("*.npy"), *work.glob("*.npz"), *work.glob("*.json")]:
@@ -245,6 +245,7 @@ def finish(
     facts = {
         "schema": SCHEMA, "name": order.name, "version": order.naming(origin), "origin": origin,
         "side": order.crop.side, "crop": asdict(order.crop), "layout": listing.layout, "from": str(listing.folder),
+        "listing": listing.fingerprint,
         "classes": list(listing.classes), "attributes": list(listing.attributes), "splits": splits,
         "left_out": [[listing.splits[name].ids[row], why] for name, rows in bad.items() for row, why in rows],
         "checksum": overall(splits), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
