@@ -8,7 +8,6 @@ weights only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -104,15 +103,12 @@ def preact_resnet110(shape: Sequence[int], outputs: int) -> nn.Module:
 def timm_model(name: str, shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
     """timm's model of that name with `outputs` outputs; `training.pretrained` is "timm" or a file of weights.
 
-    Errors: UserError for an unknown model (with the nearest names), or if weights cannot be had.
+    Errors: UserError if weights cannot be had.
     """
     try:
         import timm
     except ImportError:
         raise UserError(f"the network timm:{name} needs the package timm: pip install timm") from None
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3)
-        raise UserError(f"timm has no model '{name}'; did you mean {', '.join(near) or 'none of its names are near'}?")
     given = training.pretrained
     try:
         model: nn.Module = timm.create_model(name, pretrained=given == "timm", num_classes=outputs, in_chans=shape[0])

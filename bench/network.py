@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from spurbench.bench.dataset import Training
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.errors import UserError
+from spurbench.bench.space import known_network
 
 
 class MLP(nn.Sequential):
@@ -43,9 +44,6 @@ def xavier(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-PICTURES = ("small_conv", "vgg15_bn", "preact_resnet110")
-
-
 def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
     """The network `training.network` for inputs of `shape` (no batch axis) and this many logits.
 
@@ -55,8 +53,10 @@ def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
         raise UserError(f"the network {training.network} has no pretrained weights: set training.pretrained to null")
     if training.network == "mlp":
         return MLP(prod(shape), outputs, training)
-    if training.network not in PICTURES and not training.network.startswith("timm:"):
-        raise unknown("network", training.network, ("mlp", *PICTURES, "timm:MODEL"))
+    try:
+        known_network(training.network)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     from spurbench.bench import convnets
 
     if len(shape) != 3:

@@ -122,6 +122,10 @@ MISTAKES = [
         "{method: erm, training: {optimizer: adm}}",
         "optimizer of training must be sgd or adam, not 'adm'; did you me",
     ),
+    (
+        "{method: erm, training: {network: vgg15}}",
+        "6: no network 'vgg15'; did you mean vgg15_bn? there are: mlp, small_conv",
+    ),
     ("{method: erm, training: {steps: -1}}", "steps of training must lie in 0..1e+09, not -1"),
     (
         "{method: erm, options: {train_siz: 4}}",
