@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isclose
@@ -40,7 +41,7 @@ def stacks(records: Sequence[Record]) -> list[list[Record]]:
 
 def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool]], None]) -> None:
     """Do the tasks, `jobs` at once; `report` is told of each that is done and which runs came out as recorded."""
-    if jobs == 1 or len(tasks) == 1:
+    if jobs == 1 or len(tasks) <= 1:
         for task in tasks:
             report(task, do(task))
         torch.set_flush_denormal(False)  # a worker's process would have ended
@@ -53,6 +54,9 @@ def do(task: Again) -> list[bool]:
     """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
     engine = before(task.records)
     places = range(len(task.records))
+    if task.probe:
+        first = task.records[0]
+        print(f"{first['dataset']} × {first['method']}: looking for its features, {len(places)} runs", file=sys.stderr)
     probes = [starvation.Probe(engine, task.probe, r) for r in places] if task.probe else []
 
     def look(engine: Engine) -> None:

@@ -166,13 +166,21 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
     said: list[bool] = []
     tasks = draw.again_for([own["surfaces"]], bare)
     assert sorted(len(task.records) for task in tasks) == [1, 1, 2, 2]  # in stacks as high as they were
-    draw.train_again([own["surfaces"]], bare, 1, lambda task, same: said.extend(same))
+    again.all_of(tasks, 1, lambda task, same: said.extend(same))
     assert said == [True] * 6
     for id, record in bare.records.items():
         if record["dataset"] == "two_moon":
             before, after = (drawings.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
             assert (before == after).all()
     assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
+
+
+def test_nothing_to_train_again_is_no_mistake(made: Path, own: Any, tmp_path: Path, command: Any) -> None:
+    said = command("figure", "own.yaml", made / "store", "--train", "--partial", "--out", tmp_path, code=0)
+    assert "to train again" in said.err  # the first time the probe's features are looked for
+    again_ = command("figure", "own.yaml", made / "store", "--train", "--out", tmp_path, code=0)
+    assert "to train again" not in again_.err and (tmp_path / "surfaces.svg").exists()
+    command("figure", "fig5", "--train", "--out", tmp_path / "fig5.svg", code=0)
 
 
 ENDLESS = """\

@@ -38,6 +38,7 @@ def figure(
 
     [dim]spurbench figure fig6 stores/paper --out fig6.svg[/dim]
     """
+    from spurbench.bench import again
     from spurbench.bench.cli import add_plugins
     from spurbench.bench.errors import UserError
     from spurbench.bench.figures import draw, sheet
@@ -48,10 +49,11 @@ def figure(
     add_plugins(plugin)
     figures = sheet.load(name)
     source = Source(Store.open(store) if store else None)
-    if train:
+    tasks = draw.again_for(figures, source) if train else []
+    if tasks:
         writable(where(out, figures[0].name))
         with stoppable():
-            draw.train_again(figures, source, jobs or cores(), progress(draw.again_for(figures, source)))
+            again.all_of(tasks, jobs or cores(), progress(tasks))
     refused = []
     for one in figures:
         try:

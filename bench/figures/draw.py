@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,19 +54,10 @@ def make(figure: Figure, source: Source, partial: bool = False) -> Drawing:
     return Drawing(figure, parts, [lack for some in lacks for lack in some])
 
 
-def train_again(
-    figures: Sequence[Figure], source: Source, jobs: int, report: Callable[[again.Again, list[bool]], None]
-) -> None:
-    """Train those runs again of which nothing is kept that these figures are drawn from, and keep it."""
-    if source.store is None or isinstance(source.store, Packed):
-        raise UserError("--train keeps what it makes in the store: name a folder (`spurbench merge` makes one)")
-    tasks = again_for(figures, source)
-    again.all_of(tasks, jobs, report)
-
-
 def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
-    """What is to be trained again, each run once, cell by cell in stacks."""
-    assert source.store
+    """The runs of which nothing is kept that these figures are drawn from, each once, cell by cell in stacks."""
+    if isinstance(source.store, Packed):
+        raise UserError("--train keeps what it makes in the store: name a folder (`spurbench merge` makes one)")
     wanted: dict[str, Record] = {}
     wishes: dict[str, dict[str, Any]] = {}  # run id → fields of Again
     for panel in (panel for figure in figures for panel in figure.panels):
@@ -81,6 +72,7 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
         again.Again(stack, source.store.root, **wishes[stack[0]["id"]])
         for records in groups.values()
         for stack in again.stacks(records)
+        if source.store
     ]
 
 
