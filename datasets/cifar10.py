@@ -21,7 +21,7 @@ from spurbench.bench.pictures.listing import Listing, image_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = Archive(
-    "cifar-10-batches-py", "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a",
+    "cifar-10-batches-py", "cifar-10-python.tar.gz",
     {
         "train": {
             "data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",

@@ -28,7 +28,7 @@ CLASSES = tuple(
     television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
 )
 ARCHIVE = Archive(
-    "cifar-100-python", "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85",
+    "cifar-100-python", "cifar-100-python.tar.gz",
     {"train": {"train": "16019d7e3df5f24257cddd939b257f8d"}, "test": {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}},
     labels="fine_labels",
 )  # fmt: skip

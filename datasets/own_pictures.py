@@ -47,5 +47,5 @@ class OwnPictures(Pictures):
         return f"{self.name}{named}-{super().version(origin)}"
 
     def listing(self, folder: Path) -> Listing | None:
-        classes = sorted(p.name for p in (folder / "train").glob("*/")) if (folder / "train").is_dir() else []
+        classes = sorted(p.name for p in folder.glob("train/[!.]*/"))
         return table(folder, self.attribute) or image_folder(folder, classes, origin="original")

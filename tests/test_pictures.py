@@ -231,6 +231,8 @@ def test_pictures_of_ones_own(made: Path, tmp_path: Path) -> None:
     catalogue.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=16"])
     data = data_of(OwnPictures(name="tree", size=16))
     assert data.groups == ["y0", "y1", "y2"] and data.train.attribute is None
+    with pytest.raises(BadData, match=r"prepare own_pictures --from FOLDER --set own_pictures.name=x --set .*size=8;"):
+        data_of(OwnPictures(name="x", size=8))
 
 
 TABLE = "img_filename,y,a,split\n"
@@ -254,6 +256,11 @@ def own_table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
         (TABLE + "".join(ROWS[:2]), "no pictures in the test split"),
         (TABLE + "".join(row.replace(",1,", ",0,") for row in ROWS), "all training pictures are of one class"),
         (TABLE + "".join(row.replace(",1,", ",3,") for row in ROWS), "'y' holds no 1; its values count from 0"),
+        (TABLE + "".join(ROWS[:2] + ["3.png,2,0,2\n"]), "no training pictures of the class 'y2'"),
+        (
+            TABLE + "".join([*ROWS, ROWS[0].replace(",0\n", ",2\n")]),
+            "1 of the pictures are listed more than once, the first is 0",
+        ),
         (TABLE + "".join(ROWS).replace(",1,", ",²,"), "holds '²', expected a whole number"),
         (TABLE + "".join(ROWS).replace(",1,", ",99999999999999999999,"), "expected a whole number"),
     ],
@@ -361,7 +368,11 @@ def test_the_same_weights_whatever_the_pictures(made: Path) -> None:
 def test_a_half_downloaded_archive(made: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as packed:
         packed.add(made / "cifar-10-batches-py", "cifar-10-batches-py")
+    whole = (tmp_path / "cifar-10-python.tar.gz").read_bytes()
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole[: len(whole) // 2])
     assert "is not whole" in refused("cifar10", tmp_path, "cifar10.origin=twin")
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole)
+    assert catalogue.prepare("cifar10", tmp_path, ["cifar10.origin=twin"]).startswith("prepared twin: ")
     part = shutil.copytree(made / "cifar-10-batches-py", tmp_path / "part")
     (part / "data_batch_3").unlink()
     assert "data_batch_3 missing" in refused("cifar10", part, "cifar10.origin=twin")
@@ -488,6 +499,24 @@ def test_a_wrong_metadata_file(row: int, column: int, value: str | None, said: s
     birds = Path(shutil.copytree(made / "waterbirds_v1.0", tmp_path / "birds"))
     edit_csv(birds / "metadata.csv", row, column, value)
     assert said in refused("waterbirds", birds, "waterbirds.origin=twin", "waterbirds.size=16")
+
+
+def test_pictures_of_more_bits_are_not_cut_off(tmp_path: Path) -> None:
+    folder = own_table(tmp_path / "mine", TABLE + "".join(ROWS))
+    Image.fromarray(np.full((8, 8), 20_000, np.uint16)).save(folder / "2.png")
+    said = refused("own_pictures", folder, "own_pictures.name=mine", "own_pictures.size=8")
+    assert "2.png (has more than 8 bits a channel (mode I;16))" in said
+
+
+def test_a_class_without_pictures(tmp_path: Path) -> None:
+    tree = jpeg_folder(tmp_path / "tree", ("cat", "dog"))
+    for name in ("train/.ipynb_checkpoints", "train/eel", "test/eel"):
+        (tree / name).mkdir()
+    said = refused("own_pictures", tree, "own_pictures.name=tree", "own_pictures.size=8")
+    assert "no training pictures of the class 'eel'" in said
+    for name in ("train/eel", "test/eel"):
+        (tree / name).rmdir()
+    assert "prepared" in catalogue.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=8"])
 
 
 def test_folders_that_hold_something_else(made: Path, tmp_path: Path) -> None:

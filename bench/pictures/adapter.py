@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,9 +97,13 @@ class Pictures(Dataset):
 
     def hint(self, origin: str) -> str:
         """The options with which to run what was prepared."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)} | {"origin": origin}
-        sets = [f"--set {self.called}.{f.name}={own[f.name]}" for f in fields(self) if own[f.name] != f.default]
-        return f"; run it with {' '.join(sets)}" if sets else ""
+        sets = replace(self, origin=origin).sets()
+        return f"; run it with{sets}" if sets else ""
+
+    def sets(self) -> str:
+        """The options as the command line takes them, each after a space; none that has its default."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return "".join(f" --set {shlex.quote(f'{self.called}.{name}={value}')}" for name, value in own.items())
 
     def ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
         """The prepared version of an origin; if allowed, also one without unreadable pictures."""
@@ -135,7 +140,8 @@ class Pictures(Dataset):
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home) if isinstance(one, Prepared))
         raise BadData(
             f"{self.home} is not prepared as '{self.version(self.origin)}' in {root() / self.home}: "
-            f"spurbench data prepare {self.called}" + (f"; there is: {others}" if others else "")
+            f"spurbench data prepare {self.called}{self.sets() and ' --from FOLDER'}{self.sets()}"
+            + (f"; there is: {others}" if others else "")
         )
 
     def split(self, name: str) -> Split:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,10 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive of pickled batches: MD5 of the archive and of each file, files by split."""
+    """A published archive of pickled batches: its files by split, with the MD5 of each."""
 
     folder: str
     archive: str
-    md5: str
     files: Mapping[str, Mapping[str, str]]  # split → file → MD5
     labels: str = "labels"
 
@@ -72,19 +72,24 @@ def found(folder: Path, archive: Archive) -> dict[str, bytes] | None:
             return {name: (place / name).read_bytes() for name in names}
     if not packed.is_file():
         return None
-    if file_md5(packed) != archive.md5:
-        raise BadData(
-            f"{packed} is not whole: {packed.stat().st_size:,} bytes with MD5 {file_md5(packed)}, expected "
-            f"{archive.md5}; download it again"
-        )
-    with tarfile.open(packed) as opened:
-        members = {name: opened.extractfile(f"{archive.folder}/{name}") for name in names}
-        return {name: member.read() for name, member in members.items() if member is not None}
+    try:
+        with tarfile.open(packed) as opened:
+            return {name: member(opened, f"{archive.folder}/{name}") for name in names}
+    except (tarfile.TarError, EOFError, OSError, KeyError, zlib.error) as error:
+        size = packed.stat().st_size
+        raise BadData(f"{packed} is not whole, {size:,} bytes ({error}): download it again") from None
 
 
 def file_md5(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def member(archive: tarfile.TarFile, name: str) -> bytes:
+    opened = archive.extractfile(name)
+    if opened is None:
+        raise KeyError(f"{name} is no file")
+    return opened.read()
 
 
 def batch(file: Path, content: bytes, labels: str, classes: int) -> tuple[Any, Any]:

@@ -27,6 +27,8 @@ class Crop:
 def decode(file: Path | str, crop: Crop) -> Bytes:
     """The picture in a file as RGB, [3, side, side]. Raises one of UNREADABLE."""
     with Image.open(file) as opened:
+        if opened.mode[0] in "IF":  # which Pillow would cut off above 255
+            raise ValueError(f"has more than 8 bits a channel (mode {opened.mode})")
         return cropped(opened.convert("RGB"), crop)
 
 

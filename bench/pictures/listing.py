@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")  # in the order of the numbers 0, 1, 2 that split columns hold
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 NUMBER = re.compile(r"-?[0-9]{1,6}")  # of a class, an attribute or a split
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass
@@ -91,8 +92,12 @@ class Listing:
         for split in ("train", "test"):
             if not len(self.splits[split].y if split in self.splits else ()):
                 raise BadData(f"{self.folder}: no pictures in the {split} split ({self.layout})")
-        if len(set(self.splits["train"].y.tolist())) < 2:
+        present = set(self.splits["train"].y.tolist())
+        if len(present) < 2:
             raise BadData(f"{self.folder}: all training pictures are of one class ({self.layout})")
+        for label, name in enumerate(self.classes):
+            if label not in present:
+                raise BadData(f"{self.folder}: no training pictures of the class '{name}' ({self.layout})")
 
 
 def shown(counts: Sequence[int]) -> str:
@@ -115,7 +120,7 @@ def image_folder(folder: Path, classes: Sequence[str], origin: str) -> Listing |
 def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
     """The pictures of one split, class after class, in the order of their names."""
     for entry in sorted(place.iterdir()):
-        if entry.is_dir() and entry.name not in classes:
+        if entry.is_dir() and entry.name not in classes and not entry.name.startswith("."):
             raise BadData(f"{entry}: {unknown('class', entry.name, classes)}")
     files, y = [], []
     for label, name in enumerate(classes):
@@ -210,6 +215,8 @@ def table(folder: Path, attribute: str, classes: Sequence[str] = (), attributes:
 def parted(folder: Path, names: Sequence[str], y: Integers, a: Integers, split: Integers) -> Iterator[tuple[str, Rows]]:
     """The rows of each split that has any; every file must be there."""
     require(folder, names)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BadData(f"{folder}: {len(twice):,} of the pictures are listed more than once, the first is {twice[0]}")
     for number, name in enumerate(SPLITS):
         chosen = np.flatnonzero(split == number).tolist()
         if chosen:

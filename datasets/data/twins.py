@@ -151,13 +151,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=178, help="of a picture, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    if given.name in ("celeba", "waterbirds"):
-        make = celeba if given.name == "celeba" else waterbirds
-        make(given.folder, given.n, given.width, given.seed)
-    elif given.name == "mnist":
-        mnist(given.folder, given.n, given.seed)
-    else:
-        cifar(given.folder, given.n, given.seed, 10 if given.name == "cifar10" else 100)
+    try:
+        if given.name in ("celeba", "waterbirds"):
+            make = celeba if given.name == "celeba" else waterbirds
+            make(given.folder, given.n, given.width, given.seed)
+        elif given.name == "mnist":
+            mnist(given.folder, given.n, given.seed)
+        else:
+            cifar(given.folder, given.n, given.seed, 10 if given.name == "cifar10" else 100)
+    except FileExistsError as error:
+        parser.error(f"{error.filename} is there already: delete it, or name another folder")
 
 
 if __name__ == "__main__":
