@@ -93,6 +93,8 @@ class Pgd:
     def __post_init__(self) -> None:
         if self.eps < 0 or self.step < 0:
             raise UserError(f"an attack with eps {self.eps:g} and step {self.step:g}: neither can be negative")
+        if self.steps < 1:
+            raise UserError(f"an attack of {self.steps} steps: it takes 1 or more")
         if self.norm not in ("inf", "2") or self.mount not in ("correct", "released"):
             raise UserError(f"no attack with norm {self.norm} mounted {self.mount}: inf or 2, correct or released")
 

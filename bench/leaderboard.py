@@ -19,6 +19,7 @@ SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group, "unbiased_a
 CONFLICTING = "bias_conflicting_accuracy"  # mean over the groups whose attribute misleads
 ADJUSTED = "adjusted_accuracy"  # groups weigh as in training, as is usual for Waterbirds
 COUNTED = (*SHARES, "entropy", "loss")
+ASKED_FOR = "further_"  # begins the names of measures that an option of the run asked for
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 
 
@@ -139,8 +140,9 @@ def build(
 ) -> Leaderboard:
     """The leaderboard of a store's records, plans and unusable records.
 
-    Without `all_metrics` the columns are the dataset's `headlines`, or of one not given there its records' `headline`.
-    `planned_only` leaves out records no plan asks for. `comparison` replaces datasets/published.yaml.
+    Without `all_metrics` the columns are the dataset's `headlines`, or of one not given there its records' `headline`,
+    and what the runs were asked for. `planned_only` leaves out records no plan asks for. `comparison` replaces
+    datasets/published.yaml.
     """
     plans, comparison = list(plans), comparison or load()
     shown = headline_of(records, headlines or {})
@@ -167,9 +169,8 @@ def headline_of(records: Sequence[Record], known: Mapping[str, Iterable[Sequence
 def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, comparison: Comparison) -> Section:
     first = group[0]
     columns = list(shown.get(first.dataset, [("test", "accuracy"), ("train", "accuracy")]))
-    if all_:
-        there = {column: None for square in group for record in square.done.values() for column in columns_of(record)}
-        columns += [column for column in there if column not in columns]
+    there = {column: None for square in group for record in square.done.values() for column in columns_of(record)}
+    columns += [column for column in there if column not in columns and (all_ or column[1].startswith(ASKED_FOR))]
     group = [s for s in group if s.method not in comparison.references] + [
         s for s in group if s.method in comparison.references
     ]

@@ -154,5 +154,7 @@ def test_an_attack_that_stands_still_is_given_up() -> None:
 def test_what_no_attack_can_be() -> None:
     with pytest.raises(UserError, match="eps -0.1 .* negative"):
         Pgd(eps=-0.1)
+    with pytest.raises(UserError, match="an attack of 0 steps: it takes 1 or more"):
+        Pgd.parse("inf 8/255 2/255 0")
     with pytest.raises(UserError, match="inf or 2"):
         replace(Pgd(), norm="1")

@@ -117,6 +117,13 @@ def test_all_metrics() -> None:
     assert {("test", "worst_group_accuracy"), ("test", "entropy"), ("train", "loss")} <= found
 
 
+def test_what_a_run_was_asked_for_is_shown() -> None:
+    one = record(run("erm", 0))
+    one["measures"] = {"test": {"further_pgd_accuracy": 0.25, "pgd_accuracy": 0.5}}
+    (table,) = leaderboard.build([sealed(one)]).sections
+    assert ("test", "further_pgd_accuracy") in table.columns and ("test", "pgd_accuracy") not in table.columns
+
+
 def test_json_has_the_promised_keys() -> None:
     keys = "dataset method split metric selection n n_planned mean std ci95_low ci95_high".split()
     keys += ["published_mean", "published_std", "published_source"]
