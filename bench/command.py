@@ -65,6 +65,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         shown.append(watcher)
         return watcher
 
+    before = {plan["grid"] for plan in store.plans()}
     for one in store.records()[1]:
         console.print(f"set aside: {one.path}: {one.reason}; its run is done again", highlight=False, soft_wrap=True)
     try:
@@ -73,7 +74,15 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         for bars in shown:
             if isinstance(bars, Bars):
                 bars.close()
+    if result.refused and grid.name not in before and not begun(result.plan or {"cells": []}, store):
+        store.drop_plan(grid.name)  # else a mistyped option would stay as a row that waits for ever
     return conclude(result, store, where, console)
+
+
+def begun(plan: dict[str, Any], store: Store) -> bool:
+    """Whether there is a record of any run of a plan, or someone is at work on one."""
+    there = {record["id"] for record in store.records()[0]} | store.claims().keys()
+    return any(run.id in there for run, _ in grids.runs(plan))
 
 
 def conclude(result: Any, store: Store, where: Path, console: Console) -> int:

@@ -7,6 +7,7 @@ weights only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -103,13 +104,14 @@ def preact_resnet110(shape: Sequence[int], outputs: int) -> nn.Module:
 def timm_model(name: str, shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
     """timm's model of that name with `outputs` outputs; `training.pretrained` is "timm" or a file of weights.
 
-    Errors: UserError if weights cannot be had.
+    Errors: UserError if weights cannot be had, or pictures of this size do not fit.
     """
     try:
         import timm
     except ImportError:
         raise UserError(f"the network timm:{name} needs the package timm: pip install timm") from None
     given = training.pretrained
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try it makes to reach the network
     try:
         model: nn.Module = timm.create_model(name, pretrained=given == "timm", num_classes=outputs, in_chans=shape[0])
     except (OSError, RuntimeError) as error:
@@ -118,7 +120,15 @@ def timm_model(name: str, shape: Sequence[int], outputs: int, training: Training
         ) from None
     if given and given != "timm":
         load_weights(model, Path(given))
-    return model
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = " × ".join(map(str, shape))
+        raise UserError(
+            f"the network timm:{name} does not take pictures of {size}: {str(error).splitlines()[0]}"
+        ) from None
+    return model.train()
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

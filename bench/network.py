@@ -49,14 +49,14 @@ def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
 
     Errors: UserError for an unknown name, with the nearest one.
     """
-    if training.pretrained and not training.network.startswith("timm:"):
-        raise UserError(f"the network {training.network} has no pretrained weights: set training.pretrained to null")
-    if training.network == "mlp":
-        return MLP(prod(shape), outputs, training)
     try:
         known_network(training.network)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if training.pretrained and not training.network.startswith("timm:"):
+        raise UserError(f"the network {training.network} has no pretrained weights: set training.pretrained to null")
+    if training.network == "mlp":
+        return MLP(prod(shape), outputs, training)
     from spurbench.bench import convnets
 
     if len(shape) != 3:

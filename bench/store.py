@@ -135,6 +135,9 @@ class Store:
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         write_atomically(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
 
+    def drop_plan(self, grid: str) -> None:
+        (self.root / "plans" / f"{grid}.json").unlink(missing_ok=True)
+
     def pack(self, file: Path) -> int:
         """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; their number."""
         records, _ = self.records()

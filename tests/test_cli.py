@@ -50,6 +50,16 @@ def test_mistakes_are_one_line(spurbench: Any, tmp_path: Path, arguments: list[s
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_a_grid_of_which_nothing_could_begin_leaves_no_row(spurbench: Any, tmp_path: Path) -> None:
+    """An option that only the dataset itself can judge is refused in the worker."""
+    done = spurbench("run", *TINY, "--set", "two_moon.examples=1", "--store", "s", code=2, cwd=tmp_path)
+    assert "each class needs one" in done.stderr
+    assert not list(tmp_path.rglob("plans/*.json"))
+    spurbench("run", *TINY, "--store", "s", cwd=tmp_path)
+    spurbench("run", *TINY, "--set", "two_moon.examples=1", "--store", "s", code=2, cwd=tmp_path)
+    assert len(list(tmp_path.rglob("plans/*.json"))) == 1
+
+
 def test_a_grid_file_error_names_file_line_and_key(spurbench: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "datasets:\n  - dataset: two_moon\n    methods:\n      - method: erm\n        sedes: 3\n"

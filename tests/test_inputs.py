@@ -164,6 +164,8 @@ def test_networks_that_cannot_be_had_are_named(tmp_path: Any) -> None:
     pytest.importorskip("timm")
     with pytest.raises(UserError, match="did you mean resnet50"):
         network.build((3, 32, 32), 2, Training(network="timm:resnet5O"))
+    with pytest.raises(UserError, match="does not take pictures of 3 × 32 × 32: Input height"):
+        network.build((3, 32, 32), 2, Training(network="timm:vit_tiny_patch16_224"))
     other = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(1)}, other)
     with pytest.raises(UserError, match="of another network"):
