@@ -7,12 +7,15 @@ z_j = u_jᵀ Y ŷ for the logits ŷ of the moment. Source: Pezeshki et al., "Gra
 Whether a feature starves is told from shares of ‖ŷ‖² = Σ_j z_j². Where spectral decoupling comes to rest all margins
 are equal (Eq. 18), so that feature j has a share of (Σ_i u_ij)²/n: what it is due. A feature that is due 1 % or more
 starves if its share at the end of training is below half of that; else it grew.
+
+What a feature is about is told where it can be: Y u_j is a unit vector over the examples, and its squared cosine with
+the spurious attribute ã = ±1, or with the constant 1, is the part of the feature that this makes up. Source: ours.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +32,8 @@ from spurbench.bench.inputs import stream
 Array = NDArray[Any]
 NOTABLE = 0.01  # of ‖ŷ‖²: features that are due less play no part
 STARVED = 0.5  # of what is due
+ABOUT = ("constant", "attribute")  # what a feature may be about
+MOSTLY = 0.5  # of a feature
 EXACT = 5_000_000  # entries of J up to which it is written down
 OVERSAMPLING, ROUNDS = 6, 6  # of the randomised SVD by block Krylov (Musco and Musco, arXiv 1504.05477)
 START = "probe/"  # of the arrays' names among a run's drawings
@@ -58,7 +63,10 @@ class Probe:
         if data.classes != 2:
             raise UserError(f"features are told apart by labels ±1: this run has {data.classes} classes, not 2")
         rows = sample(len(data.train.y), settings.sample, seed)
-        self.x, self.sign = data.train.x[rows], (2 * data.train.y[rows] - 1).double()
+        self.x, self.sign = data.train.x[rows], signs(data.train.y[rows])
+        self.known = {"constant": torch.ones_like(self.sign)}
+        if data.train.attribute is not None and data.attributes == 2:
+            self.known["attribute"] = signs(data.train.attribute[rows])
         self.settings, self.steps = settings, settings.steps(engine.training.steps)
         self.U, self.strengths = features(engine, r, self.x, self.sign, settings.features)
         self.responses: list[Array] = []
@@ -79,10 +87,16 @@ class Probe:
             "steps": self.steps[: len(self.norms)],
             "strengths": self.strengths,
             "due": self.U.sum(0).square() / len(self.sign),
+            **{name: (self.U.T @ (self.sign * v)).square() / len(v) for name, v in self.known.items()},
             "responses": np.array(self.responses, np.float32),
             "norms": self.norms,
         }
         return {START + name: np.asarray(value) for name, value in found.items()}
+
+
+def signs(values: Tensor) -> Tensor:
+    """0 and 1 as −1 and 1."""
+    return (2 * values - 1).double()
 
 
 def one_logit(z: Tensor) -> Tensor:
@@ -165,7 +179,8 @@ def seen(arrays: dict[str, Array], settings: Settings) -> dict[str, Array] | Non
 
 def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:
     """A row for each feature with means over runs, and the verdict; strongest feature first."""
-    mean = {name: np.mean([run[name] for run in runs], 0) for name in ("strengths", "due", "responses")}
+    about = [name for name in ABOUT if all(name in run for run in runs)]
+    mean = {name: np.mean([run[name] for run in runs], 0) for name in ("strengths", "due", "responses", *about)}
     learned = np.mean([shares(run) for run in runs], 0)
     return [
         {
@@ -177,8 +192,14 @@ def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:
             "learned": float(learned[j]),
             "verdict": verdict(mean["due"][j], learned[j]),
         }
+        | {name: float(mean[name][j]) for name in about}
         for j in range(len(learned))
     ]
+
+
+def mostly(row: Mapping[str, Any]) -> str:
+    """What makes up half of a feature of the summary or more, if anything that is known does."""
+    return next((name for name in ABOUT if row.get(name, 0.0) >= MOSTLY), "")
 
 
 def shares(run: dict[str, Array]) -> Array:

@@ -105,6 +105,20 @@ def test_equal_margins_are_what_is_due() -> None:
     assert [r["verdict"] for r in starvation.summary([poor]) if r["due"] == due.max()] == ["starved"]
 
 
+def test_what_features_are_about() -> None:
+    """All features together make up the constant and the attribute; one that is the colour is named after it."""
+    engine = engine_of("colored_mnist", "erm", [0], {"train_size": 40}, width=20)
+    found = Probe(engine, Settings(features=40))
+    split = engine.seeds[0].data.train
+    seen = found.arrays()
+    assert seen["probe/constant"].sum() == pytest.approx(1) and seen["probe/attribute"].sum() == pytest.approx(1)
+    colour = (2 * split.attribute - 1) / 40**0.5  # type: ignore[operator]
+    found.U = (found.sign * colour)[:, None]
+    assert found.arrays()["probe/attribute"] == pytest.approx([1.0])
+    rows = [{"constant": 0.2, "attribute": 0.7}, {"constant": 0.6, "attribute": 0.1}, {"constant": 0.3}, {}]
+    assert [starvation.mostly(row) for row in rows] == ["attribute", "constant", "", ""]
+
+
 def test_moments_and_sample_are_stated() -> None:
     assert Settings(points=5).steps(1000)[0] == 0 and Settings(points=5).steps(1000)[-1] == 1000
     assert Settings(points=5, spacing="even").steps(1000) == [0, 250, 500, 750, 1000]
@@ -158,6 +172,7 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     (first, _, second, _) = json.loads((tmp_path / "probe.json").read_text())["panels"]
     (part,) = first["data"]["series"]
     assert part["steps"] == [0, 1, 4] and len(part["responses"]) == 4 and part["n"] == 2
+    assert "attribute" in part["summary"][0] and "attribute" not in second["data"]["series"][0]["summary"][0]
     kept = [starvation.seen(drawings.kept(store, id), Settings(4, points=3)) for id in part["runs"]]
     assert np.allclose(part["responses"], np.mean([one["responses"] for one in kept if one], 0).T, rtol=1e-3)
     assert second["data"]["series"][0]["name"] == "two_moon × erm"

@@ -20,8 +20,10 @@ from spurbench.bench.squares import squares
 from spurbench.bench.store import Packed, Store
 
 LINES = 6  # features drawn as lines
-COLUMNS = {"feature": "feature", "strength": "strength", "first": "first response", "last": "last response",
-           "due": "due, %", "learned": "learned, %", "ratio": "learned/due", "verdict": "verdict"}  # fmt: skip
+COLUMNS = {
+    "feature": "feature", "about": "mostly", "strength": "strength", "first": "first response", "last": "last response",
+    "due": "due, %", "learned": "learned, %", "ratio": "learned/due", "verdict": "verdict",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def table(part: Part, show: Callable[..., None]) -> None:
         | {"strength": f"{row['strength']:.3g}", "first": f"{row['first']:.3g}", "last": f"{row['last']:.3g}"}
         | {"due": f"{100 * row['due']:.1f}", "learned": f"{100 * row['learned']:.1f}"}
         | {"ratio": f"{row['learned'] / row['due']:.2f}" if row["due"] >= starvation.NOTABLE else ""}
+        | {"about": f"{about} {100 * row[about]:.0f} %" if (about := starvation.mostly(row)) else ""}
         for row in part["summary"]
     ]
     missing = f", {counted(part)}" if counted(part) else f", {part['n']} runs" if part["n"] > 1 else ""

@@ -118,14 +118,16 @@ def key(axes: Any, series: Sequence[Part], features: Sequence[int]) -> None:
 
 
 def bars(axes: Any, summary: Sequence[Part]) -> None:
-    """What each feature is due and what it has, in percent of ‖ŷ‖²; starved ones are marked."""
+    """What each feature is due and what it has, in percent of ‖ŷ‖²; starved ones are marked, known ones named."""
     at = np.arange(len(summary))
     for shift, name, colour in ((-0.2, "due", style.GREY), (0.2, "learned", style.BLUE)):
         axes.bar(at + shift, [100 * row[name] for row in summary], 0.4, color=colour, label=name)
+    highest = 100 * max(row[name] for row in summary for name in ("due", "learned"))
     for place, row in zip(at, summary, strict=True):
-        if row["verdict"] == "starved":
-            axes.text(place, 100 * max(row["due"], row["learned"]) + 1.5, "starved", ha="center", rotation=90,
-                      va="bottom", color=style.VERMILION, fontsize=7)  # fmt: skip
-    axes.set(xlabel="feature", ylabel="% of ‖ŷ‖²", ylim=(0, None))
+        starved = row["verdict"] == "starved"
+        words = [starvation.mostly(row), "starved" if starved else ""]
+        axes.text(place, 100 * max(row["due"], row["learned"]) + 0.02 * highest, " ".join(words).strip(), ha="center",
+                  va="bottom", rotation=90, color=style.VERMILION if starved else style.SOFT, fontsize=7)  # fmt: skip
+    axes.set(xlabel="feature", ylabel="% of ‖ŷ‖²", ylim=(0, 1.3 * highest))
     axes.set_xticks(at, [str(row["feature"]) for row in summary])
     axes.legend(loc="upper right")
