@@ -39,14 +39,25 @@ class Target:
         return self.network(self.pixels.scaled(u))
 
 
-def slopes(logits: Logits, u: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of `u`, and the gradient of the summed cross-entropy with respect to `u`."""
+def slopes(logits: Logits, u: Tensor, y: Tensor, gradient: str = "loss") -> tuple[Tensor, Tensor]:
+    """Logits of `u`, and with respect to `u` the gradient of the summed cross-entropy, or of the summed `lead`."""
     u = u.detach().requires_grad_()
     with torch.enable_grad():
         z = logits(u)
-        each = F.softplus(z) - y * z if z.ndim == 1 else F.cross_entropy(z, y, reduction="none")
+        if gradient == "logits":
+            each = lead(z, y)
+        else:
+            each = F.softplus(z) - y * z if z.ndim == 1 else F.cross_entropy(z, y, reduction="none")
         (slope,) = torch.autograd.grad(each.sum(), u)
     return z.detach(), slope
+
+
+def lead(z: Tensor, y: Tensor) -> Tensor:
+    """How far the best wrong logit is above the right one, [n]; its slope stays where that of the loss vanishes."""
+    if z.ndim == 1:
+        return (1 - 2 * y) * z
+    right = F.one_hot(y, z.shape[1]).bool()
+    return z.masked_fill(right, -torch.inf).amax(1) - z[right]
 
 
 def pgd(logits: Logits, u: Tensor, y: Tensor, how: Pgd, generator: torch.Generator | None = None) -> Tensor:
@@ -124,7 +135,7 @@ def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> T
 
 def search(target: Target, u: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
     """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion."""
-    z, slope = slopes(target.mounted, u, y)
+    z, slope = slopes(target.mounted, u, y, how.gradient)
     best = torch.where(predictions(z) == y, torch.inf, 0.0)
     low, high = torch.zeros_like(best), torch.full_like(best, how.eps)
     left = best > 0
@@ -171,7 +182,7 @@ def attempt(target: Target, u: Tensor, y: Tensor, slope: Tensor, eps: Tensor, wh
         if not len(left):
             break
         if step < how.steps:
-            z, slope = slopes(target.mounted, x, labels)
+            z, slope = slopes(target.mounted, x, labels, how.gradient)
         else:
             with torch.no_grad():
                 z = target.mounted(x)

@@ -120,7 +120,9 @@ class Margins:
 
     Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
     attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`
-    (0: as released). `batch` pictures at a time; None leaves it to the device.
+    (0: as released). `batch` pictures at a time; None leaves it to the device. The released steps go up the loss, whose
+    `gradient` vanishes in float32 where a network is very sure; that of "logits" does not, and for two classes has the
+    same signs elsewhere.
     """
 
     split: str = "train"
@@ -129,6 +131,7 @@ class Margins:
     steps: int = 40
     tries: int = 20
     resolution: float = 1e-4
+    gradient: str = "loss"  # or "logits"
     batch: int | None = None
 
 

@@ -29,6 +29,7 @@ class CIFAR2(CIFAR10):
         ("test", "accuracy"), ("train", "accuracy"), ("train", "margin"))  # fmt: skip
 
     pair: Literal["airplane/horse", "cat/dog"] = "airplane/horse"  # the classes y = 0 and 1
+    gradient: Literal["logits"] | None = None  # that the search for margins follows; None: the loss's, as released
 
     @property
     def home(self) -> str:
@@ -43,7 +44,7 @@ class CIFAR2(CIFAR10):
         return replace(whole, train=self.two(whole.train), tests={k: self.two(v) for k, v in whole.tests.items()})
 
     def attacks(self) -> dict[str, Attack]:
-        return {"margin": Margins()} | self.further()
+        return {"margin": Margins(gradient=self.gradient or "loss")} | self.further()
 
     def two(self, split: Split) -> Split:
         """The pictures of the two classes, in their order."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spurbench.bench import registry
-from spurbench.bench.attack import Target, margins, pgd, right_after_pgd
+from spurbench.bench.attack import Target, lead, margins, pgd, right_after_pgd
 from spurbench.bench.dataset import Margins, Pgd, Training
 from spurbench.bench.errors import UserError
 from spurbench.bench.evaluate import predictions
@@ -127,6 +127,21 @@ def test_margins_of_a_linear_network_are_exact() -> None:
     exact = target.mounted(u).abs() / w.abs().sum()
     assert (found[:3] == 0).all() and (found[3:] >= exact[3:] - 1e-6).all()
     assert (found[3:] <= exact[3:] * (1 + 1 / 20) + 1e-6).all()
+
+
+def test_margins_where_the_loss_is_flat() -> None:
+    """A network too sure of itself has no slope left in float32; its logits have."""
+    torch.manual_seed(0)
+    u, w, y = 0.3 + 0.4 * torch.rand(8, 1, 2, 2), torch.tensor([1.0, -2.0, 0.5, 1.5]), torch.ones(8, dtype=torch.long)
+    tame, sure = (
+        Target(lambda v, scale=scale: torch.stack([torch.zeros(len(v)), scale * (v.flatten(1) @ w + 0.5)], 1), PLAIN)
+        for scale in (1.0, 1e4)
+    )
+    expected = margins(tame, u, y, Margins(), none)
+    assert expected.isfinite().all() and margins(sure, u, y, Margins(), none).isinf().all()
+    assert torch.allclose(margins(sure, u, y, Margins(gradient="logits"), none), expected, atol=1e-4)
+    assert lead(torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([1])).tolist() == [-3.0]
+    assert lead(torch.tensor([2.0, 2.0]), torch.tensor([0, 1])).tolist() == [2.0, -2.0]
 
 
 def test_margins_of_batches_equal_those_of_single_pictures(network: tuple[Target, Tensor, Tensor]) -> None:
