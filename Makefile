@@ -41,6 +41,7 @@ results: $(STAMP)
 	    $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid $$grid --format $${form%%:*} \
 	      --out results/$$grid/leaderboard.$${form##*:} || exit 1; done; done
 	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
+	$(BIN)/spurbench figure twin results/paper/records.jsonl.gz --partial --out results/celeba_twin
 	$(BIN)/python tests/readme.py
 
 perf: $(STAMP)

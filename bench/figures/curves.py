@@ -12,6 +12,8 @@ from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, sh
 from spurbench.bench.gridfile import Strict
 from spurbench.bench.record import Record
 
+FEW = 4  # series, among whose lines there is room for their names
+
 
 class Line(Strict):
     """A curve read off a published figure."""
@@ -44,10 +46,11 @@ class Curves(Kind):
         return found.share | {"name": cell.name, "x": short(curves[0][0])} | {k: short(v) for k, v in parts.items()}
 
     def draw(self, axes: Any, part: Part) -> None:
+        shade = 0.18 if len(part["series"]) <= FEW else 0.08
         for one, colour in zip(part["series"], style.COLOURS, strict=False):
             share = f" ({counted(one)})" if counted(one) else ""
             axes.plot(one["x"], one["y"], color=colour, label=one["name"] + share)
-            axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=shade, linewidth=0)
         axes.grid(True)
 
 
@@ -100,4 +103,7 @@ class Looks(Curves):
     def draw(self, axes: Any, part: Part) -> None:
         super().draw(axes, part)
         axes.set(ylim=(0, 100), xlabel="step", ylabel=f"{self.split} {self.metric.replace('_', ' ')} (%)")
-        axes.legend(loc="lower right")
+        if len(part["series"]) <= FEW:
+            axes.legend(loc="lower right")
+        else:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
