@@ -99,7 +99,7 @@ def together(pairs: Iterable[tuple[str, str]], everyone: int) -> list[str]:
     found: dict[str, list[str]] = {}
     for text, name in pairs:
         found.setdefault(text, []).append(name)
-    return [f"{text}: {'all rows' if len(n) == everyone > 1 else ', '.join(n)}" for text, n in found.items()]
+    return [f"{text}: {'all rows' if len(n) == everyone > 1 else '; '.join(n)}" for text, n in found.items()]
 
 
 def faults(rows: Sequence[Row]) -> list[str]:
