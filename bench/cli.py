@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -75,6 +75,15 @@ def add_plugins(paths: list[Path] | None) -> None:
 
     for path in paths or []:
         registry.add_plugin(path)
+
+
+def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
+    """Print what was asked, whether it is in order and what was found, a line each; the names of what is not."""
+    bad = []
+    for name, ok, found in answers:
+        print(f"{'ok  ' if ok else 'FAIL'}  {name}: {found}")
+        bad += [] if ok else [name]
+    return bad
 
 
 def show(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") -> None:
@@ -338,11 +347,9 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method, o
     from spurbench.bench.conformance import check
 
     checks = check(method)
-    for one in checks:
-        print(f"{'ok  ' if one.ok else 'FAIL'}  {one.name}: {one.message}")
-    bad = sum(not one.ok for one in checks)
+    bad = answered((one.name, one.ok, one.message) for one in checks)
     if bad:
-        raise UserError(f"{method} fails {bad} of {len(checks)} checks")
+        raise UserError(f"{method} fails {len(bad)} of {len(checks)} checks")
 
 
 @app.command()
@@ -354,7 +361,5 @@ def doctor(json_: options.Json = False) -> None:
     if json_:
         print(json.dumps(rows, indent=1))
         return
-    for row in rows:
-        print(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['what']}: {row['found']}")
-    if not all(row["ok"] for row in rows):
+    if answered((row["what"], row["ok"], row["found"]) for row in rows):
         raise UserError("something above needs mending")

@@ -66,13 +66,10 @@ def verify(
 ) -> None:
     """Check a dataset's files and counts against what is known of them."""
     from spurbench.bench import catalogue
-    from spurbench.bench.cli import add_plugins
+    from spurbench.bench.cli import add_plugins, answered
     from spurbench.bench.errors import UserError
 
     add_plugins(plugin)
-    bad = []
-    for name, ok, found in catalogue.verify(dataset):
-        print(f"{'ok  ' if ok else 'FAIL'}  {name}: {found}")
-        bad += [] if ok else [name]
+    bad = answered(catalogue.verify(dataset))
     if bad:
         raise UserError(f"the files of {', '.join(bad)} are not in order")
