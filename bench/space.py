@@ -8,7 +8,7 @@ import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -20,8 +20,23 @@ TYPE_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or fal
 MOST_SEEDS = 100_000
 NETWORKS = ("mlp", "small_conv", "vgg15_bn", "preact_resnet110")  # and timm:MODEL
 
-# What Training's fields may hold beyond their type: (lowest, highest), the words there are, or their form.
-LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...] | re.Pattern[str]] = {
+
+def known_network(name: str) -> None:
+    """Raise ValueError, with the nearest names, if there is no such network; timm's are imported to be looked at."""
+    kind, _, model = name.partition(":")
+    if kind != "timm" and name not in NETWORKS:
+        raise ValueError(named("network", name, (*NETWORKS, "timm:MODEL")))
+    if kind == "timm" and importlib.util.find_spec("timm"):  # if not, it may be where the runs will be
+        import timm
+
+        if not timm.is_model(model):
+            near = ", ".join(get_close_matches(model, timm.list_models(), n=3))
+            raise ValueError(f"timm has no model '{model}'" + (f"; did you mean {near}?" if near else ""))
+
+
+# What Training's fields may hold beyond their type: (lowest, highest), the words there are, their form, or a check.
+LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...] | re.Pattern[str] | Callable[[str], None]] = {
+    "network": known_network,
     "width": (1, 1_000_000),
     "hidden_layers": (0, 1000),
     "init": ("torch", "xavier"),
@@ -100,33 +115,20 @@ def allowed(option: Option, value: Any, of: str) -> Any:
     """`value` if the field's choices or limits allow it."""
     words: Sequence[Any] = option.search.get("choices") or ()
     limits = LIMITS.get(option.name, ()) if of == "training" else ()
-    if isinstance(limits, re.Pattern):
+    if callable(limits):
+        limits(value)
+    elif isinstance(limits, re.Pattern):
         if not limits.fullmatch(value):
             raise ValueError(f"{option.name} of {of} must be shares such as 0.5,0.75, not {value!r}")
     elif limits and isinstance(limits[0], str):
         words = limits
     elif limits and not float(limits[0]) <= value <= float(limits[1]):
         raise ValueError(f"{option.name} of {of} must lie in {limits[0]:g}..{limits[1]:g}, not {value!r}")
-    if of == "training" and option.name == "network":
-        known_network(value)
     if words and value not in words and isinstance(value, str):
         near = get_close_matches(value, [str(word) for word in words], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{option.name} of {of} must be {' or '.join(map(str, words))}, not {value!r}{hint}")
     return value
-
-
-def known_network(name: str) -> None:
-    """Raise ValueError, with the nearest names, if there is no such network; timm's are imported to be looked at."""
-    kind, _, model = name.partition(":")
-    if kind != "timm" and name not in NETWORKS:
-        raise ValueError(named("network", name, (*NETWORKS, "timm:MODEL")))
-    if kind == "timm" and importlib.util.find_spec("timm"):  # if not, it may be where the runs will be
-        import timm
-
-        if not timm.is_model(model):
-            near = ", ".join(get_close_matches(model, timm.list_models(), n=3))
-            raise ValueError(f"timm has no model '{model}'" + (f"; did you mean {near}?" if near else ""))
 
 
 def varies(option: Option, value: Any) -> bool:
