@@ -278,6 +278,7 @@ def test_a_folder_that_changed_is_noticed(tmp_path: Path) -> None:
     assert "is a file: give the folder" in refused("own_pictures", folder / "metadata.csv", *sets)
     (folder / "metadata.csv").write_text(TABLE + "".join(ROWS[:2] + ROWS[3:] + ROWS[2:3]))
     assert "mine has changed since it was prepared: delete" in refused("own_pictures", folder, *sets)
+    assert "no folder" in refused("own_pictures", tmp_path / "typo", *sets)
     shutil.rmtree(folder)
     assert catalogue.prepare("own_pictures", folder, sets).startswith("already prepared")
 

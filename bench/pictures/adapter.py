@@ -83,7 +83,7 @@ class Pictures(Dataset):
         from spurbench.bench.pictures.preparing import Order, prepare
 
         here = self.ready(self.origin, allow_bad)
-        if here and not (source and source.exists()):
+        if here and (source is None or (here.facts["from"] == str(source.resolve()) and not source.exists())):
             return f"already prepared: {here} ({here.folder})"
         listing = self.found(source.resolve() if source else fetched(self))
         origin = listing.origin if self.origin == "original" else self.origin
