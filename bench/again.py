@@ -54,10 +54,11 @@ def do(task: Again) -> list[bool]:
     """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
     engine = before(task.records)
     places = range(len(task.records))
+    probes = []
     if task.probe:
         first = task.records[0]
         print(f"{first['dataset']} × {first['method']}: looking for its features, {len(places)} runs", file=sys.stderr)
-    probes = [starvation.Probe(engine, task.probe, r) for r in places] if task.probe else []
+        probes = [starvation.Probe(engine, task.probe, r) for r in places]
 
     def look(engine: Engine) -> None:
         for probe in probes:

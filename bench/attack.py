@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spurbench.bench.dataset import Margins, Pgd
-from spurbench.bench.evaluate import predictions
+from spurbench.bench.evaluate import losses, predictions
 from spurbench.bench.inputs import Pixels, unit
 
 Logits = Callable[[Tensor], Tensor]
@@ -44,10 +44,7 @@ def slopes(logits: Logits, u: Tensor, y: Tensor, gradient: str = "loss") -> tupl
     u = u.detach().requires_grad_()
     with torch.enable_grad():
         z = logits(u)
-        if gradient == "logits":
-            each = lead(z, y)
-        else:
-            each = F.softplus(z) - y * z if z.ndim == 1 else F.cross_entropy(z, y, reduction="none")
+        each = lead(z, y) if gradient == "logits" else losses(z, y)
         (slope,) = torch.autograd.grad(each.sum(), u)
     return z.detach(), slope
 

@@ -74,7 +74,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         for bars in shown:
             if isinstance(bars, Bars):
                 bars.close()
-    if result.refused and grid.name not in before and not begun(result.plan or {"cells": []}, store):
+    if result.refused and result.plan and grid.name not in before and not begun(result.plan, store):
         store.drop_plan(grid.name)  # else a mistyped option would stay as a row that waits for ever
     return conclude(result, store, where, console)
 

@@ -23,9 +23,18 @@ import numpy as np
 from spurbench.bench.dataset import Training
 from spurbench.bench.errors import BadData
 from spurbench.bench.pictures.adapter import Pictures
-from spurbench.bench.pictures.batches import file_md5
 from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing, columns, first, integers, other_than, parted, picked, readable
+from spurbench.bench.pictures.listing import (
+    Listing,
+    columns,
+    file_md5,
+    first,
+    integers,
+    other_than,
+    parted,
+    picked,
+    readable,
+)
 
 HOMES = ("", "celeba", "celebA", "CelebA", "celebA_v1.0", "celebA/data", "data")
 MD5 = {

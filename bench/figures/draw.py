@@ -56,6 +56,8 @@ def make(figure: Figure, source: Source, partial: bool = False) -> Drawing:
 
 def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
     """The runs of which nothing is kept that these figures are drawn from, each once, cell by cell in stacks."""
+    if source.store is None:
+        return []
     if isinstance(source.store, Packed):
         raise UserError("--train keeps what it makes in the store: name a folder (`spurbench merge` makes one)")
     wanted: dict[str, Record] = {}
@@ -72,7 +74,6 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
         again.Again(stack, source.store.root, **wishes[stack[0]["id"]])
         for records in groups.values()
         for stack in again.stacks(records)
-        if source.store
     ]
 
 

@@ -80,11 +80,6 @@ def found(folder: Path, archive: Archive) -> dict[str, bytes] | None:
         raise BadData(f"{packed} is not whole, {size:,} bytes ({error}): download it again") from None
 
 
-def file_md5(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "md5").hexdigest()
-
-
 def member(archive: tarfile.TarFile, name: str) -> bytes:
     opened = archive.extractfile(name)
     if opened is None:

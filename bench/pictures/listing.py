@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Listing:
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever other pictures would be prepared, or the same ones with other labels."""
-        found = sha256(f"{self.layout} {self.folder} {list(self.classes)} {list(self.attributes)}".encode())
+        found = hashlib.sha256(f"{self.layout} {self.folder} {list(self.classes)} {list(self.attributes)}".encode())
         for name, rows in self.splits.items():
             found.update("\n".join([name, *rows.ids, *(rows.files or ())]).encode())
             for array in (rows.y, rows.a, rows.pixels):
@@ -231,6 +231,11 @@ def other_than(published: Mapping[str, str], found: Mapping[str, str]) -> list[s
         for name, md5 in found.items()
         if published.get(name, md5) != md5
     ]
+
+
+def file_md5(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
 
 
 def first(places: Iterable[Path]) -> Path | None:
