@@ -284,7 +284,7 @@ def leaderboard(
     if out is None:
         print(text)
         return
-    from spurbench.bench.store import write_atomically
+    from spurbench.bench.files import write_atomically
 
     write_atomically(out, text.encode())
     print(f"wrote {out}")

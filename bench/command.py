@@ -81,7 +81,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
 
 def begun(plan: dict[str, Any], store: Store) -> bool:
     """Whether there is a record of any run of a plan, or someone is at work on one."""
-    there = {record["id"] for record in store.records()[0]} | store.claims().keys()
+    there = {record["id"] for record in store.records()[0]} | store.claims.living().keys()
     return any(run.id in there for run, _ in grids.runs(plan))
 
 
@@ -121,7 +121,7 @@ STATUS_COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "prec
 def status(where: Path) -> list[dict[str, Any]]:
     """One row a cell: how many of its runs are in each state, and why some failed."""
     store = Store.open(where)
-    known = Known({record["id"]: record for record in store.records()[0]}, store.claims(), queued(store))
+    known = Known({record["id"]: record for record in store.records()[0]}, store.claims.living(), queued(store))
     rows = []
     for plan in store.plans():
         for cell in plan["cells"]:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spurbench.bench.errors import UserError
-from spurbench.bench.store import Packed, Store, write_atomically
+from spurbench.bench.files import write_atomically
+from spurbench.bench.store import Packed, Store
 
 Array = NDArray[Any]
 KIND = "drawings"
@@ -25,7 +26,7 @@ KIND = "drawings"
 def keep(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
     """Add a run's arrays to those kept of it; one of the same name gives way."""
     if arrays:
-        write(store.path(KIND, run_id, ".npz"), kept(store, run_id) | dict(arrays))
+        store.write(store.path(KIND, run_id, ".npz"), zipped(kept(store, run_id) | dict(arrays)))
 
 
 def kept(store: Store, run_id: str) -> dict[str, Array]:
@@ -76,7 +77,8 @@ def beside(file: Path) -> Path:
 def pack(store: Store, file: Path, run_ids: Iterable[str]) -> int:
     """Write the drawings of these runs beside a packed store; how many runs have any."""
     found = dict(each(store, run_ids))
-    write(beside(file), {f"{run_id}/{name}": value for run_id in found for name, value in found[run_id].items()})
+    every = {f"{run_id}/{name}": value for run_id in found for name, value in found[run_id].items()}
+    write_atomically(beside(file), zipped(every))
     return len(found)
 
 
@@ -91,8 +93,8 @@ def unpack(store: Store, source: Store, run_ids: Iterable[str]) -> int:
     return new
 
 
-def write(path: Path, arrays: Mapping[str, Any]) -> None:
-    """One compressed file; the same arrays give the same bytes."""
+def zipped(arrays: Mapping[str, Any]) -> bytes:
+    """The content of one compressed file; the same arrays give the same bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: arrays[name] for name in sorted(arrays)})
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

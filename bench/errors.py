@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in what the user gave; its text says what came, what was expected and what to do."""
 
 
+class StoreTrouble(UserError):
+    """The store cannot be written: no fault of a run's, which goes on from what was saved."""
+
+
 class BadData(UserError):
     """A dataset's files are not what they should be."""
 

@@ -157,7 +157,7 @@ def write_killed(job: Job, store: Store, how: str) -> None:
     for run, record in zip(job.runs, frame(job), strict=True):
         if store.record(run.id) is None:
             store.write_record(failed(record, "killed", how))
-        store.release(run.id)
+        store.claims.remove(run.id)
 
 
 def serve(pipe: Connection, root: str, plugins: list[str], retry: bool, parent: int) -> None:

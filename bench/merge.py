@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spurbench.bench import drawings
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.record import Record
-from spurbench.bench.store import Packed, Store, write_atomically
+from spurbench.bench.store import Packed, Store
 
 Kept = dict[str, tuple[Record, Store]]  # run id → its record and the store that has it
 
@@ -72,6 +72,6 @@ def replace_predictions(store: Store, source: Store, run_id: str) -> None:
     """Put another store's predictions of a run in place of what there are here, or none if it has none."""
     theirs, ours = (one.path("predictions", run_id, ".npz") for one in (source, store))
     if theirs.is_file():
-        write_atomically(ours, theirs.read_bytes())
+        store.write(ours, theirs.read_bytes())
     else:
         ours.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import os
-import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +17,13 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from spurbench.bench.errors import UserError
+from spurbench.bench.claims import Claims, stale_seconds
+from spurbench.bench.errors import StoreTrouble, UserError
+from spurbench.bench.files import sweep, write_atomically
 from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
 
 MARK = "spurbench-store.json"
-TASK = "SPURBENCH_TASK"  # environment variable: the name of a task that may be ended and started again
-STALE_SECONDS = 600  # a claim without a sign of life for this long is taken over
+KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,12 @@ class Unusable:
     reason: str
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where it is
-            error.filename = str(path)
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 class Store:
     """Records, plans, predictions, checkpoints and claims of one folder, or the packed records of one file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.claims = Claims(root / "claims")
         self.read: dict[str, tuple[str, dict[str, Any] | str]] = {}  # path → mark of the file, what was read from it
 
     @classmethod
@@ -81,10 +64,31 @@ class Store:
     def path(self, kind: str, run_id: str, suffix: str) -> Path:
         return self.root / kind / run_id[:2] / f"{run_id}{suffix}"
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Write one of the store's files. Raises StoreTrouble if that cannot be done, or the store is gone."""
+        if not (self.root / MARK).exists():
+            raise StoreTrouble(
+                f"the store {self.root} is gone (moved or deleted?): runs go on where it is now"
+            )
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            raise StoreTrouble(
+                f"cannot write {error.filename or path}: {error.strerror}; what was finished is kept, the same command "
+                "goes on"
+            ) from error
+
+    def tidy(self) -> None:
+        """Delete what writers left half-written when they were killed."""
+        for kind in (*KINDS, "claims"):
+            for folder in (self.root / kind, *(self.root / kind).glob("??")):
+                sweep(folder, stale_seconds())
+        sweep(self.root, stale_seconds())
+
     # ---- records and plans --------------------------------------------------------------------------------------
 
     def write_record(self, record: Record) -> None:
-        write_atomically(self.path("records", record["id"], ".json"), canonical(sealed(record)))
+        self.write(self.path("records", record["id"], ".json"), canonical(sealed(record)))
 
     def record(self, run_id: str) -> Record | None:
         """The record of a run; None if there is none or it is unusable."""
@@ -133,7 +137,7 @@ class Store:
         return self.read[path][1]
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        write_atomically(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
+        self.write(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
 
     def drop_plan(self, grid: str) -> None:
         (self.root / "plans" / f"{grid}.json").unlink(missing_ok=True)
@@ -150,38 +154,6 @@ class Store:
             text = buffer.getvalue()
         write_atomically(file, text)
         return len(records)
-
-    # ---- claims -------------------------------------------------------------------------------------------------
-
-    def claim(self, run_id: str) -> bool:
-        """Reserve a run for this process; False if another living process has it."""
-        path = self.path("claims", run_id, ".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not alive(path):
-            take_away(path)
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(holder(), file)
-        return True
-
-    def keep(self, run_id: str, step: int, steps: int) -> None:
-        """A sign of life for a claim of this process, with its progress."""
-        write_atomically(self.path("claims", run_id, ".json"), canonical(holder() | {"step": step, "steps": steps}))
-
-    def claims(self) -> dict[str, dict[str, Any]]:
-        """The runs under way: run id → holder, its progress and the age in seconds of its last sign of life."""
-        found = {}
-        for path in self.root.glob("claims/??/*.json"):
-            with suppress(FileNotFoundError, ValueError):
-                if alive(path):
-                    found[path.stem] = json.loads(path.read_bytes()) | {"age": time.time() - path.stat().st_mtime}
-        return found
-
-    def release(self, run_id: str) -> None:
-        self.path("claims", run_id, ".json").unlink(missing_ok=True)
 
 
 class Packed(Store):
@@ -303,52 +275,3 @@ def check_schema(mark: Path) -> None:
         raise UserError(
             f"{mark.parent} was written by a newer spurbench (schema {schema}; this one reads up to {SCHEMA}): upgrade"
         )
-
-
-def holder() -> dict[str, Any]:
-    """Who this process is; `task` is its name in a queue, which it keeps when it is started again elsewhere."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "task": os.environ.get(TASK)}
-
-
-def alive(claim: Path) -> bool:
-    """Whether the process that holds a claim still gives signs of life."""
-    try:
-        held, age = json.loads(claim.read_bytes()), time.time() - claim.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return time.time() - claim.stat().st_mtime < 5  # being written, or left half-written by a crash
-    own = holder()
-    if (
-        own["task"] is not None
-        and held.get("task") == own["task"]
-        and (held["host"], held["pid"]) != (own["host"], own["pid"])
-    ):
-        return False  # what this task was before it was put back into the queue
-    if held["host"] == own["host"] and not running(held["pid"]):
-        return False
-    return age < STALE_SECONDS
-
-
-def take_away(claim: Path) -> None:
-    """Remove a dead process's claim, and no other: one made since it was found dead is put back."""
-    aside = claim.with_name(f"{claim.stem}.dead.{socket.gethostname()}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        os.replace(claim, aside)
-        if alive(aside):
-            with suppress(FileExistsError):
-                os.link(aside, claim)
-        aside.unlink()
-
-
-def running(pid: int) -> bool:
-    """Whether a process of this machine lives; one that has ended but was not waited for (a zombie) does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True

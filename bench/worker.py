@@ -21,11 +21,12 @@ from spurbench.bench import drawings, evaluate, provenance, registry
 from spurbench.bench.dataset import Attack, Data, Dataset, Pgd, Score, Training
 from spurbench.bench.engine import Engine, Seed, evaluating, prepare
 from spurbench.bench.errors import UserError
+from spurbench.bench.files import write_atomically
 from spurbench.bench.inputs import stream
 from spurbench.bench.job import Job
 from spurbench.bench.method import Method
 from spurbench.bench.record import SCHEMA, Record, Run, settled
-from spurbench.bench.store import Store, write_atomically
+from spurbench.bench.store import Store
 
 CHECKPOINT = 3  # version of the checkpoint's layout
 
@@ -44,7 +45,7 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
     A run that raises or diverges leaves a failed record with its cause. Raises Stopped once `stop()` is true, with
     the state saved; the same job goes on from there.
     """
-    mine = [run for run in job.runs if store.claim(run.id)]
+    mine = [run for run in job.runs if store.claims.take(run.id)]
     try:
         todo = [run for run in mine if not settled(store.record(run.id), retry)]
         if todo:
@@ -52,7 +53,7 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
                 attempt(replace(job, runs=stack), store, report, stop)
     finally:
         for run in mine:
-            store.release(run.id)
+            store.claims.release(run.id)
 
 
 def stacks(runs: list[Run]) -> list[list[Run]]:
@@ -164,7 +165,7 @@ def keeper(job: Job, store: Store) -> Callable[[Engine], None]:
         if time.monotonic() - last[0] > 10:
             last[0] = time.monotonic()
             for run in job.runs:
-                store.keep(run.id, engine.step, engine.training.steps)
+                store.claims.keep(run.id, engine.step, engine.training.steps)
 
     return keep
 

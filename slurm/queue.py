@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.errors import UserError
+from spurbench.bench.files import write_atomically
 from spurbench.bench.grid import cell_names, named
 from spurbench.bench.job import Job
 from spurbench.bench.record import Record, canonical, settled
-from spurbench.bench.store import Store, write_atomically
+from spurbench.bench.store import Store
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip

@@ -17,12 +17,13 @@ from typing import Any
 
 from spurbench.bench import catalogue, registry
 from spurbench.bench.errors import UserError
+from spurbench.bench.files import write_atomically
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import Job
 from spurbench.bench.layout import GPU_HEIGHT, SMALL_HEIGHT, Layout
 from spurbench.bench.record import OUTSIDE, Record, canonical, fingerprint
 from spurbench.bench.runner import Settings, arranged, draws, outstanding
-from spurbench.bench.store import Store, write_atomically
+from spurbench.bench.store import Store
 from spurbench.slurm import snapshot
 from spurbench.slurm.arrays import Array, Resources, plan
 from spurbench.slurm.profiles import resources as resources_from
@@ -216,9 +217,9 @@ def send(groups: Mapping[Resources, Sequence[Job]], name: str, store: Store, wis
 def release(store: Store, ids: set[str]) -> None:
     """Take away the claims that tasks which are no longer in the queue left behind on these runs."""
     queue = set((ask("squeue", "--me", "--noheader", "--array", "--format=%A") or "").split())
-    for id, held in store.claims().items():
+    for id, held in store.claims.living().items():
         if id in ids and held["task"] and held["task"] not in queue:
-            store.release(id)
+            store.claims.remove(id)
 
 
 def script(array: Array, folder: Path, number: int, name: str, code: Path | None) -> str:

@@ -18,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from spurbench.bench import registry
+from spurbench.bench.claims import TASK
 from spurbench.bench.errors import UserError
+from spurbench.bench.files import write_atomically
 from spurbench.bench.job import Job
 from spurbench.bench.record import canonical, settled
-from spurbench.bench.store import TASK, Store, write_atomically
+from spurbench.bench.store import Store
 
 PATIENCE = 120  # seconds to wait for a run that another process has
 STARTS = 5  # a task that starts so often without getting anywhere is given up

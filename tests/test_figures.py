@@ -19,11 +19,11 @@ from spurbench.bench.errors import UserError
 from spurbench.bench.figures import draw, sheet
 from spurbench.bench.figures.source import Source
 from spurbench.bench.figures.squares import coloured
+from spurbench.bench.files import running as alive
 from spurbench.bench.grid import expand, load_grid, runs
 from spurbench.bench.job import Job
 from spurbench.bench.record import sealed
 from spurbench.bench.store import Store
-from spurbench.bench.store import running as alive
 from spurbench.bench.worker import frame, run_job
 
 ROOT = Path(__file__).parent.parent

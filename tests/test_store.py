@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from spurbench.bench import cli, drawings
-from spurbench.bench.errors import UserError
+from spurbench.bench.claims import LIFE, Claims, Lost, take_away
+from spurbench.bench.errors import StoreTrouble, UserError
+from spurbench.bench.files import sweep, write_atomically
 from spurbench.bench.merge import merge
 from spurbench.bench.record import Run, fault, sealed
-from spurbench.bench.store import STALE_SECONDS, Store, take_away, write_atomically
+from spurbench.bench.store import Store
 
 RUN = Run("moon", {"b": 1, "a": 0.1}, 1, "erm", {"x": 1}, {"lr": 0.1, "steps": 3}, "float32", 0)
 
@@ -223,27 +225,62 @@ def test_a_damaged_plan_is_named_and_set_aside(store: Store, text: str) -> None:
 
 
 def test_a_claim_is_had_by_one(store: Store) -> None:
-    assert store.claim("ab12") and not store.claim("ab12")
-    store.keep("ab12", 5, 10)
-    assert store.claims()["ab12"]["step"] == 5
-    store.release("ab12")
-    assert store.claim("ab12")
+    claims, others = store.claims, Claims(store.claims.root)
+    assert claims.take("ab12") and not others.take("ab12")
+    claims.keep("ab12", 5, 10)
+    assert claims.living()["ab12"]["step"] == 5
+    others.release("ab12")  # not theirs
+    claims.check("ab12")
+    claims.release("ab12")
+    assert others.take("ab12")
 
 
-def test_a_dead_claim_is_taken_over(store: Store) -> None:
+def test_a_dead_claim_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that has ended (a zombie has), of a number that another process has now, of one long silent."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
-    path = store.path("claims", "ab12", ".json")
-    assert store.claim("ab12")
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended and is a zombie until it is waited for
+    claims, path = store.claims, store.claims.path("ab12")
+    assert claims.take("ab12")
     holder = json.loads(path.read_text())
-    path.write_text(json.dumps(holder | {"pid": dead.pid}))
-    time.sleep(0.5)  # it has ended and is a zombie until it is waited for
-    assert store.claims() == {} and store.claim("ab12")
+    for change in ({"pid": dead.pid}, {"begun": "1"}):
+        path.write_text(json.dumps(holder | change))
+        assert claims.living() == {} and claims.take("ab12")
     dead.wait()
-    path.write_text(json.dumps(holder | {"host": "elsewhere"}))
-    assert not store.claim("ab12")
-    old = time.time() - STALE_SECONDS - 1
-    os.utime(path, (old, old))
-    assert store.claim("ab12")
+    path.write_text(json.dumps(holder | {"machine": "elsewhere"}))
+    assert not claims.take("ab12")
+    monkeypatch.setenv(LIFE, "0")
+    assert claims.take("ab12")
+
+
+def test_no_clock_but_the_file_systems_is_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.claims.take("ab12")
+    path = store.claims.path("ab12")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": "elsewhere"}))
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert "ab12" in store.claims.living() and not Claims(store.claims.root).take("ab12")
+
+
+def test_who_has_lost_a_claim_is_told_before_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, other = store.claims, Claims(store.claims.root)
+    assert stopped.take("ab12")
+    monkeypatch.setenv(LIFE, "0")  # as if it had been stopped for longer than a claim lives
+    assert other.take("ab12")
+    monkeypatch.delenv(LIFE)
+    for action in (lambda: stopped.check("ab12"), lambda: stopped.keep("ab12", 1, 2)):
+        with pytest.raises(Lost):
+            action()
+    stopped.release("ab12")
+    other.check("ab12")
+    other.release("ab12")
+    with pytest.raises(Lost):
+        other.check("ab12")
+
+
+def test_copies_that_a_synchroniser_makes_are_no_claims(store: Store) -> None:
+    assert store.claims.take("ab12")
+    for name in ("ab12 (conflicted copy).json", "ab12.sync-conflict-20260101.json"):
+        (store.claims.path("ab12").parent / name).write_bytes(store.claims.path("ab12").read_bytes())
+    assert list(store.claims.living()) == ["ab12"]
 
 
 def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -258,12 +295,30 @@ def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (tmp_path / "file").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_claim_made_since_it_was_found_dead_is_put_back(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "store", create=True)
-    assert store.claim("ab12")
-    path = store.path("claims", "ab12", ".json")
+def test_a_claim_made_since_it_was_found_dead_is_put_back(store: Store) -> None:
+    assert store.claims.take("ab12")
+    path = store.claims.path("ab12")
     take_away(path)  # this process lives: as if it had claimed after the other looked
-    assert json.loads(path.read_bytes())["pid"] == os.getpid()
-    path.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
+    store.claims.check("ab12")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"pid": 2**22 + 1}))
     take_away(path)
     assert not list(path.parent.iterdir())
+
+
+def test_a_store_that_is_gone_does_not_come_back(store: Store, tmp_path: Path) -> None:
+    store.root.rename(tmp_path / "moved")
+    with pytest.raises(StoreTrouble, match="is gone"):
+        store.write_record(record())
+    assert not store.root.exists()
+
+
+def test_temporary_files_of_the_dead_are_swept(store: Store) -> None:
+    store.write_record(record())
+    folder = store.path("records", RUN.id, ".json").parent
+    host = socket.gethostname()
+    for name in (f".a.{host}.{2**22 + 1}.tmp", f".a.{host}.{os.getpid()}.tmp", ".a.elsewhere.1.tmp"):
+        (folder / name).touch()
+    store.tidy()
+    assert {p.name for p in folder.glob(".*")} == {f".a.{host}.{os.getpid()}.tmp", ".a.elsewhere.1.tmp"}
+    sweep(folder, older_than=-1)
+    assert not list(folder.glob(".*"))

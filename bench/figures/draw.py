@@ -14,8 +14,9 @@ from spurbench.bench.errors import UserError
 from spurbench.bench.figures import style
 from spurbench.bench.figures.sheet import Figure
 from spurbench.bench.figures.source import Found, Lack, Part, Source, complaint
+from spurbench.bench.files import write_atomically
 from spurbench.bench.record import Record
-from spurbench.bench.store import Packed, write_atomically
+from spurbench.bench.store import Packed
 
 FORMATS = ("svg", "pdf", "png", "json")
 PNG_DPI = 220

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from spurbench.bench.errors import BadData, UserError
+from spurbench.bench.files import write_atomically
 from spurbench.bench.layout import cores
 from spurbench.bench.pictures.decode import UNREADABLE, Bytes, Crop, decode
 from spurbench.bench.pictures.listing import Listing, Rows
@@ -37,7 +38,6 @@ from spurbench.bench.pictures.prepared import (
     root,
 )
 from spurbench.bench.processes import side_by_side
-from spurbench.bench.store import write_atomically
 
 Bad = list[tuple[int, str]]  # row, reason
 
