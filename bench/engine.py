@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from spurbench.bench import evaluate
 from spurbench.bench import network as networks
 from spurbench.bench import optimizer as optimizers
-from spurbench.bench.dataset import Data, Dataset, Training
+from spurbench.bench.dataset import Data, Dataset, Split, Training
 from spurbench.bench.errors import UserError
 from spurbench.bench.inputs import Batches, Chunk, Lane, Mini, Pixels, Whole, stream
 from spurbench.bench.job import Options
-from spurbench.bench.method import Batch, Method, Problem
+from spurbench.bench.losses import Losses
+from spurbench.bench.method import Method
 
 Leaves = dict[str, Tensor]
 Passes = list[tuple[Tensor, networks.Pullback]]
@@ -61,12 +62,22 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
 
 
 @dataclass
+class Progress:
+    """What has been noted of one replica on its way."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)  # points of the learning curve
+    looks: list[dict[str, Any]] = field(default_factory=list)  # counts on the held-out splits
+    logits: dict[str, Tensor] = field(default_factory=dict)  # of the same splits, by `split@step`
+    diverged: int | None = None  # the step at which it was noticed
+
+
+@dataclass
 class Engine:
     """R replicas in training; `state()` and `restore()` carry everything the next step depends on.
 
-    Parameters, gradients and the method's state always have the axis R. On a CPU, or with batch statistics, the
-    replicas pass through networks of their own, one by one, so that their activations stay in cache; on a GPU they pass
-    as one stack. The loss and the optimizer's step are taken for all of them at once.
+    Parameters and gradients always have the axis R. On a CPU, or with batch statistics, the replicas pass through
+    networks of their own, one by one, so that their activations stay in cache and none depends on the others; on a GPU
+    they pass as one stack. The optimizer's step is taken for all of them at once.
     """
 
     method: Method
@@ -76,9 +87,7 @@ class Engine:
     seeds: list[Seed]
     step: int = 0
     seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    looks: list[dict[str, Any]] = field(default_factory=list)  # counts on the held-out splits along the way
-    diverged: dict[int, int] = field(default_factory=dict)  # seed → step
+    progress: list[Progress] = field(default_factory=list)  # of each replica
     stacked: bool | None = None  # all replicas through the network at once; None: on a GPU, not on a CPU
 
     def __post_init__(self) -> None:
@@ -102,16 +111,14 @@ class Engine:
                         network.compile()
         self.optimizer = optimizers.make(list(self._parameters()), self.training)
         self.targets = self._targets()
-        self.problems = [problem_of(s.data, self.method, self.device) for s in self.seeds]
-        counts = [p.group_counts for p in self.problems if p.group_counts is not None]
-        self.known = {"group_counts": torch.stack(counts)} if counts else {}
+        self.losses = Losses(self.method, [s.data for s in self.seeds], self.lanes, self.device)
+        self.progress = [Progress() for _ in self.seeds]
         self.views = [self._by_lane(masters) for masters in self.masters]
         self.grads = [self._by_lane({n: present(p.grad, "gradient") for n, p in m.items()}) for m in self.masters]
         side_by_side = networks.prefers_channels_last(self.networks[0][0], self.device)
         self.pixels = [Pixels(self.method.transform, s.data.mean, s.data.std, side_by_side) for s in self.seeds]
         self.batches = self._batches(buffers)
-        states = [self.method.init_state(problem) for problem in self.problems]
-        self.method_state = {name: self._stack([s[name] for s in states]) for name in states[0]}
+        self.told = self._by_lane(self.targets)  # of every example; used where a step sees all of them
 
     # ---- set-up -------------------------------------------------------------------------------------------------
 
@@ -167,54 +174,35 @@ class Engine:
         x = chunk.x.to(self.dtype)
         return networks.forward(self.networks[lane][i], leaves, x, self.axis == 1, self.amp)
 
-    def loss(self, targets: Leaves, logits: Tensor, second: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The method's loss, [R], and its next state; `logits` and `second` are [R, B] or [R, B, C]."""
-        fields = targets | ({} if second is None else {"second_logits": second})
-
-        def one(z: Tensor, fields: Leaves, state: Leaves, known: Leaves) -> tuple[Tensor, Leaves]:
-            problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
-            loss = self.method.loss(z, Batch(problem=problem, **fields), state, self.step)
-            if not isinstance(loss, Tensor) or loss.ndim:
-                what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-                raise ValueError(f"{type(self.method).__name__}.loss gave {what}; it must be a scalar tensor")
-            return loss, state
-
-        arguments = (fields, self.method_state, self.known)
-        if len(self.seeds) > 1 and self.method.stackable:
-            lifted: tuple[Tensor, Leaves] = vmap(one)(logits, *arguments)
-            return lifted
-        each = [one(z, *({n: t[r] for n, t in a.items()} for a in arguments)) for r, z in enumerate(logits)]
-        return torch.stack([x for x, _ in each]), {n: torch.stack([s[n] for _, s in each]) for n in each[0][1]}
-
-    def update(self) -> Tensor:
-        """One optimisation step; the loss before it, [R]."""
+    def update(self) -> list[Tensor]:
+        """One optimisation step; the loss of each replica before it."""
         rows, chunks = self.batches.rows(self.step), self.batches.chunks(self.step)
-        targets = self.targets if rows is None else {n: t.gather(1, rows.to(t.device)) for n, t in self.targets.items()}
+        told = self.told if rows is None else self._by_lane(taken(self.targets, rows))
         with torch.no_grad():
             passes = [
                 [[self.forward(i, at, own, chunk) for chunk in chunks[at]] for at, own in enumerate(lanes)]
                 for i, lanes in enumerate(self._leaves())
             ]
-        logits = [joined(lanes, self.stacked).float().requires_grad_() for lanes in passes]
-        loss, state = self.loss(targets, logits[0], logits[1] if len(logits) > 1 else None)
-        slopes = torch.autograd.grad(loss.sum(), logits, allow_unused=True, materialize_grads=True)
+        logits = [[joined(parts, self.axis).float().requires_grad_() for parts in lanes] for lanes in passes]
+        losses = self.losses(told, logits, self.step)
+        leaves = [z for lanes in logits for z in lanes]
+        slopes = iter(torch.autograd.grad(losses, leaves, allow_unused=True, materialize_grads=True))
         with torch.no_grad():
-            for i, (lanes, slope) in enumerate(zip(passes, slopes, strict=True)):
-                self._backward(i, lanes, chunks, slope)
+            for i, lanes in enumerate(passes):
+                self._backward(i, lanes, chunks, [next(slopes) for _ in lanes])
         self.optimizer.step()
-        self.method_state = {name: value.detach() for name, value in state.items()}
-        self.shown = logits[0].detach(), targets["y"]
+        self.shown = [z.detach() for z in logits[0]], [of_lane["y"] for of_lane in told]
         self.step += 1
-        return loss.detach()
+        return [loss.detach() for loss in losses]
 
-    def _backward(self, i: int, lanes: list[Passes], chunks: list[list[Chunk]], slope: Tensor) -> None:
+    def _backward(self, i: int, lanes: list[Passes], chunks: list[list[Chunk]], slopes: list[Tensor]) -> None:
         """Hand each micro-batch its slice of d loss / d logits; gradients are summed in float32."""
         penalty = self.method.weight_penalty(self.step)
         for master in self.masters[i].values():
             grad = present(master.grad, "gradient")
             torch.mul(master, 2 * penalty, out=grad) if penalty else grad.zero_()
-        for r, (parts, grads, inputs) in enumerate(zip(lanes, self.grads[i], chunks, strict=True)):
-            slices = torch.split(slope[self.lanes[r]].to(self.dtype), [z.shape[self.axis] for z, _ in parts], self.axis)
+        for slope, parts, grads, inputs in zip(slopes, lanes, self.grads[i], chunks, strict=True):
+            slices = torch.split(slope.to(self.dtype), [z.shape[self.axis] for z, _ in parts], self.axis)
             # backwards: the last micro-batches are still in cache
             for chunk, (z, pullback), piece in reversed(list(zip(inputs, parts, slices, strict=True))):
                 found = pullback(piece.to(z.dtype))
@@ -228,9 +216,9 @@ class Engine:
         for masters in self.masters:
             yield from masters.values()
 
-    def _buffers(self) -> list[Leaves]:
-        """Batch statistics and the like, network by network; only replicas with networks of their own have them."""
-        return [dict(network.named_buffers()) for own in self.networks for network in own]
+    def _buffers(self, r: int) -> list[Leaves]:
+        """Batch statistics and the like of one replica, network by network."""
+        return [dict(network.named_buffers()) for network in self.networks[r]]
 
     def _leaves(self) -> list[list[Leaves]]:
         """The parameters of each network and lane in the precision of the forward pass."""
@@ -244,14 +232,14 @@ class Engine:
         """Train to the last step; `watch` is called before every step and may raise to stop."""
         with kernels_for(self.training.batch):
             self._train(watch)
-        for r, s in enumerate(self.seeds):
-            if not all(p[r].isfinite().all() for p in self._parameters()):
-                self.diverged.setdefault(s.seed, self.step)
+        for r, progress in enumerate(self.progress):
+            if progress.diverged is None and not all(p[r].isfinite().all() for p in self._parameters()):
+                progress.diverged = self.step
 
     def _train(self, watch: Callable[[Engine], None]) -> None:
         every = max(1, self.training.steps // self.options.history)
         started, before = time.perf_counter(), self.seconds
-        while self.step < self.training.steps and len(self.diverged) < len(self.seeds):
+        while self.step < self.training.steps and any(one.diverged is None for one in self.progress):
             self.seconds = before + time.perf_counter() - started
             watch(self)
             at = self.step
@@ -262,25 +250,31 @@ class Engine:
                 self.look()
         self.seconds = before + time.perf_counter() - started
 
-    def note(self, step: int, loss: Tensor) -> None:
-        """Add a point to the learning curve of each replica, and notice those that have diverged; `loss` is [R]."""
-        for r, s in enumerate(self.seeds):
-            if not loss[r].isfinite():
-                self.diverged.setdefault(s.seed, step)
+    def note(self, step: int, losses: list[Tensor]) -> None:
+        """Add a point to the learning curve of each replica, and notice those that have diverged."""
+        for r, (progress, loss, tests) in enumerate(zip(self.progress, losses, self._tests(), strict=True)):
+            if progress.diverged is not None or not loss.isfinite():
+                progress.diverged = step if progress.diverged is None else progress.diverged
                 continue
-            point: dict[str, Any] = {"seed": s.seed, "step": step, "loss": loss[r].item()}
-            logits, y = self.shown
-            point["train_accuracy"] = accuracy(logits[r], y[r])  # of the step's batch
-            if "test" in s.data.tests and not self.training.evaluate:
-                point["test_accuracy"] = accuracy(self.score(r)(s.data.tests["test"].x), s.data.tests["test"].y)
-            self.history.append(point)
+            logits, y = (values[0][r] if self.stacked else values[r] for values in self.shown)
+            point: dict[str, Any] = {"step": step, "loss": loss.item()}
+            point["train_accuracy"] = accuracy(logits, y)  # of the step's batch
+            if "test" in tests and not self.training.evaluate:
+                point["test_accuracy"] = accuracy(self.score(r)(tests["test"].x), tests["test"].y)
+            progress.history.append(point)
 
     def look(self) -> None:
-        """Count right answers on every held-out split, so that a rule may choose a step afterwards."""
-        for r, s in enumerate(self.seeds):
-            score = self.score(r)
-            splits = {name: evaluate.count(score(split.x), split, s.data) for name, split in s.data.tests.items()}
-            self.looks.append({"seed": s.seed, "step": self.step, "splits": splits})
+        """Score every held-out split, so that a rule may choose a step afterwards."""
+        for r, (progress, tests) in enumerate(zip(self.progress, self._tests(), strict=True)):
+            if progress.diverged is None:
+                logits = {name: self.score(r)(split.x) for name, split in tests.items()}
+                data = self.seeds[r].data
+                counts = {name: evaluate.count(logits[name], split, data) for name, split in tests.items()}
+                progress.looks.append({"step": self.step, "splits": counts})
+                progress.logits |= {f"{name}@{self.step}": z for name, z in logits.items()}
+
+    def _tests(self) -> list[dict[str, Split]]:
+        return [s.data.tests for s in self.seeds]
 
     def score(self, r: int) -> Callable[[Tensor], Tensor]:
         """Logits of replica `r` for raw inputs, float32, evaluation mode, on the CPU."""
@@ -302,36 +296,35 @@ class Engine:
         leaves = {name: p[r] for name, p in self.masters[0].items()}
         return lambda x: functional_call(network, leaves, (x,))
 
-    def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on: tensors, numbers and strings only."""
+    def state(self, r: int) -> dict[str, Any]:
+        """All that the rest of one replica's run depends on: tensors, numbers and strings only."""
         return {
             "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "looks": self.looks,
-            "diverged": self.diverged,
-            "masters": self.masters,
-            "buffers": self._buffers(),
-            "optimizer": self.optimizer.state(),
-            "method": self.method_state,
+            "seconds": self.seconds / len(self.seeds),
+            "progress": vars(self.progress[r]),
+            "masters": [{name: p[r].clone() for name, p in masters.items()} for masters in self.masters],
+            "buffers": self._buffers(r),
+            "optimizer": self.optimizer.state(r),
+            "method": self.losses.state(r),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state()` of the same runs under the same options."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.history, self.looks, self.diverged = state["history"], state["looks"], state["diverged"]
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from a `state()` of each of the same replicas, all of one step, under the same options."""
+        self.step, self.seconds = states[0]["step"], sum(state["seconds"] for state in states)
+        self.progress = [Progress(**state["progress"]) for state in states]
         with torch.no_grad():
-            everything = state["masters"] + state["buffers"]
-            for own, saved in zip(self.masters + self._buffers(), everything, strict=True):
-                for name, value in saved.items():
-                    own[name].copy_(value)
-        self.optimizer.restore(**state["optimizer"])
-        self.method_state = {name: value.to(self.device) for name, value in state["method"].items()}
-        torch.set_rng_state(state["random"].cpu())
-        if state["cuda_random"] is not None:
-            torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
+            for r, state in enumerate(states):
+                own = [{name: p[r] for name, p in masters.items()} for masters in self.masters] + self._buffers(r)
+                for values, saved in zip(own, state["masters"] + state["buffers"], strict=True):
+                    for name, value in saved.items():
+                        values[name].copy_(value)
+        self.optimizer.restore([state["optimizer"] for state in states])
+        self.losses.restore([state["method"] for state in states])
+        torch.set_rng_state(states[0]["random"].cpu())
+        if states[0]["cuda_random"] is not None:
+            torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
 
 
 @contextmanager
@@ -354,11 +347,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train()
 
 
-def joined(lanes: list[Passes], stacked: bool | None) -> Tensor:
-    """Logits of all micro-batches and lanes as one tensor [R, B] or [R, B, C]."""
-    if stacked:
-        return torch.cat([z for z, _ in lanes[0]], 1)
-    return torch.stack([torch.cat([z for z, _ in parts]) for parts in lanes])
+def taken(targets: Leaves, rows: Tensor) -> Leaves:
+    """The rows [R, B] of targets [R, n]."""
+    return {name: of.gather(1, rows.to(of.device)) for name, of in targets.items()}
+
+
+def joined(parts: Passes, axis: int) -> Tensor:
+    """Logits of all micro-batches of a lane as one tensor, [B] or [B, C], or with R before it."""
+    return torch.cat([z for z, _ in parts], axis)
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
@@ -369,12 +365,3 @@ def present(value: Tensor | None, what: str) -> Tensor:
     if value is None:
         raise ValueError(f"the dataset gives no {what}")
     return value
-
-
-def problem_of(data: Data, method: Method, device: torch.device) -> Problem:
-    """What the method is told of the training set: group counts and environments only if declared."""
-    groups = None
-    if "groups" in method.needs:
-        groups = data.train.group(data.attributes).bincount(minlength=len(data.groups)).to(device)
-    environments = data.environments if "environments" in method.needs else 0
-    return Problem(len(data.train.y), data.classes, environments, groups, device)

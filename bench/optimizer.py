@@ -7,8 +7,9 @@ of every process, for nothing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,13 +45,16 @@ class Optimizer(ABC):
     def move(self, grads: list[Tensor]) -> None:
         """Update memory and parameters."""
 
-    def state(self) -> dict[str, object]:
-        return {"count": self.count, "memory": self.memory}
+    def state(self, r: int) -> dict[str, Any]:
+        """What is remembered of one replica."""
+        return {"count": self.count, "memory": {name: [t[r].clone() for t in of] for name, of in self.memory.items()}}
 
-    def restore(self, count: int, memory: Memory) -> None:
-        self.count = count
-        for name, tensors in memory.items():
-            torch._foreach_copy_(self.memory[name], tensors)
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Remember what such states of all replicas say."""
+        self.count = states[0]["count"]
+        for name, tensors in self.memory.items():
+            for place, tensor in enumerate(tensors):
+                tensor.copy_(torch.stack([state["memory"][name][place] for state in states]))
 
 
 class SGD(Optimizer):

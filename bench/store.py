@@ -67,9 +67,7 @@ class Store:
     def write(self, path: Path, content: bytes) -> None:
         """Write one of the store's files. Raises StoreTrouble if that cannot be done, or the store is gone."""
         if not (self.root / MARK).exists():
-            raise StoreTrouble(
-                f"the store {self.root} is gone (moved or deleted?): runs go on where it is now"
-            )
+            raise StoreTrouble(f"the store {self.root} is gone (moved or deleted?): runs go on where it is now")
         try:
             write_atomically(path, content)
         except OSError as error:
