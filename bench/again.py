@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from spurbench.bench import drawings, evaluate, processes, registry, starvation, worker
+from spurbench.bench import drawings, evaluate, processes, registry, scoring, starvation, worker
 from spurbench.bench.dataset import Training
 from spurbench.bench.engine import Engine, prepare
 from spurbench.bench.errors import UserError
@@ -71,7 +71,7 @@ def do(task: Again) -> list[bool]:
     for r, record in enumerate(task.records):
         found = probes[r].arrays() if probes else {}
         if task.drawings:
-            found |= worker.drawable(dataset, engine.score(r), engine.seeds[r].data)
+            found |= scoring.drawable(dataset, engine.score(r), engine.seeds[r].data)
         drawings.keep(store, record["id"], found)
     return [as_recorded(record, engine, r) for r, record in enumerate(task.records)]
 

@@ -12,9 +12,10 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -110,6 +111,35 @@ class Claims:
     def files(self) -> Iterator[Path]:
         """Every claim's file; what else lies among them is left alone."""
         return (path for path in self.root.glob("??/*.json") if NAME.fullmatch(path.name))
+
+
+@contextmanager
+def kept_alive(claims: Claims, run_ids: Sequence[str], progress: Callable[[], tuple[int, int]]) -> Iterator[set[str]]:
+    """Gives signs of life for claims, with the step and steps that `progress` tells, from a thread of their own.
+
+    Whatever this process is at, they are not taken over while it runs. Yields the claims that were lost nevertheless.
+    """
+    lost: set[str] = set()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(min(10.0, stale_seconds() / 6)):
+            for run_id in run_ids:
+                try:
+                    if run_id in claims.tokens:
+                        claims.keep(run_id, *progress())
+                except Lost:
+                    lost.add(run_id)
+                except OSError:  # a disk that is full for a moment; the next sign may come through
+                    continue
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        over.set()
+        thread.join()
 
 
 def padded(content: dict[str, Any]) -> bytes:

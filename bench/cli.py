@@ -213,6 +213,12 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core or GPU.")] = None,
     threads: options.Threads = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do runs again that were made before their method or data were edited.")
+    ] = False,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Seconds a run may take; one that takes longer has failed.")
+    ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60.0,
     compile_: options.Compile = False,
     plugin: options.Plugin = None,
@@ -228,7 +234,9 @@ def run(
     add_plugins(plugin)
     chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
     where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
-    settings = Settings(device, jobs, threads, retry, only or [], checkpoint_seconds, compile=compile_)
+    settings = Settings(
+        device, jobs, threads, retry, fresh, time_limit, only or [], checkpoint_seconds, compile=compile_
+    )
     raise typer.Exit(command.run(chosen, where, settings))
 
 

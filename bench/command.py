@@ -16,7 +16,7 @@ from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.layout import find_devices
 from spurbench.bench.record import settled
-from spurbench.bench.runner import Settings, run_grid
+from spurbench.bench.runner import Settings, outdated, run_grid
 from spurbench.bench.store import Store
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     chosen = grids.only(grid, settings.only)  # complaints come before anything is written
     devices = find_devices(settings.device)
     store, console = Store.open(where, create=True), Console(stderr=True)
+    store.tidy()
     if "cpu" in devices and not provenance.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
         console.print("this processor only emulates bf16: --precision float32 is faster", highlight=False)
     shown: list[Lines] = []
@@ -102,6 +103,8 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
         say(f"{len(failed)} runs failed, {causes}; `spurbench status {where}` says why, --retry does them again")
     elif result.left and not result.refused:
         say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
+    for files, ids in outdated(result.plan, store.records()[0]).items():
+        say(f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again")
     say(f"next: spurbench leaderboard {where}")
     return 2 if failed or result.refused else 0
 

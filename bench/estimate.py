@@ -16,8 +16,9 @@ from spurbench.bench.display import duration
 from spurbench.bench.engine import Engine, kernels_for, prepare
 from spurbench.bench.grid import Grid, expand, runs, summary
 from spurbench.bench.job import Job, Options
+from spurbench.bench.recording import peak_memory, reset_peak_memory
 from spurbench.bench.runner import Settings, step_flops
-from spurbench.bench.worker import peak_memory, plugins, reset_peak_memory, tune
+from spurbench.bench.worker import plugins, tune
 
 COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
            "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from spurbench.bench.record import Run, fingerprint
+from spurbench.bench.record import Record, Run, fingerprint, settled
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,22 @@ class Options:
     history: int = 20  # points of the learning curve
     checkpoint_seconds: float = 60.0
     compile: bool = False  # networks for pictures, by torch.compile
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Which runs that have come to an end are to be done again."""
+
+    failed: bool = False
+    edited: bool = False  # those made by plug-ins or data that have been edited since
+
+    def asks_for(self, record: Record | None) -> bool:
+        """Whether a run with this record (None: without one) is to be done."""
+        if not settled(record, self.failed):
+            return True
+        from spurbench.bench import versions
+
+        return self.edited and record is not None and bool(versions.edited(record))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import multiprocessing as mp
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from spurbench.bench.job import Job
+from spurbench.bench.job import Job, Redo
 from spurbench.bench.layout import Layout
 from spurbench.bench.processes import interruptible
-from spurbench.bench.store import Store
+from spurbench.bench.record import settled
+from spurbench.bench.store import Store, checkpoint_of
 
 GRACE = 60  # seconds for a worker to save its state when asked to stop
+HANGING = 10  # the same for one whose job has had its time
+TRIES = 3  # a job whose process is killed from outside is given to another so often
 
 
 class Watcher(Protocol):
@@ -47,49 +50,60 @@ class Worker:
     pipe: Connection
     device: str
     job: Job | None = None
+    since: float = 0.0  # when it got the job
+    step: int = 0  # that it last told of
+    over: float | None = None  # when it was told that the job's time is over
 
 
-def launch(
-    jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, plugins: list[str], retry: bool = False
-) -> Outcome:
+@dataclass(frozen=True)
+class Terms:
+    """How a launch treats its jobs."""
+
+    plugins: list[str] = field(default_factory=list)  # files that workers add
+    redo: Redo = Redo()
+    seconds: float | None = None  # that a run may take; None: as long as it does
+
+
+def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, terms: Terms) -> Outcome:
     """Run all jobs; returns when none is left or after Ctrl-C or SIGTERM, every state saved."""
-    pool = Pool(deque(jobs), store, watcher, plugins, retry)
+    pool = Pool(deque(jobs), layout, store, watcher, terms)
     with interruptible() as asked:
-        pool.workers = [pool.spawn(device, layout) for device in layout.devices[: len(pool.queue)]]
-        while pool.workers and not asked:
-            pool.turn()
-    if pool.workers:
-        pool.outcome.interrupted = True
-        pool.stop()
+        try:
+            pool.workers = [pool.spawn(device) for device in layout.devices[: len(pool.queue)]]
+            while pool.workers and not asked:
+                pool.turn()
+        finally:
+            pool.outcome.interrupted = bool(pool.workers)
+            pool.stop()
     return pool.outcome
 
 
 @dataclass
 class Pool:
     queue: deque[Job]
+    layout: Layout
     store: Store
     watcher: Watcher
-    plugins: list[str]
-    retry: bool
+    terms: Terms
     workers: list[Worker] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
+    deaths: Counter[str] = field(default_factory=Counter)  # of processes, by the job they had
 
-    def spawn(self, device: str, layout: Layout) -> Worker:
+    def spawn(self, device: str) -> Worker:
         """A new process; threads are set in its environment, before torch is imported there."""
         here, there = mp.get_context("spawn").Pipe()
-        arguments = (there, str(self.store.root), self.plugins, self.retry, os.getpid())
-        with environment(OMP_NUM_THREADS=str(layout.threads), MKL_NUM_THREADS=str(layout.threads)):
+        arguments = (there, str(self.store.root.absolute()), self.terms.plugins, self.terms.redo, os.getpid())
+        with environment(OMP_NUM_THREADS=str(self.layout.threads), MKL_NUM_THREADS=str(self.layout.threads)):
             process = mp.get_context("spawn").Process(target=serve, args=arguments, daemon=True)
             process.start()
         there.close()
-        self.layout = layout
         worker = Worker(process, here, device)
         self.feed(worker)
         return worker
 
     def feed(self, worker: Worker) -> None:
         """Give a worker its next job, or tell it to end."""
-        worker.job = None
+        worker.job, worker.since, worker.step, worker.over = None, time.monotonic(), 0, None
         if self.queue:
             job = self.queue.popleft()
             worker.job = replace(job, options=replace(job.options, device=worker.device))
@@ -106,11 +120,25 @@ class Pool:
                 self.hear(worker, worker.pipe.recv())
             except (EOFError, ConnectionResetError):
                 self.bury(worker)
+        for worker in self.workers:
+            self.watch_time(worker)
+
+    def watch_time(self, worker: Worker) -> None:
+        """End a process whose job has had its time: asked at first, so that it saves its state, then without asking."""
+        if self.terms.seconds is None or worker.job is None:
+            return
+        now = time.monotonic()
+        if worker.over is None and now - worker.since > self.terms.seconds * len(worker.job.runs):
+            worker.over = now
+            worker.process.terminate()
+        elif worker.over is not None and now - worker.over > HANGING:
+            worker.process.kill()
 
     def hear(self, worker: Worker, news: tuple[str, Any]) -> None:
         kind, value = news
         assert worker.job is not None
         if kind == "progress":
+            worker.step = value
             self.watcher.progress(worker.job, value)
             return
         if kind == "refused":
@@ -120,23 +148,51 @@ class Pool:
 
     def close(self, job: Job, refused: bool = False) -> None:
         """Tell the watcher how a job ended, from its records."""
-        records = [self.store.record(run.id) for run in job.runs]
-        failures = [record for record in records if record and record["status"] == "failed"]
+        records = {run.id: self.store.record(run.id) for run in job.runs}
+        failures = [record for record in records.values() if record and record["status"] == "failed"]
+        lacking = [id for id, record in records.items() if record is None]
+        if lacking and not refused and not self.store.claims.living().keys() & set(lacking):
+            self.outcome.refused.append(f"{job.title}: {len(lacking)} runs left no record, such as {lacking[0]}")
+            refused = True
         self.outcome.failed += len(failures)
         self.watcher.ended(job, failures, refused)
 
     def bury(self, worker: Worker) -> None:
-        """A worker's process has ended: as told, or by a signal, which becomes the record of its job's runs."""
+        """A worker's process has ended, as told or not; its job is tried again, or its runs have failed."""
         worker.process.join()
         self.workers.remove(worker)
-        if worker.job is None:
-            return
-        code = worker.process.exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        write_killed(worker.job, self.store, f"the worker process ended by {how}")
-        self.close(worker.job)
+        if worker.job is not None and not self.again(worker, worker.job):
+            self.close(worker.job)
         if self.queue:
-            self.workers.append(self.spawn(worker.device, self.layout))
+            self.workers.append(self.spawn(worker.device))
+
+    def again(self, worker: Worker, job: Job) -> bool:
+        """Whether the job of a process that ended goes back into the queue; if not, its runs get failed records."""
+        code = worker.process.exitcode or 0
+        if worker.over is not None:
+            kept = any(checkpoint_of(self.store, run.id).exists() for run in job.runs)
+            saved = f"the state near step {worker.step:,} of {job.steps:,} is saved" if kept else "nothing is saved"
+            self.fail(job, "time_limit", f"stopped after {self.terms.seconds:g} s a run; {saved}")
+            return False
+        self.deaths[job.name] += 1
+        outside = -code in (0, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # 0: it was told to save and end
+        if outside and self.deaths[job.name] < TRIES:
+            self.queue.appendleft(job)
+            return True
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        times = f", {self.deaths[job.name]} times (memory?)" if outside else ""
+        self.fail(job, "killed" if outside else "crash", f"the worker process ended by {how}{times}")
+        return False
+
+    def fail(self, job: Job, kind: str, how: str) -> None:
+        """Failed records for those runs of a job that no other process has; checkpoints stay for the next launch."""
+        from spurbench.bench.recording import failed, frame
+
+        for run in job.runs:
+            if self.store.claims.take(run.id):
+                if not settled(self.store.record(run.id)):
+                    self.store.write_record(failed(frame(run, job.options, hardware=False), kind, how))
+                self.store.claims.release(run.id)
 
     def stop(self) -> None:
         """Ask every worker to save its state, and wait for it; a second Ctrl-C does not wait."""
@@ -150,17 +206,7 @@ class Pool:
             worker.process.kill()
 
 
-def write_killed(job: Job, store: Store, how: str) -> None:
-    """Failed records for the runs of a job whose process is gone; its checkpoint stays for the next launch."""
-    from spurbench.bench.worker import failed, frame
-
-    for run, record in zip(job.runs, frame(job), strict=True):
-        if store.record(run.id) is None:
-            store.write_record(failed(record, "killed", how))
-        store.claims.remove(run.id)
-
-
-def serve(pipe: Connection, root: str, plugins: list[str], retry: bool, parent: int) -> None:
+def serve(pipe: Connection, root: str, plugins: list[str], redo: Redo, parent: int) -> None:
     """The worker process: jobs come in through the pipe until None comes; SIGTERM means save and stop."""
     asked: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to everyone; the launcher decides
@@ -170,24 +216,24 @@ def serve(pipe: Connection, root: str, plugins: list[str], retry: bool, parent: 
     from spurbench.bench.errors import UserError
     from spurbench.bench.worker import Stopped, run_job
 
-    for path in plugins:
-        registry.add_plugin(path)
-    store = Store.open(root)
-
-    def report(step: int) -> None:
-        pipe.send(("progress", step))
+    def tell(kind: str, value: Any) -> None:
+        try:
+            pipe.send((kind, value))
+        except OSError:  # no one is there any more; that is no run's fault
+            asked.append(0)
 
     def stop() -> bool:
         return bool(asked) or os.getppid() != parent  # an orphan saves its state and ends
 
-    while not asked and (fields := pipe.recv()) is not None:
-        try:
-            run_job(Job.from_dict(fields), store, report, stop, retry)
-            pipe.send(("done", None))
-        except Stopped:
-            return
-        except (UserError, OSError) as error:
-            pipe.send(("refused", str(error)))
+    with suppress(EOFError, ConnectionResetError, Stopped):
+        while not stop() and (fields := pipe.recv()) is not None:
+            try:
+                for path in plugins:
+                    registry.add_plugin(path)
+                run_job(Job.from_dict(fields), Store.open(root), lambda step: tell("progress", step), stop, redo)
+                tell("done", None)
+            except (UserError, OSError) as error:
+                tell("refused", str(error))
 
 
 @contextmanager

@@ -6,11 +6,11 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spurbench.bench import layout, registry
+from spurbench.bench import layout, registry, versions
 from spurbench.bench.grid import Grid, expand, only, runs
-from spurbench.bench.job import Job, Options, gather
-from spurbench.bench.local import Outcome, Watcher, launch
-from spurbench.bench.record import Run, settled
+from spurbench.bench.job import Job, Options, Redo, gather
+from spurbench.bench.local import Outcome, Terms, Watcher, launch
+from spurbench.bench.record import Record, Run
 from spurbench.bench.store import Store
 
 Announce = Callable[[list[Job], layout.Layout], Watcher]
@@ -25,6 +25,8 @@ class Settings:
     jobs: int | None = None
     threads: int | None = None
     retry: bool = False
+    fresh: bool = False  # do runs again whose plug-ins or data have been edited since
+    time_limit: float | None = None  # seconds that a run may take
     only: Sequence[str] = ()  # cells to run, by dataset, method, label or dataset/method; the plan stays whole
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # rows; by default what suits the device
@@ -67,10 +69,18 @@ def outstanding(
         store.set_aside(unusable)
         store.write_plan(plan)
     part = expand(only(grid, settings.only), records) if settings.only else plan
-    waiting = {
-        run.id for run, _ in runs(part) if not settled(records.get(run.id), settings.retry and run.id not in tried)
-    }
+    asked, again = Redo(settings.retry, settings.fresh), Redo()
+    waiting = {run.id for run, _ in runs(part) if (again if run.id in tried else asked).asks_for(records.get(run.id))}
     return plan, [(run, cell["label"]) for run, cell in runs(plan)], waiting
+
+
+def outdated(plan: dict[str, Any], records: Sequence[Record]) -> dict[str, list[str]]:
+    """The runs of a plan that were made before files of theirs were edited: names of the files → ids of the runs."""
+    ids, found = {run.id for run, _ in runs(plan)}, dict[str, list[str]]()
+    for record in records:
+        if record["id"] in ids and (files := versions.edited(record)):
+            found.setdefault(", ".join(files), []).append(record["id"])
+    return found
 
 
 def draws(plan: dict[str, Any]) -> set[str]:
@@ -85,7 +95,8 @@ def one_round(
     plan = layout.choose(settings.device, settings.jobs, settings.threads, len(planned))
     jobs = arranged(planned, wanted, plan, settings)
     plan = replace(plan, devices=plan.devices[: len(jobs)])
-    return launch(jobs, plan, store, announce(jobs, plan), registry.plugin_paths(), settings.retry)
+    terms = Terms(registry.plugin_paths(), Redo(settings.retry, settings.fresh), settings.time_limit)
+    return launch(jobs, plan, store, announce(jobs, plan), terms)
 
 
 def arranged(planned: list[tuple[Run, str]], wanted: set[str], plan: layout.Layout, settings: Settings) -> list[Job]:

@@ -17,10 +17,10 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from spurbench.bench.claims import Claims, stale_seconds
+from spurbench.bench.claims import Claims, alive, stale_seconds, take_away
 from spurbench.bench.errors import StoreTrouble, UserError
 from spurbench.bench.files import sweep, write_atomically
-from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed
+from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed, settled
 
 MARK = "spurbench-store.json"
 KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
@@ -77,11 +77,17 @@ class Store:
             ) from error
 
     def tidy(self) -> None:
-        """Delete what writers left half-written when they were killed."""
+        """Delete what writers left when they were killed: half-written files, claims, checkpoints of finished runs."""
         for kind in (*KINDS, "claims"):
             for folder in (self.root / kind, *(self.root / kind).glob("??")):
                 sweep(folder, stale_seconds())
         sweep(self.root, stale_seconds())
+        for claim in self.claims.files():
+            if not alive(claim):
+                take_away(claim)
+        for file in (self.root / "checkpoints").glob("*.pt"):
+            if not self.claims.path(file.stem).exists() and settled(self.record(file.stem)):
+                file.unlink(missing_ok=True)
 
     # ---- records and plans --------------------------------------------------------------------------------------
 
@@ -210,6 +216,11 @@ class Packed(Store):
 
     def refusal(self) -> UserError:
         return UserError(f"{self.root} is a packed store, for reading only; name a folder")
+
+
+def checkpoint_of(store: Store, run_id: str) -> Path:
+    """Where the state of a run that is under way is saved."""
+    return store.root / "checkpoints" / f"{run_id}.pt"
 
 
 def record_files(folder: Path) -> Iterator[tuple[str, str]]:

@@ -4,62 +4,294 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import io
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-import numpy as np
 import torch
 
-from spurbench.bench import drawings, evaluate, provenance, registry
-from spurbench.bench.dataset import Attack, Data, Dataset, Pgd, Score, Training
-from spurbench.bench.engine import Engine, Seed, evaluating, prepare
-from spurbench.bench.errors import UserError
-from spurbench.bench.files import write_atomically
-from spurbench.bench.inputs import stream
-from spurbench.bench.job import Job
+from spurbench.bench import checkpoints, recording, registry, scoring, versions
+from spurbench.bench.checkpoints import Checkpoint
+from spurbench.bench.claims import Lost, kept_alive
+from spurbench.bench.dataset import Dataset, Training
+from spurbench.bench.engine import Engine, Seed, prepare
+from spurbench.bench.errors import StoreTrouble, UserError
+from spurbench.bench.job import Job, Options, Redo
 from spurbench.bench.method import Method
-from spurbench.bench.record import SCHEMA, Record, Run, settled
-from spurbench.bench.store import Store
-
-CHECKPOINT = 3  # version of the checkpoint's layout
+from spurbench.bench.record import Record, Run
+from spurbench.bench.store import Store, checkpoint_of
 
 
 class Stopped(Exception):
-    """The job was asked to stop; its checkpoint is written."""
+    """The job was asked to stop; its state is saved."""
+
+
+class Outdated(Exception):
+    """A checkpoint was made from other data than there are now; it is gone, the run starts over."""
 
 
 Report = Callable[[int], None]
 """Called with the steps done, now and then."""
+OUTSIDE = (Stopped, Lost, Outdated, StoreTrouble, KeyboardInterrupt)
+"""What ends work on a run and is no fault of the run's."""
 
 
-def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], retry: bool = False) -> None:
+@dataclass
+class Desk:
+    """What a worker has at hand beside the job."""
+
+    store: Store
+    report: Report
+    stop: Callable[[], bool]
+    step: int = 0  # of the stack under way
+    lost: set[str] = field(default_factory=set)  # runs that were taken over
+    troubles: dict[str, None] = field(default_factory=dict)  # what the user is to mend, each once
+
+    def settle(self, record: Record) -> None:
+        """Put a run's record into the store, if it is still this process's run; only then is its checkpoint deleted."""
+        self.store.claims.check(record["id"])
+        self.store.write_record(record)
+        checkpoints.delete(record["id"], self.store)
+
+
+def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], redo: Redo | None = None) -> None:
     """Train, score and record the runs of a job that no one else has claimed or done.
 
-    A run that raises or diverges leaves a failed record with its cause. Raises Stopped once `stop()` is true, with
-    the state saved; the same job goes on from there.
+    A run that raises or diverges leaves a failed record with its cause and does not touch the others. Raises Stopped
+    once `stop()` is true, with the state saved: the same job goes on from there. Raises UserError for what the user is
+    to mend, when everything else is done.
     """
+    redo, desk = redo or Redo(), Desk(store, report, stop)
     mine = [run for run in job.runs if store.claims.take(run.id)]
     try:
-        todo = [run for run in mine if not settled(store.record(run.id), retry)]
-        if todo:
-            for stack in stacks(todo):
-                attempt(replace(job, runs=stack), store, report, stop)
+        todo = [run for run in mine if redo.asks_for(store.record(run.id))]
+        with kept_alive(store.claims, [run.id for run in mine], lambda: (desk.step, job.steps)) as desk.lost:
+            together(replace(job, runs=todo), desk)
     finally:
         for run in mine:
             store.claims.release(run.id)
+    if desk.troubles:
+        raise UserError("; ".join(desk.troubles))
 
 
-def stacks(runs: list[Run]) -> list[list[Run]]:
-    """The runs that may train as one stack: all, or one by one where a method cannot be lifted or dropout draws."""
-    alone = not registry.load_method(runs[0].method).stackable or runs[0].training.get("dropout")
-    return [[run] for run in runs] if alone else [runs]
+def together(job: Job, desk: Desk) -> None:
+    """Do runs from their checkpoints, if they have any; those that stand at the same step train as one stack."""
+    saved: dict[str, Checkpoint | None] = {}
+    for run in job.runs:
+        try:
+            saved[run.id] = begun(run, job.options, desk.store)
+        except UserError as error:
+            desk.troubles[str(error)] = None
+    for runs in alike([run for run in job.runs if run.id in saved], saved):
+        attempt(replace(job, runs=runs), [saved[run.id] for run in runs], desk)
+
+
+def begun(run: Run, options: Options, store: Store) -> Checkpoint | None:
+    """The checkpoint of a run, unless its plug-ins have been edited since it was saved: then the run starts over."""
+    saved = checkpoints.load(run, store, options.device)
+    changed = [kind for kind in ("method", "dataset") if saved and saved.made[kind] != made_by(run)[kind]]
+    if not changed:
+        return saved
+    say_outdated(run, f"the {' and the '.join(changed)}", store)
+    return None
+
+
+def say_outdated(run: Run, what: str, store: Store) -> None:
+    print(f"{run.dataset} × {run.method}, seed {run.seed}: {what} changed since it was begun; it starts over",
+          file=sys.stderr)  # fmt: skip
+    checkpoints.delete(run.id, store)
+
+
+def made_by(run: Run) -> versions.Version:
+    """The code that this process makes a run with."""
+    return {kind: versions.loaded(kind, getattr(run, kind)) for kind in ("method", "dataset")}
+
+
+def alike(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) -> list[list[Run]]:
+    """The runs that may train as one stack; one by one where a method cannot be lifted or dropout draws."""
+    found: dict[object, list[Run]] = {}
+    for run in runs:
+        alone = run.training.get("dropout") or not registry.load_method(run.method).stackable
+        at = saved[run.id]
+        found.setdefault(run.id if alone else at and (at.step, at.threads, at.micro_batch), []).append(run)
+    return list(found.values())
+
+
+def attempt(job: Job, saved: Sequence[Checkpoint | None], desk: Desk) -> None:
+    """Train runs as one stack and record each. Where that fails, each is tried alone, so that one harms no other."""
+    try:
+        results = trained(job, saved, desk)
+    except Lost as lost:
+        together(replace(job, runs=[run for run in job.runs if run.id != str(lost)]), desk)
+    except Outdated:
+        together(job, desk)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OUTSIDE) or is_full(error):
+            raise
+        for run in job.runs if len(job.runs) > 1 else ():
+            together(replace(job, runs=[run]), desk)
+        if len(job.runs) == 1:
+            give_up(job.runs[0], recording.frame(job.runs[0], job.options), error, desk)
+    else:
+        for run, (record, result) in zip(job.runs, results, strict=True):
+            conclude(run, record, result, desk)
+
+
+Result = Callable[[], Record]
+"""Makes the record of a run that has been trained."""
+
+
+def conclude(run: Run, record: Record, result: Result, desk: Desk) -> None:
+    """Score a run and record it; what goes wrong in that is this run's alone."""
+    try:
+        desk.settle(result())
+    except Lost:
+        return
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OUTSIDE) or is_full(error):
+            raise
+        give_up(run, record, error, desk)
+
+
+def give_up(run: Run, record: Record, error: BaseException, desk: Desk) -> None:
+    """Note what the user is to mend, or record the run as failed with its cause."""
+    if isinstance(error, UserError):
+        desk.troubles[str(error)] = None
+        return
+    out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    message = f"{type(error).__name__}: {error}".splitlines()[0] + (remedy(run) if out else "")
+    kind = "out_of_memory" if out else "exception"
+    with suppress(Lost):
+        desk.settle(recording.failed(record, kind, message, traceback.format_exc()))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk has no room: not a run's fault, whoever wrote."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def remedy(run: Run) -> str:
+    """What to change after running out of memory."""
+    batch = run.training.get("batch")
+    return f"; try training.batch {max(1, batch // 2)}" if batch else "; try a smaller training set or network"
+
+
+def plugins(job: Job) -> tuple[Dataset, Method]:
+    """The dataset and the method of a job's runs, made with their options and hyper-parameters."""
+    run = job.runs[0]
+    method = registry.load_method(run.method)(**run.hyper_parameters)
+    return registry.load_dataset(run.dataset)(**run.dataset_options), method
+
+
+def trained(job: Job, saved: Sequence[Checkpoint | None], desk: Desk) -> list[tuple[Record, Result]]:
+    """Train a stack; for each run what is known of it so far and how to get its record."""
+    made_by(job.runs[0])  # before the plug-ins are imported: what is edited later is not in them
+    dataset, method = plugins(job)
+    training = Training(**job.runs[0].training)
+    if saved[0] is not None:
+        job = replace(job, options=replace(job.options, threads=saved[0].threads, micro_batch=saved[0].micro_batch))
+    tune(job.options.threads)
+    recording.reset_peak_memory(job.options.device)
+    drawn = [load(run, dataset, method, training, job.options) for run in job.runs]
+    if not method.trains:
+        return [(record, partial(scoring.guessed, record, seed)) for record, seed in drawn]
+    engine = Engine(method, training, job.runs[0].precision, job.options, [seed for _, seed in drawn])
+    course = Course(job, engine, desk, [record for record, _ in drawn], [at.resumed + 1 if at else 0 for at in saved])
+    course.restore(saved)
+    engine.train(course.watch)
+    desk.report(training.steps)
+    if dataset.attacks():  # they take long: training is not to be done again if they are interrupted
+        course.save()
+    return [(record, partial(course.result, r, dataset)) for r, (record, _) in enumerate(drawn)]
+
+
+def load(run: Run, dataset: Dataset, method: Method, training: Training, options: Options) -> tuple[Record, Seed]:
+    """What is known of a run before it is done, and its data and networks."""
+    record = recording.frame(run, options)
+    with versions.watching(run.dataset) as files:
+        seed = prepare(dataset, method, training, run.seed)
+        checksum = dataset.checksum()
+    record["provenance"] |= {"data": checksum, "files": files}
+    return record, seed
+
+
+@dataclass
+class Course:
+    """The training of one stack, as a worker follows it."""
+
+    job: Job
+    engine: Engine
+    desk: Desk
+    records: list[Record]  # what is known of each run so far
+    resumed: list[int]  # how often each has gone on from a checkpoint
+    reported: float = 0.0
+    saved: float = field(default_factory=time.monotonic)
+
+    def restore(self, saved: Sequence[Checkpoint | None]) -> None:
+        """Go on from the runs' checkpoints, if they have any; raises Outdated if the data are others by now."""
+        found = [at for at in saved if at is not None]
+        for run, at, record in zip(self.job.runs, found, self.records, strict=False):
+            if changed := changed_data(at, record):
+                say_outdated(run, changed, self.desk.store)
+                raise Outdated
+        try:
+            if found:
+                self.engine.restore([at.state for at in found])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            file = checkpoint_of(self.desk.store, found[0].run)
+            raise checkpoints.unreadable(file, type(error).__name__) from None
+
+    def watch(self, engine: Engine) -> None:
+        """Called before every step: reports, saves at intervals, and stops when asked."""
+        now, stopping = time.monotonic(), self.desk.stop()
+        self.desk.step = engine.step
+        self.tell_lost()
+        if now - self.reported > 0.5:
+            self.reported = now
+            self.desk.report(engine.step)
+        if stopping or now - self.saved > self.job.options.checkpoint_seconds:
+            self.saved = now
+            self.save()
+        if stopping:
+            raise Stopped
+
+    def tick(self) -> None:
+        """Called during long scoring: stops when asked."""
+        if self.desk.stop():
+            raise Stopped
+
+    def tell_lost(self) -> None:
+        for run in self.job.runs:
+            if run.id in self.desk.lost:
+                raise Lost(run.id)
+
+    def save(self) -> None:
+        options = self.job.options
+        for r, (run, record, resumed) in enumerate(zip(self.job.runs, self.records, self.resumed, strict=True)):
+            self.desk.store.claims.check(run.id)
+            files = record["provenance"]["files"]
+            checkpoints.save(
+                Checkpoint(run.id, versions.of(record), files, options.threads, options.micro_batch, resumed,
+                           self.engine.state(r)),
+                self.desk.store,
+            )  # fmt: skip
+
+    def result(self, r: int, dataset: Dataset) -> Record:
+        """The record of a trained run."""
+        engine, options = self.engine, self.job.options
+        cost = recording.cost(engine.seconds, engine.step, len(self.job.runs), self.resumed[r], options)
+        return scoring.scored(self.records[r] | {"cost": cost}, engine, r, dataset, self.desk.store, self.tick)
+
+
+def changed_data(saved: Checkpoint, record: Record) -> str:
+    """What of the data is not what it was when a checkpoint was made, in words; empty if nothing is."""
+    if saved.made["data"] != record["provenance"]["data"]:
+        return "the data"
+    return ", ".join(versions.differ(saved.files, record["provenance"]["files"]))
 
 
 def tune(threads: int) -> None:
@@ -73,315 +305,3 @@ def tune(threads: int) -> None:
         libc = ctypes.CDLL(None)
         for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 1 << 28)):  # mmap threshold, trim, top pad
             libc.mallopt(option, value)
-
-
-def attempt(job: Job, store: Store, report: Report, stop: Callable[[], bool]) -> None:
-    """One stack of runs, from its checkpoint if there is one; whatever goes wrong in it becomes its record."""
-    begun = frame(job)
-    try:
-        for record in trained(job, begun, store, report, stop):
-            store.write_record(record)
-    except (Stopped, UserError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and refused_by_store(error, store):
-            raise
-        full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-        kind = "out_of_memory" if full else "exception"
-        message = f"{type(error).__name__}: {error}".splitlines()[0] + (remedy(job) if full else "")
-        for record in begun:
-            store.write_record(failed(record, kind, message, traceback.format_exc()))
-    checkpoint_path(store, job).unlink(missing_ok=True)
-
-
-def refused_by_store(error: OSError, store: Store) -> bool:
-    """Whether it is the store that cannot be read or written, rather than something of the run's own."""
-    path = error.filename if isinstance(error.filename, str) else ""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or Path(path).is_relative_to(store.root)
-
-
-def remedy(job: Job) -> str:
-    """What to change after running out of memory."""
-    batch = job.runs[0].training.get("batch")
-    return f"; try training.batch {max(1, batch // 2)}" if batch else "; try a smaller training set or network"
-
-
-def plugins(job: Job) -> tuple[Dataset, Method]:
-    """The dataset and the method of a job's runs, made with their options and hyper-parameters."""
-    run = job.runs[0]
-    method = registry.load_method(run.method)(**run.hyper_parameters)
-    return registry.load_dataset(run.dataset)(**run.dataset_options), method
-
-
-def trained(job: Job, begun: list[Record], store: Store, report: Report, stop: Callable[[], bool]) -> list[Record]:
-    """The records of a stack: trained, scored, complete."""
-    dataset, method = plugins(job)
-    training = Training(**job.runs[0].training)
-    if not method.trains:
-        return [guessed(record, prepare(dataset, method, training, record["seed"])) for record in begun]
-    saved = load_checkpoint(job, store)
-    if saved is not None:  # other threads or micro-batches would round differently
-        kept = {name: saved[name] for name in ("threads", "micro_batch")}
-        job = replace(job, options=replace(job.options, **kept))
-    tune(job.options.threads)
-    reset_peak_memory(job.options.device)
-    seeds = [prepare(dataset, method, training, run.seed) for run in job.runs]
-    engine = Engine(method, training, job.runs[0].precision, job.options, seeds)
-    resumed = 0
-    if saved is not None:
-        try:
-            engine.restore(saved["state"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise unreadable(checkpoint_path(store, job), type(error).__name__) from None
-        resumed = int(saved["resumed"]) + 1
-    engine.train(watcher(job, store, report, stop, resumed))
-    report(training.steps)
-    if dataset.attacks():  # they take long: training is not to be done again if they are interrupted
-        save(engine, job, store, resumed)
-    tick = ticker(job, store, stop, engine)
-    return [
-        scored(record | {"cost": cost(engine, job, resumed)}, engine, r, dataset, store, tick)
-        for r, record in enumerate(begun)
-    ]
-
-
-def ticker(job: Job, store: Store, stop: Callable[[], bool], engine: Engine) -> Callable[[], None]:
-    """Called during long scoring: keeps the claims, and stops when asked."""
-    keep = keeper(job, store)
-
-    def tick() -> None:
-        if stop():
-            raise Stopped
-        keep(engine)
-
-    return tick
-
-
-def keeper(job: Job, store: Store) -> Callable[[Engine], None]:
-    """Gives a sign of life for the claims of a job, every ten seconds at most."""
-    last = [0.0]
-
-    def keep(engine: Engine) -> None:
-        if time.monotonic() - last[0] > 10:
-            last[0] = time.monotonic()
-            for run in job.runs:
-                store.claims.keep(run.id, engine.step, engine.training.steps)
-
-    return keep
-
-
-def watcher(job: Job, store: Store, report: Report, stop: Callable[[], bool], resumed: int) -> Callable[[Engine], None]:
-    """Called before every step: reports, saves at intervals, and stops when asked."""
-    last, keep = {"report": 0.0, "save": time.monotonic()}, keeper(job, store)
-
-    def watch(engine: Engine) -> None:
-        now = time.monotonic()
-        if now - last["report"] > 0.5:
-            last["report"] = now
-            report(engine.step)
-        keep(engine)
-        stopping = stop()
-        if stopping or now - last["save"] > job.options.checkpoint_seconds:
-            last["save"] = now
-            save(engine, job, store, resumed)
-        if stopping:
-            raise Stopped
-
-    return watch
-
-
-def checkpoint_path(store: Store, job: Job) -> Path:
-    return store.root / "checkpoints" / f"{job.name}.pt"
-
-
-def save(engine: Engine, job: Job, store: Store, resumed: int) -> None:
-    buffer = io.BytesIO()
-    head = {"version": CHECKPOINT, "runs": [run.id for run in job.runs], "resumed": resumed}
-    head |= {"threads": job.options.threads, "micro_batch": job.options.micro_batch}
-    torch.save(head | {"state": engine.state()}, buffer)
-    write_atomically(checkpoint_path(store, job), buffer.getvalue())
-
-
-def load_checkpoint(job: Job, store: Store) -> dict[str, Any] | None:
-    """The job's checkpoint, if there is one."""
-    path = checkpoint_path(store, job)
-    if not path.exists():
-        return None
-    try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.options.device)
-        version = saved["version"]
-    except Exception as error:
-        raise unreadable(path, type(error).__name__) from None
-    if version != CHECKPOINT:
-        raise UserError(
-            f"the checkpoint {path} has layout {version}, this spurbench reads {CHECKPOINT}: finish the run with the "
-            "version that began it, or delete the file to start over"
-        )
-    if missing := {"threads", "micro_batch", "resumed", "state"} - set(saved):
-        raise unreadable(path, f"no {', '.join(sorted(missing))}")
-    return saved
-
-
-def unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"cannot read the checkpoint {path} ({why}): delete it to start over")
-
-
-# ---- records ----------------------------------------------------------------------------------------------------
-
-
-def frame(job: Job) -> list[Record]:
-    """Everything that is known of a job's runs before they are done; usable even where a plug-in is not."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    method, dataset = registry.methods().get(job.runs[0].method), registry.datasets().get(job.runs[0].dataset)
-    common = {
-        "schema": SCHEMA,
-        "needs": sorted(method.needs) if method else [],
-        "headline": [list(pair) for pair in dataset.headline] if dataset else [],
-        "cause": None,
-        "splits": {},
-        "measures": {},
-        "history": [],
-        "predictions": None,
-        "cost": {"seconds": 0.0, "seconds_per_step": 0.0, "peak_memory_mb": 0.0, "replicas": len(job.runs),
-                 "threads": job.options.threads, "resumed": 0},
-    }  # fmt: skip
-    files = {"method": method.path if method else None, "dataset": dataset.path if dataset else None}
-    source = provenance.code() | {
-        "plugins": {kind: provenance.content(path) for kind, path in files.items()},
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(job.options.device),
-        "device": job.options.device,
-        "started": started,
-    }
-    return [{"id": run.id, **run.to_dict(), **common, "provenance": source} for run in job.runs]
-
-
-def now_stamped(record: Record) -> Record:
-    finished_at = datetime.now(UTC).isoformat(timespec="seconds")
-    return record | {"provenance": record["provenance"] | {"finished": finished_at}}
-
-
-def failed(record: Record, kind: str, message: str, detail: str = "") -> Record:
-    return now_stamped(record | {"status": "failed", "cause": {"kind": kind, "message": message, "detail": detail}})
-
-
-def guessed(record: Record, seed: Seed) -> Record:
-    """The record of a reference row that predicts uniformly at random."""
-    found = evaluate.parts("train", seed.data.train, seed.data)
-    splits = {name: split for name, (split, _) in found.items()} | seed.data.tests
-    counts = {name: evaluate.guess(split, seed.data) for name, split in splits.items()}
-    return now_stamped(record | {"status": "done", "groups": seed.data.groups, "splits": counts})
-
-
-def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Store, tick: Callable[[], None]) -> Record:
-    """The complete record of replica `r`: counts of every split, further measures, predictions kept."""
-    seed, data = engine.seeds[r].seed, engine.seeds[r].data
-    record["provenance"]["data"] = dataset.checksum()
-    record = record | {"history": own(engine.history, seed), "groups": data.groups}
-    record |= {"looks": own(engine.looks, seed)} if engine.looks else {}
-    record |= {"conflicting": list(dataset.conflicting)} if dataset.conflicting else {}
-    if seed in engine.diverged:
-        return failed(record, "diverged", f"loss or weights not finite at step {engine.diverged[seed]}")
-    score = engine.score(r)
-    logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
-    counts = evaluate.by_environment("train", logits["train"], data.train, data)
-    counts |= {name: evaluate.count(logits[name], split, data) for name, split in data.tests.items()}
-    measures = dataset.measures(score, data)
-    if attacks := dataset.attacks():
-        found, record["curves"] = attacked(engine, r, attacks, tick)
-        for split, values in found.items():
-            measures[split] = measures.get(split, {}) | values
-    drawings.keep(store, record["id"], drawable(dataset, score, data))
-    return now_stamped(
-        record
-        | {
-            "status": "done",
-            "splits": counts,
-            "measures": measures,
-            "predictions": keep_predictions(record["id"], logits, store),
-        }
-    )
-
-
-def attacked(
-    engine: Engine, r: int, attacks: Mapping[str, Attack], tick: Callable[[], None]
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """How replica `r` stands up to the dataset's attacks: split → measure → value, and the margins' curves.
-
-    A curve gives how many pictures are flipped by disturbances of at most each thousandth of the pixels' scale.
-    """
-    from spurbench.bench import attack
-
-    target = attack.Target(engine.function(r), engine.pixels[r], engine.device)
-    data, measures, curves = engine.seeds[r].data, dict[str, dict[str, float]](), {}
-    with evaluating(engine.networks[r][0]):
-        for name, how in attacks.items():
-            split = data.train if how.split == "train" else data.tests[how.split]
-            if isinstance(how, Pgd):
-                right = attack.right_after_pgd(target, split.x, split.y, how, stream(engine.seeds[r].seed, name), tick)
-                value = right.double().mean().item()
-            else:
-                sizes = attack.margins(target, split.x, split.y, how, tick)
-                value = sizes.median().item()
-                flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
-                curves[name] = {"split": how.split, "n": len(sizes), "flipped": flipped}
-            measures.setdefault(how.split, {})[name] = value
-    return measures, curves
-
-
-def own(points: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """The points of a seed's curve, without its name."""
-    return [
-        {name: value for name, value in point.items() if name != "seed"} for point in points if point["seed"] == seed
-    ]
-
-
-def drawable(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
-    """The dataset's drawings of a trained network, in half precision."""
-    return {name: value.half().numpy() for name, value in dataset.drawings(score, data).items()}
-
-
-def keep_predictions(run_id: str, logits: dict[str, torch.Tensor], store: Store) -> str:
-    """Logits of every split, so that a new metric or selection rule needs no retraining; their path in the store."""
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: value.numpy() for name, value in logits.items()}
-    np.savez_compressed(buffer, **arrays)
-    path = store.path("predictions", run_id, ".npz")
-    write_atomically(path, buffer.getvalue())
-    return str(path.relative_to(store.root))
-
-
-def cost(engine: Engine, job: Job, resumed: int) -> dict[str, Any]:
-    """What a run cost: its share of the stack's training time, and the peak memory of the stack."""
-    seconds = engine.seconds / len(job.runs)
-    return {
-        "seconds": round(seconds, 3),
-        "seconds_per_step": round(seconds / max(engine.step, 1), 6),
-        "peak_memory_mb": round(peak_memory(job.options.device) / 2**20, 1),
-        "replicas": len(job.runs),
-        "threads": job.options.threads,
-        "compiled": job.options.compile,
-        "resumed": resumed,
-    }
-
-
-def reset_peak_memory(device: str) -> None:
-    """Begin to measure anew: pages kept from earlier jobs are given back, the peak so far is forgotten."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: str) -> int:
-    """Bytes: of the GPU where there is one, else of this process since the job began."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -208,13 +208,13 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
 
 def collect(store: Store) -> list[Record]:
     """Give every run whose task is over without a record a failed one that says why; these records."""
-    from spurbench.bench.worker import failed, frame
+    from spurbench.bench.recording import failed, frame
 
     records = []
     for id, task in unsettled(store, tasks(store), in_queue()):
         if task.end and store.record(id) is None:
             job = next(job for job in task.jobs if id in (run.id for run in job.runs))
-            begun = next(record for record in frame(job) if record["id"] == id)
-            records.append(failed(begun, *task.end))
+            run = next(run for run in job.runs if run.id == id)
+            records.append(failed(frame(run, job.options, hardware=False), *task.end))
             store.write_record(records[-1])
     return records

@@ -21,9 +21,9 @@ from spurbench.bench import registry
 from spurbench.bench.claims import TASK
 from spurbench.bench.errors import UserError
 from spurbench.bench.files import write_atomically
-from spurbench.bench.job import Job
+from spurbench.bench.job import Job, Redo
 from spurbench.bench.record import canonical, settled
-from spurbench.bench.store import Store
+from spurbench.bench.store import Store, checkpoint_of
 
 PATIENCE = 120  # seconds to wait for a run that another process has
 STARTS = 5  # a task that starts so often without getting anywhere is given up
@@ -51,15 +51,15 @@ def main(manifest: str) -> int:
     if starts(Path(manifest), index, jobs, store) > STARTS:
         give_up(jobs, store)
         return 3
-    refused = 0
+    refused, redo = 0, Redo(content["retry"], content.get("fresh", False))
     for job in jobs:
         print(f"{job.title}: begins", flush=True)
         try:
             until = time.monotonic() + PATIENCE
-            run_job(job, store, progress(job), lambda: bool(asked), content["retry"])
+            run_job(job, store, progress(job), lambda: bool(asked), redo)
             while not asked and time.monotonic() < until and not all(settled(store.record(run.id)) for run in job.runs):
                 time.sleep(2)  # another process has it, perhaps one that is about to end
-                run_job(job, store, progress(job), lambda: bool(asked), content["retry"])
+                run_job(job, store, progress(job), lambda: bool(asked), redo)
             print(f"{job.title}: ended", flush=True)
         except UserError as error:
             print(f"{job.title}: {error}", flush=True)
@@ -71,10 +71,8 @@ def main(manifest: str) -> int:
 
 def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
     """How often this task has been started with the same runs done and the same checkpoint, this time included."""
-    from spurbench.bench.worker import checkpoint_path
-
-    checkpoints = [checkpoint_path(store, job) for job in jobs]
-    saved = [path.stat().st_mtime_ns for path in checkpoints if path.exists()]
+    files = [checkpoint_of(store, run.id) for job in jobs for run in job.runs]
+    saved = [file.stat().st_mtime_ns for file in files if file.exists()]
     here = [[run.id for job in jobs for run in job.runs if store.record(run.id)], saved]
     file, count = manifest.with_name(f"{manifest.stem}-starts") / f"{index}.json", 0
     with suppress(FileNotFoundError, ValueError):
@@ -86,12 +84,13 @@ def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
 
 def give_up(jobs: list[Job], store: Store) -> None:
     """Failed records for what a task has not done in so many starts."""
-    from spurbench.bench.worker import failed, frame
+    from spurbench.bench.recording import failed, frame
 
+    words = f"started {STARTS} times without getting anywhere"
     for job in jobs:
-        for record in frame(job):
-            if not settled(store.record(record["id"])):
-                store.write_record(failed(record, "node_failure", f"started {STARTS} times without getting anywhere"))
+        for run in job.runs:
+            if not settled(store.record(run.id)):
+                store.write_record(failed(frame(run, job.options), "node_failure", words))
 
 
 def progress(job: Job) -> Callable[[int], None]:

@@ -98,18 +98,17 @@ def test_a_newer_store_is_refused(spurbench: Any, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_version_is_refused(spurbench: Any, tmp_path: Path) -> None:
+    from spurbench.bench.checkpoints import LAYOUT
     from spurbench.bench.grid import adhoc_grid, expand, runs
-    from spurbench.bench.job import Job
-    from spurbench.bench.worker import CHECKPOINT
 
     ((run, _),) = runs(expand(adhoc_grid("two_moon", ["erm"], "0", ["training.steps=3"]), {}))
-    checkpoint = tmp_path / "s" / "checkpoints" / f"{Job([run], 'erm').name}.pt"
+    checkpoint = tmp_path / "s" / "checkpoints" / f"{run.id}.pt"
     spurbench("run", *TINY, "--seeds", "1", "--store", tmp_path / "s")
     checkpoint.parent.mkdir(exist_ok=True)
     torch.save({"version": 0}, checkpoint)
     said = spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
-    assert f"has layout 0, this spurbench reads {CHECKPOINT}" in said and "done in" not in said and checkpoint.exists()
-    torch.save({"version": CHECKPOINT}, checkpoint)
+    assert f"has layout 0, this spurbench reads {LAYOUT}" in said and "done in" not in said and checkpoint.exists()
+    torch.save({"version": LAYOUT}, checkpoint)
     assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
     checkpoint.write_bytes(b"not a checkpoint")
     assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr

@@ -21,10 +21,11 @@ from spurbench.bench.figures.source import Source
 from spurbench.bench.figures.squares import coloured
 from spurbench.bench.files import running as alive
 from spurbench.bench.grid import expand, load_grid, runs
-from spurbench.bench.job import Job
+from spurbench.bench.job import Job, Options
 from spurbench.bench.record import sealed
+from spurbench.bench.recording import frame
 from spurbench.bench.store import Store
-from spurbench.bench.worker import frame, run_job
+from spurbench.bench.worker import run_job
 
 ROOT = Path(__file__).parent.parent
 BROWSER = runpy.run_path(str(ROOT / "tests" / "browser.py"))
@@ -197,8 +198,8 @@ def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path
     (tmp_path / "small.yaml").write_text(ENDLESS)
     (tmp_path / "own.yaml").write_text(FIGURES.partition("features:")[0].partition("    - {kind")[0])
     store = Store.open(tmp_path / "store", create=True)
-    for run, cell in runs(expand(load_grid(str(tmp_path / "small.yaml")), {})):
-        (record,) = frame(Job([run], cell["label"]))
+    for run, _ in runs(expand(load_grid(str(tmp_path / "small.yaml")), {})):
+        record = frame(run, Options())
         store.write_record(record | {"status": "done", "groups": ["y0", "y1"]})
     running = spurbench.start("figure", "own.yaml", "store", "--train", "--jobs", 2, cwd=tmp_path)
     try:

@@ -72,12 +72,13 @@ def test_interrupted_equals_unbroken(kind: str) -> None:
     for _ in range(3):
         first.update()
     first.look()
-    first.looks.clear()
-    second.restore(copy.deepcopy(first.state()))
+    first.progress[0].looks.clear()
+    second.restore([copy.deepcopy(first.state(0))])
     second.train(lambda engine: None)
     assert torch.equal(weights(unbroken, 0), weights(second, 0))
-    assert second.looks == unbroken.looks[1:] and [look["step"] for look in unbroken.looks] == [2, 4, 6]
-    assert sum(unbroken.looks[0]["splits"]["test"]["n"]) == 30
+    ours, theirs = unbroken.progress[0].looks, second.progress[0].looks
+    assert theirs == ours[1:] and [look["step"] for look in ours] == [2, 4, 6]
+    assert sum(ours[0]["splits"]["test"]["n"]) == 30
 
 
 def test_compiled_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, runs
 from spurbench.bench.job import Job, Options, gather
 from spurbench.bench.record import sealed
+from spurbench.bench.recording import frame
 from spurbench.bench.store import Store
-from spurbench.bench.worker import frame
 from spurbench.slurm import profiles, snapshot, submit, task
 from spurbench.slurm.arrays import Array, Resources, changed, minutes, plan
 from spurbench.slurm.queue import ends_of
@@ -240,7 +240,7 @@ def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     store, jobs = Store.open(tmp_path / "s", create=True), jobs_of(2)
     manifest = tmp_path / "array-0.json"
     assert [task.starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
-    store.write_record(sealed({**frame(jobs[0])[0], "status": "done"}))
+    store.write_record(sealed({**frame(jobs[0].runs[0], jobs[0].options), "status": "done"}))
     assert [task.starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
     task.give_up(jobs, store)
     ended = store.record(jobs[1].runs[0].id)

@@ -205,17 +205,17 @@ def big_grid(folder: Path) -> Path:
 def finished_store(folder: Path, grid: Path) -> Path:
     """A store in which every run of the grid has a record of the usual size, made up for timing only."""
     from spurbench.bench.grid import expand, load_grid, runs
-    from spurbench.bench.job import Job
+    from spurbench.bench.job import Options
+    from spurbench.bench.recording import frame
     from spurbench.bench.store import Store
-    from spurbench.bench.worker import frame
 
     store = Store.open(folder / "store", create=True)
     planned = expand(load_grid(str(grid)), {})
     store.write_plan(planned)
     history = [{"step": 50 * i, "loss": 0.5, "train_accuracy": 0.8, "test_accuracy": 0.5} for i in range(20)]
     splits = {"train": counts(12_500), "test": counts(2_500), "train_e0": counts(6_250), "train_e1": counts(6_250)}
-    for i, (run, cell) in enumerate(runs(planned)):
-        (record,) = frame(Job([run], cell["label"]))
+    for i, (run, _) in enumerate(runs(planned)):
+        record = frame(run, Options())
         splits["test"] = counts(2_500, 1_000 + i % 500)
         store.write_record(record | {"status": "done", "splits": splits, "history": history, "groups": list("abcd")})
     return store.root
