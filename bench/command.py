@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from spurbench.bench import grid as grids
-from spurbench.bench import provenance, registry
+from spurbench.bench import provenance, registry, versions
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.layout import find_devices
@@ -124,7 +124,9 @@ STATUS_COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "prec
 def status(where: Path) -> list[dict[str, Any]]:
     """One row a cell: how many of its runs are in each state, and why some failed."""
     store = Store.open(where)
-    known = Known({record["id"]: record for record in store.records()[0]}, store.claims.living(), queued(store))
+    records = store.records()[0]
+    old = {record["id"]: files for record in records if (files := versions.edited(record))}
+    known = Known({record["id"]: record for record in records}, store.claims.living(), queued(store), old)
     rows = []
     for plan in store.plans():
         for cell in plan["cells"]:
@@ -150,6 +152,7 @@ class Known:
     records: dict[str, Any]
     claims: dict[str, Any]
     elsewhere: dict[str, tuple[str, str]]
+    edited: dict[str, list[str]] = field(default_factory=dict)  # runs made before files of theirs were edited
 
     def state(self, id: str) -> str:
         if not settled(self.records.get(id)):
@@ -176,6 +179,9 @@ def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, A
     """How the runs of a cell stand; the note gives progress, causes, or why the cell cannot be run."""
     states = [known.state(id) for id in ids]
     notes = sorted({known.note(id) for id in ids} - {""})
+    if old := [id for id in ids if id in known.edited]:
+        files = sorted({file for id in old for file in known.edited[id]})
+        notes.append(f"{len(old)} made before {', '.join(files)} was edited (--fresh does them again)")
     if cell["na"]:
         notes = [f"n/a: {cell['na']}"]
     elif cell["search"] and cell["search"]["chosen"] is None:

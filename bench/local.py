@@ -137,6 +137,9 @@ class Pool:
     def hear(self, worker: Worker, news: tuple[str, Any]) -> None:
         kind, value = news
         assert worker.job is not None
+        if kind == "begun":  # what it took to start the process is not the run's
+            worker.since = time.monotonic()
+            return
         if kind == "progress":
             worker.step = value
             self.watcher.progress(worker.job, value)
@@ -230,6 +233,7 @@ def serve(pipe: Connection, root: str, plugins: list[str], redo: Redo, parent: i
             try:
                 for path in plugins:
                     registry.add_plugin(path)
+                tell("begun", None)
                 run_job(Job.from_dict(fields), Store.open(root), lambda step: tell("progress", step), stop, redo)
                 tell("done", None)
             except (UserError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,9 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
     counts = evaluate.by_environment("train", logits["train"], data.train, data)
     counts |= {name: evaluate.count(logits[name], split, data) for name, split in data.tests.items()}
-    measures = dataset.measures(score, data)
+    if off := [name for name, split in counts.items() if not isfinite(split["loss_sum"] + split["entropy_sum"])]:
+        return failed(record, "diverged", f"the loss on {', '.join(off)} is not finite")
+    measures = finite(dataset.measures(score, data))
     if attacks := dataset.attacks():
         found, record["curves"] = attacked(engine, r, attacks, tick)
         for split, values in found.items():
@@ -58,6 +61,15 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
             "predictions": keep_predictions(record["id"], progress.logits | logits, store),
         }
     )
+
+
+def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """A dataset's measures, known to be numbers; a record could not hold others."""
+    for split, values in measures.items():
+        for name, value in values.items():
+            if not isfinite(value):
+                raise ValueError(f"the measure {name} of {split} is {value}: a measure is a number, or is left out")
+    return measures
 
 
 def attacked(

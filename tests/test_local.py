@@ -150,3 +150,65 @@ def test_failures_are_records_and_the_others_go_on(
     assert (by_method["wrong"]["status"], by_method["wrong"]["cause"]["kind"]) == ("failed", kind)
     said = json.loads(spurbench("leaderboard", tmp_path / "store", "--format", "json").stdout)
     assert {(row["method"], row["n"], row["n_planned"]) for row in said} >= {("erm", 1, 1), ("wrong", 0, 1)}
+
+
+def test_a_checkpoint_of_another_run_is_refused(spurbench: Any, until: Any, tmp_path: Path) -> None:
+    """Another method's, another seed's; the run is done once the file is gone."""
+    store = tmp_path / "store"
+    line = ["run", "--dataset", "two_moon", "--seeds", "0-1", "--method", "erm", "--set", "training.steps=4000",
+            "--set", "two_moon.examples=60", "--checkpoint-seconds", "0.05", "--store", store]  # fmt: skip
+    running = spurbench.start(*line)
+    until(lambda: len(list(store.glob("checkpoints/*.pt"))) == 2)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    one, other = store.glob("checkpoints/*.pt")
+    one.write_bytes(other.read_bytes())
+    said = spurbench(*line, code=2).stderr
+    assert f"{one.name} is of another run, {other.stem}" in said
+    assert [record["id"] for record in Store.open(store).records()[0]] == [other.stem]
+    one.unlink()
+    spurbench(*line)
+    assert len(Store.open(store).records()[0]) == 2
+
+
+def test_one_seed_that_fails_does_not_touch_the_others(spurbench: Any, tmp_path: Path) -> None:
+    """Its loss raises, its weights overflow; the others are as if alone, to the last bit."""
+    plugin, store = tmp_path / "wrong.py", tmp_path / "store"
+    plugin.write_text(PLUGIN.format(body="return batch.losses(logits).mean() / (0 if batch.y[0] else 1)"))
+    line = ["run", "--plugin", plugin, "--dataset", "two_moon", "--seeds", "0-4", "--method", "wrong", "--jobs", 1,
+            "--set", "training.steps=9", "--set", "two_moon.examples=40"]  # fmt: skip
+    spurbench(*line, "--store", store, code=2)
+    states = {record["seed"]: record["status"] for record in Store.open(store).records()[0]}
+    assert len(states) == 5 and set(states.values()) == {"done", "failed"}
+    good = next(seed for seed, status in states.items() if status == "done")
+    spurbench(*line, "--seeds", good, "--store", tmp_path / "alone")
+    (alone,) = science(tmp_path / "alone")
+    assert alone in science(store)
+
+
+def test_runs_that_hang_are_ended_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, by the launcher: they do not look whether they should stop."""
+    from spurbench.bench import local, registry
+    from spurbench.bench.grid import adhoc_grid
+    from spurbench.bench.runner import Settings, run_grid
+
+    plugin = tmp_path / "wrong.py"
+    plugin.write_text(PLUGIN.format(body="while True: pass"))
+    registry.add_plugin(plugin)
+    monkeypatch.setattr(local, "HANGING", 0)
+    store = Store.open(tmp_path / "store", create=True)
+    grid = adhoc_grid("two_moon", ["wrong"], "0-1", ["training.steps=20", "training.dropout=0.5"])
+    try:
+        result = run_grid(grid, store, Settings(device="cpu", jobs=2, time_limit=0.2), lambda *_: Quiet())
+    finally:
+        registry.forget_plugins()
+    assert result.failed == 2
+    for record in store.records()[0]:
+        assert record["cause"]["kind"] == "time_limit"
+        assert record["cause"]["message"] == "stopped after 0.2 s a run; nothing is saved"
+
+
+class Quiet:
+    def started(self, job: Any) -> None: ...
+    def progress(self, job: Any, step: int) -> None: ...
+    def ended(self, job: Any, failures: Any, refused: bool = False) -> None: ...

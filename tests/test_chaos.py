@@ -1,0 +1,40 @@
+"""Kill anything at any moment: nothing is lost, nothing done twice. The short form of tests/chaos.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import chaos
+
+GOOD = {"lost": 0, "records that differ": 0, "predictions that differ": 0, "left over": 0}
+
+
+def good(found: dict[str, int]) -> bool:
+    return found.items() >= GOOD.items()
+
+
+def test_a_worker_killed_before_an_operation_on_the_store(tmp_path: Path) -> None:
+    found = chaos.kill_at_every_operation(tmp_path, every=6)
+    assert good(found) and found["kills"] > 10, found
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    one = chaos.Chaos(tmp_path_factory.mktemp("unbroken"), seeds=1)
+    one.finish()
+    return one.store
+
+
+@pytest.mark.parametrize("what", ["launcher", "worker", "group", "stop", "disk", "clock"])
+def test_disturbed_and_unbroken_are_the_same(tmp_path: Path, unbroken: Path, what: str) -> None:
+    one = chaos.Chaos(tmp_path, seeds=1)
+    disturb = {"stop": one.stop_longer_than_a_claim, "disk": one.fill_the_disk, "clock": one.put_the_clock_ahead}
+    disturb.get(what, lambda: one.kill(what, 4.0))()
+    assert not one.failures()
+    one.finish()
+    found = chaos.compare(one.store, unbroken)
+    assert good(found) and found["records"] == 4 and not one.done_twice(), found

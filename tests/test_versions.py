@@ -1,0 +1,137 @@
+"""What code and data made a run: noticed when they change, and only when they can alter a number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spurbench.bench import registry, versions
+from spurbench.bench.store import Store
+
+SD = registry.methods()["sd"].path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ('"""Spectral', '"""Spectral (again)', True),
+        ("\n\n\n@dataclass", "\n\n\n# a comment\n@dataclass", True),
+        ("hyper(0.01, low=1e-5", "hyper(0.02, low=1e-4", True),  # a run's identity holds the value
+        (" -> Tensor", "", True),
+        ("risk = batch.losses(logits).mean()", "risk = (\n            batch.losses(logits).mean())", True),
+        ("batch.losses(logits).mean()", "2 * batch.losses(logits).mean()", False),
+        ("step < self.delay", "step <= self.delay", False),
+        ("from torch import Tensor", "from torch import Tensor\nimport torch.nn.functional", False),
+    ],
+)
+def test_code_changes_when_results_can(tmp_path: Path, old: str, new: str, same: bool) -> None:
+    assert old in SD
+    one, other = tmp_path / "one.py", tmp_path / "other.py"
+    one.write_text(SD)
+    other.write_text(SD.replace(old, new))
+    assert (versions.code(one) == versions.code(other)) == same
+
+
+def test_code_holds_what_a_plugin_imports_of_its_own(tmp_path: Path) -> None:
+    mine, helper = tmp_path / "mine.py", tmp_path / "helper_of_mine.py"
+    mine.write_text(f"import helper_of_mine\n{SD}")
+    helper.write_text("FACTOR = 1\n")
+    before = versions.code(mine)
+    helper.write_text("FACTOR = 2\n")
+    assert versions.code(mine) != before
+    names = {file.name for file in versions.with_imports(registry.datasets()["dominoes"].path)}
+    assert names == {"dominoes.py", "cifar10.py"}
+
+
+def test_a_file_that_cannot_be_parsed_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def broken(:")
+    assert versions.code(tmp_path / "broken.py") == versions.code(tmp_path / "none.py") == ""
+
+
+def test_the_files_a_dataset_reads_are_heard(tmp_path: Path) -> None:
+    data, other = tmp_path / "points.csv", tmp_path / "written.txt"
+    data.write_text("1,2\n")
+    with versions.watching("points") as files:
+        data.read_text()
+        other.write_text("not read")
+        Path(versions.__file__).read_text()
+    assert files == {str(data): versions.content_of(data)}
+    with versions.watching("points") as again:
+        pass
+    assert again == files  # a dataset may keep what it read
+    data.write_text("1,3\n")
+    assert versions.differ(files, {str(data): versions.content_of(data)}) == ["points.csv"]
+
+
+DATASET = '''"""Points of a table.
+
+Source: mine. Licence: mine. Groups: none.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from spurbench.bench.dataset import Data, Dataset, Split, Training
+
+TABLE = Path(__file__).with_name("points.csv")
+
+@dataclass(frozen=True)
+class Points(Dataset):
+    training = Training(width=5, hidden_layers=1, optimizer="sgd", lr=0.1, steps=5)
+
+    def load(self, seed, build):
+        rows = torch.from_numpy(np.loadtxt(TABLE, delimiter=","))
+        torch.manual_seed(seed)
+        split = Split(rows[:, :2].float(), rows[:, 2].long())
+        return Data(split, {"test": split}), build(split.x)
+'''
+
+
+def test_an_edited_method_dataset_or_table_is_said_and_trained_again(spurbench: Any, tmp_path: Path) -> None:
+    """Until it is asked for with --fresh, a run stays as it is; a comment changes nothing."""
+    method, dataset, table, store = (tmp_path / name for name in ("mine.py", "points.py", "points.csv", "s"))
+    method.write_text(SD.replace("SD", "Mine"))
+    dataset.write_text(DATASET)
+    table.write_text("".join(f"{i % 7},{i % 3},{i % 2}\n" for i in range(20)))
+    line = ["run", "--plugin", method, "--plugin", dataset, "--dataset", "points", "--method", "mine", "--seeds", "0-1",
+            "--jobs", 1, "--store", store]  # fmt: skip
+
+    def losses() -> list[float]:
+        return [record["splits"]["test"]["loss_sum"] for record in Store.open(store).records()[0]]
+
+    assert "was edited" not in spurbench(*line).stderr
+    method.write_text(f"# a comment\n{method.read_text()}")
+    assert "was edited" not in spurbench(*line).stderr
+    before = losses()
+    for file, old, new in ((method, "logits.square()", "50 * logits.square()"), (dataset, "5, hidden", "5, hidden"),
+                           (table, "1,1,1", "2,1,1")):  # fmt: skip
+        file.write_text(file.read_text().replace(old, new) + ("" if file is table else "\nEDITED = 1\n"))
+        assert f"2 runs were made before {file.name} was edited" in spurbench(*line).stderr
+        assert losses() == before
+        assert file.name in spurbench("status", store).stdout.replace("\n", "")
+        assert "was edited" not in spurbench(*line, "--fresh").stderr
+        before = losses()
+    assert len(before) == 2 and json.loads(spurbench("leaderboard", store, "--format", "json").stdout)
+
+
+def test_a_run_begun_by_other_code_starts_over(spurbench: Any, until: Any, tmp_path: Path) -> None:
+    import os
+    import signal
+
+    method, store = tmp_path / "mine.py", tmp_path / "s"
+    method.write_text(SD.replace("SD", "Mine"))
+    line = ["run", "--plugin", method, "--dataset", "two_moon", "--method", "mine", "--seeds", "0", "--store", store,
+            "--set", "two_moon.examples=60", "--set", "training.width=20"]  # fmt: skip
+    running = spurbench.start(*line, "--set", "training.steps=4000", "--checkpoint-seconds", "0.05")
+    until(lambda: list(store.glob("checkpoints/*.pt")))
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    method.write_text(method.read_text().replace("self.coef * penalty", "3 * self.coef * penalty"))
+    said = spurbench(*line, "--set", "training.steps=4000").stderr
+    assert "seed 0: the method changed since it was begun; it starts over" in said
+    (record,) = Store.open(store).records()[0]
+    assert record["cost"]["resumed"] == 0 and not list(store.glob("checkpoints/*"))
