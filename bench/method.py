@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -55,29 +55,73 @@ class Batch:
 
     def losses(self, logits: Tensor) -> Tensor:
         """Cross-entropy of each example, [B]; one logit ([B]) or C logits ([B, C])."""
+        classes, shape = self.problem.classes, tuple(logits.shape)
+        if shape[1:] not in ([(), (2,)] if classes == 2 else [(classes,)]):
+            raise ValueError(f"logits of shape {shape} for {classes} classes: one is enough for two, else one a class")
         if logits.ndim == 1:
             return F.softplus(logits) - self.y * logits
         return F.cross_entropy(logits, self.y, reduction="none")
 
-    def environment_means(self, values: Tensor) -> Tensor:
-        """Mean of `values` [B] over each environment, [E]; an absent environment gives 0."""
-        assert self.environment is not None, "declare needs = {'environments'}"
-        return means(values, self.environment, self.problem.environments)
+    def environment_means(self, values: Tensor) -> Means:
+        """Mean of `values` [B] over each environment in the batch."""
+        return means(values, self.known_environment, self.problem.environments)
 
-    def group_means(self, values: Tensor) -> Tensor:
-        """Mean of `values` [B] over each group, [G]; an absent group gives 0."""
+    def group_means(self, values: Tensor) -> Means:
+        """Mean of `values` [B] over each group in the batch."""
         assert self.group is not None and self.problem.group_counts is not None, "declare needs = {'groups'}"
         return means(values, self.group, len(self.problem.group_counts))
 
-    def class_means(self, values: Tensor) -> Tensor:
-        """Mean of `values` [B] over each class, [C]; an absent class gives 0."""
+    def class_means(self, values: Tensor) -> Means:
+        """Mean of `values` [B] over each class in the batch."""
         return means(values, self.y, self.problem.classes)
 
+    @property
+    def known_environment(self) -> Tensor:
+        assert self.environment is not None, "declare needs = {'environments'}"
+        return self.environment
 
-def means(values: Tensor, of: Tensor, count: int) -> Tensor:
-    """Mean of `values` [B] over each value 0..count-1 of `of` [B]; 0 where there is none."""
-    member = (of[:, None] == torch.arange(count, device=of.device)).to(values.dtype)  # no scatter: deterministic
-    return (values @ member) / member.sum(0).clamp(min=1)
+
+@dataclass(frozen=True)
+class Means:
+    """Means over each of K classes, groups or environments; one of which the batch has no example has none.
+
+    `mean` and `var` are over those present. `filled` gives a tensor [K] and says what an absent one counts as:
+    `filled(0.0).sum()` where it adds nothing, `filled(-torch.inf).max()` where it cannot be the largest.
+    """
+
+    _values: Tensor  # [K], 0 where there is none
+    present: Tensor  # [K] bool
+
+    def filled(self, value: float | Tensor) -> Tensor:
+        """The means, [K], and `value` for those absent."""
+        return torch.where(self.present, self._values, value)
+
+    def mean(self) -> Tensor:
+        """The mean of those present; 0 if none is."""
+        return self.filled(0.0).sum() / self.present.sum().clamp(min=1)
+
+    def var(self) -> Tensor:
+        """The population variance of those present; 0 for a single one."""
+        share = self.present.to(self._values).mean().clamp(min=1 / len(self.present))
+        return self.filled(self.mean()).var(correction=0) / share  # at the mean an absent one adds nothing
+
+    def square(self) -> Means:
+        return Means(self._values.square(), self.present)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"means have no .{name}: some may be absent, say what those count as: .filled(0.0).{name}")
+
+
+def means(values: Tensor, of: Tensor, count: int) -> Means:
+    """Mean of `values` [B] over each value 0..count-1 of `of` [B]."""
+    member = members(of, count).to(values.dtype)  # no scatter: deterministic
+    examples = member.sum(0)
+    return Means((values @ member) / examples.clamp(min=1), examples > 0)
+
+
+def members(of: Tensor, count: int) -> Tensor:
+    """Whether `of` [B] is each value 0..count-1, [B, count]."""
+    return of[:, None] == torch.arange(count, device=of.device)
 
 
 def class_logits(logits: Tensor) -> Tensor:

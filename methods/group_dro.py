@@ -3,8 +3,10 @@
 Source: Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
 arXiv 1911.08731, Algorithm 1.
 Needs: groups (label and spurious attribute of every training example).
-Differs: nothing from the released code: the adjustment C/√n_g enters the update of q, not the gradient; every group
-is updated, an absent one by exp(η C/√n_g).
+Differs: as in the released code the adjustment C/√n_g enters the update of q, not the gradient. There a group that is
+absent has a loss of 0; here it has none. One without a training example has weight 0 from the start. One that is not in
+the batch is not updated before q is normalised (there it is, by exp(η C/√n_g)) and adds nothing to the loss; its weight
+is not dealt out to the others, which would favour them most when the rarest group is absent.
 """
 
 from dataclasses import dataclass
@@ -25,13 +27,14 @@ class GroupDRO(Method):
 
     def init_state(self, problem: Problem) -> dict[str, Tensor]:
         assert problem.group_counts is not None
-        groups = len(problem.group_counts)
-        return {"q": torch.full((groups,), 1 / groups, device=problem.device)}
+        present = (problem.group_counts > 0).float()
+        return {"q": present / present.sum()}
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         assert batch.problem.group_counts is not None
-        losses = batch.group_means(batch.losses(logits))
+        means = batch.group_means(batch.losses(logits))
+        losses = means.filled(0.0)  # to be weighed; where there is none, by a q that is not updated
         adjusted = losses.detach() + self.adjustment / batch.problem.group_counts.clamp(min=1).to(losses).sqrt()
-        q = state["q"] * (self.eta * adjusted).exp()
+        q = torch.where(means.present, state["q"] * (self.eta * adjusted).exp(), state["q"])
         state["q"] = q / q.sum()
         return state["q"] @ losses

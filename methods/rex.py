@@ -5,7 +5,8 @@ Eq. (V-REx).
 Needs: environments.
 Differs: as the released Colored MNIST code, defaults included: the SUM of the risks plus `penalty_weight` times the
 squared difference of the two (four times their population variance, which is what is used for any number of
-environments), penalty weight 1 before `anneal`, everything divided by the penalty weight when that is above 1.
+environments), penalty weight 1 before `anneal`, everything divided by the penalty weight when that is above 1. An
+environment that is not in the batch counts in the sum as the mean of the others, and not in the variance.
 """
 
 from dataclasses import dataclass
@@ -32,5 +33,5 @@ class REx(Method):
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         risks = batch.environment_means(batch.losses(logits))
-        weight = self.weight(step)
-        return (risks.sum() + weight * 4 * risks.var(correction=0)) / max(weight, 1.0)
+        total, weight = risks.filled(risks.mean()).sum(), self.weight(step)
+        return (total + weight * 4 * risks.var()) / max(weight, 1.0)

@@ -34,6 +34,6 @@ class SDGamma(Method):
         risk = batch.losses(logits).mean()
         distance = (logits - torch.where(batch.y == 1, self.gamma_1, self.gamma_0)).square()
         if self.form == "released":
-            return risk + self.coef * batch.class_means(distance).sum()
+            return risk + self.coef * batch.class_means(distance).filled(0.0).sum()
         weight = torch.where(batch.y == 1, self.lambda_1, self.lambda_0)
         return risk + (weight / 2 * distance).mean()

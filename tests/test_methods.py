@@ -180,16 +180,59 @@ def test_rex_of_three_environments_is_the_variance() -> None:
     assert close(loss, (risks.sum() + 4 * 0.5 * risks.var(correction=0)).item(), 12)
 
 
+def test_rex_of_a_batch_from_one_environment_is_its_risk() -> None:
+    """Nothing is taken for the risk of the other: at z = 0 the slope is 0.00004 long, not 0.245."""
+    of = batch([0, 1] * 4, environment=torch.ones(8, dtype=torch.long), environments=2)
+    loss, slope = scored(method("rex", anneal=0), [0.0] * 8, of)
+    assert close(loss, 2 * math.log(2) / 1e4, 12) and close(slope.norm(), 2 * 0.5 / math.sqrt(8) / 1e4, 12)
+
+
+def test_rex_and_irm_of_a_batch_without_an_environment() -> None:
+    """The others count as if they were all there are; the sum of V-REx stays as large."""
+    z, two = in_environments()
+    of = batch(two.y.tolist(), environment=torch.tensor([0, 2] * 4), environments=3)
+    irm = method("irm", anneal=0, penalty_weight=100.0)
+    assert scored(irm, z.tolist(), of)[0] == pytest.approx(scored(irm, z.tolist(), two)[0], rel=1e-12)
+    rex, risks = method("rex", anneal=0, penalty_weight=100.0), tensor([1.11571351, 0.53208942])
+    assert close(scored(rex, z.tolist(), of)[0], (3 * risks.mean() / 100 + 4 * risks.var(correction=0)).item(), 7)
+
+
+@pytest.mark.parametrize("name", ["irm", "rex", "group_dro"])
+def test_stacked_seeds_may_lack_different_ones(name: str) -> None:
+    one, counts = method(name), torch.tensor([1, 2, 3, 2])
+    z, codes = torch.randn(3, 6), torch.tensor([[0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1]])
+
+    def loss(z: Tensor, code: Tensor) -> Tensor:
+        state = {"q": torch.full((4,), 0.25)}
+        known = {"group": code} if name == "group_dro" else {"environment": code}
+        return one.loss(z, batch([0, 1] * 3, environments=2, group_counts=counts, **known), state, 200)
+
+    alone = torch.stack([loss(*each) for each in zip(z, codes, strict=True)])
+    assert torch.allclose(torch.func.vmap(loss)(z, codes), alone)
+
+
+def test_a_mean_that_may_be_absent_is_not_taken_for_a_number() -> None:
+    found = batch([0, 0, 2], 3).class_means(tensor([1.0, 2.0, 5.0]))
+    assert found.present.tolist() == [True, False, True]
+    assert (found.mean().item(), found.var().item()) == (3.25, 1.75**2)
+    assert found.filled(-math.inf).tolist() == [1.5, -math.inf, 5.0]
+    with pytest.raises(AttributeError, match=r"some may be absent, say what those count as: .filled\(0.0\).sum"):
+        _ = found.sum
+    with pytest.raises(TypeError):
+        _ = tensor([1.0, 1.0, 1.0]) @ found  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     ("adjustment", "qs", "losses"),
     [
-        (1.0, [[0.24798270, 0.24972500, 0.24873492, 0.25355738], [0.24747258, 0.25046080, 0.24922530, 0.25284132]],
-         [1.10725421, 0.29963639]),
+        (1.0, [[0.24798270, 0.24972500, 0.24873492, 0.25355738], [0.24748938, 0.25047780, 0.24924222, 0.25279060]],
+         [1.10725421, 0.29965673]),
         (0.0, [[0.247999, 0.249741, 0.248744, 0.253516], [0.247505, 0.250493, 0.249244, 0.252758]],
          [1.107176, 0.299668]),
     ],
 )  # fmt: skip
 def test_group_dro_over_two_steps(adjustment: float, qs: Any, losses: Any) -> None:
+    """The last group is not in the second batch: it keeps its q before that is normalised."""
     dro = method("group_dro", eta=0.01, adjustment=adjustment)
     counts = torch.tensor(CELEBA)
     state = {"q": torch.full((4,), 0.25, dtype=torch.float64)}
@@ -201,11 +244,29 @@ def test_group_dro_over_two_steps(adjustment: float, qs: Any, losses: Any) -> No
         assert close(loss, expected, digits) and close(state["q"], q, digits)
 
 
-def test_group_dro_with_a_group_that_no_one_is_in() -> None:
-    dro, counts = method("group_dro", eta=0.01, adjustment=1.0), torch.tensor([2, 0, 1, 1])
-    of = batch([1] * 4, group=torch.tensor([0, 0, 2, 3]), group_counts=counts)
-    loss, slope = scored(dro, logits_of_risk(0.2, 0.4, 1.0, 3.0), of, state={"q": tensor([0.25] * 4)})
-    assert math.isfinite(loss) and slope.isfinite().all()
+@pytest.mark.parametrize("adjustment", [0.0, 1.0, 5.0])
+def test_group_dro_gives_no_weight_to_a_group_that_no_one_is_in(adjustment: float) -> None:
+    dro, counts = method("group_dro", eta=0.1, adjustment=adjustment), torch.tensor([80, 0, 20, 60])
+    of = batch([1] * 160, group=torch.arange(4).repeat_interleave(counts), group_counts=counts)
+    state = dro.init_state(of.problem)
+    assert state["q"].tolist() == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3])
+    for step in range(51):
+        loss, slope = scored(dro, [0.0] * 160, of, step, state)
+        assert state["q"][1] == 0 and state["q"].sum().item() == pytest.approx(1)
+        assert loss == pytest.approx(math.log(2)) and slope.isfinite().all() and (slope != 0).all()
+    assert state["q"][2] >= state["q"][3] >= state["q"][0] > 0.05
+
+
+def test_group_dro_of_a_batch_without_a_group() -> None:
+    """Its weight is that of before, against the others', and none of it goes to them."""
+    dro, counts = method("group_dro", eta=0.5, adjustment=3.0), torch.tensor([100, 100, 100, 1])
+    of = batch([1] * 3, group=torch.arange(3), group_counts=counts)
+    state = {"q": tensor([0.2, 0.3, 0.1, 0.4])}
+    risks = [0.2, 0.9, 0.5]
+    grown = [q * math.exp(0.5 * (risk + 0.3)) for q, risk in zip((0.2, 0.3, 0.1), risks, strict=True)] + [0.4]
+    loss, _ = scored(dro, logits_of_risk(*risks), of, state=state)
+    assert close(state["q"], [q / sum(grown) for q in grown], 12)
+    assert close(loss, sum(q * risk for q, risk in zip(grown, risks, strict=False)) / sum(grown), 12)
 
 
 def test_group_dro_weighs_examples() -> None:
