@@ -123,14 +123,17 @@ def hyper_parameters(cls: type[Method]) -> str:
 
 
 def option_problem(option: Option) -> str | None:
-    """What a hyper-parameter lacks to be listed, searched and stored."""
+    """What a hyper-parameter lacks to be listed, searched and stored.
+
+    The default None is left out of a run's identity: with it a method may gain one and its runs stay what they are.
+    """
     search = option.search
     if option.default is dataclasses.MISSING:
         return "has no default: write hyper(default, low=…, high=…)"
-    if not isinstance(option.default, bool | int | float | str):
+    if not isinstance(option.default, bool | int | float | str | None):
         return f"has the default {option.default!r}; expected a number, text or true/false"
     if search.get("choices"):
-        within = option.default in search["choices"]
+        within = option.default is None or option.default in search["choices"]
         return None if within else f"has a default outside its choices {search['choices']}"
     low, high = search.get("low"), search.get("high")
     if low is None or high is None:

@@ -66,6 +66,14 @@ class Batch:
         """Mean of `values` [B] over each environment in the batch."""
         return means(values, self.known_environment, self.problem.environments)
 
+    def environment_halves(self, values: Tensor) -> tuple[Means, Means]:
+        """Means over every other example of each environment in the batch, and over the examples between them."""
+        environment, count = self.known_environment, self.problem.environments
+        member = members(environment, count)
+        place = (member.cumsum(0) * member).sum(1)  # 1, 2, ... within its environment, [B]
+        first, second = (means(values, torch.where(place % 2 == half, environment, count), count) for half in (1, 0))
+        return first, second
+
     def group_means(self, values: Tensor) -> Means:
         """Mean of `values` [B] over each group in the batch."""
         assert self.group is not None and self.problem.group_counts is not None, "declare needs = {'groups'}"
@@ -107,6 +115,10 @@ class Means:
 
     def square(self) -> Means:
         return Means(self._values.square(), self.present)
+
+    def __mul__(self, other: Means) -> Means:
+        """Products, of those present in both."""
+        return Means(self._values * other._values, self.present & other.present)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"means have no .{name}: some may be absent, say what those count as: .filled(0.0).{name}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from spurbench.bench import optimizer
 from spurbench.bench.dataset import Training
 from spurbench.bench.method import Batch, Method, Problem
+from spurbench.bench.record import Run
 from spurbench.bench.registry import load_method
+from spurbench.bench.store import Store
 
 Z1, Y1 = [2.0, -1.0, 0.5, -3.0], [1, 0, 0, 1]
 Z2, Y2 = [1.5, -0.5, -2.0, 0.25], [1, 1, 0, 0]
 Z3, Y3 = [[2.0, 0.0, -1.0], [0.5, 1.5, -0.5], [-1.0, 0.25, 1.0], [0.0, -2.0, 3.0]], [0, 2, 2, 1]
 CELEBA = [71629, 66874, 22880, 1387]
+RESULTS = Path(__file__).parent.parent / "results" / "paper" / "records.jsonl.gz"
 
 
 def method(name: str, **hyper_parameters: Any) -> Method:
@@ -155,6 +160,53 @@ def test_irm_slope_is_that_of_the_dummy_scale() -> None:
     (slope,) = torch.autograd.grad(cross_entropy(z, y) + by_w**2, z)
     of = batch(y.tolist(), 4, environment=torch.zeros(30, dtype=torch.long), environments=1)
     assert torch.allclose(scored(method("irm", anneal=5), z.tolist(), of)[1], slope, atol=1e-12)
+
+
+def test_irm_of_two_halves() -> None:
+    one = batch(Y3, 3, environment=torch.zeros(4, dtype=torch.long), environments=1)
+    loss, _ = scored(method("irm", anneal=5, penalty="two halves"), Z3, one)
+    assert close(loss - scored(method("erm"), Z3, one)[0], -1.1893873870, 9)
+
+
+def test_irm_of_two_halves_has_no_bias_in_minibatches() -> None:
+    """Over all batches of two; the square is too large by half the variance of a slope."""
+    whole = batch(Y1, environment=torch.zeros(4, dtype=torch.long), environments=1)
+    slopes = [z * (1 / (1 + math.exp(-z)) - y) for z, y in zip(Z1, Y1, strict=True)]
+
+    def penalty(z: Any, of: Batch, **how: str) -> float:
+        return scored(method("irm", anneal=5, **how), z, of)[0] - scored(method("erm"), z, of)[0]
+
+    found: dict[str | None, list[float]] = {None: [], "two halves": []}
+    for i in range(4):
+        for j in range(4):
+            pair = batch([Y1[i], Y1[j]], environment=torch.zeros(2, dtype=torch.long), environments=1)
+            for how, values in found.items():
+                values.append(penalty([Z1[i], Z1[j]], pair, penalty=how))
+    biased, unbiased = (sum(values) / 16 for values in found.values())
+    assert unbiased == pytest.approx(penalty(Z1, whole), rel=1e-9)
+    assert biased - unbiased == pytest.approx(tensor(slopes).var(correction=0).item() / 2, rel=1e-9)
+
+
+def test_irm_of_two_halves_of_too_few_examples() -> None:
+    """One example of an environment makes no second half: the penalty is that of the others, or 0."""
+    halves = method("irm", anneal=5, penalty="two halves")
+    of = batch([*Y3, 0], 3, environment=torch.tensor([0, 0, 0, 0, 1]), environments=2)
+    z = [*Z3, [1.0, 0.0, 0.0]]
+    risks = [scored(method("erm"), z[at], batch(of.y[at].tolist(), 3))[0] for at in (slice(4), slice(4, 5))]
+    assert close(scored(halves, z, of)[0] - sum(risks) / 2, -1.1893873870, 8)
+    alone = batch([0], 3, environment=torch.tensor([1]), environments=2)
+    loss, slope = scored(halves, [[1.0, 0.0, 0.0]], alone)
+    assert close(loss, risks[1], 8) and slope.isfinite().all()
+
+
+def test_the_choice_of_a_penalty_leaves_the_runs_there_are_as_they_are() -> None:
+    records = [record for record in Store.open(RESULTS).records()[0] if record["method"] == "irm"]
+    assert len(records) > 10
+    for record in records:
+        now = asdict(method("irm", **record["hyper_parameters"]))
+        assert "penalty" in now and "penalty" not in record["hyper_parameters"]
+        assert Run.from_dict(record | {"hyper_parameters": now}).id == record["id"]
+        assert Run.from_dict(record | {"hyper_parameters": now | {"penalty": "two halves"}}).id != record["id"]
 
 
 def logits_of_risk(*risks: float) -> list[float]:
