@@ -45,10 +45,10 @@ class Training:
 class Split:
     """Examples of one environment or split, raw: the network's input is made on the device."""
 
-    x: Tensor  # [n, ...] float32 or uint8
+    x: Tensor  # [n, ...] float32 or uint8, finite
     y: Tensor  # [n] int64 class index
-    attribute: Tensor | None = None  # [n] int64, the spurious one
-    environment: Tensor | None = None  # [n] int64
+    attribute: Tensor | None = None  # [n] int64 from 0, the spurious one; all splits have one, or none
+    environment: Tensor | None = None  # [n] int64 from 0
 
     def group(self, attributes: int) -> Tensor:
         """Group y * attributes + a of each example, [n]; the one place where groups are numbered."""
@@ -61,7 +61,7 @@ class Data:
 
     train: Split
     tests: dict[str, Split]
-    classes: int = 2
+    classes: int = 2  # as the dataset's class says
     attributes: int = 1  # values of the spurious attribute
     environments: int = 0
     mean: tuple[float, ...] = (0.0,)  # of each channel of pixels in [0, 1]; the network sees (pixel − mean) / std
@@ -144,13 +144,26 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """Base of every adapter: fields are the dataset's options, `load` makes the data of one seed."""
+    """Base of every adapter: fields are the dataset's options, `load` makes the data of one seed.
+
+    What `load` gives is checked (bench/promises.py): what is in it agrees with itself and with what the class says.
+    """
 
     provides: ClassVar[frozenset[str]] = frozenset()
     protocol_version: ClassVar[int] = 1
     headline: ClassVar[tuple[tuple[str, str], ...]] = (("test", "accuracy"), ("train", "accuracy"))
     training: ClassVar[Training] = Training()
     conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
+
+    @property
+    def called(self) -> str:
+        """The dataset's name on the command line."""
+        return type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; `classes: ClassVar[int] = 3` says so too. Networks are made for this number."""
+        return 2
 
     @abstractmethod
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from spurbench.bench import evaluate
+from spurbench.bench import evaluate, promises
 from spurbench.bench import network as networks
 from spurbench.bench import optimizer as optimizers
 from spurbench.bench.dataset import Data, Dataset, Split, Training
@@ -48,11 +48,11 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
         outputs = training.logits or (1 if classes == 2 else classes)
         return networks.build(method.transform(x[:1]).shape[1:], outputs, training)
 
-    classes = getattr(dataset, "classes", 2)
+    classes = promises.declared_classes(dataset)
     if training.logits not in (None, classes, 1 if classes == 2 else None):
         needed = "2, or 1" if classes == 2 else f"{classes}"
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
-    data, network = dataset.load(seed, build)
+    data, network = promises.kept(dataset.load(seed, build), dataset, method, seed)
     found = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))

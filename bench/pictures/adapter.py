@@ -40,11 +40,6 @@ class Pictures(Dataset):
     origin: str = "original"  # or what else the pictures were prepared from, such as "jpeg"
 
     @property
-    def called(self) -> str:
-        """The dataset's name on the command line."""
-        return type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
-
-    @property
     def home(self) -> str:
         """The name its pictures are prepared under."""
         return self.called
