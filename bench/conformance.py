@@ -23,7 +23,6 @@ from spurbench.bench.probe import (
     answer,
     asked,
     brief,
-    determinism,
     gradient,
     large_logits,
     later_steps,
@@ -31,6 +30,7 @@ from spurbench.bench.probe import (
     stacked,
     state_round_trip,
 )
+from spurbench.bench.purity import belongings, determinism, inputs, memory, undrawn
 from spurbench.bench.source import Option, PluginInfo, describe, unknown_need
 
 Question = Callable[[Method, int], str]
@@ -80,12 +80,14 @@ def loss_checks(cls: type[Method]) -> list[Check]:
         return checks
     if not method.trains:
         return [*checks, Check("loss", True, "reference row that does not train; its loss is not asked")]
+    before = belongings(method)
     working = [classes for classes in KINDS if answer(method, classes, method.needs).ok]
     checks.append(asked("loss", loss_shape, method))
     if not working:
         return checks
     questions: list[tuple[str, Question]] = [
         ("gradient", gradient),
+        ("inputs", inputs),
         ("determinism", determinism),
         ("seeds together", stacked),
         ("single examples", single_examples),
@@ -94,7 +96,8 @@ def loss_checks(cls: type[Method]) -> list[Check]:
         ("state", state_round_trip),
     ]
     checks += [asked(name, every(question, working), method) for name, question in questions]
-    return [*checks, asked("hooks", hooks, method)]
+    checks.append(asked("hooks", hooks, method))
+    return [*checks, asked("memory", lambda method: memory(method, before), method)]
 
 
 def every(question: Question, working: list[int]) -> Callable[[Method], str]:
@@ -177,11 +180,20 @@ def undeclared_need(method: Method, failing: list[int]) -> str | None:
 def hooks(method: Method) -> str:
     """The optional hooks: a coefficient of the squared norm of the weights, and a transform of the input."""
     for step in (0, *LATER):
-        weight: Any = method.weight_penalty(step)
+        with undrawn("weight_penalty"):
+            weight: Any = method.weight_penalty(step)
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise Failure(f"weight_penalty({step}) returns {weight!r}; expected a number, 0 or more")
+        if method.weight_penalty(step) != weight:
+            raise Failure(f"two calls of weight_penalty({step}) differ")
     x = torch.rand(4, 2, 14, 14) if "colour channels" in method.needs else torch.rand(4, 2)
-    moved: Any = method.transform(x)
+    before = x.clone()
+    with undrawn("transform"):
+        moved: Any = method.transform(x)
+    if not torch.equal(x, before):
+        raise Failure("transform changes its input in place, and with it the dataset; make a new tensor")
     if not isinstance(moved, Tensor) or len(moved) != len(x) or not torch.isfinite(moved.float()).all():
         raise Failure(f"transform of {list(x.shape)} must give a finite tensor of 4 examples")
+    if not torch.equal(method.transform(x), moved):
+        raise Failure("two calls of transform with the same input differ")
     return "weight_penalty and transform are in order"

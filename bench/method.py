@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -136,6 +138,24 @@ def members(of: Tensor, count: int) -> Tensor:
     return of[:, None] == torch.arange(count, device=of.device)
 
 
+class Edited(ValueError):
+    """A loss has changed what it was handed."""
+
+
+@contextmanager
+def untouched(loss: str, handed: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raises Edited, which names the tensor, if one of those handed to a loss is changed in place inside the block.
+
+    It compares the counters that torch keeps of such changes, also through views and vmap, which takes no time; changes
+    through `.data` or numpy pass unseen here, `check-method` finds them.
+    """
+    before = {name: tensor._version for name, tensor in handed.items()}
+    yield
+    for name, tensor in handed.items():
+        if tensor._version != before[name]:
+            raise Edited(f"{loss} changes {name} in place: make a new tensor of it, as {name}.clone() does")
+
+
 def class_logits(logits: Tensor) -> Tensor:
     """One logit z as the two logits (0, z) of the same model; C logits as they are."""
     return torch.stack([torch.zeros_like(logits), logits], -1) if logits.ndim == 1 else logits
@@ -160,7 +180,10 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
-        """Scalar loss of one model; new values for the next step are put into `state` (never in place)."""
+        """Scalar loss of one model; new values for the next step are put into `state` (never in place).
+
+        A function of what it is handed: it changes none of it, draws no random numbers and keeps nothing elsewhere.
+        """
 
     def weight_penalty(self, step: int) -> float:
         """Coefficient of the squared norm of all parameters that the engine adds to the loss."""

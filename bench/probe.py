@@ -98,8 +98,8 @@ def brief(error: BaseException) -> str:
 
 
 def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tensor:
-    """The loss, known to be a finite scalar."""
-    loss: Any = method.loss(sample.logits, sample.batch, state, step)
+    """The loss, known to be a finite scalar; what is handed over is a copy, in case it is changed."""
+    loss: Any = method.loss(sample.logits, copied(sample.batch), state, step)
     if not isinstance(loss, Tensor):
         raise Failure(f"loss returns a {type(loss).__name__}; expected a scalar tensor")
     if loss.ndim:
@@ -108,6 +108,14 @@ def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tens
         low, high = sample.logits.min().item(), sample.logits.max().item()
         raise Failure(f"loss is {loss.item()} for logits in {low:.3g}..{high:.3g} at step {step}")
     return loss
+
+
+def copied(batch: Batch) -> Batch:
+    """The batch with tensors of its own."""
+    fields = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    counts = batch.problem.group_counts
+    problem = replace(batch.problem, group_counts=None if counts is None else counts.clone())
+    return replace(batch, problem=problem, **fields)
 
 
 def start(method: Method, sample: Sample) -> State:
@@ -146,24 +154,14 @@ def gradient(method: Method, classes: int) -> str:
     return "finite for every logit"
 
 
-def determinism(method: Method, classes: int) -> str:
-    sample = usual(classes).seen_by(method.needs)
-    found = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        found.append(with_gradient(method, sample, start(method, sample)))
-    if not all(torch.equal(a, b) for a, b in zip(*found, strict=True)):
-        raise Failure("two calls with the same input differ: a loss must not draw random numbers")
-    return "the same input gives the same loss"
-
-
 def stacked(method: Method, classes: int) -> str:
-    """Three seeds lifted with vmap against each of them alone, over two steps."""
+    """Four seeds lifted with vmap against each of them alone, early and late; one lacks groups and environments."""
     if not method.stackable:
         return "stackable = False: seeds run one by one"
-    samples = [usual(classes, seed).seen_by(method.needs) for seed in range(3)]
+    drawn = [*(usual(classes, seed) for seed in range(3)), lacking(classes, [0] * 12)]
+    samples = [sample.seen_by(method.needs) for sample in drawn]
     states = [start(method, sample) for sample in samples]
-    for step in (0, 1):
+    for step in (0, *LATER):
         alone = []
         before = pile(states)
         for sample, state in zip(samples, states, strict=True):
@@ -173,7 +171,7 @@ def stacked(method: Method, classes: int) -> str:
         for name, value in expected.items():
             if name not in together or not torch.allclose(together[name], value, rtol=1e-5, atol=1e-6):
                 raise Failure(f"{name} of stacked seeds differs from seeds alone; do sums run over one model only?")
-    return "three seeds stacked = each alone"
+    return "four seeds stacked = each alone"
 
 
 def pile(states: list[State]) -> State:
@@ -211,14 +209,19 @@ def fields_of(sample: Sample) -> State:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def lacking(classes: int, groups: list[int]) -> Sample:
+    """Twelve examples of these groups, of which only a last one of another group is of the second environment."""
+    drawn = Sample.draw(0, classes, torch.tensor(groups))
+    environment = torch.zeros(12, dtype=torch.long)
+    environment[-1] = groups[-1] != groups[0]
+    return Sample(drawn.logits, replace(drawn.batch, environment=environment))
+
+
 def single_examples(method: Method, classes: int) -> str:
     """Batches in which a class, group or environment has one example or none."""
     last = 2 * classes - 1
     for groups in ([0] * 11 + [last], [0] * 12, [last] * 12):
-        drawn = Sample.draw(0, classes, torch.tensor(groups))
-        environment = torch.zeros(12, dtype=torch.long)
-        environment[-1] = groups[-1] != groups[0]  # one example of the second environment, or none
-        sample = Sample(drawn.logits, replace(drawn.batch, environment=environment)).seen_by(method.needs)
+        sample = lacking(classes, groups).seen_by(method.needs)
         try:
             with_gradient(method, sample, start(method, sample))
         except Failure as failure:
@@ -244,12 +247,26 @@ def later_steps(method: Method, classes: int) -> str:
 
 
 def state_round_trip(method: Method, classes: int) -> str:
-    """The state keeps its form, is replaced rather than changed, and survives a checkpoint."""
+    """The state keeps its form, is replaced rather than changed, and survives a checkpoint, at any step."""
     sample = usual(classes).seen_by(method.needs)
-    first = start(method, sample)
+    state = start(method, sample)
+    for step in (0, *LATER):
+        state = next_state(method, sample, state, step)
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        went_on, resumed = (with_gradient(method, sample, each, step + 1)[0] for each in (dict(state), loaded))
+        if not torch.equal(went_on, resumed):
+            raise Failure("the loss after a checkpoint differs: something is kept outside the state")
+    return f"{', '.join(state)} survives a checkpoint" if state else "keeps none"
+
+
+def next_state(method: Method, sample: Sample, first: State, step: int) -> State:
+    """The state after a step, known to be of the form of that before, which is left as it was."""
     copy = {name: value.clone() for name, value in first.items()}
     state = dict(first)
-    with_gradient(method, sample, state, 0)
+    with_gradient(method, sample, state, step)
     if not all(torch.equal(first[name], copy[name]) for name in first):
         raise Failure("loss changes a state tensor in place; put a new tensor into state instead")
     forms = [{name: (list(v.shape), v.dtype) for name, v in each.items()} for each in (first, state)]
@@ -257,11 +274,4 @@ def state_round_trip(method: Method, classes: int) -> str:
         raise Failure(f"the state changes its form in a step, from {forms[0]} to {forms[1]}")
     if any(value.requires_grad for value in state.values()):
         raise Failure("the state carries a graph from step to step; detach what goes into it")
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=True)
-    went_on, resumed = (with_gradient(method, sample, each, 1)[0] for each in (dict(state), loaded))
-    if not torch.equal(went_on, resumed):
-        raise Failure("the loss after a checkpoint differs: something is kept outside the state")
-    return f"{', '.join(state)} survives a checkpoint" if state else "keeps none"
+    return state
