@@ -14,7 +14,7 @@ from torch.func import vmap
 
 from spurbench.bench.dataset import Data
 from spurbench.bench.inputs import Lane
-from spurbench.bench.method import Batch, Method, Problem
+from spurbench.bench.method import Batch, Method, Problem, untouched
 
 State = dict[str, Tensor]
 """Tensors by name: what a method keeps, or what it is told."""
@@ -28,7 +28,7 @@ class Losses:
     """
 
     def __init__(self, method: Method, data: Sequence[Data], lanes: Sequence[Lane], device: torch.device) -> None:
-        self.method, self.lanes = method, lanes
+        self.method, self.lanes, self.name = method, lanes, f"{type(method).__name__}.loss"
         self.problems = [problem_of(one, method, device) for one in data]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
         self.lifted = isinstance(lanes[0], slice) and method.stackable
@@ -54,7 +54,8 @@ class Losses:
 
     def alone(self, r: int, logits: Tensor, told: State, step: int) -> Tensor:
         state = dict(self.states[r])
-        loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **told), state, step))
+        with untouched(self.name, {"logits": logits, **told, **self.states[r]}):
+            loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **told), state, step))
         self.states[r] = {name: value.detach() for name, value in state.items()}
         return loss
 
@@ -63,7 +64,8 @@ class Losses:
             problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
             return self.scalar(self.method.loss(z, Batch(problem=problem, **told), state, step)), state
 
-        losses, states = vmap(one)(logits, told, self.stack, self.known)
+        with untouched(self.name, {"logits": logits, **told, **self.stack}):
+            losses, states = vmap(one)(logits, told, self.stack, self.known)
         self.stack = {name: value.detach() for name, value in states.items()}
         return list(losses.unbind())
 
@@ -71,7 +73,7 @@ class Losses:
         """The loss as a method gave it, if it is what it must be."""
         if not isinstance(loss, Tensor) or loss.ndim:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise ValueError(f"{type(self.method).__name__}.loss gave {what}; it must be a scalar tensor")
+            raise ValueError(f"{self.name} gave {what}; it must be a scalar tensor")
         return loss
 
     def state(self, r: int) -> State:

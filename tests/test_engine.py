@@ -270,3 +270,16 @@ def test_the_relu_is_torchs(dtype: torch.dtype) -> None:
     expected = torch.where(z > 0, g, 0.0)
     networks.rectify_slope(g, h)
     assert torch.equal(g, expected)
+
+
+def test_a_loss_that_edits_labels_in_place_is_named() -> None:
+    class Editing(type(method_named("erm"))):  # type: ignore[misc]
+        def loss(self, logits: Any, batch: Any, state: Any, step: int) -> Any:
+            batch.y.fill_(1)
+            return batch.losses(logits).mean()
+
+    data = registry.load_dataset("two_moon")()
+    seeds = [prepare(data, Editing(), data.training, seed) for seed in (0, 1)]
+    for stacked in (False, True):
+        with pytest.raises(ValueError, match=r"Editing.loss changes y in place: make a new tensor of it"):
+            Engine(Editing(), data.training, "float32", Options(), seeds, stacked=stacked).update()
