@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from spurbench.bench import drawings, evaluate, processes, registry, scoring, starvation, worker
-from spurbench.bench.dataset import Training
 from spurbench.bench.engine import Engine, prepare
 from spurbench.bench.errors import UserError
 from spurbench.bench.job import Job, Options
@@ -95,7 +94,7 @@ def before(records: Sequence[Record]) -> Engine:
             f"{dataset.protocol_version}: it cannot be trained again here"
         )
     worker.tune(job.options.threads)
-    training = Training(**run.training)
+    training = dataset.protocol(run.training)
     seeds = [prepare(dataset, method, training, run.seed) for run in job.runs]
     return Engine(method, training, run.precision, job.options, seeds)
 

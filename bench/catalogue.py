@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from spurbench.bench import registry
 from spurbench.bench.errors import BadData, UserError, unknown
+from spurbench.bench.fields import checked
 from spurbench.bench.grid import parsed_sets, shipped_grids
 from spurbench.bench.source import PluginInfo
-from spurbench.bench.space import checked
 
 if TYPE_CHECKING:
     from spurbench.bench.dataset import Dataset

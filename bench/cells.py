@@ -8,17 +8,35 @@ from functools import partial
 from typing import Any
 
 from spurbench.bench import provenance, registry
+from spurbench.bench.errors import named
+from spurbench.bench.fields import NoEffect, Option, checked, effective, quoted, shown
 from spurbench.bench.grid import Cell, Draw, Search, at
 from spurbench.bench.gridfile import DatasetSheet, GridSheet, MethodSheet, SearchSheet, unknown_key
 from spurbench.bench.layout import gpus
 from spurbench.bench.record import fingerprint
-from spurbench.bench.registry import Option, PluginInfo
+from spurbench.bench.registry import PluginInfo
 from spurbench.bench.selection import RULES
-from spurbench.bench.space import Axis, axis, checked, choices, declared, named, varies
+from spurbench.bench.space import Axis, axis, choices, declared, varies
+from spurbench.bench.training import FIELDS
 from spurbench.bench.yamlfile import Origin, Where
 
 Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
+BLOCK, ENTRY, SEARCH, SPACE, COMMAND = 1, 2, 3, 4, 5
+"""Layers in which values are given; the later ones are nearer to the runs."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value is given, and whether it is several values."""
+
+    layer: int
+    where: Where
+    several: bool
+
+
+Given = dict[tuple[str, str], Source]
+"""(place, name) of each value that is given, and the nearest place where it is."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +93,31 @@ def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[Cell]:
 def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Option]]:
     return {
         "hyper_parameters": {option.name: option for option in method.options},
-        "training": registry.training_fields(),
+        "training": dict(FIELDS) if method.trains else {},
         "options": {option.name: option for option in dataset.options},
     }
 
 
 def row_cells(row: Row) -> Iterator[Cell]:
     """The cells of one method entry: one, or one for each combination or draw of what varies."""
-    settings, axes = settle(row)
-    if row.entry.search is not None and axes:
-        message = f"{axes[0].key} varies beside a search; put it into the search's 'space'"
-        raise row.origin.error(row.where, message)
-    if row.entry.draws is not None and not axes:
-        raise row.origin.error((*row.where, "draws"), "draws: nothing varies; give a range {low, high, scale}")
+    settings, given, several = settle(row)
+    axes = alive(row, settings, given, several)
     taken = at(row.origin, row.where, lambda: choices(axes, row.entry.draws, row.dataset.name, row.method.name))
+    seen: set[str] = set()
     for values in taken:
-        yield cell_of(row, with_values(settings, axes, values), suffix(axes, values))
+        kept = in_effect(row, with_values(settings, axes, values), {} if row.entry.search else given)
+        own = {i: value for i, value in values.items() if axes[i].option.name in kept[axes[i].place]}
+        varied = suffix(axes, own)
+        if len(own) == len(values) or varied not in seen:  # what differs in what has no effect is one cell
+            yield cell_of(row, completed(row, kept), varied, searched(row, settings, given))
+        seen.add(varied)
 
 
-def cell_of(row: Row, settings: Settings, varied: str) -> Cell:
+def cell_of(row: Row, settings: Settings, varied: str, search: Search | None) -> Cell:
     label = " ".join(part for part in (row.entry.label or row.method.name, varied) if part)
     plain = row.entry.label is None and row.entry.search is None and not varied
     by_default = row.method.name if row.block.paper_budget and plain else None
     given = "published" in row.entry.model_fields_set
-    search = searched(row, row.entry.search, settings) if row.entry.search else None
     rule = search.rule if search else row.rule
     return Cell(
         dataset=row.dataset.name,
@@ -125,35 +144,97 @@ def settled_precision(wanted: str) -> str:
     return "bf16" if provenance.has_bf16() or gpus() else "float32"
 
 
-def settle(row: Row) -> tuple[Settings, list[Axis]]:
-    """The settings of an entry with all defaults, and what in them is a list or a range."""
+def settle(row: Row) -> tuple[Settings, Given, list[Axis]]:
+    """The settings of an entry with all defaults, what of them the file gives, and what is a list or a range."""
     settings: Settings = {}
+    given: Given = {}
     axes: list[Axis] = []
-    block = row.where[:2]
-    layers: dict[str, list[tuple[Where, Mapping[str, Any]]]] = {
-        "hyper_parameters": [((*row.where, "hyper_parameters"), row.entry.hyper_parameters)],
+    layers = {
+        "hyper_parameters": [(ENTRY, row.where, row.entry.hyper_parameters)],
         "training": [
-            ((*block, "training"), row.block.training),
-            ((*row.where, "training"), row.entry.training),
+            (BLOCK, row.where[:2], row.block.training if row.method.trains else {}),
+            (ENTRY, row.where, row.entry.training),
         ],
-        "options": [((*block, "options"), row.block.options), ((*row.where, "options"), row.entry.options)],
+        "options": [(BLOCK, row.where[:2], row.block.options), (ENTRY, row.where, row.entry.options)],
     }
-    for place, given in layers.items():
+    for place, sources in layers.items():
         settings[place] = defaults(row, place)
         varied: dict[str, Axis] = {}
-        for where, values in given:
-            fixed, several = split(row, place, where, values)
+        for layer, where, values in sources:
+            fixed, several = split(row, place, (*where, place), values)
+            given |= noted(row, layer, place, (*where, place), values)
             settings[place] |= fixed
             varied = {name: one for name, one in varied.items() if name not in fixed} | several
         axes += varied.values()
-    return settings, axes
+    return settings, given, axes
+
+
+def noted(row: Row, layer: int, place: str, where: Where, values: Mapping[str, Any]) -> Given:
+    """What a part of the file gives of a place; what stands on the command line is above all of it."""
+    found: Given = {}
+    for name, value in values.items():
+        spot = (*where, name)
+        several = varies(row.fields[place][name], value)
+        found[place, name] = Source(COMMAND if spot in row.origin.given else layer, spot, several)
+    return found
+
+
+def in_effect(row: Row, settings: Settings, given: Given) -> Settings:
+    """The settings without those that have no effect beside the others.
+
+    Errors: UserError with file and line for one that is given where, or nearer to the runs than, what takes its
+    effect away; whatever `given` does not have is left out in silence.
+    """
+    kept = dict(settings)
+    for place in ("hyper_parameters", "training"):
+        layers = {name: source.layer for (of, name), source in given.items() if of == place}
+        try:
+            kept[place] = effective(row.fields[place], settings[place], layers)
+        except NoEffect as error:
+            beside = given.get((place, error.key))
+            more = f"; make it an entry for each {error.key}" if beside and beside.several else ""
+            raise row.origin.error(given[place, error.name].where, f"{error}{more}") from None
+    return kept
+
+
+def completed(row: Row, kept: Settings) -> Settings:
+    """Settings as runs hold them: all hyper-parameters, and of training's fields those that are set."""
+    hyper = defaults(row, "hyper_parameters") | kept["hyper_parameters"]
+    training = {name: value for name, value in kept["training"].items() if value is not None}
+    return kept | {"hyper_parameters": hyper, "training": training}
+
+
+def alive(row: Row, settings: Settings, given: Given, several: Sequence[Axis]) -> list[Axis]:
+    """What varies and has an effect; errors where that does not go with the entry's search or draws."""
+    axes = [one for one in several if not idle(row, settings, several, one)]
+    if len(axes) < len(several) and row.entry.search is None:
+        in_effect(row, with_values(settings, several, firsts(several)), given)  # only what is inherited may be idle
+    if row.entry.search is not None and axes:
+        message = f"{axes[0].key} varies beside a search; put it into the search's 'space'"
+        raise row.origin.error(row.where, message)
+    if row.entry.draws is not None and not axes:
+        raise row.origin.error((*row.where, "draws"), "draws: nothing varies; give a range {low, high, scale}")
+    return axes
+
+
+def firsts(axes: Sequence[Axis]) -> dict[int, Any]:
+    """One combination of what varies."""
+    return {i: one.values[0] if one.values else one.low for i, one in enumerate(axes)}
+
+
+def idle(row: Row, settings: Settings, axes: Sequence[Axis], one: Axis) -> bool:
+    """Whether something inherited would vary in vain: it has no effect, and nothing that varies could give it one."""
+    full = with_values(settings, axes, firsts(axes))
+    others = {each.option.name for each in axes if each.place == one.place}
+    fixed = not any(condition.key in others for condition in one.option.only)
+    return fixed and one.option.name not in in_effect(row, full, {})[one.place]
 
 
 def defaults(row: Row, place: str) -> dict[str, Any]:
     """Defaults of a place's fields, as their types; for training, the dataset's over Training's."""
     fields = row.fields[place]
     values = {name: option.default for name, option in fields.items()}
-    if place == "training":
+    if place == "training" and row.method.trains:
         values |= row.dataset.training
     of = row.of(place)
     return {name: at(Origin(of), (), partial(checked, fields[name], value, of)) for name, value in values.items()}
@@ -176,8 +257,10 @@ def option_of(row: Row, place: str, name: str, where: Where) -> Option:
     known = row.fields[place]
     if name in known:
         return known[name]
+    if place == "training" and not row.method.trains and name in FIELDS:
+        raise row.origin.error(where, f"{name} has no effect with {row.method.name}, which does not train")
     if place == "training":
-        raise row.origin.error(where, unknown_key(name, "training", list(known)))
+        raise row.origin.error(where, unknown_key(name, "training", list(FIELDS)))
     kind = f"{'hyper-parameter' if place == 'hyper_parameters' else 'option'} of {row.of(place)}"
     raise row.origin.error(where, named(kind, name, known))
 
@@ -192,32 +275,37 @@ def with_values(settings: Settings, axes: Sequence[Axis], values: Mapping[int, A
 
 def suffix(axes: Sequence[Axis], values: Mapping[int, Any]) -> str:
     """What tells the rows of one entry apart: `coef=0.1, delay=3`."""
-    return ", ".join(f"{one.key}={shown(values[i])}" for i, one in enumerate(axes))
+    texts = {i: "no" if value is None else shown(value) for i, value in values.items()}
+    return ", ".join(f"{axes[i].key}={text}" for i, text in texts.items())
 
 
-def shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def searched(row: Row, sheet: SearchSheet, settings: Settings) -> Search:
-    """The search of a cell: its draws, each with the settings of the search's own budget."""
-    where: Where = (*row.where, "search")
+def searched(row: Row, settings: Settings, given: Given) -> Search | None:
+    """The search of a cell, if it has one: its draws, each with the settings of the search's own budget."""
+    if row.entry.search is None:
+        return None
+    sheet, where = row.entry.search, (*row.where, "search")
     rule = sheet.rule or row.rule
     if RULES[rule].score is None:
         usable = ", ".join(name for name, known in RULES.items() if known.score)
         raise row.origin.error(where, f"a search needs a selection rule; give 'rule:', one of {usable}")
     budget = {place: dict(values) for place, values in settings.items()}
     changes = {"training": sheet.training, "options": sheet.options}
-    for place, given in changes.items():
-        fixed, several = split(row, place, (*where, place), given)
+    for place, values in changes.items():
+        fixed, several = split(row, place, (*where, place), values)
         if several:
             name = next(iter(several))
             raise row.origin.error((*where, place, name), f"{name} varies; put '{place}.{name}' into 'space'")
         budget[place] |= fixed
+        given = given | noted(row, SEARCH, place, (*where, place), values)
     axes = search_axes(row, sheet, where)
+    for key in sheet.space or {}:
+        place, name = space_name(key)
+        given = given | {(place, name): Source(SPACE, (*where, "space", key), True)}
     names = (row.dataset.name, row.method.name)
     taken = at(row.origin, where, lambda: choices(axes, sheet.draws, *names))
-    draws = tuple(draw_of(axes, values, budget) for values in taken)
+    draws = tuple(
+        draw_of(row, with_values(settings, axes, one), with_values(budget, axes, one), given) for one in taken
+    )
     return Search(rule, budget_text(sheet, len(draws), rule), tuple(sheet.seeds), draws)
 
 
@@ -233,20 +321,26 @@ def search_axes(row: Row, sheet: SearchSheet, where: Where) -> list[Axis]:
 
 
 def space_axis(row: Row, key: str, value: Any, where: Where) -> Axis:
-    owner, dot, name = key.partition(".")
-    place = owner if dot else "hyper_parameters"
+    place, name = space_name(key)
     if place not in {"hyper_parameters", "training"}:
         raise row.origin.error(where, f"'{key}': a space holds hyper-parameters and training.<name>")
-    option = option_of(row, place, name if dot else key, where)
+    option = option_of(row, place, name, where)
     if not varies(option, value):
-        raise row.origin.error(where, f"{key}: a space needs a list or a range {{low, high, scale}}, not {value!r}")
+        message = f"{key}: a space needs a list or a range {{low, high, scale}}, not {quoted(value)}"
+        raise row.origin.error(where, message)
     return at(row.origin, where, partial(axis, place, option, value, row.of(place)))
 
 
-def draw_of(axes: Sequence[Axis], values: Mapping[int, Any], budget: Settings) -> Draw:
-    tried = with_values({place: {} for place in budget}, axes, values)
-    full = with_values(budget, axes, values)
-    return Draw(tried, full["hyper_parameters"], full["training"], full["options"])
+def space_name(key: str) -> tuple[str, str]:
+    """Place and name of a key of a search's space."""
+    owner, dot, name = key.partition(".")
+    return (owner, name) if dot else ("hyper_parameters", key)
+
+
+def draw_of(row: Row, final: Settings, budget: Settings, given: Given) -> Draw:
+    """One candidate; what the file gives without effect in it is an error, as in a row."""
+    full = completed(row, in_effect(row, budget, given))
+    return Draw(completed(row, in_effect(row, final, {})), full["hyper_parameters"], full["training"], full["options"])
 
 
 def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:

@@ -65,7 +65,7 @@ def load(run: Run, store: Store, device: str = "cpu") -> Checkpoint | None:
         raise unreadable(file, str(error)) from None
     if whose != run.id:
         raise UserError(f"the checkpoint {file} is of another run, {whose} (copied?): delete it to start over")
-    if not 0 <= step <= int(run.training["steps"]):
+    if not 0 <= step <= int(run.training.get("steps", 0)):
         raise UserError(f"the checkpoint {file} is of step {step:,} of a run with fewer: delete it to start over")
     return found
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spurbench.bench import registry
 from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.fields import Option
 from spurbench.bench.method import Method
 from spurbench.bench.probe import (
     FIELDS,
@@ -31,7 +32,7 @@ from spurbench.bench.probe import (
     state_round_trip,
 )
 from spurbench.bench.purity import belongings, determinism, inputs, memory, undrawn
-from spurbench.bench.source import Option, PluginInfo, describe, unknown_need
+from spurbench.bench.source import PluginInfo, describe, unknown_need
 
 Question = Callable[[Method, int], str]
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spurbench.bench.dataset import Training
 from spurbench.bench.errors import UserError
+from spurbench.bench.training import Network, Timm
 
 
 class OneLogit(nn.Module):
@@ -101,8 +101,8 @@ def preact_resnet110(shape: Sequence[int], outputs: int) -> nn.Module:
     return nn.Sequential(*layers, *head).apply(kaiming)
 
 
-def timm_model(name: str, shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
-    """timm's model of that name with `outputs` outputs; `training.pretrained` is "timm" or a file of weights.
+def timm_model(name: str, shape: Sequence[int], outputs: int, given: str | None) -> nn.Module:
+    """timm's model of that name with `outputs` outputs; the weights `given` are "timm" or a file.
 
     Errors: UserError if weights cannot be had, or pictures of this size do not fit.
     """
@@ -110,7 +110,6 @@ def timm_model(name: str, shape: Sequence[int], outputs: int, training: Training
         import timm
     except ImportError:
         raise UserError(f"the network timm:{name} needs the package timm: pip install timm") from None
-    given = training.pretrained
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try it makes to reach the network
     try:
         model: nn.Module = timm.create_model(name, pretrained=given == "timm", num_classes=outputs, in_chans=shape[0])
@@ -151,8 +150,11 @@ OWN: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
 }
 
 
-def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
-    """The network `training.network` for pictures [channels, height, width]."""
-    kind, _, name = training.network.partition(":")
-    body = timm_model(name, shape, outputs, training) if kind == "timm" else OWN[kind](shape, outputs)
+def build(shape: Sequence[int], outputs: int, chosen: Network) -> nn.Module:
+    """The chosen network for pictures [channels, height, width]."""
+    name = chosen.name.removeprefix("timm:")
+    if isinstance(chosen, Timm):
+        body = timm_model(name, shape, outputs, chosen.pretrained)
+    else:
+        body = OWN[name](shape, outputs)
     return OneLogit(body) if outputs == 1 else body

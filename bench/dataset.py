@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from spurbench.bench.errors import BadData as BadData
 from spurbench.bench.errors import UserError
-
-
-@dataclass(frozen=True)
-class Training:
-    """The protocol of a run: network, optimizer and length. All of it is part of a run's identity."""
-
-    network: str = "mlp"
-    width: int = 300
-    hidden_layers: int = 1
-    init: str = "torch"  # "torch" (default of nn.Linear) or "xavier" (uniform weights, zero biases)
-    dropout: float = 0.0  # on hidden pre-activations
-    batch_norm: bool = False  # on hidden pre-activations
-    optimizer: str = "sgd"  # "sgd" or "adam"
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    steps: int = 1000  # updates
-    # None leaves a field out of a run's identity, so that protocols may gain fields
-    batch: int | None = None  # examples of an update; None: the whole training set
-    balanced: bool | None = None  # draw examples, with replacement, so that every group is as frequent
-    nesterov: bool | None = None  # momentum as Nesterov's
-    drops: str | None = None  # shares of the steps after which lr falls to a tenth, as "0.5,0.75"
-    augment: str | None = None  # "crop" (4 pixels of padding), "flip" or "crop,flip"
-    evaluate: int | None = None  # steps between two looks at validation and test; None: only at the end
-    logits: int | None = None  # of the network; None: one for two classes, else one a class
-    pretrained: str | None = None  # "timm", or a file of weights
+from spurbench.bench.training import Training as Training
+from spurbench.bench.training import reduced
 
 
 @dataclass
@@ -164,6 +140,10 @@ class Dataset(ABC):
     def classes(self) -> int:
         """How many classes there are; `classes: ClassVar[int] = 3` says so too. Networks are made for this number."""
         return 2
+
+    def protocol(self, settings: Mapping[str, Any]) -> Training:
+        """How a run of these settings is trained; one that trains nothing has none, and sees the data as others do."""
+        return Training(**reduced(settings)) if settings else self.training
 
     @abstractmethod
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:

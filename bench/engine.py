@@ -26,6 +26,7 @@ from spurbench.bench.inputs import Batches, Chunk, Lane, Mini, Pixels, Whole, st
 from spurbench.bench.job import Options
 from spurbench.bench.losses import Losses
 from spurbench.bench.method import Method
+from spurbench.bench.training import Minibatches
 
 Leaves = dict[str, Tensor]
 Passes = list[tuple[Tensor, networks.Pullback]]
@@ -159,11 +160,12 @@ class Engine:
 
     def _batches(self, buffers: bool) -> Batches:
         data, pixels = [s.data for s in self.seeds], self.pixels[0]
-        if self.training.batch is None:
+        sampling = self.training.sampling
+        if not isinstance(sampling, Minibatches):
             rows = self.options.micro_batch * 4 // self.dtype.itemsize  # as many bytes in bf16
             size = len(data[0].train.y) if buffers else rows  # batch statistics need all of it
             return Whole(data, self.lanes, pixels, self.device, size, self.dtype, self.first is not None)
-        return Mini(data, self.lanes, pixels, self.device, self.training, [s.seed for s in self.seeds])
+        return Mini(data, self.lanes, pixels, self.device, sampling, [s.seed for s in self.seeds])
 
     # ---- one step -----------------------------------------------------------------------------------------------
 

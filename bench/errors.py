@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 80  # characters of a name in a message
+
 
 class UserError(Exception):
     """A mistake in what the user gave; its text says what came, what was expected and what to do."""
@@ -17,8 +19,18 @@ class BadData(UserError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: the nearest valid name, then all of them."""
-    names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    """The error for a name that does not exist: the nearest valid name, then all of them in alphabetical order."""
+    return UserError(named(kind, name, sorted(known)))
+
+
+def named(kind: str, name: str, known: Iterable[str]) -> str:
+    """The text for a name that does not exist, with the nearest one."""
+    names = list(known)
+    near = get_close_matches(name[:LONGEST], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ";"
-    return UserError(f"no {kind} '{name}'{hint} there are: {', '.join(names) or 'none'}")
+    return f"no {kind} '{cut(name)}'{hint} there are: {', '.join(names) or 'none'}"
+
+
+def cut(text: str) -> str:
+    """A name as a message shows it: its beginning, if it is long."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from spurbench.bench import layout
-from spurbench.bench.dataset import Training
 from spurbench.bench.display import duration
 from spurbench.bench.engine import Engine, kernels_for, prepare
 from spurbench.bench.grid import Grid, expand, runs, summary
@@ -50,7 +49,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     """Time and memory of one seed's steps."""
     run, device = job.runs[0], job.options.device
     dataset, method = plugins(job)
-    training = Training(**run.training)
+    training = dataset.protocol(run.training)
     tune(job.options.threads)
     reset_peak_memory(device)
     engine = Engine(method, training, run.precision, job.options, [prepare(dataset, method, training, run.seed)])
@@ -63,7 +62,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - begun)
     return {
-        "network": training.network,
+        "network": training.network.name,
         "parameters": sum(p.numel() for p in engine.networks[0][0].parameters()),
         "rows": training.batch or len(engine.seeds[0].data.train.y),
         "threads": job.options.threads,

@@ -8,25 +8,27 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, settled, used
-from spurbench.bench.registry import methods
+from spurbench.bench import registry
+from spurbench.bench.errors import UserError, cut, unknown
+from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, identity, settled
 from spurbench.bench.selection import RULES, mean_score
-from spurbench.bench.yamlfile import Origin, read, scalar
+from spurbench.bench.yamlfile import Origin, Where, read, scalar
 
 if TYPE_CHECKING:
     from spurbench.bench.gridfile import GridSheet
 
 SHIPPED = Path(__file__).with_name("grids")
 Plan = dict[str, Any]
+Changes = dict[str, dict[str, Any]]
+"""What `--set` changes: a method's name, a dataset's or "training" → field → value."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One candidate of a search: what it tries, and the settings it runs with."""
+    """One candidate of a search: the settings it runs with, and those it would give the cell."""
 
-    tried: Mapping[str, Mapping[str, Any]]  # place → name → value; goes into the final cell if chosen
+    final: Mapping[str, Mapping[str, Any]]  # place → name → value: the settings of the cell if this one is chosen
     hyper_parameters: Mapping[str, Any]
     training: Mapping[str, Any]
     dataset_options: Mapping[str, Any]
@@ -133,10 +135,13 @@ def adhoc_grid(
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     changes = parsed_sets(sets, names, methods)
     paper = read_grid("paper")[0]
-    blocks = []
+    blocks: list[dict[str, Any]] = []
+    told: dict[Where, str] = {}
     for name in names:
         for method in methods:
-            block = starting_point(paper, name, method, changes)
+            own = changes if trained(method) or not any(map(trained, methods)) else changes | {"training": {}}
+            block = starting_point(paper, name, method, own)
+            told |= places(own, name, method, len(blocks), sets)
             block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
             blocks.append(block | ({"precision": precision} if precision else {}))
     data = {
@@ -145,10 +150,29 @@ def adhoc_grid(
         "notes": [f"set by hand: {', '.join(sets)}"] if sets else [],
         "datasets": blocks,
     }
-    return resolve(data, Origin(""), f"adhoc-{fingerprint(data)[:8]}")
+    return resolve(data, Origin("", given=told), f"adhoc-{fingerprint(data)[:8]}")
 
 
-def starting_point(paper: Any, dataset: str, method: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def trained(method: str) -> bool:
+    """Whether a method trains; one that there is not is complained of elsewhere."""
+    known = registry.methods().get(method)
+    return known is None or known.trains
+
+
+def placed(dataset: str, method: str) -> tuple[tuple[str, str], ...]:
+    """The places of a row, and whose name stands for each in `--set NAME.field=value`."""
+    return ("hyper_parameters", method), ("training", "training"), ("options", dataset)
+
+
+def places(changes: Changes, dataset: str, method: str, block: int, sets: Sequence[str]) -> dict[Where, str]:
+    """Where the values of `--set` stand in an ad hoc grid, each with its option."""
+    row: Where = ("datasets", block, "methods", 0)
+    options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
+    return {(*row, place, name): options[f"{owner}.{name}"]
+            for place, owner in placed(dataset, method) for name in changes.get(owner, {})}  # fmt: skip
+
+
+def starting_point(paper: Any, dataset: str, method: str, changes: Changes) -> dict[str, Any]:
     """A dataset block for one method: the paper's where it has one, with the changes on top."""
     pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (block, entry)
@@ -163,26 +187,26 @@ def starting_point(paper: Any, dataset: str, method: str, changes: Mapping[str, 
     row["published"] = entry.get("published", method if block.get("paper_budget") else None) if compared else None
     if changes.get(method) or changes.get("training"):  # no longer what someone chose by looking at the test
         block = {**block, "selection": "none"}
-    for place, name in (("hyper_parameters", method), ("training", "training"), ("options", dataset)):
+    for place, name in placed(dataset, method):
         if changes.get(name):
             row[place] = {**row.get(place, {}), **changes[name]}
     return {"seeds": "0-9", **block, "precision": "float32", "dataset": dataset, "methods": [row]}
 
 
-def parsed_sets(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+def parsed_sets(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]) -> Changes:
     """`["sd.coef=0.1"]` as {"sd": {"coef": 0.1}}."""
     owners = ["training", *datasets, *methods]
-    changes: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
+    changes: Changes = {owner: {} for owner in owners}
     for given in sets:
         key, equals, text = given.partition("=")
         owner, dot, name = key.strip().partition(".")
         if not (equals and dot and name):
-            raise UserError(f"--set {given}: expected KEY=VALUE such as training.lr=1e-3")
+            raise UserError(f"--set {cut(given)}: expected KEY=VALUE such as training.lr=1e-3")
         if owner not in changes:
-            raise UserError(f"--set {given}: {unknown('method or dataset in this run', owner, owners)}")
+            raise UserError(f"--set {cut(given)}: {unknown('method or dataset in this run', owner, owners)}")
         if name in changes[owner]:
-            raise UserError(f"--set {given}: {key.strip()} is set twice")
-        changes[owner][name] = scalar(text, f"--set {given}")
+            raise UserError(f"--set {cut(given)}: {cut(key.strip())} is set twice")
+        changes[owner][name] = scalar(text, f"--set {cut(given)}")
     return changes
 
 
@@ -252,8 +276,8 @@ def add_search(row: dict[str, Any], search: Search, records: Mapping[str, Record
         row["na"] = f"every draw of the search failed ({len(draws)})" if finished else None
         row["seeds"] = [] if finished else row["seeds"]
     else:
-        row["hyper_parameters"] |= search.draws[chosen].tried["hyper_parameters"]
-        row["training"] |= search.draws[chosen].tried["training"]
+        row["hyper_parameters"] = dict(search.draws[chosen].final["hyper_parameters"])
+        row["training"] = dict(search.draws[chosen].final["training"])
 
 
 def best(scores: Sequence[float | None]) -> int | None:
@@ -275,7 +299,7 @@ IDENTITY = (
 
 def run_ids(row: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
     """What `Run.id` gives for each seed, without building the runs (10,000 ids in a fraction of a second)."""
-    shared = used({name: row[name] for name in IDENTITY})
+    shared = identity({name: row[name] for name in IDENTITY})
     return [fingerprint({**shared, "seed": seed})[:16] for seed in seeds]
 
 
@@ -297,14 +321,14 @@ SHOWN = ("dataset", "dataset_options", "label", "method", "precision", "na", "pu
 
 def summary(plan: Plan) -> list[dict[str, Any]]:
     """One row per cell for `spurbench plan`: how many runs and updates, and why none."""
-    rows, known = [], methods()
+    rows, known = [], registry.methods()
     for cell in plan["cells"]:
         search = cell["search"] or {"draws": [], "text": None}
-        counts = [(len(draw["ids"]), draw["training"]["steps"]) for draw in search["draws"]]
+        counts = [(len(draw["ids"]), draw["training"].get("steps", 0)) for draw in search["draws"]]
         own = 0 if cell["na"] else len(cell["seeds"])
         idle = cell["method"] in known and not known[cell["method"]].trains
         row = {key: cell[key] for key in SHOWN} | {"runs": own, "search_runs": sum(n for n, _ in counts)}
-        updates = own * cell["training"]["steps"] + sum(n * steps for n, steps in counts)
+        updates = own * cell["training"].get("steps", 0) + sum(n * steps for n, steps in counts)
         rows.append(row | {"updates": 0 if idle else updates, "search": search["text"]})
     return rows
 

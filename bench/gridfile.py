@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from spurbench.bench.errors import cut, named
+from spurbench.bench.fields import quoted
 from spurbench.bench.selection import RULES
-from spurbench.bench.space import named, parse_seeds
+from spurbench.bench.space import parse_seeds
 from spurbench.bench.yamlfile import Origin, Where
 
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
@@ -128,16 +130,16 @@ def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
     if wrong["type"] == "value_error":
         return wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == "string_pattern_mismatch":
-        return f"{key} must be letters, digits, '.', '_' and '-', not {wrong['input']!r}"
+        return f"{key} must be letters, digits, '.', '_' and '-', not {quoted(wrong['input'])}"
     expected = wrong["msg"].removeprefix("Input should be ")
-    return f"{key} in {inside} should be {expected}, not {wrong['input']!r}"
+    return f"{key} in {inside} should be {expected}, not {quoted(wrong['input'])}"
 
 
 def unknown_key(key: str, inside: str, known: list[str]) -> str:
     """The complaint about a key that does not exist."""
-    near = get_close_matches(key, known, n=1)
+    near = get_close_matches(key[:100], known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ";"
-    return f"unknown key '{key}' in {inside}{hint} there are: {', '.join(known) or 'none'}"
+    return f"unknown key '{cut(key)}' in {inside}{hint} there are: {', '.join(known) or 'none'}"
 
 
 def keys_at(where: Where, root: type[BaseModel]) -> list[str]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spurbench.bench.dataset import Data, Split, Training
+from spurbench.bench.dataset import Data, Split
 from spurbench.bench.errors import UserError
 from spurbench.bench.record import fingerprint
+from spurbench.bench.training import Minibatches
 
 Lane = int | slice
 """What passes through the network at once: one replica (its index on the axis R), or all of them (slice(None))."""
@@ -142,14 +143,16 @@ class Mini(Batches):
         lanes: Sequence[Lane],
         pixels: Pixels,
         device: torch.device,
-        training: Training,
+        sampling: Minibatches,
         seeds: Sequence[int],
     ) -> None:
         super().__init__(data, lanes, pixels, device)
-        self.training, self.seeds = training, seeds
-        self.size, examples = training.batch or 1, len(data[0].train.y)
+        self.sampling, self.seeds = sampling, seeds
+        self.size, examples, shape = sampling.batch or 1, len(data[0].train.y), data[0].train.x.shape[1:]
         if self.size > examples:
             raise UserError(f"a batch of {self.size} examples, but the training set has {examples}: a smaller 'batch'")
+        if sampling.augment and len(shape) != 3:
+            raise UserError(f"augment={sampling.augment} changes pictures; these inputs have the shape {list(shape)}")
         self.epoch_steps = examples // self.size
         self.order: tuple[int, Tensor] = -1, torch.empty(0)
         self.x = [kept(d.train.x, device) for d in data]
@@ -166,7 +169,7 @@ class Mini(Batches):
     def draw(self, train: Split, attributes: int, seed: int, epoch: int) -> Tensor:
         """The order of one epoch, [n]."""
         generator = drawn_from(seed, f"order {epoch}")
-        if not self.training.balanced:
+        if not self.sampling.balanced:
             return torch.randperm(len(train.y), generator=generator)
         group = train.group(attributes)
         weights = 1.0 / group.bincount()[group]
@@ -185,7 +188,7 @@ class Mini(Batches):
 
     def changed(self, x: Tensor, seed: int, step: int) -> Tensor:
         """Pictures [b, channels, height, width] after the protocol's random changes."""
-        kinds = (self.training.augment or "").split(",")
+        kinds = (self.sampling.augment or "").split(",")
         if kinds == [""]:
             return x
         generator = drawn_from(seed, f"augment {step}")

@@ -58,7 +58,7 @@ class Job:
 
     @property
     def steps(self) -> int:
-        return int(self.runs[0].training["steps"])
+        return int(self.runs[0].training.get("steps", 0))  # none: it does not train
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

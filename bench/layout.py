@@ -97,7 +97,7 @@ def step_flops(training: Mapping[str, Any], rows: int) -> float:
 
     Networks for pictures count as large: a job trains one seed, and processes side by side fill the cores.
     """
-    if training["network"] != "mlp":
-        return inf
-    width, layers = int(training["width"]), int(training["hidden_layers"])
-    return 6.0 * rows * width * (1 + width * (layers - 1) + INPUTS)
+    if training.get("network") != "mlp":
+        return inf if training else 0.0  # without settings nothing is trained
+    width, layers = int(training.get("width", 1)), int(training["hidden_layers"])
+    return 6.0 * rows * width * (1 + width * max(0, layers - 1) + INPUTS)

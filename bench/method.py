@@ -27,10 +27,17 @@ def hyper(
     scale: str = "linear",
     choices: tuple[Any, ...] | None = None,
     symbol: str = "",
+    only: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A hyper-parameter: its default, its search range (`scale` is linear or log) and the paper's symbol."""
+    """A hyper-parameter: its default, its search range (`scale` is linear or log) and the paper's symbol.
+
+    `only={"form": "released"}` says that it has an effect only with that value of another one; given beside another
+    value it is refused.
+    """
+    if not isinstance(only or {}, Mapping):
+        raise ValueError(f'only={only!r}: expected a mapping such as {{"form": "released"}}')
     search = {"choices": choices} if choices else {"low": low, "high": high, "scale": scale}
-    return dataclasses.field(default=default, metadata={"search": search, "symbol": symbol})
+    return dataclasses.field(default=default, metadata={"search": search, "symbol": symbol, "only": only or {}})
 
 
 @dataclass(frozen=True)

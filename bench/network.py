@@ -9,27 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from spurbench.bench.dataset import Training
 from spurbench.bench.errors import UserError
-from spurbench.bench.space import known_network
+from spurbench.bench.training import Mlp, Training, known_network
 
 
 class MLP(nn.Sequential):
     """ReLU layers on the flattened input; dropout and batch normalisation act before the ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, training: Training) -> None:
-        widths = [inputs, *[training.width] * training.hidden_layers]
+    def __init__(self, inputs: int, outputs: int, chosen: Mlp) -> None:
+        widths = [inputs, *[chosen.width] * chosen.hidden_layers]
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers.append(nn.Linear(before, after))
-            if training.batch_norm:
+            if chosen.batch_norm:
                 layers.append(nn.BatchNorm1d(after))
-            if training.dropout:
-                layers.append(nn.Dropout(training.dropout))
+            if chosen.dropout:
+                layers.append(nn.Dropout(chosen.dropout))
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers, nn.Linear(widths[-1], outputs))
-        self.plain = not (training.batch_norm or training.dropout)
-        if training.init == "xavier":
+        self.plain = not (chosen.hidden_layers and (chosen.batch_norm or chosen.dropout))
+        if chosen.init == "xavier":
             self.apply(xavier)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,23 +44,22 @@ def xavier(module: nn.Module) -> None:
 
 
 def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
-    """The network `training.network` for inputs of `shape` (no batch axis) and this many logits.
+    """The network of a training for inputs of `shape` (no batch axis) and this many logits.
 
     Errors: UserError for an unknown name, with the nearest one.
     """
+    chosen = training.network
     try:
-        known_network(training.network)
+        known_network(chosen.name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if training.pretrained and not training.network.startswith("timm:"):
-        raise UserError(f"the network {training.network} has no pretrained weights: set training.pretrained to null")
-    if training.network == "mlp":
-        return MLP(prod(shape), outputs, training)
+    if isinstance(chosen, Mlp):
+        return MLP(prod(shape), outputs, chosen)
     from spurbench.bench import convnets
 
     if len(shape) != 3:
-        raise UserError(f"the network {training.network} takes pictures; these inputs have the shape {list(shape)}")
-    return convnets.build(shape, outputs, training)
+        raise UserError(f"the network {chosen.name} takes pictures; these inputs have the shape {list(shape)}")
+    return convnets.build(shape, outputs, chosen)
 
 
 Leaves = dict[str, Tensor]

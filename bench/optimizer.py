@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spurbench.bench.dataset import Training
-from spurbench.bench.errors import unknown
+from spurbench.bench import training
 
 Memory = dict[str, list[Tensor]]
 """What an optimizer remembers: by name, one tensor for each parameter."""
@@ -26,18 +25,18 @@ class Optimizer(ABC):
 
     remembers: ClassVar[tuple[str, ...]]
 
-    def __init__(self, parameters: list[Tensor], training: Training) -> None:
-        self.parameters, self.training = parameters, training
+    def __init__(self, parameters: list[Tensor], chosen: training.Optimizer, schedule: training.Schedule) -> None:
+        self.parameters, self.chosen = parameters, chosen
         self.count = 0  # steps done
-        self.drops = [float(share) * training.steps for share in (training.drops or "").split(",") if share]
+        self.drops = [float(share) * schedule.steps for share in (schedule.drops or "").split(",") if share]
         self.memory: Memory = {name: [torch.zeros_like(p) for p in parameters] for name in self.remembers}
 
     @torch.no_grad()
     def step(self) -> None:
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        self.lr = self.training.lr * 0.1 ** sum(self.count >= at for at in self.drops)
-        if self.training.weight_decay:
-            torch._foreach_add_(grads, self.parameters, alpha=self.training.weight_decay)
+        self.lr = self.chosen.lr * 0.1 ** sum(self.count >= at for at in self.drops)
+        if self.chosen.weight_decay:
+            torch._foreach_add_(grads, self.parameters, alpha=self.chosen.weight_decay)
         self.count += 1
         self.move(grads)
 
@@ -62,12 +61,16 @@ class SGD(Optimizer):
 
     remembers = ("velocity",)
 
+    def __init__(self, parameters: list[Tensor], chosen: training.Sgd, schedule: training.Schedule) -> None:
+        super().__init__(parameters, chosen, schedule)
+        self.momentum, self.nesterov = chosen.momentum, chosen.nesterov
+
     def move(self, grads: list[Tensor]) -> None:
         velocity = self.memory["velocity"]
-        torch._foreach_mul_(velocity, self.training.momentum)
+        torch._foreach_mul_(velocity, self.momentum)
         torch._foreach_add_(velocity, grads)
-        if self.training.nesterov:
-            torch._foreach_add_(grads, velocity, alpha=self.training.momentum)
+        if self.nesterov:
+            torch._foreach_add_(grads, velocity, alpha=self.momentum)
             velocity = grads
         torch._foreach_add_(self.parameters, velocity, alpha=-self.lr)
 
@@ -88,11 +91,9 @@ class Adam(Optimizer):
         torch._foreach_addcdiv_(self.parameters, mean, size, -self.lr / (1 - 0.9**self.count))
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}
-
-
-def make(parameters: list[Tensor], training: Training) -> Optimizer:
+def make(parameters: list[Tensor], protocol: training.Training) -> Optimizer:
     """The optimizer of a protocol."""
-    if training.optimizer not in OPTIMIZERS:
-        raise unknown("optimizer", training.optimizer, OPTIMIZERS)
-    return OPTIMIZERS[training.optimizer](parameters, training)
+    chosen = protocol.optimizer
+    if isinstance(chosen, training.Sgd):
+        return SGD(parameters, chosen, protocol.schedule)
+    return Adam(parameters, chosen, protocol.schedule)

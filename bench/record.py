@@ -13,6 +13,7 @@ SCHEMA = 1
 Record = dict[str, Any]
 OUTSIDE = {"killed", "cancelled", "preempted", "time_limit", "node_failure"}
 """Causes that are none of a run's own: it is done again without being asked."""
+FIRST_FIELDS = {"width": 300, "hidden_layers": 1, "init": "torch", "dropout": 0.0, "batch_norm": False, "momentum": 0.0}
 
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -43,12 +44,12 @@ class Run:
     @cached_property
     def id(self) -> str:
         """Sixteen hex digits of the hash of the identity; no path, device or version is in it."""
-        return fingerprint(used(self.to_dict()))[:16]
+        return fingerprint(identity(self.to_dict()))[:16]
 
     @cached_property
     def cell_key(self) -> str:
         """The identity without the seed, hashed: runs of one key are replicas of one experiment."""
-        return fingerprint(used({**self.to_dict(), "seed": None}))[:16]
+        return fingerprint(identity({**self.to_dict(), "seed": None}))[:16]
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -57,6 +58,16 @@ class Run:
     def from_dict(cls, fields: Mapping[str, Any]) -> Run:
         """The run a record or job describes; further keys are left alone."""
         return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+
+
+def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is hashed of a run, a record or a cell of a plan, given as their fields.
+
+    `training` holds only what has an effect. Once every field of it was there, whatever the network and optimizer, so
+    that the first ones count as their defaults where they are absent: ids given since then stay.
+    """
+    found = used(fields)
+    return found | {"training": FIRST_FIELDS | found["training"]}
 
 
 def used(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,15 +13,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.fields import Option, conditions
 from spurbench.bench.source import (
     ROOTS,
-    Option,
     PluginInfo,
     describe,
     module_file,
     needs_known,
-    training_fields,
     unknown_need,
+    wrong_condition,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "load_class", "load_dataset",
-    "load_method", "method_info", "methods", "plugin_paths", "requirements", "training_fields",
+    "load_method", "method_info", "methods", "plugin_paths", "requirements",
 ]  # fmt: skip
 
 ROOM = Path(__file__).resolve().parent.parent
@@ -159,8 +159,8 @@ def load_class(info: PluginInfo) -> Any:
     """The plug-in's class, imported; a file that raises as it is imported is a UserError of one line."""
     try:
         module = import_file(info)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{info.kind} '{info.name}' does not import: {error} ({info.path})") from error
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -202,8 +202,8 @@ def _resolved(path: Path, info_name: str, kind: str) -> PluginInfo:
         names = ("provides", "protocol_version", "headline")
     values = {name: getattr(cls, name) for name in names}
     if kind == "dataset":
-        values["training"] = dataclasses.asdict(cls.training)
-    problem = unknown_need(values.get("needs", frozenset()))
+        values["training"] = cls.training.flat()
+    problem = unknown_need(values.get("needs", frozenset())) or wrong_condition(options)
     if problem:
         raise UserError(f"{kind} '{info.name}' cannot be used: {problem} ({path})")
     return dataclasses.replace(info, options=options, **values)
@@ -219,7 +219,9 @@ def from_field(item: dataclasses.Field[Any]) -> Option:
     if default is dataclasses.MISSING and item.default_factory is not dataclasses.MISSING:
         default = item.default_factory()
     kind = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
-    return Option(item.name, kind, default, item.metadata.get("search", {}), item.metadata.get("symbol", ""))
+    known = item.metadata
+    only = conditions(known.get("only", {}))
+    return Option(item.name, kind, default, known.get("search", {}), known.get("symbol", ""), only=only)
 
 
 assert set(ROOTS) == set(FOLDERS)

@@ -12,23 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import UserError, named
+from spurbench.bench.fields import Option, conditions
+from spurbench.bench.training import Training
 
 ROOTS = {"method": "Method", "dataset": "Dataset"}
 SECTIONS = re.compile(r"^\W*(Source|Needs|Differs|Licence|Groups)\b\W*\s(.*)$")
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "missing"})()
 UNREAD: Any = type("Unread", (), {"__repr__": lambda _: "not a literal"})()
-
-
-@dataclass(frozen=True)
-class Option:
-    """A hyper-parameter of a method, an option of a dataset or a field of Training."""
-
-    name: str
-    type: str  # annotation as written, e.g. "float"
-    default: Any
-    search: Mapping[str, Any] = field(default_factory=dict)  # {low, high, scale} or {choices}
-    symbol: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class PluginInfo:
     provides: frozenset[str] = frozenset()
     protocol_version: int = 1
     headline: tuple[tuple[str, str], ...] = (("test", "accuracy"), ("train", "accuracy"))
-    training: Mapping[str, Any] = field(default_factory=dict)  # what differs from Training's defaults
+    training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
     stackable: bool = True
     trains: bool = True
     origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"
@@ -110,7 +101,26 @@ def with_problem(info: PluginInfo, module: Module, found: list[str]) -> PluginIn
         problem = f"field '{bare}' has no default"
     elif info.needs is not UNREAD:
         problem = unknown_need(info.needs)
-    return replace(info, problem=problem)
+    return replace(info, problem=problem or wrong_training(info.training) or wrong_condition(info.options))
+
+
+def wrong_training(given: Any) -> str | None:
+    """The complaint about a dataset's `Training(...)`, where it could be read."""
+    try:
+        Training(**given if given is not UNREAD else {})
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def wrong_condition(options: Sequence[Option]) -> str | None:
+    """The complaint about a hyper-parameter that hangs on one that there is not, or on itself."""
+    for one in options:
+        others = [option.name for option in options if option.name != one.name]
+        for condition in one.only:
+            if condition.key not in others:
+                return f"field '{one.name}': {named('other field', condition.key, others)}"
+    return None
 
 
 def unknown_need(needs: frozenset[str]) -> str | None:
@@ -127,14 +137,6 @@ def unknown_need(needs: frozenset[str]) -> str | None:
 def needs_known() -> tuple[str, ...]:
     """NEEDS of bench/method.py, read without importing torch."""
     return tuple(parse(Path(__file__).with_name("method.py")).constants["NEEDS"])
-
-
-@cache
-def training_fields() -> dict[str, Option]:
-    """The fields of Training with their defaults, read from bench/dataset.py."""
-    module = parse(Path(__file__).with_name("dataset.py"))
-    fields = class_options([(module.classes["Training"], module.constants)])
-    return {option.name: option for option in fields}
 
 
 def parse(path: Path) -> Module:
@@ -234,9 +236,10 @@ def option(name: str, kind: str, value: ast.expr | None, constants: Mapping[str,
     search = {key: given.get(key) for key in ("low", "high")} | {"scale": given.get("scale", "linear")}
     if given.get("choices"):
         search = {"choices": given["choices"]}
-    if any(part is UNREAD for part in search.values()):
-        default = UNREAD
-    return Option(name, kind, default, search, given.get("symbol", ""))
+    only = given.get("only") or {}
+    if not isinstance(only, Mapping) or UNREAD in (*search.values(), *only.values()):
+        default, only = UNREAD, {}
+    return Option(name, kind, default, search, given.get("symbol", ""), only=conditions(only))
 
 
 def training_call(value: ast.expr, constants: Mapping[str, Any]) -> Any:

@@ -1,57 +1,20 @@
-"""Values of hyper-parameters: checked against their field, listed for a product, or drawn from a range."""
+"""What varies in a grid: values listed for a product, or drawn from a range; and seeds."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from spurbench.bench.source import Option
+from spurbench.bench.fields import Option, checked, quoted, shown
 
 RANGE_KEYS = {"low", "high", "scale"}
-TYPE_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
 MOST_SEEDS = 100_000
-NETWORKS = ("mlp", "small_conv", "vgg15_bn", "preact_resnet110")  # and timm:MODEL
-
-
-def known_network(name: str) -> None:
-    """Raise ValueError, with the nearest names, if there is no such network; timm's are imported to be looked at."""
-    kind, _, model = name.partition(":")
-    if kind != "timm" and name not in NETWORKS:
-        raise ValueError(named("network", name, (*NETWORKS, "timm:MODEL")))
-    if kind == "timm" and importlib.util.find_spec("timm"):  # if not, it may be where the runs will be
-        import timm
-
-        if not timm.is_model(model):
-            near = ", ".join(get_close_matches(model, timm.list_models(), n=3))
-            raise ValueError(f"timm has no model '{model}'" + (f"; did you mean {near}?" if near else ""))
-
-
-# What Training's fields may hold beyond their type: (lowest, highest), the words there are, their form, or a check.
-LIMITS: Mapping[str, tuple[float, float] | tuple[str, ...] | re.Pattern[str] | Callable[[str], None]] = {
-    "network": known_network,
-    "width": (1, 1_000_000),
-    "hidden_layers": (0, 1000),
-    "init": ("torch", "xavier"),
-    "dropout": (0.0, 0.999),
-    "optimizer": ("sgd", "adam"),
-    "lr": (0.0, math.inf),
-    "momentum": (0.0, 0.9999),
-    "weight_decay": (0.0, math.inf),
-    "steps": (0, 10**9),
-    "batch": (1, 10**9),
-    "evaluate": (1, 10**9),
-    "logits": (1, 10**6),
-    "augment": ("crop", "flip", "crop,flip"),
-    "drops": re.compile(r"0?\.\d+(,0?\.\d+)*"),
-}
+MOST_ROWS = 100_000  # combinations of one entry
 
 
 @dataclass(frozen=True)
@@ -71,66 +34,6 @@ class Axis:
         return self.option.name if self.place == "hyper_parameters" else f"{self.place}.{self.option.name}"
 
 
-def named(kind: str, name: str, known: Iterable[str]) -> str:
-    """The text for a name that does not exist, with the nearest one."""
-    names = list(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ";"
-    return f"no {kind} '{name}'{hint} there are: {', '.join(names) or 'none'}"
-
-
-def checked(option: Option, value: Any, of: str) -> Any:
-    """`value` as the field's type (a whole number becomes a float where one is wanted).
-
-    Errors: ValueError with the text for the user.
-    """
-    kinds = [part.strip() for part in re.split(r"\|(?![^\[]*\])", option.type)]
-    for kind in kinds:
-        fits, converted = fit(kind, value)
-        if fits:
-            return converted if converted is None else allowed(option, converted, of)
-    words = " or ".join(TYPE_WORDS.get(kind, kind) for kind in kinds)
-    raise ValueError(f"{option.name} of {of} must be {words}, not {value!r}")
-
-
-def fit(kind: str, value: Any) -> tuple[bool, Any]:
-    """Whether the value is of the annotated type, and the value converted to it."""
-    if kind == "float":
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return number, float(value) if number else value
-    if kind == "int":
-        whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
-        return whole, int(value) if whole else value
-    if kind in {"bool", "str"}:
-        return isinstance(value, bool if kind == "bool" else str), value
-    if kind == "None":
-        return value is None, value
-    if kind.startswith("Literal["):
-        words = ast.literal_eval(f"({kind[8:-1]},)")
-        return value in words, value
-    return True, value  # a type this check does not know is left to the plug-in
-
-
-def allowed(option: Option, value: Any, of: str) -> Any:
-    """`value` if the field's choices or limits allow it."""
-    words: Sequence[Any] = option.search.get("choices") or ()
-    limits = LIMITS.get(option.name, ()) if of == "training" else ()
-    if callable(limits):
-        limits(value)
-    elif isinstance(limits, re.Pattern):
-        if not limits.fullmatch(value):
-            raise ValueError(f"{option.name} of {of} must be shares such as 0.5,0.75, not {value!r}")
-    elif limits and isinstance(limits[0], str):
-        words = limits
-    elif limits and not float(limits[0]) <= value <= float(limits[1]):
-        raise ValueError(f"{option.name} of {of} must lie in {limits[0]:g}..{limits[1]:g}, not {value!r}")
-    if words and value not in words and isinstance(value, str):
-        near = get_close_matches(value, [str(word) for word in words], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{option.name} of {of} must be {' or '.join(map(str, words))}, not {value!r}{hint}")
-    return value
-
-
 def varies(option: Option, value: Any) -> bool:
     """Whether a given value is a list of values or a range instead of one value."""
     several = isinstance(value, list) and not option.type.startswith(("tuple", "list"))
@@ -145,11 +48,11 @@ def axis(place: str, option: Option, value: Any, of: str) -> Axis:
     if isinstance(value, list):
         values = tuple(checked(option, part, of) for part in value)
         if not values or any(values.count(part) > 1 for part in values):
-            raise ValueError(f"{option.name} of {of}: a list needs values, each of them once; got {value!r}")
+            raise ValueError(f"{option.name} of {of}: a list needs values, each of them once; got {quoted(value)}")
         return Axis(place, option, values)
     extra = sorted(set(value) - RANGE_KEYS)
     if extra or not {"low", "high"} <= set(value):
-        got = f"the key '{extra[0]}'" if extra else "one of them missing"
+        got = f"the key {quoted(extra[0])}" if extra else "one of them missing"
         raise ValueError(f"{option.name} of {of}: a range is {{low, high, scale}}; got {got}")
     low, high = (checked(option, value[key], of) for key in ("low", "high"))
     return ranged(place, option, low, high, value.get("scale", "linear"), of)
@@ -161,7 +64,7 @@ def ranged(place: str, option: Option, low: Any, high: Any, scale: Any, of: str)
     if not numbers or not low < high:
         raise ValueError(f"{option.name} of {of}: a range needs numbers low < high; got {low!r}, {high!r}")
     if scale not in {"linear", "log"}:
-        raise ValueError(f"{option.name} of {of}: the scale of a range is linear or log, not {scale!r}")
+        raise ValueError(f"{option.name} of {of}: the scale of a range is linear or log, not {quoted(scale)}")
     if scale == "log" and low <= 0:
         raise ValueError(f"{option.name} of {of}: a log range needs low > 0; got {low!r}")
     return Axis(place, option, (), low, high, scale)
@@ -189,6 +92,9 @@ def choices(axes: Sequence[Axis], draws: int | None, dataset: str, method: str) 
     for one in axes:
         if one.scale:
             raise ValueError(f"{one.key} of {method} is a range: say how many random draws with 'draws: 8'")
+    count = math.prod(len(one.values) for one in axes)
+    if count > MOST_ROWS:
+        raise ValueError(f"{count:,} combinations for {method}, of {MOST_ROWS:,} at most: draw some with 'draws: 100'")
     return [dict(enumerate(values)) for values in itertools.product(*(one.values for one in axes))]
 
 
@@ -229,14 +135,14 @@ def parse_seeds(value: object) -> list[int]:
 def span(part: object) -> list[int]:
     """The seeds of one number or of comma-separated numbers and ranges."""
     if isinstance(part, bool) or not isinstance(part, int | str):
-        raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {part!r}")
+        raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quoted(part)}")
     found: list[int] = []
     for text in str(part).split(","):
         match = re.fullmatch(r"\s*(\d{1,10})\s*(?:(?:-|\.\.)\s*(\d{1,10})\s*)?", text)
         if not match:
-            raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {str(part)!r}")
+            raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quoted(str(part))}")
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < 2**32 or last - first >= MOST_SEEDS:
-            raise ValueError(f"seeds {text.strip()}: expected first ≤ last < 2^32, at most {MOST_SEEDS}")
+            raise ValueError(f"seeds {shown(text.strip())}: expected first ≤ last < 2^32, at most {MOST_SEEDS}")
         found += range(first, last + 1)
     return found

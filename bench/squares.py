@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spurbench.bench.record import Record, Run, fingerprint, used
+from spurbench.bench.record import Record, Run, fingerprint, identity, used
 from spurbench.bench.selection import at_its_best
 
 Plan = Mapping[str, Any]
@@ -75,7 +75,7 @@ def squares(records: Sequence[Record], plans: Iterable[Plan], planned_only: bool
 
 def key_of(cell: Mapping[str, Any], plan: Plan | None = None) -> str:
     """`Run.cell_key` of a cell or record; for a cell whose settings are still searched, its place in the plan."""
-    shared = used({name: cell[name] for name in IDENTITY})
+    shared = identity({name: cell[name] for name in IDENTITY})
     if plan is not None and cell["hyper_parameters"] is None:
         shared |= {"grid": plan["grid"], "label": cell["label"]}
     return fingerprint(shared)[:16]

@@ -191,7 +191,7 @@ def trained(job: Job, saved: Sequence[Checkpoint | None], desk: Desk) -> list[tu
     """Train a stack; for each run what is known of it so far and how to get its record."""
     made_by(job.runs[0])  # before the plug-ins are imported: what is edited later is not in them
     dataset, method = plugins(job)
-    training = Training(**job.runs[0].training)
+    training = dataset.protocol(job.runs[0].training)
     if saved[0] is not None:
         job = replace(job, options=replace(job.options, threads=saved[0].threads, micro_batch=saved[0].micro_batch))
     tune(job.options.threads)

@@ -30,13 +30,19 @@ Loader.add_implicit_resolver("float", re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a document came from: its name and the line of every value."""
+    """Where a document came from: its name and the line of every value.
+
+    What was given on the command line has, instead of a line, the option that gave it.
+    """
 
     name: str
     lines: Mapping[Where, int] = field(default_factory=dict)
+    given: Mapping[Where, str] = field(default_factory=dict)
 
     def error(self, where: Where, message: str) -> UserError:
         """`file:line: message` for the value at `where`, or for the nearest thing around it."""
+        if where in self.given:
+            return UserError(f"{self.given[where]}: {message}")
         while where and where not in self.lines:
             where = where[:-1]
         line = self.lines.get(where)
@@ -66,8 +72,11 @@ def read(text: str, name: str) -> tuple[Any, Origin]:
 
 
 def scalar(text: str, name: str) -> Any:
-    """One value as YAML reads it: `1e-3`, `true`, `[0.1, 0.2]`, `adam`."""
-    return read(text, name)[0] if text.strip() else ""
+    """One value as YAML reads it: `1e-3`, `true`, `[0.1, 0.2]`, `adam`; `name` is what errors begin with."""
+    try:
+        return read(text, "")[0] if text.strip() else ""
+    except UserError as error:
+        raise UserError(f"{name}: {re.sub('^:([0-9]+:)? ', '', str(error))}") from None
 
 
 def build(node: yaml.Node, where: Where, lines: dict[Where, int], name: str) -> Any:

@@ -20,9 +20,9 @@ from spurbench.bench.method import Batch, Method, hyper
 @dataclass(frozen=True)
 class SDGamma(Method):
     form: str = hyper("text", choices=("text", "released"))
-    coef: float = hyper(0.1, low=1e-4, high=1.0, scale="log", symbol="sp (released form)")
-    lambda_0: float = hyper(0.088, low=1e-3, high=1.0, scale="log", symbol="λ_0 (text form)")
-    lambda_1: float = hyper(0.012, low=1e-3, high=1.0, scale="log", symbol="λ_1 (text form)")
+    coef: float = hyper(0.1, low=1e-4, high=1.0, scale="log", symbol="sp", only={"form": "released"})
+    lambda_0: float = hyper(0.088, low=1e-3, high=1.0, scale="log", symbol="λ_0", only={"form": "text"})
+    lambda_1: float = hyper(0.012, low=1e-3, high=1.0, scale="log", symbol="λ_1", only={"form": "text"})
     gamma_0: float = hyper(0.44, low=-3.0, high=3.0, symbol="γ_0")
     gamma_1: float = hyper(2.5, low=-3.0, high=3.0, symbol="γ_1")
 

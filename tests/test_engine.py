@@ -145,9 +145,8 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
 def test_optimizers_do_torch_optims_arithmetic(name: str) -> None:
     """The learning rate falls to a tenth after half of the steps and again after three quarters."""
     nesterov = name == "nesterov"
-    kind = "adam" if name == "adam" else "sgd"
-    training = Training(optimizer=kind, lr=0.1, momentum=0.9, weight_decay=0.01, steps=20, nesterov=nesterov,
-                        drops="0.5,0.75")  # fmt: skip
+    chosen = {"optimizer": "adam"} if name == "adam" else {"optimizer": "sgd", "momentum": 0.9, "nesterov": nesterov}
+    training = Training(**chosen, lr=0.1, weight_decay=0.01, steps=20, drops="0.5,0.75")
     torch.manual_seed(0)
     ours, theirs = ([torch.ones(3, 2), torch.ones(4)] for _ in range(2))
     own = optimizer.make(ours, training)

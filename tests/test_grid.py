@@ -1,6 +1,7 @@
 """Grids: what a file means, what is wrong with one, and how a search ends."""
 
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -171,6 +172,127 @@ MISTAKES = [
         "coef: a space needs a list or a range",
     ),
 ]
+
+
+OVER_SGD = SMALL.replace("{steps: 5}", "{optimizer: sgd, momentum: 0.9, steps: 5}")  # Colored MNIST's own is adam
+SGD = "it is a field of sgd"
+BATCH = "it is a field of minibatches (batch: 128)"
+NO_EFFECT = [
+    ("{method: erm, training: {optimizer: adam, momentum: 0.9}}", f"momentum has no effect with optimizer adam; {SGD}"),
+    (
+        "{method: erm, training: {optimizer: adam, momentum: [0, 0.9]}}",
+        f"momentum has no effect with opti.*adam; {SGD}",
+    ),
+    (
+        "{method: erm, training: {optimizer: [sgd, adam], momentum: 0.9}}",
+        f"momentum has no effect with optimizer adam; {SGD}; make it an entry for each optimizer",
+    ),
+    (
+        "{method: erm, draws: 3, training: {optimizer: adam, momentum: {low: 0.1, high: 0.9}}}",
+        f"momentum has no effect with optimizer adam; {SGD}",
+    ),
+    ("{method: erm, training: {momentum: 0, nesterov: true}}", "nesterov has no effect with momentum 0; it is a form"),
+    ("{method: erm, training: {balanced: true}}", f"balanced has no effect without batch; {BATCH}"),
+    ("{method: erm, training: {augment: flip}}", f"augment has no effect without batch; {BATCH}"),
+    ("{method: erm, training: {network: vgg15_bn, width: 5}}", "width has no effect with network vgg15_bn; .* of mlp"),
+    ("{method: erm, training: {pretrained: timm}}", "pretrained has no effect with network mlp; .* of timm:MODEL"),
+    ("{method: erm, training: {hidden_layers: 0, dropout: 0.5}}", "dropout has no effect with hidden_layers 0"),
+    ("{method: erm, training: {evaluate: 5}}", "evaluate has no effect with steps 5; it asks for looks before"),
+    ("{method: random, training: {steps: 3}}", "steps has no effect with random, which does not train"),
+    ("{method: sd_gamma, hyper_parameters: {coef: 1}}", "coef has no effect with form text; .* with form released"),
+    (
+        "{method: sd_gamma, hyper_parameters: {form: released, lambda_0: 1}}",
+        "lambda_0 has no effect with form released",
+    ),
+    (
+        "{method: sd_gamma, hyper_parameters: {form: [text, released], coef: 1}}",
+        "coef has no effect with form text; it has one with form released; make it an entry for each form",
+    ),
+    (
+        "{method: erm, search: {rule: test_accuracy, space: {training.balanced: [true, false]}}}",
+        "balanced has no effect without batch",
+    ),
+    (
+        "{method: erm, training: {optimizer: adam, momentum: 0.5},"
+        " search: {rule: test_accuracy, space: {training.lr: [1, 2]}}}",
+        "momentum has no effect with optimizer adam",
+    ),
+    (
+        "{method: erm, search: {rule: test_accuracy,"
+        " space: {training.optimizer: [sgd, adam], training.momentum: [0, 0.5]}}}",
+        "momentum has no effect with optimizer adam; .*; make it an entry for each optimizer",
+    ),
+    (
+        "{method: erm, search: {rule: test_accuracy, training: {augment: flip}, space: {training.lr: [1, 2]}}}",
+        "augment has no effect without batch",
+    ),
+    ("{method: random, search: {rule: test_accuracy, space: {training.lr: [1, 2]}}}", "lr has no effect with random"),
+    (
+        "{method: sd_gamma, search: {draws: 2, rule: test_accuracy, space: {coef: {low: 1, high: 2}}}}",
+        "coef has no effect with form text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "message"), NO_EFFECT)
+def test_a_setting_without_effect_is_refused_with_file_and_line(tmp_path, method, message):
+    with pytest.raises(UserError) as error:
+        grid_of(tmp_path, OVER_SGD.replace("METHOD", method))
+    place, _, said = str(error.value).partition("grid.yaml:6: ")
+    assert place == f"{tmp_path}/" and re.match(message.replace("(", r"\(").replace(")", r"\)"), said), said
+
+
+def test_a_block_is_held_to_its_own_choice(tmp_path):
+    with pytest.raises(UserError, match="grid.yaml:4: momentum has no effect with optimizer adam"):
+        grid_of(tmp_path, OVER_SGD.replace("optimizer: sgd", "optimizer: adam").replace("METHOD", "erm"))
+    with pytest.raises(UserError, match="grid.yaml:4: momentum has no effect with optimizer adam"):  # the dataset's own
+        grid_of(tmp_path, OVER_SGD.replace("optimizer: sgd, ", "").replace("METHOD", "erm"))
+
+
+def only_cell(tmp_path, method):
+    (cell,) = grid_of(tmp_path, OVER_SGD.replace("METHOD", method)).cells
+    return cell
+
+
+def test_what_is_inherited_for_another_choice_is_left_behind(tmp_path):
+    """As are its values where they vary: they would make rows of equal numbers."""
+    erm, adam = only_cell(tmp_path, "erm"), only_cell(tmp_path, "{method: erm, training: {optimizer: adam}}")
+    assert erm.training["momentum"] == 0.9 and "momentum" not in adam.training
+    assert only_cell(tmp_path, "{method: erm, training: {network: small_conv}}").training.keys() == {
+        "network", "optimizer", "lr", "momentum", "weight_decay", "steps",
+    }  # fmt: skip
+    assert only_cell(tmp_path, "random").training == {}
+    assert only_cell(tmp_path, "{method: erm, training: {augment: null, balanced: false, nesterov: false}}") == erm
+    varied = OVER_SGD.replace("0.9", "[0, 0.9]")
+    text = varied.replace("METHOD", "{method: erm, training: {optimizer: adam}}")
+    assert [(cell.label, cell.training) for cell in grid_of(tmp_path, text).cells] == [("erm", adam.training)]
+    text = varied.replace("METHOD", "{method: erm, training: {optimizer: [sgd, adam]}}")
+    assert [cell.label for cell in grid_of(tmp_path, text).cells] == [
+        "erm training.momentum=0, training.optimizer=sgd",
+        "erm training.optimizer=adam",
+        "erm training.momentum=0.9, training.optimizer=sgd",
+    ]
+    assert len(grid_of(tmp_path, varied.replace("METHOD", "random")).cells) == 1
+
+
+def test_a_search_over_choices_keeps_to_the_fields_of_each(tmp_path):
+    entry = "{method: erm, search: {rule: test_accuracy, space: {training.optimizer: [adam, sgd]}}}"
+    grid = grid_of(tmp_path, OVER_SGD.replace("METHOD", entry))
+    drawn = [run for run, _ in runs(expand(grid, {}))]
+    assert [run.training.get("momentum") for run in drawn] == [None, 0.9]
+    for best in drawn:
+        records = {run.id: record(run, 0.9 if run == best else 0.1) for run in drawn}
+        assert expand(grid, records)["cells"][0]["training"] == best.training
+
+
+def test_a_declared_search_leaves_at_its_default_what_has_no_effect(tmp_path):
+    """In one form of sd_gamma or the other: draws that differ in it alone would be one experiment twice."""
+    search = one_method(tmp_path, "{method: sd_gamma, search: {draws: 20, rule: test_accuracy}}").cells[0].search
+    defaults = {"coef": 0.1, "lambda_0": 0.088, "lambda_1": 0.012}
+    for draw in search.draws:
+        idle = {"text": {"coef"}, "released": {"lambda_0", "lambda_1"}}[draw.hyper_parameters["form"]]
+        assert {name for name in defaults if draw.hyper_parameters[name] == defaults[name]} == idle
+    assert {draw.hyper_parameters["form"] for draw in search.draws} == {"text", "released"}
 
 
 @pytest.mark.parametrize(("method", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
@@ -349,13 +471,37 @@ def test_command_line_grids_start_from_the_paper():
         (["sd.coef=1", "sd.coef=2"], "sd.coef is set twice"),
         (["sd.coefs=1"], "no hyper-parameter of sd 'coefs'; did you mean coef?"),
         (["sd.coef="], "coef of sd must be a number, not ''"),
-        (["training.lr=[1"], "not valid YAML"),
+        (["training.lr=[1"], "--set training.lr=[1: not valid YAML"),
+        (["sd.delay=1e30"], "--set sd.delay=1e30: delay of sd must be a whole number"),
+        (["training.balanced=true"], "--set training.balanced=true: balanced has no effect without batch"),
+        (
+            ["training.network=small_conv", "training.width=9"],
+            "--set training.width=9: width has no effect with network",
+        ),
+        (
+            ["training.optimizer=[sgd,adam]", "training.momentum=0.5"],
+            "--set training.momentum=0.5: momentum has no effect",
+        ),
+        (["training.lr=" + "[" * 3000], "not valid YAML"),
+        (["training.network=" + "x" * 9000], "9,000 characters, 1,000 are the most"),
     ],
 )
 def test_mistakes_on_the_command_line(sets, message):
     with pytest.raises(UserError) as error:
         adhoc_grid("two_moon", ["sd"], "0", sets)
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_command_line_settings_stand_above_the_papers():
+    """And are for the methods that train, if one of them does."""
+    (cell,) = adhoc_grid("colored_mnist", ["irm"], "1", ["training.network=small_conv", "training.optimizer=sgd"]).cells
+    assert set(cell.training) == {"network", "optimizer", "lr", "momentum", "weight_decay", "steps"}
+    (text,) = adhoc_grid("colored_mnist", ["sd_gamma"], "1", ["sd_gamma.form=text", "sd_gamma.lambda_0=1"]).cells
+    assert text.hyper_parameters["lambda_0"] == 1.0
+    erm, guess = adhoc_grid("two_moon", ["erm", "random"], "1", ["training.steps=3"]).cells
+    assert erm.training["steps"] == 3 and guess.training == {}
+    with pytest.raises(UserError, match="--set training.steps=3: steps has no effect with random"):
+        adhoc_grid("two_moon", ["random"], "1", ["training.steps=3"])
 
 
 def test_only_keeps_what_is_named():

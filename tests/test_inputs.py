@@ -14,6 +14,7 @@ from spurbench.bench.dataset import Data, Split, Training
 from spurbench.bench.engine import Engine, Options, Seed
 from spurbench.bench.errors import UserError
 from spurbench.bench.inputs import Mini, Pixels, cropped
+from spurbench.bench.training import Minibatches
 
 METHODS = [name for name, info in registry.methods().items() if info.trains and "colour" not in str(info.needs)]
 
@@ -108,9 +109,9 @@ def test_channels_side_by_side_where_that_pays() -> None:
 
 
 def rows(**changes: Any) -> Mini:
-    training = replace(Training(batch=7), **changes)
+    sampling = replace(Minibatches(batch=7), **changes)
     data = [pictures(), pictures()]
-    return Mini(data, [0, 1], Pixels(lambda x: x), torch.device("cpu"), training, [5, 6])
+    return Mini(data, [0, 1], Pixels(lambda x: x), torch.device("cpu"), sampling, [5, 6])
 
 
 def test_an_epoch_sees_every_example_once() -> None:
@@ -121,6 +122,12 @@ def test_an_epoch_sees_every_example_once() -> None:
     assert torch.equal(mini.rows(3), rows().rows(3))  # whatever was asked before
     with pytest.raises(UserError, match="a batch of 100 examples, but the training set has 60"):
         rows(batch=100)
+
+
+def test_only_pictures_are_augmented() -> None:
+    points = Data(Split(torch.zeros(9, 2), torch.zeros(9).long()), {})
+    with pytest.raises(UserError, match=r"augment=flip changes pictures; these inputs have the shape \[2\]"):
+        Mini([points], [0], Pixels(lambda x: x), torch.device("cpu"), Minibatches(batch=3, augment="flip"), [0])
 
 
 def test_balanced_draws_make_groups_equal() -> None:

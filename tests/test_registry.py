@@ -9,6 +9,7 @@ import pytest
 from spurbench.bench import registry
 from spurbench.bench.errors import UserError
 from spurbench.bench.scaffold import write_method
+from spurbench.bench.training import Training
 
 HEAD = "from dataclasses import dataclass\nfrom spurbench.bench.method import Method, hyper\n"
 LOSS = "    def loss(self, logits, batch, state, step):\n        return batch.losses(logits).mean()\n"
@@ -40,6 +41,10 @@ def test_listing_imports_neither_torch_nor_plugins():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def essence(option):
+    return option.name, option.default, dict(option.search), [(one.key, one.hint) for one in option.only]
+
+
 @pytest.mark.parametrize("kind", ["method", "dataset"])
 def test_what_is_read_is_what_is_imported(kind):
     for name, info in registry.plugins(kind).items():
@@ -47,9 +52,7 @@ def test_what_is_read_is_what_is_imported(kind):
         assert info.literal, f"{name}: write literals, or listing it needs an import"
         assert info.summary and info.sections.get("Source"), name
         imported = registry.resolved(info)
-        assert {o.name: (o.default, dict(o.search)) for o in info.options} == {
-            o.name: (o.default, dict(o.search)) for o in imported.options
-        }
+        assert [essence(option) for option in info.options] == [essence(option) for option in imported.options]
         assert (info.needs, info.provides, info.headline) == (
             imported.needs,
             imported.provides,
@@ -57,8 +60,48 @@ def test_what_is_read_is_what_is_imported(kind):
         )
         assert (info.stackable, info.trains) == (imported.stackable, imported.trains)
         if kind == "dataset":
-            defaults = {option.name: option.default for option in registry.training_fields().values()}
-            assert defaults | dict(info.training) == imported.training
+            assert Training(**info.training).flat() == imported.training
+
+
+DATASET = """\
+from dataclasses import dataclass
+from typing import ClassVar
+from spurbench.bench.dataset import Dataset, Training
+HALF = float("0.5")
+@dataclass(frozen=True)
+class Mine(Dataset):
+    training: ClassVar[Training] = Training(optimizer="adam", lr=0.5, batch=8)
+    def load(self, seed, build):
+        ...
+"""
+
+
+def test_a_dataset_says_flat_how_it_is_trained(monkeypatch, tmp_path):
+    """What is wrong with it is told with its file, read or imported."""
+    monkeypatch.setitem(registry.FOLDERS, "dataset", tmp_path)
+    texts = {"mine": DATASET, "sums": DATASET.replace("lr=0.5", "lr=HALF")}
+    texts |= {f"{name}_wrong": text.replace("batch=8", "momentum=0.9") for name, text in texts.items()}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    registry.forget_plugins()
+    assert registry.datasets()["mine"].training == {"optimizer": "adam", "lr": 0.5, "batch": 8}
+    assert registry.dataset_info("sums").training == Training(optimizer="adam", lr=0.5, batch=8).flat()
+    for name in ("mine_wrong", "sums_wrong"):
+        with pytest.raises(UserError, match=rf"'{name}' .*momentum has no effect with optimizer adam.*{name}\.py"):
+            registry.dataset_info(name)
+
+
+def test_a_hyper_parameter_may_hang_on_another(folder):
+    kind = "    kind: str = hyper('x', choices=('x', 'y'))\n    a:"
+    for name, key in (("good", "kind"), ("bad", "knd"), ("own", "a")):
+        text = GOOD.replace("    a:", kind).replace("high=1.0", f"high=1.0, only={{'{key}': 'x'}}")
+        (folder / f"{name}.py").write_text(text)
+    (folder / "text.py").write_text(GOOD.replace("high=1.0", "high=1.0, only='kind'"))
+    with pytest.raises(UserError, match=r"'text' does not import: ValueError: only='kind': expected a mapping"):
+        registry.method_info("text")
+    assert registry.methods()["good"].problem is None
+    assert registry.methods()["bad"].problem == "field 'a': no other field 'knd'; did you mean kind? there are: kind"
+    assert registry.methods()["own"].problem == "field 'a': no other field 'a'; there are: kind"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from spurbench.bench import drawings, published, worker
-from spurbench.bench.dataset import Data, Training
+from spurbench.bench.dataset import Data
 from spurbench.bench.engine import prepare
 from spurbench.bench.errors import unknown
 from spurbench.bench.grid import expand, load_grid
@@ -106,7 +106,7 @@ class Source:
 
         run = Run.from_dict(record)
         dataset, method = worker.plugins(job_of([record]))
-        return prepare(dataset, method, Training(**run.training), run.seed).data
+        return prepare(dataset, method, dataset.protocol(run.training), run.seed).data
 
 
 def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:

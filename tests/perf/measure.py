@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class Shape:
 def by_rule(dataset: str, seeds: int) -> Shape:
     """The launcher's own choice."""
     chosen = layout.choose("cpu", None, None, seeds)
-    flops = layout.step_flops(asdict(registry.load_dataset(dataset).training), ROWS[dataset])
+    flops = layout.step_flops(registry.load_dataset(dataset).training.flat(), ROWS[dataset])
     return Shape(len(chosen.devices), chosen.job_threads(flops), chosen.job_height(flops, seeds))
 
 

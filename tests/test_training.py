@@ -1,0 +1,143 @@
+"""Settings of training: each choice has its own fields, written flat, and what has no effect is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from spurbench.bench import registry
+from spurbench.bench.errors import UserError
+from spurbench.bench.fields import Option, checked
+from spurbench.bench.record import FIRST_FIELDS, Run
+from spurbench.bench.training import FIELDS, Mlp, Network, Sgd, Timm, Training, reduced
+
+SOME = {
+    "width": 7, "hidden_layers": 2, "init": "xavier", "dropout": 0.5, "batch_norm": True, "pretrained": "timm",
+    "momentum": 0.5, "nesterov": True, "balanced": True, "augment": "flip", "lr": 0.1, "weight_decay": 0.2,
+    "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2,
+}  # fmt: skip
+OWNERS = {
+    "network": {
+        "mlp": {"width", "hidden_layers", "init", "dropout", "batch_norm"},
+        "small_conv": set(), "vgg15_bn": set(), "preact_resnet110": set(), "timm:resnet18": {"pretrained"},
+    },
+    "optimizer": {"sgd": {"momentum", "nesterov"}, "adam": set()},
+    "batch": {None: set(), 8: {"balanced", "augment"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", OWNERS)
+def test_a_field_is_of_its_choice_alone(choice: str) -> None:
+    for value, own in OWNERS[choice].items():
+        others = set[str]().union(*OWNERS[choice].values()) - own
+        for name in sorted(own):
+            beside = {"momentum": 0.5} if name == "nesterov" else {}
+            assert Training(**{choice: value, name: SOME[name]}, **beside).flat()[name] == SOME[name]
+        for name in sorted(others):
+            with pytest.raises(UserError, match=f"{name} has no effect with(out)? {choice}.*; it is a field of"):
+                Training(**{choice: value, name: SOME[name]})
+
+
+def test_every_field_is_of_one_choice() -> None:
+    shared = {"lr", "weight_decay", "steps", "drops", "evaluate", "logits", *OWNERS}
+    owned = [name for choice in OWNERS.values() for names in choice.values() for name in names]
+    assert len(owned) == len(set(owned))
+    assert shared | set(owned) == set(FIELDS) == set(SOME) | set(OWNERS)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"hidden_layers": 0, "width": 5}, "width has no effect with hidden_layers 0"),
+        ({"hidden_layers": 0, "dropout": 0.5}, "dropout has no effect with hidden_layers 0"),
+        ({"hidden_layers": 0, "batch_norm": True}, "batch_norm has no effect with hidden_layers 0"),
+        ({"nesterov": True}, "nesterov has no effect with momentum 0; it is a form of momentum: give one above 0"),
+        ({"steps": 5, "evaluate": 5}, "evaluate has no effect with steps 5; it asks for looks before the last step"),
+        ({"widht": 5}, "no field 'widht'; did you mean width?"),
+        ({"width": 0}, "width of training must lie in 1..1e"),
+        ({"network": "vgg15"}, "no network 'vgg15'; did you mean vgg15_bn"),
+    ],
+)
+def test_what_cannot_be_is_refused_where_it_is_written(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match="training: ") as error:
+        Training(**given)
+    assert message in str(error.value)
+
+
+def test_each_choice_is_an_object_with_its_own_fields() -> None:
+    one = Training(width=5, optimizer="adam", lr=0.1, steps=7, batch=3, augment="flip")
+    assert isinstance(one.network, Mlp) and one.network.width == 5 and not hasattr(one.optimizer, "momentum")
+    assert (one.optimizer.lr, one.steps, one.batch, one.evaluate, one.logits) == (0.1, 7, 3, None, None)
+    assert not hasattr(Training(network="vgg15_bn").network, "width")
+    assert isinstance(Training(network="timm:resnet18", pretrained="timm").network, Timm)
+    assert Training(**one.flat()) == one and hash(one)
+
+
+def test_another_choice_leaves_the_fields_of_the_former_behind() -> None:
+    one = Training(width=5, momentum=0.9, nesterov=True, batch=8, balanced=True)
+    other = replace(one, network="small_conv", optimizer="adam", batch=None)
+    assert isinstance(other.network, Network) and not isinstance(other.optimizer, Sgd)
+    assert other.flat() == Training(network="small_conv", optimizer="adam").flat()
+    assert set(other.flat()) == {"network", "optimizer", "lr", "weight_decay", "steps"}
+    assert replace(one, momentum=0.0).flat().get("nesterov") is None and replace(one, width=6).network == Mlp(width=6)
+    with pytest.raises(UserError, match="momentum has no effect with optimizer adam"):
+        replace(one, optimizer="adam", momentum=0.9)
+
+
+def test_what_trains_nothing_sees_the_data_as_others_do() -> None:
+    """Some are drawn after the network, by the same generator."""
+    dataset = registry.load_dataset("colored_mnist")()
+    assert dataset.protocol({}) == dataset.training != dataset.protocol({"width": 5})
+    old = FIRST_FIELDS | {"momentum": 0.9, "optimizer": "adam"}  # with what has no effect, as records once had
+    assert dataset.protocol(old) == Training(optimizer="adam")
+
+
+def identity_of(training: dict[str, Any]) -> str:
+    return Run("moon", {}, 1, "erm", {}, training, "float32", 0).id
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"nesterov": False, "momentum": 0.9}),
+        ({}, {"momentum": 0.9, "nesterov": None, "pretrained": None, "balanced": False, "augment": None}),
+        ({"drops": "0.5,0.75"}, {"drops": ".75,0.50"}),
+        ({"batch": 8}, {"batch": 8, "balanced": False}),
+        ({"weight_decay": 0.0}, {"weight_decay": -0.0}),
+        ({"lr": 1}, {"lr": 1.0}),
+    ],
+)
+def test_equal_science_has_one_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
+    base = {"momentum": 0.9}
+    ids = {identity_of(Training(**(base | given)).flat()) for given in (one, other)}
+    assert len(ids) == 1 and ids != {identity_of(Training(**base, lr=0.5).flat())}
+
+
+def test_absent_fields_count_as_what_they_were_by_default() -> None:
+    """Ids that were given while every field was there, whatever the network and optimizer, stay."""
+    full = FIRST_FIELDS | {"network": "vgg15_bn", "optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "steps": 1000}
+    assert identity_of(full) == identity_of(Training(network="vgg15_bn", optimizer="adam").flat())
+    assert identity_of(full | {"momentum": 0.9}) != identity_of(full)
+    assert reduced(full | {"momentum": 0.9}) == Training(network="vgg15_bn", optimizer="adam").flat()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("int", 1e30, "x of y must be a whole number up to 9,007,199,254,740,992, not 1e+30"),
+        ("int", 2**63, "x of y cannot be 9223372036854775808: a whole number has at most 64 bits"),
+        ("float", 10**400, "a whole number has at most 64 bits"),
+        ("float", float("nan"), "a number is finite"),
+        ("str", "\ud800", "half of a character"),
+        ("str", "a" * 5000, "5,000 characters, 1,000 are the most"),
+        ("list[int]", [1, [2, float("inf")]], "a number is finite"),
+        ("Any", {"a": 2**70}, "64 bits"),
+        ("Any", object, "is neither number, text, list nor mapping"),
+    ],
+)
+def test_what_no_record_can_hold_is_refused(kind: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        checked(Option("x", kind, None), value, "y")
+    assert message in str(error.value) and len(str(error.value)) < 300
