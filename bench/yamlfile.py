@@ -11,9 +11,12 @@ from typing import Any
 import yaml
 
 from spurbench.bench.errors import UserError
+from spurbench.bench.fields import WHOLE, quoted, shown, unwritable
 
 Where = tuple[str | int, ...]
 """The way to a value: keys and list positions from the root."""
+MOST_CHARACTERS, MOST_VALUES = 4_000_000, 200_000  # of a file; an anchor counts where it is used
+LONGEST_KEY, LONGEST_TEXT = 100, 10_000  # characters
 
 
 class Loader(yaml.SafeLoader):
@@ -55,6 +58,8 @@ def read(text: str, name: str) -> tuple[Any, Origin]:
 
     Errors: UserError with file and line for bad syntax, a key given twice or a key that is not text.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{name}: {len(text):,} characters; {MOST_CHARACTERS:,} are the most")
     try:
         root = yaml.compose(text, Loader)
     except yaml.MarkedYAMLError as error:
@@ -81,6 +86,8 @@ def scalar(text: str, name: str) -> Any:
 
 def build(node: yaml.Node, where: Where, lines: dict[Where, int], name: str) -> Any:
     lines.setdefault(where, node.start_mark.line + 1)
+    if len(lines) > MOST_VALUES:
+        raise UserError(f"{name}: more than {MOST_VALUES:,} values (do anchors contain each other?)")
     if isinstance(node, yaml.SequenceNode):
         return [build(part, (*where, place), lines, name) for place, part in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -95,6 +102,8 @@ def build_mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int],
         if not isinstance(key_node, yaml.ScalarNode):
             raise UserError(f"{name}:{line}: a key must be text")
         key = str(key_node.value)
+        if reason := unwritable(key, LONGEST_KEY):
+            raise UserError(f"{name}:{line}: the key {quoted(key)} has {reason}")
         if key in found:
             raise UserError(f"{name}:{line}: the key '{key}' is given twice (line {lines[(*where, key)]})")
         lines[(*where, key)] = line
@@ -104,18 +113,27 @@ def build_mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int],
 
 def plain(node: yaml.Node, name: str) -> Any:
     """The value of a scalar node."""
-    text = str(node.value)
+    text, place = str(node.value), f"{name}:{node.start_mark.line + 1}"
     if node.tag == "null":
         return None
     if node.tag == "bool":
         return text == "true"
-    if node.tag == "int":
-        return int(text)
-    if node.tag == "float":
-        value = float(text)
-        if not math.isfinite(value):
-            raise UserError(f"{name}:{node.start_mark.line + 1}: {text} is too large for a number")
-        return value
+    if node.tag in {"int", "float"}:
+        return number(text, node.tag, place)
     if node.tag not in {"tag:yaml.org,2002:str", "!"}:
-        raise UserError(f"{name}:{node.start_mark.line + 1}: the tag {node.tag} is not used in grids")
+        raise UserError(f"{place}: the tag {node.tag} is not used in grids")
+    if reason := unwritable(text, LONGEST_TEXT):
+        raise UserError(f"{place}: the text {quoted(text)} has {reason}")
     return text
+
+
+def number(text: str, kind: str, place: str) -> int | float:
+    """A number that records can hold: whole ones have 64 bits, others are neither too large nor too small."""
+    if kind == "int" and len(text) <= 20 and abs(int(text)) <= WHOLE:
+        return int(text)
+    value = float(text) if kind == "float" and len(text) <= LONGEST_KEY else math.inf
+    if not math.isfinite(value):
+        raise UserError(f"{place}: {shown(text)} is too large for a number")
+    if value == 0 and re.search("[1-9]", text.lower().partition("e")[0]):
+        raise UserError(f"{place}: {shown(text)} is too small for a number; write 0 if that is meant")
+    return value

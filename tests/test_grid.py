@@ -323,6 +323,15 @@ def test_a_mistake_is_named_with_file_and_line(tmp_path, method, message):
             "grid.yaml:1: precision in the grid should be 'float32', 'bf16' or 'auto', not 'fp16'",
         ),
         ("name: ../x\n" + SMALL, "grid.yaml:1: name must be letters, digits"),
+        ("description: " + "x" * 20_000 + "\n" + SMALL, "grid.yaml:1: the text 'xxx"),
+        (f"{'k' * 200}: 1\n" + SMALL, "grid.yaml:1: the key 'kkk"),
+        ('description: "\\uD800"\n' + SMALL, "half of a character"),
+        ("#" * 5_000_000 + "\n" + SMALL, "characters; 4,000,000 are the most"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]\n" for a, b in itertools.pairwise("abcdefgh")),
+            "more than 200,000 values",
+        ),
     ],
 )
 def test_mistakes_around_the_methods(tmp_path, text, message):
@@ -473,6 +482,8 @@ def test_command_line_grids_start_from_the_paper():
         (["sd.coef="], "coef of sd must be a number, not ''"),
         (["training.lr=[1"], "--set training.lr=[1: not valid YAML"),
         (["sd.delay=1e30"], "--set sd.delay=1e30: delay of sd must be a whole number"),
+        (["sd.delay=99999999999999999999"], "--set sd.delay=99999999999999999999: 99999999999999999999 is too large"),
+        (["sd.coef=1e-400"], "1e-400 is too small for a number"),
         (["training.balanced=true"], "--set training.balanced=true: balanced has no effect without batch"),
         (
             ["training.network=small_conv", "training.width=9"],
