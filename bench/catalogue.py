@@ -71,12 +71,25 @@ def grid_rows() -> list[dict[str, Any]]:
 
 
 def data() -> list[dict[str, Any]]:
-    """Each dataset with where its files come from and their licence."""
+    """Each dataset with where its files come from and their licence; of one that cannot tell, why."""
     return [
-        {"dataset": name, "source": registry.load_dataset(name)().files(), "licence": info.sections.get("Licence", "")}
+        {"dataset": name, "source": source(name), "licence": info.sections.get("Licence", "")}
         for name, info in registry.datasets().items()
         if not info.problem
     ]
+
+
+def source(name: str) -> str:
+    try:
+        return str(registry.load_dataset(name)().files())
+    except Exception as error:  # whatever a plug-in brings up
+        return f"cannot be told: {reason(error)}"
+
+
+def reason(error: Exception) -> str:
+    """What a user needs to know of an error, in a line; of others than expected also their kind."""
+    said = str(error).splitlines()[0] if str(error) else ""
+    return said if isinstance(error, UserError) and said else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def prepare(
@@ -102,8 +115,9 @@ def with_options(name: str, sets: Sequence[str]) -> Dataset:
 def verify(name: str | None = None, thorough: bool = True) -> Iterator[tuple[str, bool, str]]:
     """Each dataset, whether its files are in order, and what was found; unless `thorough`, what takes no time."""
     for each in [name] if name else [n for n, info in registry.datasets().items() if not info.problem]:
-        dataset = registry.load_dataset(each)()
         try:
-            yield each, True, dataset.verify(thorough)
-        except (BadData, OSError) as error:
-            yield each, False, str(error)
+            yield each, True, registry.load_dataset(each)().verify(thorough)
+        except Exception as error:  # whatever a plug-in brings up; it hides not what is found of the others
+            if name and isinstance(error, UserError) and not isinstance(error, BadData):
+                raise
+            yield each, False, reason(error)
