@@ -22,6 +22,7 @@ HARMLESS = {
     ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
 }  # fmt: skip
 """All that a pickled dictionary of lists and arrays refers to."""
+MOST_BYTES = 1 << 30  # of a batch; the published ones have at most 155 MB
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def found(folder: Path, archive: Archive) -> dict[str, bytes] | None:
             missing = ", ".join(name for name in names if name not in here)
             raise BadData(f"{place}: {missing} missing (an archive half unpacked?)")
         if here:
-            return {name: (place / name).read_bytes() for name in names}
+            return {name: bounded(place / name).read_bytes() for name in names}
     if not packed.is_file():
         return None
     try:
@@ -80,10 +81,16 @@ def found(folder: Path, archive: Archive) -> dict[str, bytes] | None:
         raise BadData(f"{packed} is not whole, {size:,} bytes ({error}): download it again") from None
 
 
+def bounded(file: Path) -> Path:
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise BadData(f"{file} has {size:,} bytes, a batch at most {MOST_BYTES:,}")
+    return file
+
+
 def member(archive: tarfile.TarFile, name: str) -> bytes:
     opened = archive.extractfile(name)
-    if opened is None:
-        raise KeyError(f"{name} is no file")
+    if opened is None or archive.getmember(name).size > MOST_BYTES:
+        raise KeyError(f"{name} is no file of at most {MOST_BYTES:,} bytes")
     return opened.read()
 
 
@@ -91,8 +98,10 @@ def batch(file: Path, content: bytes, labels: str, classes: int) -> tuple[Any, A
     """Pixels [n, 3, 32, 32] and labels [n] of one pickled batch."""
     try:
         entry = Harmless(io.BytesIO(content), encoding="latin1").load()
-        pixels = np.asarray(entry["data"], np.uint8).reshape(-1, 3, 32, 32)
-        y = np.asarray(entry[labels], np.int64)
+        pixels, y = np.asarray(entry["data"]), np.asarray(entry[labels])
+        if pixels.dtype != np.uint8 or y.dtype.kind not in "iu":  # which would be cut off to whole numbers
+            raise ValueError(f"pixels are {pixels.dtype}, labels {y.dtype}; expected bytes and whole numbers")
+        pixels, y = pixels.reshape(-1, 3, 32, 32), y.reshape(-1).astype(np.int64)
     except KeyError as error:
         raise BadData(f"{file}: no entry {error}; there are: {', '.join(map(str, entry))}") from None
     except Exception as error:  # a damaged pickle raises anything at all
