@@ -24,17 +24,8 @@ from spurbench.bench.dataset import Training
 from spurbench.bench.errors import BadData
 from spurbench.bench.pictures.adapter import Pictures
 from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import (
-    Listing,
-    columns,
-    file_md5,
-    first,
-    integers,
-    other_than,
-    parted,
-    picked,
-    readable,
-)
+from spurbench.bench.pictures.listing import Listing, file_md5, first, other_than, parted
+from spurbench.bench.pictures.tables import columns, integers, picked, readable
 
 HOMES = ("", "celeba", "celebA", "CelebA", "celebA_v1.0", "celebA/data", "data")
 MD5 = {
@@ -74,15 +65,17 @@ class CelebA(Pictures):
         attributes, partition = lists
         names, y, a = faces(attributes)
         at = {name: i for i, name in enumerate(names)}
+        if len(at) < len(names):
+            raise BadData(f"{attributes} lists {len(names) - len(at):,} of the pictures more than once")
         where = table(partition, "image_id", "partition")
         lacking = at.keys() ^ set(where["image_id"])
         if lacking:
             raise BadData(f"{partition} and {attributes.name} differ in {len(lacking):,} pictures")
         order = np.array([at[name] for name in where["image_id"]])
         split = integers(partition, "partition", where["partition"], (0, 1, 2))
-        splits = dict(parted(pictures(folder), where["image_id"], y[order], a[order], split))
+        splits, unused = parted(pictures(folder), where["image_id"], y[order], a[order], split)
         kind, doubts = f"CelebA's {attributes.suffix} lists", other_than(MD5, {f.name: file_md5(f) for f in lists})
-        return Listing(kind, folder, splits, ("dark", "blond"), ("female", "male"), doubts=doubts)
+        return Listing(kind, folder, splits, ("dark", "blond"), ("female", "male"), doubts=doubts, unused=unused)
 
 
 def found(folder: Path) -> tuple[Path, Path] | None:

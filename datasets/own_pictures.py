@@ -1,9 +1,9 @@
 """Pictures of your own: a folder with a metadata.csv, or of folders of classes, without writing any code.
 
 `spurbench data prepare own_pictures --from FOLDER --set own_pictures.name=mine`, then run it with the same `--set`.
-metadata.csv has a row a picture and the columns img_filename, y (from 0), a (the attribute, from 0; `attribute` may
-name another column) and split (0 training, 1 validation, 2 test). Without it: {train,validation,test}/<class>/<picture>
-and no attribute. The middle square of each picture is resized to `size`.
+metadata.csv has a row a picture and the columns img_filename (its path below FOLDER), y (from 0), a (the attribute,
+from 0; `attribute` may name another column) and split (0 training, 1 validation, 2 test). Without it:
+{train,validation,test}/<class>/<picture> and no attribute. The middle square of each picture is resized to `size`.
 
 Source: yours.
 Licence: yours.
@@ -11,12 +11,13 @@ Licence: yours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from spurbench.bench.dataset import Training
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.pictures.adapter import Pictures
 from spurbench.bench.pictures.decode import Crop
 from spurbench.bench.pictures.listing import Listing, image_folder, table
@@ -40,12 +41,29 @@ class OwnPictures(Pictures):
     def crop(self) -> Crop:
         return Crop(self.size, square=True)
 
-    def version(self, origin: str) -> str:
+    @property
+    def chosen(self) -> Mapping[str, str]:
         if not self.name:
-            raise UserError(f"which pictures? --set {self.called}.name=NAME says what they are called")
-        named = "" if self.attribute == "a" else f"-{self.attribute}"
-        return f"{self.name}{named}-{super().version(origin)}"
+            raise UserError(f"which pictures? {self.otherwise} says what they are called")
+        return {"name": self.name, "attribute": self.attribute}
+
+    @property
+    def otherwise(self) -> str:
+        return f"--set {self.called}.name=NAME"
+
+    @property
+    def told_by_name(self) -> bool:
+        return "-" not in self.name  # it stood between name and attribute
+
+    def version(self, origin: str) -> str:
+        """Its name: '@' and '+', which none of its parts holds, stand before what is not as usual."""
+        attribute = "" if self.attribute == "a" else f"@{self.attribute}"
+        mark = "-" if origin in ("original", "original-incomplete") else "+"
+        return f"{self.name}{attribute}{mark}{super().version(origin)}"
 
     def listing(self, folder: Path) -> Listing | None:
+        found = table(folder, self.attribute)
+        if found is None and self.attribute != "a":
+            raise BadData(f"{folder} has no metadata.csv, whose column '{self.attribute}' would be the attribute")
         classes = sorted(p.name for p in folder.glob("train/[!.]*/"))
-        return table(folder, self.attribute) or image_folder(folder, classes, origin="original")
+        return found or image_folder(folder, classes, origin="original")

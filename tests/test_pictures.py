@@ -29,7 +29,8 @@ from spurbench.bench.engine import prepare
 from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.grid import adhoc_grid, expand
 from spurbench.bench.pictures.decode import Crop, cropped, decode
-from spurbench.bench.pictures.prepared import FACTS, Prepared, root
+from spurbench.bench.pictures.facts import FACTS
+from spurbench.bench.pictures.prepared import Prepared, root
 from spurbench.bench.pictures.preparing import locked
 from spurbench.datasets.cifar10 import CLASSES
 from spurbench.datasets.data import twins
@@ -259,7 +260,7 @@ def own_table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
         (TABLE + "".join(ROWS[:2] + ["3.png,2,0,2\n"]), "no training pictures of the class 'y2'"),
         (
             TABLE + "".join([*ROWS, ROWS[0].replace(",0\n", ",2\n")]),
-            "1 of the pictures are listed more than once, the first is 0",
+            "1 of the pictures are listed more than once, the first is '0.png'",
         ),
         (TABLE + "".join(ROWS).replace(",1,", ",²,"), "holds '²', expected a whole number"),
         (TABLE + "".join(ROWS).replace(",1,", ",99999999999999999999,"), "expected a whole number"),
@@ -395,6 +396,40 @@ def test_a_pickle_that_would_run_something(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "was here").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": np.full((40, 3072), 0.5)}, "pixels are float64, labels int64; expected bytes and whole numbers"),
+        ({"data": np.full((40, 3072), 300, np.uint16)}, "pixels are uint16"),
+        ({"labels": [0.5] * 40}, "labels float64"),
+        ({"labels": [3] * 39}, "40 pictures, 39 labels"),
+        ({"labels": [10] * 40}, "expected as many, from 0 to 9"),
+    ],
+)
+def test_batches_of_other_numbers(change: dict[str, Any], words: str, made: Path, tmp_path: Path) -> None:
+    bad = shutil.copytree(made / "cifar-10-batches-py", tmp_path / "bad")
+    whole = pickle.loads((bad / "data_batch_2").read_bytes())
+    (bad / "data_batch_2").write_bytes(pickle.dumps(whole | change, protocol=2))
+    assert words in refused("cifar10", bad, "cifar10.origin=twin")
+
+
+def test_archives_have_bounds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spurbench.bench.pictures.batches.MOST_BYTES", 1000)
+    assert "a batch at most 1,000" in refused("cifar10", made, "cifar10.origin=twin")
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as packed:
+        packed.add(made / "cifar-10-batches-py", "cifar-10-batches-py")
+    assert "is no file of at most 1,000 bytes" in refused("cifar10", tmp_path, "cifar10.origin=twin")
+    monkeypatch.setattr("spurbench.bench.pictures.idx.MOST_BYTES", 1000)
+    assert "holds more than 1,000 bytes" in refused("dominoes", made, "dominoes.origin=twin")
+
+
+def test_a_list_of_celeba_that_names_a_face_twice(faces: Path) -> None:
+    file = faces / "list_attr_celeba.txt"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, lines[2].replace(" 1", "-1")]))
+    assert "list_attr_celeba.txt lists 1 of the pictures more than once" in refused("celeba", faces, *TWIN)
+
+
 def test_digits_that_are_not_whole(made: Path, tmp_path: Path) -> None:
     file = "train-images-idx3-ubyte"
     folder = tmp_path / "raw"
@@ -408,6 +443,11 @@ def test_digits_that_are_not_whole(made: Path, tmp_path: Path) -> None:
     assert "is not whole" in refused("dominoes", tmp_path, "dominoes.origin=twin")
     (folder / f"{file}.gz").write_bytes(gzip.compress(content[:10]))
     assert "is cut short: no header" in refused("dominoes", tmp_path, "dominoes.origin=twin")
+    header = np.array([2051, 400, 14, 56], ">i4").tobytes()
+    (folder / f"{file}.gz").write_bytes(gzip.compress(header + content[16:]))
+    assert "begins with [2051, 400, 14, 56], expected [2051, 400, 28, 28]" in refused(
+        "dominoes", tmp_path, "dominoes.origin=twin"
+    )
 
 
 def first_of(folder: Path, name: str) -> bytes:
@@ -493,7 +533,7 @@ def test_wrong_lists_of_celeba(faces: Path) -> None:
         (1, 2, "x", "column 'y' of picture 1 holds 'x', expected a whole number"),
         (1, 3, "3", "column 'split' of picture 1 holds '3', expected one of 0, 1, 2"),
         (5, 3, None, "metadata.csv:6: 3 columns, expected 6"),
-        (9, 1, "lost.jpg", "pictures are missing, the first is lost.jpg"),
+        (9, 1, "lost.jpg", "pictures are missing, the first is 'lost.jpg'"),
     ],
 )
 def test_a_wrong_metadata_file(row: int, column: int, value: str | None, said: str, made: Path, tmp_path: Path) -> None:
@@ -607,7 +647,9 @@ def test_killed_and_gone_on(
         CelebA(origin="twin").prepared()
     last.unlink()
     last.write_bytes(end)
-    first.write_bytes(b"gone")  # of a part that is finished
+    written = first.stat().st_mtime_ns
+    first.write_bytes(bytes(len(whole)))  # of a part that is finished, which the time does not betray
+    os.utime(first, ns=(written, written))
     spurbench(*line)
     first.write_bytes(whole)
     catalogue.prepare("celeba", faces, ["celeba.origin=unbroken"])
@@ -647,9 +689,11 @@ def test_damage_is_found(made: Path) -> None:
     catalogue.prepare("celeba", made, TWIN)
     folder = root() / "celeba" / "twin-16"
     flip(folder / "test.npy", -5)
-    data_of(CelebA(origin="twin", size=16))
+    with pytest.raises(BadData, match="the test pictures in"):
+        data_of(CelebA(origin="twin", size=16))
     ok, found = verified("celeba")
     assert not ok and f"the test pictures in {folder} are damaged" in found
+    flip(folder / "test.npy", -5)
     flip(folder / "train-labels.npz", 100)
     with pytest.raises(BadData, match="the train labels"):
         data_of(CelebA(origin="twin", size=16))

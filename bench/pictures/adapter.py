@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import shutil
@@ -10,7 +11,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,10 +21,11 @@ from torch import nn
 from spurbench.bench.dataset import Build, Data, Dataset, Split
 from spurbench.bench.errors import BadData, UserError
 from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing
+from spurbench.bench.pictures.listing import Listing, plainly
 from spurbench.bench.pictures.prepared import Prepared, root
 
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LONGEST_NAME, LARGEST_SIDE = 200, 4096
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,16 @@ class Pictures(Dataset):
         DOWNLOADS[package](name, folder)
         return folder
 
+    @property
+    def chosen(self) -> Mapping[str, str]:
+        """The options that decide, besides origin and size, which pictures and labels are prepared."""
+        return {}
+
     def version(self, origin: str) -> str:
-        """The name of a prepared version; it tells the size of pictures that were resized."""
+        """The name of a prepared version, which no other choice of options has.
+
+        It tells the size of pictures that were resized.
+        """
         return origin if self.crop.exact else f"{origin}-{self.crop.side}"
 
     # ---- preparing ----------------------------------------------------------------------------------------------
@@ -78,17 +88,19 @@ class Pictures(Dataset):
         from spurbench.bench.pictures.preparing import Order, prepare
 
         here = self.ready(self.origin, allow_bad)
-        if here and (source is None or (here.facts["from"] == str(source.resolve()) and not source.exists())):
-            return f"already prepared: {here} ({here.folder})"
-        listing = self.found(source.resolve() if source else fetched(self))
+        folder = source and Path(os.path.realpath(source))
+        if here and (folder is None or (comes_from(here, folder) and not folder.exists())):
+            return f"already prepared: {here} ({here.folder}, from {here.facts['from']})"
+        listing = self.found(folder or fetched(self))
         origin = listing.origin if self.origin == "original" else self.origin
         known = origin == listing.origin
         listing.check(self.published if known else {}, self.elsewise, known)
         here = here or self.ready(origin, allow_bad)
         if here:
-            return already(here, listing)
-        made = prepare(listing, Order(self.home, self.version, self.crop, allow_bad, processes), origin)
-        return f"prepared {made} ({made.folder}){self.hint(made.facts['origin'])}"
+            return already(here, listing, self.otherwise)
+        order = Order(self.home, self.version, self.crop, allow_bad, processes, self.chosen)
+        made = prepare(listing, order, origin)
+        return f"prepared {made}{unused(listing)} ({made.folder}){self.hint(made.facts['origin'])}"
 
     def hint(self, origin: str) -> str:
         """The options with which to run what was prepared."""
@@ -101,13 +113,43 @@ class Pictures(Dataset):
         return "".join(f" --set {shlex.quote(f'{self.called}.{name}={value}')}" for name, value in own.items())
 
     def ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
-        """The prepared version of an origin; if allowed, also one without unreadable pictures."""
-        if self.crop.side < 1:
-            raise UserError(f"pictures of {self.crop.side} × {self.crop.side} pixels: size must be 1 or more")
-        if not NAME.fullmatch(self.version(origin)):
-            raise UserError(f"'{self.version(origin)}' cannot name a folder: letters, digits, '_', '-' and '.' can")
-        found = Prepared.find(self.home, self.version(origin))
+        """The prepared version of an origin; if allowed, also one without unreadable pictures.
+
+        Raises BadData for one that was prepared with other options than its name tells.
+        """
+        if not 1 <= self.crop.side <= LARGEST_SIDE:
+            side = f"pictures of {self.crop.side} × {self.crop.side} pixels"
+            raise UserError(f"{side}: size must be 1 or more, and at most {LARGEST_SIDE:,}")
+        found = Prepared.find(self.home, self.nameable(origin))
+        if found and (other := self.differing(found, origin)):
+            raise BadData(f"{found.folder} was prepared with {other}: delete it and prepare it again")
         return found or (self.ready(f"{origin}-incomplete") if allow_bad else None)
+
+    def nameable(self, origin: str) -> str:
+        """The name of the prepared version; raises UserError if a text of the user's cannot be in it."""
+        for text in (origin, *self.chosen.values()):
+            if not NAME.fullmatch(text):
+                can = "letters, digits, '_', '-' and '.' can, the first two at its beginning"
+                raise UserError(f"{text[:80]!r} cannot name a folder: {can}")
+        name = self.version(origin)
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"'{name[:40]}…' cannot name a folder: {len(name)} characters, at most {LONGEST_NAME} can")
+        if self.home == "downloads":
+            raise UserError(f"a dataset called {self.home} would lie among what is downloaded: call it otherwise")
+        return name
+
+    def differing(self, found: Prepared, origin: str) -> str:
+        """What a prepared version was made with instead of these options; empty if it is the one they mean."""
+        asked = {"origin": origin, "crop": asdict(self.crop), "options": dict(self.chosen)}
+        made: dict[str, object] = {"options": dict(self.chosen), **found.facts}
+        if "options" not in found.facts and not self.told_by_name:
+            return f"options that were not noted then, perhaps not {asked['options']}"
+        return ", ".join(f"{key} {made[key]}, not {value}" for key, value in asked.items() if made[key] != value)
+
+    @property
+    def told_by_name(self) -> bool:
+        """Whether a version's name alone tells the options, where an older spurbench did not note them."""
+        return True
 
     def found(self, folder: Path) -> Listing:
         """What the folder holds; raises BadData if it is not there or has another layout."""
@@ -123,7 +165,12 @@ class Pictures(Dataset):
     @property
     def elsewise(self) -> str:
         """How to use files that are not the published ones."""
-        return f"To use it as other data, name it: --set {self.called}.origin=NAME"
+        return f"To use it as other data, name it: {self.otherwise}"
+
+    @property
+    def otherwise(self) -> str:
+        """The option that gives other pictures a name of their own."""
+        return f"--set {self.called}.origin=NAME"
 
     # ---- loading ------------------------------------------------------------------------------------------------
 
@@ -164,7 +211,10 @@ class Pictures(Dataset):
         return self.prepared().checksum
 
     def files(self) -> str:
+        from spurbench.bench.pictures.preparing import half_made
+
         found = [str(one) for one in Prepared.versions(self.home)]
+        found += [f"{left} is half made: the same command goes on" for left in half_made(self.home)]
         return "; ".join(found) if found else f"not prepared: spurbench data prepare {self.called} --from FOLDER"
 
     def verify(self, thorough: bool = True) -> str:
@@ -179,13 +229,30 @@ class Pictures(Dataset):
         return "; ".join(f"{one}{words}" for one in found) or "not prepared, nothing to verify"
 
 
-def already(here: Prepared, listing: Listing) -> str:
-    """That pictures are prepared; raises UserError if their folder holds others, or other labels, by now."""
-    if here.facts["from"] != str(listing.folder):
-        return f"already prepared: {here} ({here.folder}); delete it to prepare it anew"
-    if here.facts.get("listing", listing.fingerprint) != listing.fingerprint:
-        raise UserError(f"{listing.folder} has changed since it was prepared: delete {here.folder} to prepare it anew")
-    return f"already prepared: {here} ({here.folder})"
+def comes_from(here: Prepared, folder: Path) -> bool:
+    return here.facts["from"] == plainly(str(folder))
+
+
+def already(here: Prepared, listing: Listing, otherwise: str) -> str:
+    """That these pictures are prepared; raises UserError if those of the folder are, or may be, other ones."""
+    from spurbench.bench.pictures.decoding import digests
+
+    facts, said = here.facts, f"already prepared: {here} ({here.folder})"
+    same = comes_from(here, listing.folder)
+    now = {"listing": listing.fingerprint, "stamp": listing.stamp}
+    if same and now.items() <= (now | facts).items():
+        return said
+    if "content" in facts and facts["content"] == listing.content(digests(listing)):
+        return f"{said}; {listing.folder} holds the same pictures"
+    was = "has changed since it was prepared" if same else f"is not where they come from, {facts['from']}"
+    there = f"{here.folder} holds {here}; {listing.folder} {was}"
+    raise UserError(f"{there}: delete {here.folder} to prepare it anew, or give the pictures another name, {otherwise}")
+
+
+def unused(listing: Listing) -> str:
+    """Some of the files that are not used, by name."""
+    named = ", ".join(map(repr, listing.unused[:3])) + (", …" if len(listing.unused) > 3 else "")
+    return f": {named}" if named else ""
 
 
 def by_wilds(name: str, folder: Path) -> None:
@@ -219,12 +286,13 @@ def fetched(dataset: Pictures) -> Path:
     if folder.is_dir():
         return folder
     work = folder.with_name(f".{dataset.home}.downloading")
-    work.mkdir(parents=True, exist_ok=True)
     try:
         with locked(work):
             shutil.rmtree(work / "files", ignore_errors=True)  # what came half is not taken for the whole
-            dataset.download(work / "files").rename(folder)
-            shutil.rmtree(work)
+            try:
+                dataset.download(work / "files").rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
         return folder
     except ImportError as error:
         reason = f"needs the package {error.name}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -24,12 +24,15 @@ class Crop:
     margin: float = 1.0  # resize to so many times the side, then cut the middle out
 
 
-def decode(file: Path | str, crop: Crop) -> Bytes:
+def decode(file: Path | str | BinaryIO, crop: Crop) -> Bytes:
     """The picture in a file as RGB, [3, side, side]. Raises one of UNREADABLE."""
-    with Image.open(file) as opened:
-        if opened.mode[0] in "IF":  # which Pillow would cut off above 255
-            raise ValueError(f"has more than 8 bits a channel (mode {opened.mode})")
-        return cropped(opened.convert("RGB"), crop)
+    try:
+        with Image.open(file) as opened:
+            if opened.mode[0] in "IF":  # which Pillow would cut off above 255
+                raise ValueError(f"has more than 8 bits a channel (mode {opened.mode})")
+            return cropped(opened.convert("RGB"), crop)
+    except UnidentifiedImageError:  # whose text names the object it was given
+        raise ValueError("is no picture, or of an unknown kind") from None
 
 
 def cropped(picture: Image.Image, crop: Crop) -> Bytes:

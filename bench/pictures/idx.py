@@ -11,8 +11,10 @@ import numpy as np
 
 from spurbench.bench.errors import BadData
 from spurbench.bench.pictures.decode import Bytes
-from spurbench.bench.pictures.listing import Integers, first, other_than
+from spurbench.bench.pictures.listing import first, other_than
+from spurbench.bench.pictures.tables import Integers
 
+MOST_BYTES = 1 << 30
 HOMES = ("", "MNIST/raw", "raw", "mnist")
 
 
@@ -22,9 +24,13 @@ def idx(folder: Path, name: str) -> bytes | None:
     if file is None:
         return None
     try:
-        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BadData(f"{file} is not whole ({error}): download it again") from None
+    if len(content) > MOST_BYTES:
+        raise BadData(f"{file} holds more than {MOST_BYTES:,} bytes; the published ones have at most 47,040,016")
+    return content
 
 
 def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integers, list[str]] | None:
@@ -42,5 +48,11 @@ def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integ
     pixels = np.frombuffer(images, np.uint8, offset=16)
     if len(pixels) != len(y) * 28 * 28:
         raise BadData(f"{folder}: {names['images']} is cut short: {len(pixels)} bytes for {len(y)} labels")
+    for name, file, header in (
+        (names["images"], images, [2051, len(y), 28, 28]),
+        (names["labels"], labels, [2049, len(y)]),
+    ):
+        if (has := np.frombuffer(file, ">i4", len(header)).tolist()) != header:
+            raise BadData(f"{folder}: {name} begins with {has}, expected {header}")
     doubts = other_than(md5, {names[kind]: hashlib.md5(content[kind] or b"").hexdigest() for kind in names})
     return pixels.reshape(-1, 28, 28), y, doubts

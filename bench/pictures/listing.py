@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from spurbench.bench.errors import BadData, unknown
 from spurbench.bench.pictures.decode import Bytes
+from spurbench.bench.pictures.tables import Integers, columns, integers
 
-Integers = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")  # in the order of the numbers 0, 1, 2 that split columns hold
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-NUMBER = re.compile(r"-?[0-9]{1,6}")  # of a class, an attribute or a split
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # characters that a name in a table may not hold
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -34,6 +31,11 @@ class Rows:
     a: Integers | None = None  # [n]
     files: list[str] | None = None
     pixels: Bytes | None = None  # [n, 3, side, side]
+
+    @cached_property
+    def stamps(self) -> list[str]:
+        """Size and time of each file as it was first looked at; none for pixels that are here already."""
+        return [] if self.files is None else [stamp(file) for file in self.files]
 
     def counts(self, classes: int, attributes: int) -> list[int]:
         """Pictures of each group y * attributes + a."""
@@ -53,14 +55,30 @@ class Listing:
     attributes: Sequence[str] = ()
     origin: str = "original"  # what the files can at best be: the published ones, or a version of them
     doubts: list[str] = field(default_factory=list)  # why they are not what `origin` says
+    unused: Sequence[str] = ()  # files of the folder that none of the splits holds
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever other pictures would be prepared, or the same ones with other labels."""
-        found = hashlib.sha256(f"{self.layout} {self.folder} {list(self.classes)} {list(self.attributes)}".encode())
+        """Changes whenever pictures of other names or places would be prepared, or the same ones with other labels."""
+        found = hashlib.sha256(as_bytes(f"{self.layout} {self.folder} {list(self.classes)} {list(self.attributes)}"))
         for name, rows in self.splits.items():
-            found.update("\n".join([name, *rows.ids, *(rows.files or ())]).encode())
+            found.update(as_bytes("\n".join([name, *rows.ids, *(rows.files or ())])))
             for array in (rows.y, rows.a, rows.pixels):
+                found.update(b"" if array is None else np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    @cached_property
+    def stamp(self) -> str:
+        """Changes whenever one of the files is written."""
+        every = [f"{name} {one}" for name, rows in self.splits.items() for one in rows.stamps]
+        return hashlib.sha256("\n".join(every).encode()).hexdigest()
+
+    def content(self, digests: Mapping[str, Sequence[str]]) -> str:
+        """Tells pictures, names, labels and splits, wherever they lie; `digests` are those of each split's pictures."""
+        found = hashlib.sha256(as_bytes(f"{list(self.classes)} {list(self.attributes)}"))
+        for name, rows in self.splits.items():
+            found.update(as_bytes("\n".join([name, *rows.ids, *digests[name]])))
+            for array in (rows.y, rows.a):
                 found.update(b"" if array is None else np.ascontiguousarray(array).data)
         return found.hexdigest()
 
@@ -108,13 +126,47 @@ def shown(counts: Sequence[int]) -> str:
     return f"{text}, …" if len(counts) > 8 else text or "none"
 
 
+def as_bytes(text: str) -> bytes:
+    """A text in UTF-8; names of files that are no text at all keep their bytes."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def plainly(text: str) -> str:
+    """A text that any file can hold, whatever bytes a file system made it from."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def stamp(file: str) -> str:
+    """Size and time of a file; empty if it is not there."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+# ---- folders of classes ---------------------------------------------------------------------------------------------
+
+
 def image_folder(folder: Path, classes: Sequence[str], origin: str) -> Listing | None:
     """The layout `{train,validation,test}/<class>/<picture>`; None if there is no folder `train`."""
     if not (folder / "train").is_dir():
         return None
-    places = {split: first(folder / name for name in names) for split, names in FOLDERS.items()}
+    if odd := [name for name in classes if CONTROL.search(name)]:
+        raise BadData(f"{folder}: {odd[0]!r} cannot name a class: it holds a character that cannot be shown")
+    places = {split: split_folder(folder, names) for split, names in FOLDERS.items()}
     splits = {split: class_folders(folder, place, classes) for split, place in places.items() if place}
-    return Listing("image folder", folder, splits, classes, origin=origin)
+    used = {file for rows in splits.values() for file in rows.files or ()}
+    unused = [os.path.relpath(file, folder) for file in files_below(folder) if file not in used]
+    return Listing("image folder", folder, splits, classes, origin=origin, unused=sorted(unused))
+
+
+def split_folder(folder: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a split, under one of its names."""
+    there = [name for name in names if (folder / name).is_dir()]
+    if len(there) > 1:
+        raise BadData(f"{folder}: {' and '.join(there)} are names of one split; keep the folder that is meant")
+    return folder / there[0] if there else None
 
 
 def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
@@ -126,7 +178,7 @@ def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
     for label, name in enumerate(classes):
         if not (place / name).is_dir():
             raise BadData(f"{place}: no folder for the class '{name}'")
-        found = sorted(p for p in (place / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in (place / name).iterdir() if pictured(p.name) and not p.is_dir())
         files += [str(path) for path in found]
         y += [label] * len(found)
     if not files:
@@ -135,58 +187,20 @@ def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
     return Rows(ids, np.array(y, np.int64), files=files)
 
 
+def pictured(name: str) -> bool:
+    """Whether a file is taken for a picture; hidden ones are what systems leave beside them."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Every file of a folder and of those in it but for hidden ones that are no pictures."""
+    for home, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith(".") or name.lower().endswith(SUFFIXES):
+                yield os.path.join(home, name)
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
-
-
-def columns(file: Path, wanted: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of a comma-separated file, by name. Raises BadData for one that is not there or a short row."""
-    try:
-        rows = csv.reader(readable(file).splitlines(keepends=True))
-        return picked(file, next(rows, []), enumerate(rows, 2), wanted)
-    except csv.Error as error:
-        raise BadData(f"{file}: {error}") from None
-
-
-def readable(file: Path) -> str:
-    """A list's text; raises BadData if it is none."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadData(f"{file} is no UTF-8 text (byte {error.start}): save it as UTF-8, or fetch it again") from None
-
-
-def picked(
-    file: Path, header: Sequence[str], rows: Iterable[tuple[int, list[str]]], wanted: Sequence[str]
-) -> dict[str, list[str]]:
-    """The wanted columns of rows that come with their line numbers."""
-    names = [name.strip() for name in header]
-    for name in wanted:
-        if name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f"the nearest is '{near[0]}'" if near else f"there are: {', '.join(names[:12]) or 'none'}"
-            raise BadData(f"{file}: no column '{name}'; {hint}")
-    found: dict[str, list[str]] = {name: [] for name in wanted}
-    at = [(names.index(name), values) for name, values in found.items()]
-    for line, row in rows:
-        if not row:
-            continue
-        if len(row) < len(names):
-            raise BadData(f"{file}:{line}: {len(row)} columns, expected {len(names)} (cut short?)")
-        for place, values in at:
-            values.append(row[place])
-    return found
-
-
-def integers(file: Path, name: str, values: Sequence[str], allowed: Sequence[int] | None = None) -> Integers:
-    """A column as numbers from 0 on, or among `allowed`."""
-    for row, value in enumerate(values):
-        text = value.strip()
-        number = int(text) if NUMBER.fullmatch(text) else None
-        right = number is not None and (number in allowed if allowed else number >= 0)
-        if not right:
-            expected = f"one of {', '.join(map(str, allowed))}" if allowed else "a whole number from 0 on"
-            raise BadData(f"{file}: column '{name}' of picture {row + 1} holds '{value}', expected {expected}")
-    return np.array([int(value) for value in values], np.int64)
 
 
 def table(folder: Path, attribute: str, classes: Sequence[str] = (), attributes: Sequence[str] = ()) -> Listing | None:
@@ -195,7 +209,7 @@ def table(folder: Path, attribute: str, classes: Sequence[str] = (), attributes:
     None if there is no such file. Names of classes and attributes are made up where none are given.
     """
     file = folder / "metadata.csv"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     found = columns(file, ("img_filename", "y", attribute, "split"))
     y, a = (integers(file, name, found[name]) for name in ("y", attribute))
@@ -208,20 +222,22 @@ def table(folder: Path, attribute: str, classes: Sequence[str] = (), attributes:
     for name, values in (("y", y), (attribute, a)):
         if gaps := sorted(set(range(values.max(initial=0))) - set(values.tolist())):
             raise BadData(f"{file}: column '{name}' holds no {gaps[0]}; its values count from 0 without gaps")
-    splits = dict(parted(folder, found["img_filename"], y, a, split))
-    return Listing("metadata.csv", folder, splits, classes, attributes)
+    splits, unused = parted(folder, found["img_filename"], y, a, split)
+    return Listing("metadata.csv", folder, splits, classes, attributes, unused=unused)
 
 
-def parted(folder: Path, names: Sequence[str], y: Integers, a: Integers, split: Integers) -> Iterator[tuple[str, Rows]]:
-    """The rows of each split that has any; every file must be there."""
-    require(folder, names)
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise BadData(f"{folder}: {len(twice):,} of the pictures are listed more than once, the first is {twice[0]}")
+def parted(
+    folder: Path, names: Sequence[str], y: Integers, a: Integers, split: Integers
+) -> tuple[dict[str, Rows], list[str]]:
+    """The rows of each split that has any, every file of which must be there, once; and pictures in none of them."""
+    unused = located(folder, names)
+    splits = {}
     for number, name in enumerate(SPLITS):
         chosen = np.flatnonzero(split == number).tolist()
         if chosen:
             ids = [names[i] for i in chosen]
-            yield name, Rows(ids, y[chosen], a[chosen], [str(folder / each) for each in ids])
+            splits[name] = Rows(ids, y[chosen], a[chosen], [str(folder / each) for each in ids])
+    return splits, unused
 
 
 def other_than(published: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
@@ -243,13 +259,54 @@ def first(places: Iterable[Path]) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def require(folder: Path, names: Sequence[str]) -> None:
-    """Raise BadData, with their number, if files are missing; folders are listed, not asked file by file."""
-    parents = {(folder / name).parent for name in names}
-    there = {parent: {p.name for p in parent.iterdir()} if parent.is_dir() else set() for parent in parents}
-    missing = [name for name in names if (folder / name).name not in there[(folder / name).parent]]
-    if missing:
+@dataclass(frozen=True)
+class Place:
+    """A folder that holds pictures: what tells it from others, and the names of its files."""
+
+    identity: tuple[int, int]
+    files: frozenset[str]
+
+    @classmethod
+    def at(cls, folder: Path) -> Place:
+        """The folder, or an empty one where there is none."""
+        try:
+            found = folder.stat()
+            return cls((found.st_dev, found.st_ino), frozenset(os.listdir(folder)))
+        except OSError:
+            return cls((0, 0), frozenset())
+
+
+def located(folder: Path, names: Sequence[str]) -> list[str]:
+    """Pictures that lie beside those of a table, and are not in it.
+
+    Raises BadData, with their number, for names that lead elsewhere, files that are missing and files named twice,
+    however their paths are spelt. Folders are listed, not asked file by file.
+    """
+    parts = [os.path.split(name) for name in names]
+    for name in names:
+        if os.path.isabs(name) or os.path.normpath(name).split("/")[0] == ".." or CONTROL.search(name):
+            raise BadData(f"{folder}: {name[:200]!r} is no path of a picture below it, such as img/1.jpg")
+    places = {parent: Place.at(folder / parent) for parent in {parent for parent, _ in parts}}
+    if missing := [name for name, (parent, file) in zip(names, parts, strict=True) if file not in places[parent].files]:
+        why = "write '/' for '\\'" if "\\" in missing[0] else "an archive half unpacked?"
         raise BadData(
-            f"{folder}: {len(missing):,} of {len(names):,} pictures are missing, the first is {missing[0]} "
-            "(an archive half unpacked?)"
+            f"{folder}: {len(missing):,} of {len(names):,} pictures are missing, the first is {missing[0]!r} ({why})"
         )
+    keys = [(places[parent].identity, file) for parent, file in parts]
+    listed_once(folder, names, keys)
+    return beside(places, set(keys))
+
+
+def listed_once(folder: Path, names: Sequence[str], keys: Sequence[tuple[tuple[int, int], str]]) -> None:
+    """Raise BadData if two names have one key, which tells files whatever path leads to them."""
+    at = {key: row for row, key in reversed(list(enumerate(keys)))}
+    if again := [row for row, key in enumerate(keys) if at[key] != row]:
+        first, other = names[at[keys[again[0]]]], names[again[0]]
+        what = repr(first) if first == other else f"{first!r}, also as {other!r}"
+        raise BadData(f"{folder}: {len(again):,} of the pictures are listed more than once, the first is {what}")
+
+
+def beside(places: Mapping[str, Place], keys: set[tuple[tuple[int, int], str]]) -> list[str]:
+    """Pictures in these folders that have none of the keys."""
+    every = ((parent, place, file) for parent, place in places.items() for file in place.files if pictured(file))
+    return sorted(os.path.join(parent, file) for parent, place, file in every if (place.identity, file) not in keys)
