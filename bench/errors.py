@@ -18,6 +18,10 @@ class BadData(UserError):
     """A dataset's files are not what they should be."""
 
 
+class BadSeed(BadData):
+    """What a dataset gives for one seed cannot be trained on; other seeds' may be."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: the nearest valid name, then all of them in alphabetical order."""
     return UserError(named(kind, name, sorted(known)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spurbench.bench.dataset import Data, Dataset, Split
-from spurbench.bench.errors import BadData
+from spurbench.bench.errors import BadData, BadSeed
 from spurbench.bench.method import Method
 
 NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; those of training are in the record too
@@ -29,11 +29,11 @@ def declared_classes(dataset: Dataset) -> int:
 def kept(loaded: Any, dataset: Dataset, method: Method, seed: int) -> tuple[Data, nn.Module]:
     """The data and the network that `load` gave for a seed.
 
-    Errors: BadData, naming dataset, seed, split, and what is wrong with how much of it.
+    Errors: BadSeed, naming dataset, seed, split, and what is wrong with how much of it.
     """
     complaint = next(complaints(loaded, dataset, method), None)
     if complaint:
-        raise BadData(f"{dataset.called}, seed {seed}: {complaint}")
+        raise BadSeed(f"{dataset.called}, seed {seed}: {complaint}")
     data, network = loaded
     return data, network
 

@@ -19,7 +19,7 @@ from spurbench.bench.checkpoints import Checkpoint
 from spurbench.bench.claims import Lost, kept_alive
 from spurbench.bench.dataset import Dataset, Training
 from spurbench.bench.engine import Engine, Seed, prepare
-from spurbench.bench.errors import StoreTrouble, UserError
+from spurbench.bench.errors import BadSeed, StoreTrouble, UserError
 from spurbench.bench.job import Job, Options, Redo
 from spurbench.bench.method import Method
 from spurbench.bench.record import Record, Run
@@ -159,14 +159,21 @@ def conclude(run: Run, record: Record, result: Result, desk: Desk) -> None:
 
 def give_up(run: Run, record: Record, error: BaseException, desk: Desk) -> None:
     """Note what the user is to mend, or record the run as failed with its cause."""
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) and not isinstance(error, BadSeed):
         desk.troubles[str(error)] = None
         return
-    out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-    message = f"{type(error).__name__}: {error}".splitlines()[0] + (remedy(run) if out else "")
-    kind = "out_of_memory" if out else "exception"
     with suppress(Lost):
-        desk.settle(recording.failed(record, kind, message, traceback.format_exc()))
+        desk.settle(recording.failed(record, *cause(run, error), traceback.format_exc()))
+
+
+def cause(run: Run, error: BaseException) -> tuple[str, str]:
+    """Why a run failed: the kind, and a line for the user."""
+    if isinstance(error, BadSeed):
+        return "bad_data", str(error)
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "out_of_memory", message + remedy(run)
+    return "exception", message
 
 
 def is_full(error: BaseException) -> bool:
