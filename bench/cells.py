@@ -15,7 +15,7 @@ from spurbench.bench.gridfile import DatasetSheet, GridSheet, MethodSheet, Searc
 from spurbench.bench.layout import gpus
 from spurbench.bench.record import fingerprint
 from spurbench.bench.registry import PluginInfo
-from spurbench.bench.selection import RULES
+from spurbench.bench.selection import RULES, lack
 from spurbench.bench.space import Axis, axis, choices, declared, varies
 from spurbench.bench.training import FIELDS
 from spurbench.bench.yamlfile import Origin, Where
@@ -119,6 +119,7 @@ def cell_of(row: Row, settings: Settings, varied: str, search: Search | None) ->
     by_default = row.method.name if row.block.paper_budget and plain else None
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
+    unserved = lack(search.rule, registry.splits_of(row.dataset)) if search else None
     return Cell(
         dataset=row.dataset.name,
         dataset_options=settings["options"],
@@ -130,7 +131,7 @@ def cell_of(row: Row, settings: Settings, varied: str, search: Search | None) ->
         training=settings["training"],
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
-        na=registry.requirements(row.method, row.dataset),
+        na=registry.requirements(row.method, row.dataset) or unserved,
         selection=RULES[rule].to_dict(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
@@ -285,8 +286,8 @@ def searched(row: Row, settings: Settings, given: Given) -> Search | None:
         return None
     sheet, where = row.entry.search, (*row.where, "search")
     rule = sheet.rule or row.rule
-    if RULES[rule].score is None:
-        usable = ", ".join(name for name, known in RULES.items() if known.score)
+    if not RULES[rule].criteria:
+        usable = ", ".join(name for name, known in RULES.items() if known.criteria)
         raise row.origin.error(where, f"a search needs a selection rule; give 'rule:', one of {usable}")
     budget = {place: dict(values) for place, values in settings.items()}
     changes = {"training": sheet.training, "options": sheet.options}

@@ -15,6 +15,7 @@ from spurbench.bench import provenance, registry, versions
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.layout import find_devices
+from spurbench.bench.plans import name_among
 from spurbench.bench.record import settled
 from spurbench.bench.runner import Settings, outdated, run_grid
 from spurbench.bench.store import Store
@@ -66,7 +67,11 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         shown.append(watcher)
         return watcher
 
-    before = {plan["grid"] for plan in store.plans()}
+    before = {plan["grid"]: plan for plan in store.plans()}
+    name = name_among(grid.name, grid.origin, before)
+    if name != grid.name:
+        console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
+                      highlight=False, soft_wrap=True)  # fmt: skip
     for one in store.records()[1]:
         console.print(f"set aside: {one.path}: {one.reason}; its run is done again", highlight=False, soft_wrap=True)
     try:
@@ -75,8 +80,8 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         for bars in shown:
             if isinstance(bars, Bars):
                 bars.close()
-    if result.refused and result.plan and grid.name not in before and not begun(result.plan, store):
-        store.drop_plan(grid.name)  # else a mistyped option would stay as a row that waits for ever
+    if result.refused and result.plan and name not in before and not begun(result.plan, store):
+        store.drop_plan(name)  # else a mistyped option would stay as a row that waits for ever
     return conclude(result, store, where, console)
 
 

@@ -129,6 +129,7 @@ class Dataset(ABC):
     protocol_version: ClassVar[int] = 1
     headline: ClassVar[tuple[tuple[str, str], ...]] = (("test", "accuracy"), ("train", "accuracy"))
     training: ClassVar[Training] = Training()
+    splits: ClassVar[tuple[str, ...] | None] = None  # those held out, where they are known before the data are read
     conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
 
     @property

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spurbench.bench import registry
 from spurbench.bench.errors import UserError, cut, unknown
+from spurbench.bench.plans import decided, search_of
 from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, identity, settled
-from spurbench.bench.selection import RULES, mean_score
+from spurbench.bench.selection import RULES, Scores, at_its_best, lack, mean_scores
 from spurbench.bench.yamlfile import Origin, Where, read, scalar
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ class Grid:
     selection: Mapping[str, Any]  # {rule, oracle, text}
     notes: tuple[str, ...]
     cells: tuple[Cell, ...]
+    place: str = ""  # where its file is, hashed; the same grid, edited, is found by it
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where it is from and a hash of what is to be run: equal grids have it wherever their files are."""
+        cells = [asdict(cell) | {"resources": None} for cell in self.cells]
+        return {"place": self.place, "content": fingerprint(cells)[:16]}
 
 
 def shipped_grids() -> dict[str, str]:
@@ -90,7 +98,9 @@ def load_grid(name_or_path: str) -> Grid:
     Errors: UserError `file:line: what is wrong; the nearest valid name`.
     """
     data, origin, stem = read_grid(name_or_path)
-    return resolve(data, origin, stem)
+    shipped = SHIPPED / f"{name_or_path}.yaml"
+    place = f"shipped {name_or_path}" if shipped.is_file() else str(Path(name_or_path).resolve())
+    return replace(resolve(data, origin, stem), place=fingerprint(place)[:16])
 
 
 def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
@@ -150,7 +160,7 @@ def adhoc_grid(
         "notes": [f"set by hand: {', '.join(sets)}"] if sets else [],
         "datasets": blocks,
     }
-    return resolve(data, Origin("", given=told), f"adhoc-{fingerprint(data)[:8]}")
+    return replace(resolve(data, Origin("", given=told), f"adhoc-{fingerprint(data)[:8]}"), place="command line")
 
 
 def trained(method: str) -> bool:
@@ -210,23 +220,27 @@ def parsed_sets(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[
     return changes
 
 
-def expand(grid: Grid, records_by_id: Mapping[str, Record]) -> Plan:
-    """The plan: every cell with the ids of its runs. A pure function of the grid and the records present.
+def expand(grid: Grid, records_by_id: Mapping[str, Record], before: Iterable[Plan] = ()) -> Plan:
+    """The plan: every cell with the ids of its runs. A pure function of the grid, the records and the plans present.
 
     While a search is unfinished its cell has `chosen` null, no ids and no hyper-parameters; run what the
-    plan lists, expand again with the new records, until nothing is pending.
+    plan lists, expand again with the new records, until nothing is pending. Of draws that score alike, one that a plan
+    of `before` chose stays chosen.
     """
+    taken = decided(before)
     return {
         "schema": SCHEMA,
         "grid": grid.name,
         "description": grid.description,
         "selection": dict(grid.selection),
         "notes": list(grid.notes),
-        "cells": [planned(cell, records_by_id) for cell in grid.cells],
+        "origin": grid.origin,
+        "superseded": [],
+        "cells": [planned(cell, records_by_id, taken) for cell in grid.cells],
     }
 
 
-def planned(cell: Cell, records: Mapping[str, Record]) -> dict[str, Any]:
+def planned(cell: Cell, records: Mapping[str, Record], taken: Mapping[str, int]) -> dict[str, Any]:
     """One cell of the plan."""
     row: dict[str, Any] = {
         "dataset": cell.dataset,
@@ -245,15 +259,15 @@ def planned(cell: Cell, records: Mapping[str, Record]) -> dict[str, Any]:
         "search": None,
     }
     if cell.search and not cell.na:
-        add_search(row, cell.search, records)
+        add_search(row, cell.search, records, taken)
     if not row["na"] and row["hyper_parameters"] is not None:
         row["ids"] = run_ids(row, row["seeds"])
     return row
 
 
-def add_search(row: dict[str, Any], search: Search, records: Mapping[str, Record]) -> None:
+def add_search(row: dict[str, Any], search: Search, records: Mapping[str, Record], taken: Mapping[str, int]) -> None:
     """Put the search into the cell, and its winner if every draw has come to an end."""
-    draws = []
+    draws: list[dict[str, Any]] = []
     for draw in search.draws:
         settings: dict[str, Any] = {
             "hyper_parameters": dict(draw.hyper_parameters),
@@ -262,28 +276,46 @@ def add_search(row: dict[str, Any], search: Search, records: Mapping[str, Record
             "seeds": list(search.seeds),
         }
         draws.append({**settings, "ids": run_ids({**row, **settings}, search.seeds)})
-    chosen, failed = None, 0
     ids = [id for draw in draws for id in draw["ids"]]
     finished = all(settled(records.get(id)) for id in ids)
-    if finished:
-        scores = [mean_score(search.rule, [records[id] for id in draw["ids"]]) for draw in draws]
-        failed = scores.count(None)
-        chosen = best(scores)
+    scores = [mean_scores(search.rule, [records[id] for id in draw["ids"]]) for draw in draws] if finished else []
+    row["search"] = {"rule": search.rule, "draws": draws}
+    chosen, failed = best(scores, taken.get(search_of(row))), scores.count(None)
+    why = unserved(search.rule, [records[id] for id in ids if id in records])
+    if finished and chosen is None:
+        why = why or f"every draw of the search failed ({failed})"
     text = search.text + (f"; {failed} of {len(draws)} draws failed" if failed else "")
-    row["search"] = {"rule": search.rule, "text": text, "draws": draws, "chosen": chosen}
+    draws = [begun(draw, records) for draw in draws] if why else draws  # no other is needed any more
+    row["search"] |= {"text": text, "draws": draws, "chosen": chosen}
     if chosen is None:
         row["hyper_parameters"] = None
-        row["na"] = f"every draw of the search failed ({len(draws)})" if finished else None
-        row["seeds"] = [] if finished else row["seeds"]
+        row["na"] = why
+        row["seeds"] = [] if why else row["seeds"]
     else:
         row["hyper_parameters"] = dict(search.draws[chosen].final["hyper_parameters"])
         row["training"] = dict(search.draws[chosen].final["training"])
 
 
-def best(scores: Sequence[float | None]) -> int | None:
-    """The place of the highest score, the first of equals; None if there is no score."""
+def begun(draw: Mapping[str, Any], records: Mapping[str, Record]) -> dict[str, Any]:
+    """The draw with those of its runs that there are."""
+    there = [(id, seed) for id, seed in zip(draw["ids"], draw["seeds"], strict=True) if id in records]
+    return {**draw, "ids": [id for id, _ in there], "seeds": [seed for _, seed in there]}
+
+
+def unserved(rule: str, records: Iterable[Record]) -> str | None:
+    """What a rule needs that the runs there are do not give, by the first that is done."""
+    done = next((record for record in records if record["status"] == "done"), None)
+    return None if done is None else lack(rule, at_its_best(done, rule)["splits"])
+
+
+def best(scores: Sequence[Scores | None], before: int | None = None) -> int | None:
+    """The place of the best scores, the first of equals; None if there are none.
+
+    What was chosen `before` stays if the rule's own score is the best: its runs may be there.
+    """
     found = [(score, -place) for place, score in enumerate(scores) if score is not None]
-    return -max(found)[1] if found else None
+    stays = before is not None and before < len(scores) and (score := scores[before]) and score[0] == max(found)[0][0]
+    return before if stays else -max(found)[1] if found else None
 
 
 IDENTITY = (

@@ -80,6 +80,12 @@ def requirements(method: PluginInfo, dataset: PluginInfo) -> str | None:
     return f"needs {' and '.join(need for need in needs_known() if need in lacking)}" if lacking else None
 
 
+def splits_of(dataset: PluginInfo) -> tuple[str, ...]:
+    """The splits its records may have; what is held out is known only once the data are read, unless it says so."""
+    own = ("train", "train_e0") if "environments" in dataset.provides else ("train",)
+    return (*own, *(("validation", "test") if dataset.splits is None else dataset.splits))
+
+
 def add_plugin(path: str | Path) -> PluginInfo:
     """Add one file for this process (worker processes: pass `plugin_paths()` on and add them there).
 
@@ -197,9 +203,9 @@ def _resolved(path: Path, info_name: str, kind: str) -> PluginInfo:
     info = plugins(kind)[info_name]
     cls = load_class(info)
     options = tuple(from_field(item) for item in dataclasses.fields(cls))
-    names = ("needs", "stackable", "trains")
+    names: tuple[str, ...] = ("needs", "stackable", "trains")
     if kind == "dataset":
-        names = ("provides", "protocol_version", "headline")
+        names = ("provides", "protocol_version", "headline", "splits")
     values = {name: getattr(cls, name) for name in names}
     if kind == "dataset":
         values["training"] = cls.training.flat()

@@ -10,6 +10,7 @@ from spurbench.bench import layout, registry, versions
 from spurbench.bench.grid import Grid, expand, only, runs
 from spurbench.bench.job import Job, Options, Redo, gather
 from spurbench.bench.local import Outcome, Terms, Watcher, launch
+from spurbench.bench.plans import kept_as
 from spurbench.bench.record import Record, Run
 from spurbench.bench.store import Store
 
@@ -64,11 +65,12 @@ def outstanding(
     """
     usable, unusable = store.records()
     records = {record["id"]: record for record in usable}
-    plan = expand(grid, records)
+    before = store.plans()
+    plan = kept_as(expand(grid, records, before), before)
     if not look_only:
         store.set_aside(unusable)
         store.write_plan(plan)
-    part = expand(only(grid, settings.only), records) if settings.only else plan
+    part = expand(only(grid, settings.only), records, before) if settings.only else plan
     asked, again = Redo(settings.retry, settings.fresh), Redo()
     waiting = {run.id for run, _ in runs(part) if (again if run.id in tried else asked).asks_for(records.get(run.id))}
     return plan, [(run, cell["label"]) for run, cell in runs(plan)], waiting

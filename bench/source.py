@@ -37,6 +37,7 @@ class PluginInfo:
     provides: frozenset[str] = frozenset()
     protocol_version: int = 1
     headline: tuple[tuple[str, str], ...] = (("test", "accuracy"), ("train", "accuracy"))
+    splits: tuple[str, ...] | None = None  # held out; None: known only once the data are read
     training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
     stackable: bool = True
     trains: bool = True
@@ -46,7 +47,7 @@ class PluginInfo:
     @property
     def literal(self) -> bool:
         """Whether every value could be read without importing the file."""
-        shared = (self.needs, self.provides, self.protocol_version, self.headline, self.training)
+        shared = (self.needs, self.provides, self.protocol_version, self.headline, self.splits, self.training)
         values = [*shared, self.stackable, self.trains, *(option.default for option in self.options)]
         return not any(value is UNREAD for value in values)
 
@@ -201,7 +202,7 @@ def members(line: Lineage, kind: str) -> dict[str, Any]:
     """Options and class attributes of the plug-in's class."""
     wanted = {"needs", "stackable", "trains"}
     if kind == "dataset":
-        wanted = {"provides", "protocol_version", "headline", "training"}
+        wanted = {"provides", "protocol_version", "headline", "splits", "training"}
     values: dict[str, Any] = {"options": class_options(line)}
     for node, constants in line:
         for target, value in (pair for statement in node.body for pair in assigned(statement)):

@@ -26,7 +26,7 @@ Version = dict[str, str]
 """method, dataset, data → what made a run; "" where that is not known, or the data have no checksum."""
 Files = dict[str, str]
 """Data files by their path → what they held."""
-IN_IDENTITY = {"training", "headline"}  # class attributes that alter no number: a run's identity holds what they gave
+IN_IDENTITY = {"training", "headline", "splits"}  # class attributes that alter no number of a run
 FACTS = "prepared.json"  # of prepared pictures: holds a checksum of the files beside it
 WHOLE = 256 << 20  # bytes of a data file that are read whole to tell it from another
 ENDS = 1 << 20  # of a larger one, so many at its beginning and end

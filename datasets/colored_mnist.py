@@ -37,6 +37,7 @@ class ColoredMNIST(Dataset):
     provides: ClassVar[frozenset[str]] = frozenset({"environments", "groups", "colour channels"})
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "accuracy"), ("train", "accuracy"), ("environments", "worst_accuracy"))  # fmt: skip
+    splits: ClassVar[tuple[str, ...]] = ("test", "grey_digit", "coloured_digit", "grey_blank", "coloured_blank")
     training: ClassVar[Training] = Training(
         width=300, hidden_layers=2, init="xavier", optimizer="adam", lr=1e-4, steps=1000)  # fmt: skip
 

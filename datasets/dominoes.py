@@ -45,6 +45,7 @@ class Dominoes(Pictures):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("random_digit", "accuracy"), ("test", "accuracy"), ("random_photo", "accuracy"))  # fmt: skip
+    splits: ClassVar[tuple[str, ...]] = ("test", "random_digit", "random_photo")
     training: ClassVar[Training] = Training(
         network="small_conv", optimizer="sgd", lr=0.01, momentum=0.9, steps=780, batch=256
     )

@@ -30,6 +30,7 @@ GRID = np.linspace(-2, 2, 100)
 class TwoMoon(Dataset):
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("train", "min_margin"), ("grid", "easy_share"), ("train", "accuracy"))  # fmt: skip
+    splits: ClassVar[tuple[str, ...]] = ()
     training: ClassVar[Training] = Training(
         width=500, hidden_layers=1, optimizer="sgd", lr=0.01, momentum=0.9, steps=10_000)  # fmt: skip
 

@@ -17,6 +17,7 @@ from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, load_grid, only, runs, shipped_grids, summary
 from spurbench.bench.job import Options, gather
 from spurbench.bench.local import Outcome
+from spurbench.bench.plans import draws_of, kept_as
 from spurbench.bench.record import Run
 from spurbench.bench.space import parse_seeds
 from spurbench.bench.store import Store
@@ -415,6 +416,7 @@ def test_failed_draws_are_counted_and_cancelled_ones_are_waited_for(tmp_path):
     records[drawn[0].id] = record(drawn[0], 0, "failed", "diverged")
     cell = expand(grid, records)["cells"][0]
     assert cell["search"]["chosen"] == 1 and cell["search"]["text"].endswith("; 1 of 3 draws failed")
+    assert cell["na"] is None and len(cell["ids"]) == 2
     records[drawn[0].id] = record(drawn[0], 0, "failed", "cancelled")
     assert expand(grid, records)["cells"][0]["search"]["chosen"] is None
     records = {run.id: record(run, 0, "failed", "exception") for run in drawn}
@@ -422,11 +424,89 @@ def test_failed_draws_are_counted_and_cancelled_ones_are_waited_for(tmp_path):
     assert (cell["na"], cell["ids"]) == ("every draw of the search failed (3)", [])
 
 
-def test_a_rule_without_its_splits_is_a_clear_error(tmp_path):
-    grid = one_method(tmp_path, SEARCH.replace("test_accuracy", "worst_environment"))
+def test_a_rule_that_its_data_cannot_serve_leaves_the_rest_of_the_grid_alone(tmp_path):
+    """What no record could give is known before anything is trained; the rest, by the first draw that has a record."""
+    search = SEARCH.replace("test_accuracy", "worst_environment")
+    grid = one_method(tmp_path, f"erm\n      - {search}")
+    drawn = [run for run, cell in runs(expand(grid, {})) if cell["method"] != "erm"]
+    plan = expand(grid, {drawn[3].id: record(drawn[3], 0.5)})
+    erm, searched = plan["cells"]
+    assert searched["na"] == "rule worst_environment needs environments in training" and erm["na"] is None
+    assert [run for run, cell in runs(plan) if cell is searched] == [drawn[3]], "no further draw is run"
+    assert (searched["ids"], searched["seeds"], searched["hyper_parameters"]) == ([], [], None)
+    known = one_method(tmp_path, SEARCH.replace("test_accuracy", "validation_accuracy"))
+    assert summary(expand(known, {}))[0] | {"text": ""} == summary(expand(known, {}))[0] | {
+        "na": "rule validation_accuracy needs the split validation", "runs": 0, "search_runs": 0, "text": "",
+    }  # fmt: skip
+
+
+def test_equal_draws_are_parted_and_a_choice_once_made_stays(tmp_path):
+    grid = one_method(tmp_path, SEARCH)
     drawn = [run for run, _ in runs(expand(grid, {}))]
-    with pytest.raises(UserError, match="rule worst_environment cannot be used: run [0-9a-f]{16} has the splits test"):
-        expand(grid, {run.id: record(run, 0.5) for run in drawn})
+    records = {run.id: record(run, 0.5) for run in drawn}
+    for run, loss in zip(drawn, (9, 9, 1, 1, 9, 9), strict=True):
+        records[run.id]["splits"]["test"]["loss_sum"] = loss
+    fresh = expand(grid, records)
+    assert fresh["cells"][0]["search"]["chosen"] == 1
+    fresh["cells"][0]["search"]["chosen"] = 0  # as an earlier plan had it
+    assert expand(grid, records, [fresh])["cells"][0]["search"]["chosen"] == 0
+    for run in drawn[4:]:
+        records[run.id] = record(run, 0.6)
+    assert expand(grid, records, [fresh])["cells"][0]["search"]["chosen"] == 2, "a better one is taken"
+
+
+# ---- plans of several grids in one store --------------------------------------------------------------------------
+
+
+def test_an_edited_grid_replaces_its_plan_and_its_draws_stay_known(tmp_path):
+    first = kept_as(expand(one_method(tmp_path, SEARCH), {}), [])
+    edited = kept_as(expand(one_method(tmp_path, "erm"), {}), [first])
+    assert (edited["grid"], edited["superseded"]) == ("grid", sorted(draws_of(first)))
+    again = kept_as(expand(one_method(tmp_path, SEARCH.replace("low: 0.1", "low: 0.2")), {}), [edited])
+    assert set(draws_of(first)) <= set(again["superseded"]), "also after two edits"
+    back = kept_as(expand(one_method(tmp_path, SEARCH), {}), [again])
+    assert set(back["superseded"]) == set(draws_of(again)), "what is planned again is superseded no more"
+
+
+def test_another_grid_of_the_same_name_is_kept_beside(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    ours = kept_as(expand(one_method(tmp_path / "a", SEARCH), {}), [])
+    theirs = kept_as(expand(one_method(tmp_path / "b", "erm"), {}), [ours])
+    assert (theirs["grid"], theirs["superseded"]) == ("grid-2", [])
+    edited = kept_as(expand(one_method(tmp_path / "b", "sd"), {}), [theirs, ours])
+    assert edited["grid"] == "grid-2" and edited["origin"]["content"] != theirs["origin"]["content"]
+    (tmp_path / "c").mkdir()
+    copy = kept_as(expand(one_method(tmp_path / "c", SEARCH), {}), [ours, theirs])
+    assert copy == ours, "the same content at another place is the same plan, and keeps its place"
+    third = kept_as(expand(one_method(tmp_path / "c", "lff"), {}), [ours, theirs])
+    assert third["grid"] == "grid-3"
+
+
+def test_plans_that_do_not_say_where_they_are_from_are_the_same_grids(tmp_path):
+    plan = expand(one_method(tmp_path, SEARCH), {})
+    old = {name: value for name, value in plan.items() if name not in ("origin", "superseded")}
+    edited = kept_as(expand(one_method(tmp_path, "erm"), {}), [old])
+    assert (edited["grid"], edited["superseded"]) == ("grid", sorted(draws_of(old)))
+    assert kept_as(old, [edited])["grid"] == "grid"
+
+
+def test_a_plan_names_no_path(tmp_path):
+    assert str(tmp_path) not in repr(expand(one_method(tmp_path, SEARCH), {}))
+    assert (
+        load_grid("quick").origin["place"] == load_grid("quick").origin["place"] != load_grid("paper").origin["place"]
+    )
+
+
+def test_run_says_that_it_keeps_a_grid_beside_another_of_its_name(tmp_path, command):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    store = Store.open(tmp_path / "store", create=True)
+    store.write_plan(kept_as(expand(one_method(tmp_path / "a", "erm"), {}), []))
+    one_method(tmp_path / "b", "random")
+    said = command("run", tmp_path / "b" / "grid.yaml", "--store", store.root, "--device", "cpu").err
+    assert "has another grid called grid: this one is kept beside it as grid-2" in said
+    assert {plan["grid"]: plan["cells"][0]["method"] for plan in store.plans()} == {"grid": "erm", "grid-2": "random"}
 
 
 def test_searches_are_run_before_what_can_wait(tmp_path, monkeypatch):

@@ -7,12 +7,20 @@ from typing import Any
 import pytest
 
 from spurbench.bench.leaderboard import build, columns_of, value
-from spurbench.bench.selection import at_its_best, mean_score, unbiased
+from spurbench.bench.selection import RULES, at_its_best, lack, mean_scores, unbiased, used_by
 from tests.test_leaderboard import cell, plan, record, run
 
 
-def counts(*right: int) -> dict[str, Any]:
-    return {"n": [100] * len(right), "correct": list(right), "loss_sum": 1.0, "entropy_sum": 1.0}
+def counts(*right: int, loss: float = 1.0) -> dict[str, Any]:
+    return {"n": [100] * len(right), "correct": list(right), "loss_sum": loss, "entropy_sum": 1.0}
+
+
+def trained(looks: dict[int, tuple[Any, Any]], steps: int = 1000) -> dict[str, Any]:
+    """A record scored on validation and test at these steps, the last of which is its end."""
+    points = [{"step": s, "splits": {"validation": v, "test": t}} for s, (v, t) in looks.items()]
+    ended = {**points[-1]["splits"], "train": counts(100, 100)}
+    one = record(run("erm", 0, training={"steps": steps, "evaluate": 100}))
+    return one | {"looks": points if points[-1]["step"] < steps else points[:-1], "splits": ended}
 
 
 def looked_at() -> dict[str, Any]:
@@ -36,7 +44,8 @@ def test_a_rule_chooses_the_step(rule: str, step: int | None, test: float) -> No
 
 def test_searches_and_leaderboards_use_the_chosen_step() -> None:
     one = looked_at()
-    assert mean_score("validation_accuracy", [one, one]) == pytest.approx(0.775)
+    scores = mean_scores("validation_accuracy", [one, one])
+    assert scores is not None and scores[0] == pytest.approx(0.775)
     rule = {"rule": "validation_worst_group", "oracle": False, "text": "worst group on validation"}
     board = build([one], [plan(cell("erm", [0], selection=rule))], headlines={})
     assert board.rows[0].mean == 60.5 and board.rows[0].selection_oracle is False
@@ -66,3 +75,82 @@ def test_adjusted_accuracy_weighs_groups_as_training_does() -> None:
 def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
     assert unbiased(counts(96, 99, 83, 40)) == pytest.approx(0.795)  # check N30
     assert unbiased({"n": [0, 10], "correct": [0, 5]}) == 0.5 and unbiased(None) is None
+
+
+# ---- equal scores -------------------------------------------------------------------------------------------------
+
+
+def test_equal_worst_groups_are_parted_by_the_average_and_then_the_loss() -> None:
+    """A worst group of 0 at every look says nothing of the step."""
+    untrained, better = counts(0, 50), counts(0, 90)
+    one = trained({100: (untrained, counts(0, 80)), 200: (better, counts(20, 95)), 1000: (counts(0, 80), counts(1, 2))})
+    chosen = at_its_best(one, "validation_worst_group")
+    assert (chosen["chosen_step"], chosen["ties"]) == (200, [3, 1])
+    low, high = counts(50, 50, loss=2.0), counts(50, 50, loss=9.0)
+    two = trained({100: (high, untrained), 200: (low, better), 1000: (high, untrained)})
+    assert at_its_best(two, "validation_worst_group")["chosen_step"] == 200
+    assert at_its_best(two, "validation_accuracy")["ties"] == [3, 1]
+
+
+def test_of_steps_equal_in_everything_the_latest_is_taken() -> None:
+    """An equal score never goes to the model that was trained least."""
+    same = counts(0, 50)
+    one = trained({100: (same, counts(1, 1)), 200: (same, counts(2, 2)), 300: (same, counts(3, 3))}, steps=300)
+    chosen = at_its_best(one, "validation_worst_group")
+    assert (chosen["chosen_step"], chosen["ties"]) == (300, [3, 3]) and chosen["splits"] == one["splits"]
+
+
+def test_a_last_look_is_not_counted_beside_the_end_it_is() -> None:
+    one = trained({100: (counts(50, 60), counts(1, 1)), 1000: (counts(70, 60), counts(2, 2))})
+    one["looks"].append({"step": 1000, "splits": {name: one["splits"][name] for name in ("validation", "test")}})
+    assert at_its_best(one, "validation_accuracy")["ties"] == [1, 1]
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not rule.oracle])
+def test_what_parts_equal_scores_does_not_look_at_the_test_set(name: str) -> None:
+    splits = {"validation": counts(0, 50), "train": counts(0, 50), "test": counts(1, 2)}
+    blind = {split: found for split, found in splits.items() if split != "test"}
+    others = splits | {"test": counts(99, 98, loss=0.1)}
+    assert RULES[name].scores(splits) == RULES[name].scores(blind) == RULES[name].scores(others)
+
+
+def test_choosing_twice_is_choosing_once() -> None:
+    once = at_its_best(looked_at(), "validation_accuracy")
+    assert at_its_best(once, "validation_accuracy") == once
+    assert at_its_best(once, "validation_worst_group")["chosen_step"] == 100
+
+
+def test_a_failed_run_that_was_scored_on_the_way_has_no_step() -> None:
+    failed = looked_at() | {"status": "failed", "splits": {}}
+    assert at_its_best(failed, "validation_accuracy") == failed
+    assert mean_scores("validation_accuracy", [failed]) is None
+
+
+def test_equal_draws_are_parted_by_the_next_criterion() -> None:
+    def draw(*right: int) -> dict[str, Any]:
+        return record(run("erm", 0)) | {"splits": {"validation": counts(*right)}}
+
+    first, second = (mean_scores("validation_worst_group", [draw(*right), draw(*right[::-1])])
+                     for right in ((0, 50), (0, 90)))  # fmt: skip
+    assert first is not None and second is not None and first[0] == second[0] and second > first
+    thirds = [mean_scores("validation_accuracy", [draw(a, b) for a, b in pairs])
+              for pairs in ([(10, 20), (30, 33)], [(30, 33), (10, 20)])]  # fmt: skip
+    assert thirds[0] == thirds[1], "the same means in another order are equal"
+
+
+@pytest.mark.parametrize(
+    ("rule", "splits", "needs"),
+    [("validation_accuracy", ["train", "test"], "needs the split validation"),
+     ("worst_environment", ["train", "validation"], "needs environments in training and the split test"),
+     ("worst_environment", ["train", "train_e0", "test"], None), ("none", [], None)],
+)  # fmt: skip
+def test_what_a_rule_lacks_is_said(rule: str, splits: list[str], needs: str | None) -> None:
+    found = lack(rule, splits)
+    assert found == needs if needs is None else needs in str(found)
+
+
+def test_a_rule_uses_groups_only_where_there_are_groups() -> None:
+    one = looked_at() | {"groups": ["y0a0", "y0a1", "y1a0", "y1a1"]}
+    assert used_by("validation_worst_group", one) == ["validation groups"]
+    assert used_by("validation_worst_group", one | {"classes": 4}) == ["validation labels"]
+    assert used_by("validation_worst_group", looked_at()) == ["validation labels"]  # y0, y1

@@ -16,6 +16,7 @@ from spurbench.bench.figures.source import Cell, Part, counted
 from spurbench.bench.grid import expand, load_grid
 from spurbench.bench.grid import shipped_grids as shipped
 from spurbench.bench.record import Record
+from spurbench.bench.selection import classes_of
 from spurbench.bench.squares import squares
 from spurbench.bench.store import Packed, Store
 
@@ -56,7 +57,8 @@ def chosen(store: Store, run_ids: Sequence[str], patterns: Sequence[str]) -> lis
 def of_cells(store: Store, records: Sequence[Record], pattern: str) -> list[Group]:
     """The groups of the cells a pattern names, by the labels of the store's plans, or else of the shipped grids."""
     groups: list[Group] = []
-    for plans in (store.plans(), [expand(load_grid(name), {one["id"]: one for one in records}) for name in shipped()]):
+    by_id, before = {one["id"]: one for one in records}, store.plans()
+    for plans in (before, [expand(load_grid(name), by_id, before) for name in shipped()]):
         cells = squares(records, plans)
         groups = [Group(one.dataset, one.label, list(one.done.values()), len(one.seeds)) for one in cells]
         matching = [one for one in groups if any(fnmatchcase(name, pattern) for name in names(one))]
@@ -87,7 +89,7 @@ def of_run(records: Sequence[Record], id: str) -> Group:
 
 
 def binary(record: Record) -> None:
-    classes = len({group.partition("a")[0] for group in record["groups"]})
+    classes = classes_of(record)
     if classes != 2:
         raise UserError(
             f"run {record['id']} of {record['dataset']} has {classes} classes: the probe's features are told apart by "

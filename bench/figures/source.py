@@ -79,7 +79,8 @@ class Source:
     def plan(self, grid: str) -> Any:
         """A grid's plan, made anew from its file: the store's own may be of an older grid."""
         if grid not in self.plans:
-            self.plans[grid] = expand(load_grid(grid), self.records)
+            before = self.store.plans() if self.store else []
+            self.plans[grid] = expand(load_grid(grid), self.records, before)
         return self.plans[grid]
 
     def find(self, cell: Cell, grid: str | None) -> Found:
