@@ -210,7 +210,8 @@ def board(where: Path, all_: bool = False, grid: str | None = None) -> Leaderboa
     plans = [plan for plan in store.plans() if grid in (None, plan["grid"])]
     if grid is not None and not plans:
         raise unknown(f"grid in {where}", grid, [plan["grid"] for plan in store.plans()])
-    return boards.build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans))
+    return boards.build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans),
+                        edited=versions.edited)  # fmt: skip
 
 
 def headlines(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:

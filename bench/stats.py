@@ -37,13 +37,24 @@ def t_quantile(p: float, df: int) -> float:
     return float(stdtrit(df, p))
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's t interval of the mean; None for fewer than two values."""
+def t_interval(
+    values: Sequence[float], level: float = 0.95, limits: tuple[float, float] = (-inf, inf)
+) -> tuple[float, float] | None:
+    """Student's t interval of the mean, cut at what a mean of such values can be; None for fewer than two values.
+
+    What is cut off cannot be the mean, so the interval covers it as often as before; a transform (logit, arcsine) would
+    make it narrower near the limits only by assuming a shape that collapsed runs do not have, and has no value at 0 or
+    1. An interval that is cut at both ends says that these runs tell nothing of the mean. Values outside the limits
+    show that these are not theirs, and are not cut.
+    """
     spread = std(values)
     if spread is None:
         return None
     half = t_quantile(0.5 + level / 2, len(values) - 1) * spread / sqrt(len(values))
-    return mean(values) - half, mean(values) + half
+    ends = mean(values) - half, mean(values) + half
+    if limits[0] <= min(values) and max(values) <= limits[1]:
+        return max(limits[0], ends[0]), min(limits[1], ends[1])
+    return ends
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:

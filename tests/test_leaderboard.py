@@ -13,6 +13,7 @@ from spurbench.bench import leaderboard
 from spurbench.bench.errors import UserError
 from spurbench.bench.record import Run, fingerprint, sealed
 from spurbench.bench.report import FORMATS, render
+from spurbench.bench.rows import Row
 from spurbench.bench.store import Unusable
 
 ERM = [23.0, 24.0, 22.5, 25.0, 23.5]
@@ -75,7 +76,7 @@ def board(**options: Any) -> leaderboard.Leaderboard:
     return leaderboard.build(RECORDS, [PLAN], [Unusable("records/ab/abc.json", "truncated")], **options)
 
 
-def by_label(metric: str = "accuracy", split: str = "test") -> dict[str, leaderboard.Row]:
+def by_label(metric: str = "accuracy", split: str = "test") -> dict[str, Row]:
     return {row.label: row for row in board().rows if (row.split, row.metric) == (split, metric)}
 
 
@@ -180,3 +181,320 @@ def test_a_method_worse_than_chance_in_training_does_not_compete() -> None:
     assert rows["lff"].below_chance and not rows["lff"].among_best
     assert rows["sd"].among_best and not rows["sd"].below_chance
     assert "lff: worse than chance in training" in render(made, "markdown")
+
+
+# ---- versions -----------------------------------------------------------------------------------------------------
+
+
+def made_by(one: dict[str, Any], method: str = "m1", dataset: str = "d1", data: str = "x", day: int = 1) -> Any:
+    provenance = {"code": {"method": method, "dataset": dataset}, "data": data, "finished": f"2026-01-{day:02}"}
+    return sealed(one | {"provenance": one["provenance"] | provenance})
+
+
+def main_rows(
+    records: list[dict[str, Any]], *cells: dict[str, Any], changed: tuple[str, ...] = (), **options: Any
+) -> dict[str, Row]:
+    """The rows of the main column, by label; of the versions `changed` the method's file has changed since."""
+
+    def edited(one: dict[str, Any]) -> list[str]:
+        return [f"{one['method']}.py"] if one["provenance"].get("code", {}).get("method") in changed else []
+
+    made = leaderboard.build(records, [plan(*cells)] if cells else [], edited=edited, **options)
+    return {line[0].label: line[0] for section in made.sections for line in section.lines}
+
+
+def test_a_mean_is_over_runs_of_one_version() -> None:
+    old = [made_by(record(run("sd", seed), 10.0), "old") for seed in range(6)]
+    new = [made_by(record(run("sd", seed), 90.0), "new") for seed in range(6, 8)]
+    seeds = list(range(9))
+    row = main_rows([*old, *new], cell("sd", seeds), changed=("old",))["sd"]
+    assert (row.mean, row.n, row.n_planned, row.waiting, row.seeds) == (90.0, 2, 9, 1, [6, 7])
+    assert row.left_out == [0, 1, 2, 3, 4, 5]
+    assert "made by an earlier version of sd.py: seeds 0, 1, 2, 3, 4, 5" in row.notes[0] and "--fresh" in row.notes[0]
+    row = main_rows([*old, *new], cell("sd", seeds), changed=("old", "new"))["sd"]
+    assert (row.mean, row.n) == (10.0, 6), "of two versions of before, the one of most runs"
+    assert "made before sd.py changed" in row.notes[1] and "--fresh" in row.notes[1]
+    row = main_rows([*old, *new], cell("sd", seeds))["sd"]
+    assert (row.mean, row.left_out) == (10.0, [6, 7]) and "another version of the method's file" in row.notes[0]
+
+
+def test_of_versions_with_as_many_runs_the_newest_counts() -> None:
+    records = [made_by(record(run("sd", s), 10.0 + s), f"v{s // 2}", day=9 - s) for s in range(4)]
+    assert main_rows(records, cell("sd", SEEDS[:4]))["sd"].seeds == [0, 1]
+
+
+def test_failed_runs_of_another_version_are_not_counted_either() -> None:
+    failed = made_by(record(run("sd", 0), status="failed"), "old")
+    row = main_rows([failed, made_by(record(run("sd", 1)), "new")], cell("sd", [0, 1]), changed=("old",))["sd"]
+    assert (row.failed, row.n, row.left_out, row.waiting) == (0, 1, [0], 0)
+
+
+def test_a_row_of_an_earlier_version_keeps_its_number_with_a_word() -> None:
+    records = [made_by(record(run("sd", seed), 50.0), "old") for seed in SEEDS]
+    row = main_rows(records, cell("sd", SEEDS), changed=("old",))["sd"]
+    assert (row.mean, row.n, row.left_out) == (50.0, 5, []) and row.notes == [
+        "made before sd.py changed; `spurbench run` with --fresh trains its runs again"
+    ]
+    made = leaderboard.build(records, [plan(cell("sd", SEEDS))], edited=lambda one: ["sd.py"])
+    for format_ in FORMATS:
+        assert "made before sd.py changed" in render(made, format_), format_
+
+
+def test_records_that_do_not_say_what_made_them_contradict_none_and_join_no_two() -> None:
+    silent = [record(run("sd", seed), 10.0) for seed in (0, 1)]
+    first, second = (made_by(record(run("sd", s), 20.0), v) for s, v in ((2, "m1"), (3, "m2")))
+    row = main_rows([*silent, first], cell("sd", [0, 1, 2]))["sd"]
+    assert row.n == 3 and row.notes == ["the records of seeds 0, 1 do not say which version of its files made them"]
+    row = main_rows([*silent, first, second], cell("sd", [0, 1, 2, 3]))["sd"]
+    assert row.n == 3 and len(row.left_out) == 1
+    assert main_rows(silent, cell("sd", [0, 1]))["sd"].notes == []
+
+
+@pytest.mark.parametrize(("part", "word"), [("dataset", "the dataset's file"), ("data", "the data")])
+def test_rows_of_other_data_are_not_compared(part: str, word: str) -> None:
+    erm = [made_by(record(run("erm", s), 20.0 + s)) for s in SEEDS]
+    same = [made_by(record(run("lff", s), 30.0 + s)) for s in SEEDS]
+    other = [made_by(record(run("sd", s), 90.0 + s), **{part: "another"}) for s in SEEDS]
+    rows = main_rows([*erm, *same, *other], cell("erm", SEEDS), cell("lff", SEEDS), cell("sd", SEEDS))
+    assert (rows["sd"].baseline, rows["sd"].p_holm, rows["sd"].among_best) == (None, None, None)
+    assert rows["sd"].notes == [f"made with another version of {word} than erm; lff: not compared with these"]
+    assert rows["lff"].baseline == "erm" and rows["lff"].among_best and rows["lff"].notes == []
+
+
+def test_a_search_by_runs_of_another_version_is_said() -> None:
+    draw = run("sd", 7, hyper_parameters={"c": 1})
+    search = {"text": "1 draw", "rule": "test_accuracy", "chosen": 0, "draws": [{"ids": [draw.id], "seeds": [7]}]}
+    records = [made_by(record(draw), "old"), made_by(record(run("sd", 0)), "new")]
+    row = main_rows(records, cell("sd", [0], search=search), changed=("old",))["sd"]
+    assert row.notes == ["its search was made by an earlier version of sd.py"]
+
+
+# ---- what was used ------------------------------------------------------------------------------------------------
+
+
+def looked(one: Run, value: float, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A record of four groups that was scored after 500 of its 1,000 steps too; validation is better there."""
+
+    def four(share: float) -> dict[str, Any]:
+        return {"n": [100] * 4, "correct": [share] * 4, "loss_sum": 1.0, "entropy_sum": 1.0}
+
+    looks = [{"step": 500, "splits": {"validation": four(90), "test": four(value)}}]
+    splits = {"validation": four(10), "test": four(1), "train": four(99)}
+    names = ["y0a0", "y0a1", "y1a0", "y1a1"]
+    return sealed(record(one) | {"looks": looks, "splits": splits, "groups": names, "needs": sorted(needs)})
+
+
+EVALUATED = {"steps": 1000, "evaluate": 500}
+BY_GROUPS = {"rule": "validation_worst_group", "oracle": False, "text": "worst-group accuracy on validation"}
+
+
+def chosen_cell(method: str, seeds: list[int] = SEEDS, rule: dict[str, Any] = BY_GROUPS, **fields: Any) -> Any:
+    ids = [run(method, seed, training=EVALUATED).id for seed in seeds]
+    return cell(method, seeds, training=EVALUATED, selection=rule, ids=ids, **fields)
+
+
+def test_what_was_used_in_training_search_and_selection_is_told_apart() -> None:
+    draw = run("sd", 9, hyper_parameters={"c": 1}, training=EVALUATED)
+    search = {"text": "1 draw; chosen by worst-group accuracy on validation", "rule": "validation_worst_group",
+              "chosen": 0, "draws": [{"ids": [draw.id], "seeds": [9]}]}  # fmt: skip
+    records = [looked(run("group_dro", s, training=EVALUATED), 70.0, ("groups",)) for s in SEEDS]
+    records += [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS] + [looked(draw, 50.0)]
+    records += [record(run("erm", s)) for s in SEEDS]
+    rows = main_rows(records, cell("erm", SEEDS), chosen_cell("group_dro"), chosen_cell("sd", search=search))
+    assert rows["erm"].regime == "train: labels", "a rule with nothing to choose used nothing"
+    assert "said to be chosen by test-set oracle; last step scored" in rows["erm"].selection
+    assert rows["group_dro"].regime == "train: labels + groups; selection: validation groups"
+    assert rows["sd"].regime == "train: labels; search and selection: validation groups"
+    assert rows["sd"].selection.endswith("; the step of each run likewise")
+    assert rows["sd"].used == {
+        "train": ["labels"], "search": ["validation groups"], "selection": ["validation groups"]
+    }  # fmt: skip
+
+
+def test_balanced_draws_use_groups_in_training() -> None:
+    records = [record(run("erm", 0, training={"steps": 1000, "balanced": True}))]
+    assert main_rows(records)["erm"].regime == "train: labels + groups"
+
+
+def test_rows_that_other_information_chose_are_shown_beside_each_other_but_not_tested() -> None:
+    plainly = [record(run("erm", s), 20.0 + s) for s in SEEDS]
+    records = [looked(run("sd", s, training=EVALUATED), 60.0 + s) for s in SEEDS]
+    row = main_rows([*plainly, *records], cell("erm", SEEDS), chosen_cell("sd"))["sd"]
+    assert row.baseline_difference == pytest.approx(40.0) and row.baseline_used == {}
+    assert (row.p_sign_flip, row.p_holm, row.comparisons) == (None, None, 0)
+    alike = [looked(run("erm", s, training=EVALUATED), 30.0 + s) for s in SEEDS]
+    cells = cell("erm", SEEDS), chosen_cell("erm", label="erm, chosen"), chosen_cell("sd")
+    row = main_rows([*plainly, *alike, *records], *cells)["sd"]
+    assert row.baseline == "erm, chosen" and row.baseline_difference == pytest.approx(30.0)
+    assert row.p_sign_flip == pytest.approx(0.0625) and row.baseline_used is None
+
+
+def test_the_best_are_those_that_no_row_with_as_little_information_beats() -> None:
+    values = {"erm": (20.0, ()), "sd": (60.0, ()), "irm": (50.0, ("environments",)), "group_dro": (70.0, ("groups",))}
+    records = [record(run(m, s), v + s) | {"needs": list(n)} for m, (v, n) in values.items() for s in SEEDS]
+    rows = main_rows(records)
+    assert {name: row.among_best for name, row in rows.items()} == {
+        "erm": False, "sd": True, "irm": False, "group_dro": True,
+    }  # fmt: skip
+    alone = main_rows([one for one in records if one["method"] in ("erm", "group_dro")])
+    assert (alone["erm"].among_best, alone["group_dro"].among_best) == (None, True)
+
+
+# ---- of one step, or marked ---------------------------------------------------------------------------------------
+
+
+def test_what_is_of_another_step_than_the_row_is_marked_in_every_format() -> None:
+    records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
+    made = leaderboard.build(records, [plan(chosen_cell("sd"))])
+    rows = {(row.split, row.metric): row for row in made.rows}
+    test, train = rows["test", "accuracy"], rows["train", "accuracy"]
+    assert (test.mean, test.steps, test.chosen_steps, test.other_step) == (60.0, [500] * 5, [500] * 5, False)
+    assert (train.mean, train.steps, train.chosen_steps, train.other_step) == (99.0, [1000] * 5, [500] * 5, True)
+    for format_, sign in (("table", "§"), ("markdown", "§"), ("html", "§"), ("latex", r"\S{}")):
+        text = render(made, format_)
+        assert f"99.00 ± 0.00{sign}".replace("±", r"$\pm$" if format_ == "latex" else "±") in text, format_
+        assert "step scored" in text and "60.00 ± 0.00§" not in text
+    assert json.loads(render(made, "json"))[1]["other_step"] is True
+    assert [line["other_step"] for line in csv.DictReader(io.StringIO(render(made, "csv")))] == ["False", "True"]
+
+
+def test_a_number_of_several_splits_is_of_one_step() -> None:
+    """Training environments are scored after the last step only, so the least of them and test is of that step."""
+    one = looked(run("sd", 0, training=EVALUATED), 60.0)
+    one["splits"] |= {"train_e0": one["splits"]["train"], "train_e1": one["splits"]["train"]}
+    one["headline"] = [["environments", "worst_accuracy"], ["test", "accuracy"]]
+    (worst, test) = leaderboard.build([one], [plan(chosen_cell("sd", [0]))]).rows
+    assert (worst.mean, worst.steps, worst.other_step) == (1.0, [1000], True) and test.mean == 60.0
+
+
+def test_unplanned_seeds_are_scored_by_the_rule_of_their_row() -> None:
+    records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
+    assert main_rows(records, chosen_cell("sd", [0, 1]))["sd"].values == [60.0] * 5
+
+
+def test_two_rules_for_the_steps_of_the_same_runs_are_two_rows() -> None:
+    records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
+    last = {"rule": "none", "oracle": False, "text": "as given"}
+    rows = main_rows(records, chosen_cell("sd"), chosen_cell("sd", rule=last))
+    assert {label: row.mean for label, row in rows.items()} == {
+        "sd (selection=validation_worst_group)": 60.0, "sd (selection=none)": 1.0,
+    }  # fmt: skip
+
+
+def test_ties_are_counted() -> None:
+    records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
+    for one in records[:3]:  # the last step is as good by the worst group, two of them are in everything
+        one["looks"][0]["splits"]["validation"]["correct"] = [10, 10, 10, 50]
+    for one in records[:2]:
+        one["splits"]["validation"]["correct"] = [10, 10, 10, 50]
+    made = leaderboard.build(records, [plan(chosen_cell("sd"))])
+    assert (made.rows[0].tied, made.rows[0].latest) == (3, 2) and made.rows[0].steps == [1000, 1000, 500, 500, 500]
+    said = (
+        "sd: 3 of 5 runs chose among equal steps, parted by average accuracy, then lower loss; 2 of them equal in every"
+    )
+    assert said in render(made, "markdown")
+
+
+def test_a_rule_that_could_choose_no_step_is_said() -> None:
+    records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
+    rule = {"rule": "train_accuracy", "oracle": False, "text": "training accuracy"}
+    row = main_rows(records, chosen_cell("sd", rule=rule))["sd"]
+    assert row.mean == 1.0 and row.notes == [
+        "rule train_accuracy needs the split train to choose a step: the last is scored"
+    ]
+    assert row.regime == "train: labels"
+
+
+# ---- few runs, few groups, few percent -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seeds", "tested"), [(4, False), (5, True)])
+def test_below_five_seeds_nothing_is_tested_and_nothing_is_the_best(seeds: int, tested: bool) -> None:
+    records = [record(run(m, s), v + s) for m, v in (("erm", 20.0), ("sd", 60.0)) for s in range(seeds)]
+    row = main_rows(records)["sd"]
+    assert (row.p_sign_flip is not None, row.p_holm is not None, row.among_best is not None) == (tested,) * 3
+    assert row.baseline_difference == pytest.approx(40.0)
+    text = render(leaderboard.build(records), "markdown")
+    assert ("no p, fewer than 5 seeds in common with the baseline: sd" in text) is not tested
+    assert ("*" in text.replace("**", "")) is tested and (
+        "best group" in render(leaderboard.build(records), "html")
+    ) is tested
+
+
+def test_seeds_count_only_where_both_rows_have_them() -> None:
+    records = [record(run("erm", s), 20.0 + s) for s in range(6)] + [
+        record(run("sd", s), 60.0 + s) for s in range(2, 9)
+    ]
+    row = main_rows(records)["sd"]
+    assert (row.n, row.baseline_n, row.p_holm, row.among_best) == (7, 4, None, None)
+
+
+def test_intervals_of_accuracies_stay_within_what_is_possible() -> None:
+    records = [record(run(m, s), v) for m, both in (("erm", (5, 95)), ("sd", (95, 5))) for s, v in enumerate(both)]
+    rows = main_rows(records)
+    assert (rows["erm"].ci95_low, rows["erm"].ci95_high) == (0.0, 100.0)
+    assert (rows["sd"].baseline_ci95_low, rows["sd"].baseline_ci95_high) == (-100.0, 100.0)
+
+
+def test_a_worst_group_without_one_of_the_groups_is_marked() -> None:
+    one = looked(run("sd", 0), 60.0)
+    one["splits"]["test"] = {"n": [100, 100, 0, 100], "correct": [90, 80, 0, 70], "loss_sum": 1.0, "entropy_sum": 1.0}
+    one["splits"]["validation"] |= {"n": [200, 200], "correct": [100, 50]}
+    one["headline"] = [["test", "worst_group_accuracy"], ["test", "accuracy"], ["validation", "worst_group_accuracy"]]
+    made = leaderboard.build([one])
+    worst, average, by_class = made.rows
+    assert (worst.mean, worst.partial) == (70.0, "over 3 of 4 groups: test has no y1a0") and average.partial == ""
+    assert by_class.partial == "over 2 classes: validation has no attribute"
+    for format_ in ("table", "markdown", "html"):
+        text = render(made, format_)
+        assert "70.00‡" in text and "test worst group accuracy over 3 of 4 groups: test has no y1a0" in text, format_
+    assert r"70.00$^\ddagger$" in render(made, "latex")
+    one["splits"]["train"] = one["splits"]["test"]
+    assert leaderboard.build([one]).rows[0].partial == "", "no group is missed that training has not"
+
+
+def test_the_number_of_classes_is_the_records_own() -> None:
+    def named(classes: int | None) -> dict[str, Any]:
+        names = {"groups": ["left", "right"]} if classes else {}
+        return sealed(record(run("sd", 0), train=40.0) | {"classes": classes} | names)
+
+    assert not main_rows([named(3)])["sd"].below_chance
+    assert main_rows([named(2)])["sd"].below_chance and main_rows([named(None)])["sd"].below_chance
+
+
+# ---- several plans ------------------------------------------------------------------------------------------------
+
+
+def searching(grid: str, chosen: int | None, label: str = "sd") -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The plan of a search by seed 9 for the settings that seeds 0 to 2 run with, and the records of its draws."""
+    draws = [run("sd", 9, hyper_parameters={"c": c}) for c in (1, 2)]
+    settings = {} if chosen is None else {"hyper_parameters": {"c": 1}}
+    search = {"text": "2 draws", "rule": "test_accuracy", "chosen": chosen,
+              "draws": [{"ids": [draw.id], "seeds": [9]} for draw in draws]}  # fmt: skip
+    ids = [] if chosen is None else [run("sd", s, hyper_parameters={"c": 1}).id for s in range(3)]
+    fields = {"hyper_parameters": None} | settings | {"ids": ids, "search": search, "label": label}
+    return plan(cell("sd", [0, 1, 2], **fields)) | {"grid": grid}, [record(draw, 40.0) for draw in draws]
+
+
+def test_draws_of_a_plan_that_was_replaced_are_no_results() -> None:
+    _, draws = searching("g", 0)
+    own = [record(run("sd", s, hyper_parameters={"c": 1}), 60.0) for s in range(3)]
+    replaced = plan(cell("erm", [0])) | {"superseded": [draw["id"] for draw in draws]}
+    rows = {row.label: row for row in leaderboard.build([*draws, *own], [replaced]).rows if row.split == "test"}
+    assert (rows["sd"].n, rows["sd"].mean) == (3, 60.0) and set(rows) == {"erm", "sd"}
+
+
+@pytest.mark.parametrize("chosen", [[0, 0], [None, None], [None, 0], [0, None]])
+def test_two_plans_of_the_same_cells_are_one(chosen: list[int | None]) -> None:
+    """Also where one is an older copy, from before its search ended."""
+    plans, draws = zip(*(searching(f"g{i}", one) for i, one in enumerate(chosen)), strict=True)
+    own = [record(run("sd", s, hyper_parameters={"c": 1}), 60.0) for s in range(3)] if 0 in chosen else []
+    made = leaderboard.build([*draws[0], *own], list(plans))
+    assert len(made.sections[0].lines) == 1 and made.rows[0].n == len(own)
+    assert made.notes == ["g0, g1: a smaller budget"]
+
+
+def test_different_searches_are_different_rows() -> None:
+    (one, draws), (other, _) = searching("g", None), searching("h", None)
+    other["cells"][0]["search"]["rule"] = "worst_environment"
+    assert len(leaderboard.build(draws, [one, other]).sections[0].lines) == 2

@@ -14,6 +14,7 @@ from spurbench.bench import leaderboard, published
 from spurbench.bench.errors import UserError
 from spurbench.bench.record import Run, sealed
 from spurbench.bench.report import render, wording
+from spurbench.bench.report.html import Scale, strip
 from spurbench.bench.squares import Square, squares
 
 EVIL = '<script>alert("1")</script>'
@@ -220,3 +221,32 @@ def test_ten_thousand_records_take_no_time() -> None:
     begin = time.perf_counter()
     made = board(records)
     assert len(made.rows) == 1000 and time.perf_counter() - begin < 5
+
+
+def test_an_axis_stays_within_what_is_possible_and_is_not_flattened_by_one_interval() -> None:
+    records = several({"plain": 90, "other": 94}, 8) + [record("wild", s, value) for s, value in enumerate((60, 99))]
+    rows = {line[0].label: line[0] for line in board(records).sections[0].lines}
+    assert (rows["wild"].ci95_low, rows["wild"].ci95_high) == (0.0, 100.0)
+    scale = Scale.over(list(rows.values()))
+    assert 35 <= scale.low < 60 and scale.high == 100.0
+    wide = strip(rows["wild"], scale)
+    assert wide["beyond"] and wide["interval"] == (scale(scale.low), scale(100.0))
+    assert not strip(rows["plain"], scale)["beyond"]
+    page = render(board(records), "html")
+    assert page.count("ci beyond") == 1 and "−" not in page.partition("every seed")[0].rpartition("<th")[2]
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (100.0, 100.0), (0.0, 100.0)])
+def test_an_axis_of_numbers_at_the_limits_has_a_length(values: tuple[float, float]) -> None:
+    scale = Scale.over(
+        [line[0] for line in board([record("plain", s, v) for s, v in enumerate(values)]).sections[0].lines]
+    )
+    assert 0.0 <= scale.low < scale.high <= 100.0
+
+
+def test_a_terminal_without_room_says_below_what_rows_used() -> None:
+    headline = [["test", "accuracy"], ["train", "accuracy"], ["test", "worst_group_accuracy"]]
+    records = several({f"a method with a very long name {i}": 60 + i for i in range(2)}, needs=["groups"])
+    text = render(board([sealed(r | {"headline": headline}) for r in records + several({"plain": 20})]), "table")
+    assert "sees, train: labels + groups: a method with a very long name 0; a method with" in " ".join(text.split())
+    assert "sees, train: labels: plain" in text

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.leaderboard import build, columns_of, value
+from spurbench.bench.leaderboard import build
+from spurbench.bench.measures import columns_of, value
 from spurbench.bench.selection import RULES, at_its_best, lack, mean_scores, unbiased, used_by
 from tests.test_leaderboard import cell, plan, record, run
 

@@ -70,3 +70,14 @@ def test_collapsed_runs() -> None:
     assert stats.fallen([70, 71, 69, 70, 12, 10], 5.0, True) == 2
     assert stats.fallen([70, 71, 69, 70, 66, 72], 5.0, True) == 0
     assert stats.fallen([70, 10], 5.0, True) == 0
+
+
+def test_an_interval_is_cut_at_what_is_possible_and_covers_as_often() -> None:
+    assert stats.t_interval([5.0, 95.0], limits=(0, 100)) == (0.0, 100.0)
+    assert stats.t_interval([50.0, 51.0, 52.0], limits=(0, 100)) == stats.t_interval([50.0, 51.0, 52.0])
+    beyond = stats.t_interval([-5.0, 95.0], limits=(0, 100))
+    assert beyond == stats.t_interval([-5.0, 95.0]), "these limits are not theirs"
+    shares = np.random.default_rng(2).beta(8, 2, (2000, 3))
+    found = [(stats.t_interval(row), stats.t_interval(row, limits=(0, 1))) for row in shares.tolist()]
+    covers = [[low <= 0.8 <= high for low, high in pair if pair] for pair in found]
+    assert all(whole == cut for whole, cut in covers) and any(pair[0] != pair[1] for pair in found)

@@ -95,7 +95,7 @@ class Looks(Curves):
         return bool(record.get("looks"))
 
     def curve(self, record: Record) -> tuple[list[float], list[float]]:
-        from spurbench.bench.leaderboard import SHARES
+        from spurbench.bench.measures import SHARES
 
         shares = [SHARES[self.metric](look["splits"].get(self.split)) for look in record["looks"]]
         return [look["step"] for look in record["looks"]], [100 * (share or 0.0) for share in shares]

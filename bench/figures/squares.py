@@ -11,7 +11,7 @@ from spurbench.bench import stats
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Found, Kind, Part, Source, counted, short
 from spurbench.bench.gridfile import Strict
-from spurbench.bench.leaderboard import unit_of, value
+from spurbench.bench.measures import unit_of, value
 from spurbench.bench.record import Record
 
 TINTS = np.array([[1.0, 0.45, 0.0], [0.0, 0.55, 1.0]])  # of two channels; both together are grey

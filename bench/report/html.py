@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.leaderboard import Leaderboard, Row, Section
+from spurbench.bench.leaderboard import Leaderboard, Section
+from spurbench.bench.measures import limits
 from spurbench.bench.report import wording as say
+from spurbench.bench.rows import Row
 
 FOLDER = Path(__file__).parent
 PLOT = 220  # width of a strip in pixels
@@ -17,22 +20,38 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class Scale:
-    """The common axis of a column's strips, from values to pixels."""
+    """The common axis of a column's strips, from values to pixels; what lies beyond its ends is put at them."""
 
     low: float
     high: float
 
     def __call__(self, value: float) -> float:
-        return round(MARGIN + (value - self.low) / (self.high - self.low) * (PLOT - 2 * MARGIN), 1)
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+        return round(MARGIN + share * (PLOT - 2 * MARGIN), 1)
+
+    def holds(self, low: float, high: float) -> bool:
+        return self.low <= low and high <= self.high
 
     @classmethod
     def over(cls, rows: Sequence[Row]) -> Scale:
-        """From the least to the greatest of seeds, intervals and published values."""
-        ends = [(row.ci95_low, row.ci95_high, row.published_mean, *row.values) for row in rows]
-        found = [value for group in ends for value in group if value is not None] or [0.0, 1.0]
-        low, high = min(found), max(found)
-        room = (high - low) * 0.02 or abs(low) * 0.05 or 1.0
-        return cls(low - room, high + room)
+        """From the least to the greatest of seeds and published values, with room for intervals but for far wider ones.
+
+        The axis stays within what the metric can be, and an interval takes it beyond the seeds by half their range at
+        most, so that the interval of two runs does not flatten every strip.
+        """
+        found = [value for row in rows for value in (row.published_mean, *row.values) if value is not None] or [
+            0.0,
+            1.0,
+        ]
+        least, most = min(found), max(found)
+        room = (most - least) * 0.02 or abs(least) * 0.05 or 1.0
+        reach = max((most - least) / 2, room)
+        low = min([least, *(row.ci95_low for row in rows if row.ci95_low is not None)])
+        high = max([most, *(row.ci95_high for row in rows if row.ci95_high is not None)])
+        low, high = max(low, least - reach) - room, min(high, most + reach) + room
+        bounds = limits(rows[0].metric) if rows else (-inf, inf)
+        inside = bounds[0] <= least and most <= bounds[1]
+        return cls(max(low, bounds[0]), min(high, bounds[1])) if inside else cls(low, high)
 
 
 def page(board: Leaderboard, home: str = "") -> str:
@@ -97,8 +116,8 @@ def line_of(rows: Sequence[Row], scale: Scale) -> dict[str, Any]:
     """One method: cells as (text, second line, sort key), strip and details."""
     row = rows[0]
     bounds = (row.ci95_low, row.ci95_high)
-    cells = [(say.spread(row.mean, row.std, row.unit), say.interval(*bounds, row.unit), row.mean)]
-    cells += [(say.spread(one.mean, one.std, one.unit), "", one.mean) for one in rows[1:]]
+    cells = [(say.mean(row), say.interval(*bounds, row.unit), row.mean)]
+    cells += [(say.mean(one), "", one.mean) for one in rows[1:]]
     cells.append((f"{row.n}/{row.n_planned}", f"{row.failed} failed" if row.failed else "", row.n))
     cells.append((say.published(row), "", row.published_mean))
     gap, digits = row.published_difference, 1 if row.unit == "%" else 2
@@ -129,12 +148,14 @@ def strip(row: Row, scale: Scale) -> dict[str, Any]:
         x = scale(value)
         near = sum(1 for other, _, _ in placed if x - other < 5)
         placed.append((x, (0, -5, 5, -9, 9)[near % 5], f"seed {seed}: {say.number(value, row.unit)}"))
-    interval = None
+    interval, beyond = None, False
     if row.ci95_low is not None and row.ci95_high is not None:
         interval = (scale(row.ci95_low), scale(row.ci95_high))
+        beyond = not scale.holds(row.ci95_low, row.ci95_high)
     return {
         "dots": placed,
         "interval": interval,
+        "beyond": beyond,
         "mean": None if row.mean is None else scale(row.mean),
         "published": None if row.published_mean is None else scale(row.published_mean),
         "words": words(row),
@@ -165,12 +186,14 @@ def details(row: Row) -> list[tuple[str, str]]:
         ("options of the data", say.plain(row.dataset_options)),
         ("sees", row.regime),
         ("selection", row.selection),
+        ("step scored", "selection" in row.used and say.step_range(row)),
         ("published", published),
         ("better than the baseline on", better),
         ("found with 80 % power", row.detectable is not None and say.number(row.detectable, row.unit)),
         ("median, least, greatest", row.mean is not None and spread_of(row)),
         ("grids", ", ".join(row.grids)),
         ("made with", source),
+        ("note", "; ".join(row.notes)),
     ]
     return [(name, str(text)) for name, text in found if text]
 

@@ -11,10 +11,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from spurbench.bench.leaderboard import Leaderboard, Row, Section
+from spurbench.bench.leaderboard import Leaderboard, Section
 from spurbench.bench.report import wording as say
+from spurbench.bench.rows import Row
 
 WIDTH = 120
+SEES = "sees"  # what a row used; where the column has no room, it is said below
 Line = list[Row]
 
 
@@ -74,7 +76,7 @@ def layout(section: Section, columns: list[int]) -> list[Column]:
         Column("p (Holm)", lambda line: say.probability(line[main].p_holm)),
         Column("s/run", lambda line: say.duration(line[main].seconds_per_run), spare=2),
         Column("memory", lambda line: say.memory(line[main].peak_memory_mb), spare=3),
-        Column("sees", lambda line: line[main].regime, spare=4),
+        Column(SEES, lambda line: line[main].regime, spare=4),
     ]
 
 
@@ -85,7 +87,7 @@ def metric(section: Section, column: int, star: bool = False) -> Column:
         row = line[column]
         if row.na:
             return f"n/a: {row.na}" if star else ""
-        return say.spread(row.mean, row.std, row.unit) + ("*" if star and row.among_best else "")
+        return say.mean(row) + ("*" if star and row.among_best else "")
 
     return Column(say.heading(section.lines[0][column]), text, spare=0 if star else 1)
 
@@ -163,7 +165,10 @@ def draw(console: object, one: Sheet, width: int) -> list[str]:
     for cells in absent:  # the reason is wider than any column
         console.print(Text(f"{cells[0]:<{min(LABEL, max(len(c[0]) for c in one.cells))}}  {cells[1]}"), soft_wrap=True)
     gone = [column.heading for i, column in enumerate(one.columns) if i not in kept]
-    return [f"no room here for: {', '.join(gone)} (they are in the other formats)"] if gone else []
+    left = [f"no room here for: {', '.join(gone)} (they are in the other formats)"] if gone else []
+    sees = next((i for i, column in enumerate(one.columns) if column.heading == SEES and i not in kept), None)
+    told = [(cells[sees], cells[0]) for cells in one.cells if cells[sees]] if sees is not None else []
+    return say.together(((f"{SEES}, {what}", label) for what, label in told), len(told)) + left
 
 
 LABEL = 22  # a longer label may be folded
@@ -225,7 +230,7 @@ LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\
          "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
          "−": "$-$", "–": "--", "Δ": r"$\Delta$", "†": r"$^\dagger$", "×": r"$\times$", "·": r"$\cdot$",
          "γ": r"$\gamma$", "λ": r"$\lambda$", "*": r"$^\ast$", "…": r"\ldots{}", '"': "''",
-         "[": "{[}", "]": "{]}"}  # fmt: skip
+         "‡": r"$^\ddagger$", "§": r"\S{}", "[": "{[}", "]": "{]}"}  # fmt: skip
 
 
 def latex_safe(text: str) -> str:

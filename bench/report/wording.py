@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from spurbench.bench.leaderboard import Column, Leaderboard, Row, Section
+from spurbench.bench.leaderboard import Leaderboard, Section
+from spurbench.bench.measures import Column
+from spurbench.bench.pairs import LEAST, choice
 from spurbench.bench.record import used
+from spurbench.bench.rows import Row, in_words
+from spurbench.bench.selection import rule_of
 from spurbench.bench.squares import listed
 
 MINUS = "−"
@@ -26,6 +30,11 @@ def number(value: float | None, unit: str = "%", digits: int | None = None, sign
 def spread(mean: float | None, std: float | None, unit: str, digits: int | None = None) -> str:
     """`mean ± std`, or the mean alone where one run has no spread."""
     return number(mean, unit, digits) + (f" ± {number(std, unit, digits)}" if std is not None else "")
+
+
+def mean(row: Row) -> str:
+    """Mean and deviation, with a sign where they are not what they seem: of another step, or not over every group."""
+    return spread(row.mean, row.std, row.unit) + "‡" * bool(row.partial) + "§" * row.other_step
 
 
 def interval(low: float | None, high: float | None, unit: str) -> str:
@@ -94,8 +103,8 @@ def parts(section: Section) -> list[list[int]]:
 # ---- notes --------------------------------------------------------------------------------------------------------
 
 
-def together(pairs: Iterable[tuple[str, str]], everyone: int) -> list[str]:
-    """`text: labels` for each text, in order; `text: all rows` where it holds for all."""
+def together(pairs: Iterable[tuple[str, str]], everyone: int = 0) -> list[str]:
+    """`text: labels` for each text, in order; `text: all rows` where it holds for all, if they are counted."""
     found: dict[str, list[str]] = {}
     for text, name in pairs:
         found.setdefault(text, []).append(name)
@@ -123,11 +132,34 @@ def faults(rows: Sequence[Row]) -> list[str]:
                 f"{row.label}: worse than chance in training, so it has learned no cue or one the wrong way round and "
                 "does not compete, however well that serves on test"
             )
-        if (versions := len(row.provenance.get("plugins", ()))) > 1:
-            notes.append(f"{row.label}: made with {versions} versions of its method's or dataset's file")
-        if row.note:
-            notes.append(f"{row.label}: {row.note}")
+        if row.tied:
+            latest = f"; {row.latest} of them equal in every criterion, the latest taken" if row.latest else ""
+            notes.append(
+                f"{row.label}: {row.tied} of {row.n} runs chose among equal steps, parted by "
+                f"{rule_of(row.selection_rule).refined}{latest}"
+            )
+        notes += [f"{row.label}: {note}" for note in (*row.notes, row.note) if note]
     return notes
+
+
+def steps(rows: Sequence[Row]) -> list[str]:
+    """After which steps the rows were scored whose rule chose them."""
+    told = [f"{row.label} {step_range(row)}" for row in rows if "selection" in row.used]
+    return [f"step scored, median (range): {'; '.join(told)}"] if told else []
+
+
+def step_range(row: Row) -> str:
+    """`875 (250 to 1250)`: after which steps the runs were scored."""
+    if not row.chosen_steps:
+        return ""
+    least, most = min(row.chosen_steps), max(row.chosen_steps)
+    return f"{median(row.chosen_steps):g}" + (f" ({least} to {most})" if least < most else "")
+
+
+def partly(rows: Sequence[Row]) -> list[str]:
+    """Numbers that are not over every group that training has."""
+    of = [(f"‡ {named((row.split, row.metric))} {row.partial}", row.label) for row in rows if row.partial]
+    return together(of, sum(row.n > 0 for row in rows))
 
 
 def origins(rows: Sequence[Row]) -> list[str]:
@@ -159,17 +191,32 @@ def tested(rows: Sequence[Row]) -> list[str]:
     if found:
         unit, ends = compared[0].unit, (found[0], found[-1])
         middle, low, high = (number(value, unit) for value in (median(found), *ends))
+        adjusted = max(row.comparisons for row in compared)
         notes.append(
             f"a true difference of {middle} {'points' if unit == '%' else ''} to the baseline (median of the rows; "
-            f"{low} to {high}) is found with 80 % power; p is adjusted for {compared[0].comparisons} comparisons"
+            f"{low} to {high}) is found with 80 % power"
+            + (f"; p is adjusted for {adjusted} comparison{'s' * (adjusted > 1)}" if adjusted else "")
         )
-    few = sorted({row.baseline_n for row in compared if 1 < row.baseline_n < 6})
+    few = sorted({row.baseline_n for row in compared if row.baseline_n < 6 and row.p_holm is not None})
     if few:
         least = ", ".join(f"{2 / 2**n:g} for {n} seeds" for n in few)
         notes.append(f"the smallest p this few seeds can give, before adjustment: {least}")
+    short = [row.label for row in compared if row.baseline_n < LEAST]
+    if short:
+        notes.append(f"no p, fewer than {LEAST} seeds in common with the baseline: {'; '.join(short)}")
+    notes += together(
+        (f"no p, as the difference is not the method's alone: the row was chosen {chosen_by(choice(row.used))}, "
+         f"{row.baseline} {chosen_by(row.baseline_used)}", row.label)
+        for row in compared if row.baseline_used is not None
+    )  # fmt: skip
     usual = usual_baseline(rows)
     notes += [f"{row.label} is compared with {row.baseline}" for row in compared if row.baseline != usual]
     return [" ".join(note.split()) for note in notes]
+
+
+def chosen_by(used: Mapping[str, list[str]]) -> str:
+    """By what information, in words."""
+    return f"by {in_words(dict(used))}" if used else "by nothing"
 
 
 def usual_baseline(rows: Sequence[Row]) -> str:
@@ -184,9 +231,9 @@ def section_notes(section: Section, columns: Sequence[int]) -> list[str]:
     rest = [[line[column] for line in section.lines] for column in columns[1:]]
     notes = faults(main)
     if columns[0] == 0:
-        notes += selections(main)
+        notes += selections(main) + steps(main)
     for rows in (main, *rest):
-        notes += [note for note in origins(rows) if note not in notes]
+        notes += partly(rows) + [note for note in origins(rows) if note not in notes]
     return notes + tested(main)
 
 
@@ -199,17 +246,20 @@ def general_notes(board: Leaderboard) -> list[str]:
     several = has(board, lambda row: row.n > 1)
     notes = {
         "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the "
-        "mean": several,
+        "mean, cut where no mean can be": several,
         "n/N: runs that have the number, of those planned; nothing is filled in or left out where they differ": True,
         f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
         "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": has(
             board, lambda r: r.comparisons
         ),
-        "* the best of the competing rows, and those whose paired 95 % t interval to it includes zero; the best of "
-        "many looks better than it is, by chance alone": has(board, lambda row: row.among_best),
+        f"* the best of the rows with {LEAST} runs or more that used no more information (`sees`) than the row itself, "
+        "or not told from that best, as their paired 95 % t interval includes zero; the best of many looks better than "
+        "it is, by chance alone": has(board, lambda row: row.among_best),
         "† hyper-parameters chosen with a look at the test set (oracle selection)": has(
             board, lambda row: row.selection_oracle
         ),
+        "‡ not over every group that training has examples of": has(board, lambda row: row.partial),
+        "§ of the last step, while a rule chose the step of what was held out": has(board, lambda row: row.other_step),
         "published numbers are shown with verified sources only, beside runs of the same data and budget; "
         "diff. is ours minus published": has(board, lambda row: row.published_mean is not None),
         "s/run: median of a run's share of its stack's training time; memory: the largest peak of a process": has(
