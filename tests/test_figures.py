@@ -17,6 +17,7 @@ import pytest
 from spurbench.bench import again, drawings, theory
 from spurbench.bench.errors import UserError
 from spurbench.bench.figures import draw, sheet
+from spurbench.bench.figures.curves import Looks
 from spurbench.bench.figures.source import Source
 from spurbench.bench.figures.squares import coloured
 from spurbench.bench.files import running as alive
@@ -126,6 +127,10 @@ def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monk
     assert (flipped["low"][at], flipped["high"][at]) == (30.0, 100.0)  # seeds 2 and 0; 500 thousandths of a range of 2
     assert flipped["y"][at] == pytest.approx((100 + 50 + 30) / 3, rel=1e-3) and flipped["n"] == 3
     assert looks["x"] == [0, 10, 20] and looks["y"] == [0, 20, 40]
+    record = with_curves(store.records()[0][0], 0)
+    absent = Looks(series=[], split="test")
+    assert Looks(series=[]).kept(Source(store), record)
+    assert not absent.kept(Source(store), record), "a split that was not scored has no share, not one of 0"
     assert [path.suffix for path in draw.save(drawing, tmp_path / "both")] == [".svg", ".pdf", ".png", ".json"]
 
 

@@ -92,13 +92,17 @@ class Looks(Curves):
     metric: str = "worst_group_accuracy"
 
     def kept(self, source: Source, record: Record) -> bool:
-        return bool(record.get("looks"))
+        return bool(record.get("looks")) and None not in self.shares(record)
 
-    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+    def shares(self, record: Record) -> list[float | None]:
+        """Of each look; None where the split is not there or has no examples, which is not a share of 0."""
         from spurbench.bench.measures import SHARES
 
-        shares = [SHARES[self.metric](look["splits"].get(self.split)) for look in record["looks"]]
-        return [look["step"] for look in record["looks"]], [100 * (share or 0.0) for share in shares]
+        return [SHARES[self.metric](look["splits"].get(self.split)) for look in record["looks"]]
+
+    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+        known = [100 * share for share in self.shares(record) if share is not None]
+        return [look["step"] for look in record["looks"]], known
 
     def draw(self, axes: Any, part: Part) -> None:
         super().draw(axes, part)

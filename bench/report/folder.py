@@ -65,7 +65,7 @@ def tables(board: Leaderboard) -> list[dict[str, Any]]:
     for section in board.sections:
         for columns in say.parts(section):
             rows = [line[columns[0]] for line in section.lines]
-            best = [f"{row.label} {say.number(row.mean, row.unit)}" for row in rows if row.among_best]
+            best = [f"{row.label} {say.number(row.mean, row.unit)}{say.signs(row)}" for row in rows if row.among_best]
             found.append({"title": say.title(section), "metric": say.heading(rows[0]), "best": best,
                           "methods": len(rows), "runs": sum(row.n for row in rows)})  # fmt: skip
     return found

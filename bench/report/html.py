@@ -133,7 +133,7 @@ def line_of(rows: Sequence[Row], scale: Scale) -> dict[str, Any]:
         "strip": strip(row, scale),
         "details": details(row),
         "seeds": [(seed, *(value_of(one, seed) for one in rows)) for seed in row.seeds],
-        "metrics": [say.heading(one) for one in rows],
+        "metrics": [say.heading(one) + say.signs(one) for one in rows],
     }
 
 

@@ -34,7 +34,11 @@ def spread(mean: float | None, std: float | None, unit: str, digits: int | None 
 
 def mean(row: Row) -> str:
     """Mean and deviation, with a sign where they are not what they seem: of another step, or not over every group."""
-    return spread(row.mean, row.std, row.unit) + "‡" * bool(row.partial) + "§" * row.other_step
+    return spread(row.mean, row.std, row.unit) + signs(row)
+
+
+def signs(row: Row) -> str:
+    return "‡" * bool(row.partial) + "§" * row.other_step
 
 
 def interval(low: float | None, high: float | None, unit: str) -> str:
