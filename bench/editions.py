@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from spurbench.bench import versions
-from spurbench.bench.record import Record, fingerprint
+from spurbench.bench.record import Record
 
-Version = Mapping[str, str]  # part → hash, empty where it is not known
+Version = Mapping[str, str]  # part, or path of a file that was read → hash, empty where it is not known
 Edited = Callable[[Record], Sequence[str]]
 """The files of a record that have changed since on this machine, in words."""
 PARTS = {"method": "the method's file", "dataset": "the dataset's file", "data": "the data"}
@@ -25,9 +26,7 @@ class Past:
 
     def of(self, record: Record) -> Version:
         if record["id"] not in self.found:
-            version, files = versions.of(record), record["provenance"].get("files") or {}
-            data = version["data"] or (fingerprint(sorted(files.values())) if files else "")
-            self.found[record["id"]] = {**version, "data": data}
+            self.found[record["id"]] = versions.of(record) | dict(record["provenance"].get("files") or {})
         return self.found[record["id"]]
 
     def edited(self, record: Record) -> list[str]:
@@ -76,7 +75,7 @@ def standing(first: Record, group: Mapping[int, Record], past: Past) -> tuple[bo
 
 
 def said(version: Version) -> int:
-    return sum(map(bool, version.values()))
+    return sum(bool(version.get(part)) for part in PARTS)
 
 
 def agreeing(first: Record, records: Mapping[int, Record], past: Past) -> dict[int, Record]:
@@ -89,9 +88,13 @@ def agreeing(first: Record, records: Mapping[int, Record], past: Past) -> dict[i
     return dict(sorted(kept.items()))
 
 
-def clashes(one: Version, other: Version, parts: Iterable[str] = PARTS) -> list[str]:
-    """The parts in which two versions are known to differ, in words."""
-    return [PARTS[part] for part in parts if one.get(part) and other.get(part) and one[part] != other[part]]
+def clashes(one: Version, other: Version, but: Iterable[str] = ()) -> list[str]:
+    """The parts in which two versions are known to differ, in words; those of `but` left out.
+
+    Of the files that were read to load data, those that both have read count: seeds may read different ones.
+    """
+    shared = [part for part in one.keys() & other.keys() if part not in but and one[part] and other[part]]
+    return sorted(PARTS.get(part, Path(part).name) for part in shared if one[part] != other[part])
 
 
 def notes(found: Edition, draws: Sequence[Record], past: Past) -> list[str]:

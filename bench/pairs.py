@@ -15,11 +15,11 @@ from typing import Any
 from spurbench.bench import editions, stats
 from spurbench.bench.measures import limits
 from spurbench.bench.published import Comparison
+from spurbench.bench.record import fingerprint
 from spurbench.bench.rows import Row, Used
 from spurbench.bench.squares import Square
 
 LEAST = 5  # seeds in common, below which two rows are not tested and none is the best
-OF_DATA = ("dataset", "data")  # parts of a version; where they differ, the examples may
 
 
 def choice(used: Used) -> Used:
@@ -39,12 +39,12 @@ def uncompared(group: Sequence[Square]) -> list[list[str]]:
     found: list[list[str]] = [[] for _ in group]
     for data in {square.data for square in group}:
         kin = [at for at, square in enumerate(group) if square.data == data and square.records]
-        each = {tuple(group[at].version.get(part, "") for part in OF_DATA): group[at] for at in kin}
+        each = {fingerprint({**group[at].version, "method": ""}): group[at] for at in kin}
         if len(each) < 2:
             continue
         home = most(list(each.values()), [group[at] for at in kin])
         for at in kin:
-            what = editions.clashes(group[at].version, home.version, OF_DATA)
+            what = editions.clashes(group[at].version, home.version, but=("method",))
             names = "; ".join(group[i].label for i in kin if group[i].beside(home))
             text = f"made with another version of {' and '.join(what)} than {names}: not compared with these"
             found[at] += [text] if what else []

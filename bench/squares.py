@@ -59,7 +59,7 @@ class Square:
 
     def beside(self, other: Square) -> bool:
         """Whether its runs may be compared with another's: as far as is known, on the same data by the same code."""
-        return self.data == other.data and not editions.clashes(self.version, other.version, ("dataset", "data"))
+        return self.data == other.data and not editions.clashes(self.version, other.version, but=("method",))
 
 
 def squares(
