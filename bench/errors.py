@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-LONGEST = 80  # characters of a name in a message
+MESSAGE = 2000  # characters of a message at most
+LONGEST = 80  # of a name in one
 
 
 class UserError(Exception):
     """A mistake in what the user gave; its text says what came, what was expected and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(short(message, MESSAGE))
 
 
 class StoreTrouble(UserError):
@@ -38,3 +42,21 @@ def named(kind: str, name: str, known: Iterable[str]) -> str:
 def cut(text: str) -> str:
     """A name as a message shows it: its beginning, if it is long."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def short(text: str, most: int) -> str:
+    """The text, without its middle if it is longer than that: it begins with what is wrong and ends with what to do."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}… ({len(text) - most:,} characters) …{text[-(most // 2) :]}"
+
+
+def reason(error: BaseException) -> str:
+    """Why something of a user's failed, in one line."""
+    try:
+        text = " ".join(str(error).split()[:200])
+    except Exception:  # its own text may raise, too
+        text = ""
+    if isinstance(error, UserError):
+        return text
+    return short(f"{type(error).__name__}: {text or 'no message'}", 500)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from spurbench.bench.errors import UserError
 from spurbench.bench.fields import WHOLE, quoted, shown, unwritable
 
+MOST_BYTES = 4_000_000
 Where = tuple[str | int, ...]
 """The way to a value: keys and list positions from the root."""
 MOST_CHARACTERS, MOST_VALUES = 4_000_000, 200_000  # of a file; an anchor counts where it is used
@@ -74,6 +76,25 @@ def read(text: str, name: str) -> tuple[Any, Origin]:
         return build(root, (), lines, name), Origin(name, lines)
     except RecursionError:
         raise UserError(f"{name}: an anchor contains itself, or the nesting is too deep") from None
+
+
+def load(path: Path, name: str) -> tuple[Any, Origin]:
+    """The document in a file, and the line of each thing in it; errors as for `read`.
+
+    Errors: UserError also for a file that cannot be read, is no text or is far too large; FileNotFoundError.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{name}: more than {MOST_BYTES // 10**6} MB, too large for a file of settings")
+        return read(content.decode("utf-8-sig"), name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start}): {error.reason}") from None
 
 
 def scalar(text: str, name: str) -> Any:

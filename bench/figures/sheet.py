@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from spurbench.bench.figures.source import Kind
 from spurbench.bench.figures.squares import Squares
 from spurbench.bench.figures.surface import Surface
 from spurbench.bench.gridfile import Strict, checked
-from spurbench.bench.yamlfile import Origin, read
+from spurbench.bench.home import at_home
+from spurbench.bench.yamlfile import Origin
+from spurbench.bench.yamlfile import load as document
 
 KINDS: dict[str, type[Kind]] = {
     "surface": Surface,
@@ -63,7 +66,7 @@ def load(name_or_path: str) -> list[Figure]:
     if name_or_path in files:
         return figures_of(files[name_or_path])
     if name_or_path.endswith((".yaml", ".yml")):
-        return figures_of(Path(name_or_path))
+        return figures_of(at_home(Path(name_or_path)))
     known = {one.name: one for one in shipped()}
     if name_or_path not in known:
         raise UserError(f"{unknown('figure', name_or_path, [*known, *files])}, or the path of a .yaml file")
@@ -78,16 +81,17 @@ def shipped() -> list[Figure]:
 def figures_of(path: Path) -> list[Figure]:
     """All figures of a file."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the figures in {path}: {error}") from None
-    data, origin = read(text, str(path))
+        data, origin = document(path, str(path))
+    except FileNotFoundError:
+        raise UserError(f"no file of figures {path}") from None
     if not isinstance(data, Mapping) or not all(isinstance(one, Mapping) for one in data.values()):
         raise origin.error((), "expected NAME: with a title and panels for each figure")
     return [figure(name, fields, origin) for name, fields in data.items()]
 
 
 def figure(name: str, fields: Any, origin: Origin) -> Figure:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise origin.error((name,), f"'{name}' cannot name a file: expected letters, digits, '.', '_' and '-'")
     sheet = checked(fields, FigureSheet, origin, (name,), name)
     grid = sheet.grid
     if grid and grid.endswith((".yaml", ".yml")):
