@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
+from pathlib import Path
 from typing import Any
 
 from spurbench.bench.errors import UserError
@@ -21,6 +23,7 @@ INPUTS = 100  # of a network, about
 BIG_STEP = 1e9  # floating-point operations; below, handing work to a second thread costs more than it gains
 SMALL_HEIGHT = 5  # seeds in one process when steps are small; more gain little and wait for each other
 GPU_HEIGHT = 16
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,40 @@ class Layout:
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: those it is bound to, and no more than its control groups grant the time of."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, ceil(min(bound, granted())))
+
+
+def granted(of: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many cores' time the control groups of this process grant it, which is how containers are limited."""
+    found = inf
+    with suppress(OSError, ValueError):
+        for entry in of.read_text(encoding="utf-8", errors="replace").splitlines():
+            kinds, path = entry.split(":", 2)[1:]
+            if kinds and "cpu" not in kinds.split(","):
+                continue
+            group = root / (kinds if kinds else ".") / path.lstrip("/")
+            found = min(found, *(quota(each) for each in (group, *group.parents) if each.is_relative_to(root)))
+    return found
+
+
+def quota(group: Path) -> float:
+    """Cores' worth of time of one control group, in the words of the second version or the first."""
+    with suppress(OSError, ValueError):
+        most, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return inf if most == "max" else int(most) / int(period)
+    with suppress(OSError, ValueError):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        most, period = ((group / name).read_text(encoding="ascii") for name in names)
+        return inf if int(most) <= 0 else int(most) / int(period)
+    return inf
+
+
+def most_threads() -> float:
+    """The threads a process may have at most, as the user's environment says in OMP_NUM_THREADS or MKL_NUM_THREADS."""
+    first = (os.environ.get(name, "").split(",")[0].strip() for name in THREADS)
+    return min((int(text) for text in first if text.isdecimal() and int(text)), default=inf)
 
 
 def gpus() -> int:
@@ -87,9 +122,15 @@ def choose(device: str, jobs: int | None, threads: int | None, runs: int) -> Lay
     devices = find_devices(device)
     if devices[0].startswith("cuda"):
         slots = [d for d in devices for _ in range(max(1, (jobs or len(devices)) // len(devices)))]
-        return Layout(tuple(slots), GPU_HEIGHT, threads or max(1, cores() // len(slots)))
+        return Layout(tuple(slots), GPU_HEIGHT, threads or share(len(slots)))
     processes = max(1, min(jobs or cores(), runs))
-    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or max(1, cores() // processes))
+    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or share(processes))
+
+
+def share(processes: int) -> int:
+    """The threads of each of so many processes where the user has not said: their cores, or fewer if the environment
+    asks for that."""
+    return max(1, int(min(cores() // processes, most_threads())))
 
 
 def step_flops(training: Mapping[str, Any], rows: int) -> float:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from typing import TypeVar
 
-from spurbench.bench import registry
+from spurbench.bench import layout, registry
 from spurbench.bench.errors import UserError
 
 Task = TypeVar("Task")
@@ -33,10 +33,12 @@ def side_by_side(
     of them the processes are ended at once, whatever they are at.
     """
     before = mp.active_children()
-    pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), begin, (plugins,))
+    with environment():
+        pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), begin, (plugins,))
     with interruptible() as asked:
         try:
-            waiting = {pool.submit(work, task): task for task in tasks}
+            with environment():
+                waiting = {pool.submit(work, task): task for task in tasks}
             left = set(waiting)
             while left:
                 done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -55,6 +57,31 @@ def side_by_side(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def variables(threads: int | None = None) -> dict[str, str]:
+    """The environment of every Python process that is started for a command, on top of what it inherits.
+
+    Files of the working directory are no modules in it, whatever they are called, and the libraries that read their
+    number of threads as they are loaded find it there.
+    """
+    found = {"PYTHONSAFEPATH": "1"}
+    return found | dict.fromkeys(layout.THREADS, str(threads)) if threads else found
+
+
+@contextmanager
+def environment(threads: int | None = None) -> Iterator[None]:
+    """Processes of `multiprocessing` started inside have the environment of `variables`, and so have its helpers."""
+    before = {name: os.environ.get(name) for name in variables(threads)}
+    os.environ.update(variables(threads))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench import layout
+
 BESIDE = "spurbench-code.json"  # in the folder that holds a copy of the package: where the copy comes from
+ROOMS = ("--", "bench", "methods", "datasets")
 PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
 
 
@@ -21,20 +24,34 @@ PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
 def code() -> dict[str, str | None]:
     """Commit of the checkout the package runs from, and a hash of what differs from it (None if nothing does).
 
-    A copy of the package says so itself, and what it is called.
+    A copy of the package says so itself, and what it is called. Where git does not answer, the difference is
+    `unknown: ` and why.
     """
-    root = Path(__file__).parents[1]
+    return code_of(Path(__file__).parents[1])
+
+
+def code_of(root: Path) -> dict[str, str | None]:
+    """What `code` says of the package in a folder."""
     beside = root.parent / BESIDE
     if beside.exists():
         found: dict[str, str | None] = json.loads(beside.read_bytes())
         return found
     if not (root / ".git").exists():
         return {"commit": None, "diff": None}
-    rooms = ("--", "bench", "methods", "datasets")
-    commit = git(root, "rev-parse", "HEAD").strip()
-    new = git(root, "ls-files", "--others", "--exclude-standard", *rooms).splitlines()
-    diff = git(root, "diff", "HEAD", *rooms) + "".join(f"{name} {content(root / name)}\n" for name in new)
-    return {"commit": commit or None, "diff": hashlib.sha256(diff.encode()).hexdigest() if diff else None}
+    commit = None
+    try:
+        commit = git(root, "rev-parse", "HEAD").decode().strip()
+        new = git(root, "ls-files", "-z", "--others", "--exclude-standard", *ROOMS).split(b"\0")
+        diff = git(root, "diff", "--no-ext-diff", "HEAD", *ROOMS)
+    except Unanswered as error:
+        return {"commit": commit, "diff": f"unknown: {error}"}
+    for name in map(os.fsdecode, filter(None, new)):
+        diff += f"{name} {content(root / name)}\n".encode(errors="surrogateescape")
+    return {"commit": commit, "diff": hashlib.sha256(diff).hexdigest() if diff else None}
+
+
+class Unanswered(Exception):
+    """Git does not say what it was asked; the text is its reason."""
 
 
 def content(path: Path | None) -> str | None:
@@ -44,12 +61,25 @@ def content(path: Path | None) -> str | None:
     return None
 
 
-def git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> bytes:
+    """What git prints about the repository whose folder is `root`, and no other that the environment may name.
+
+    Errors: Unanswered, without the folder's name, which has no place in a record.
+    """
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, check=False, env=own | {"LC_ALL": "C"},
+            timeout=60, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except FileNotFoundError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        raise Unanswered("git is not installed") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unanswered(f"git does not run ({type(error).__name__})") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().split("\n")[0].removeprefix("fatal: ")
+        raise Unanswered(f"git: {said.replace(str(root), 'the checkout')[:200] or f'exit code {done.returncode}'}")
+    return done.stdout
 
 
 @cache
@@ -68,7 +98,7 @@ def versions() -> dict[str, str]:
 def cpu() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
     names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -77,7 +107,7 @@ def cpu() -> str:
 def has_bf16() -> bool:
     """Whether this processor has bf16 instructions; without them bf16 is slower than float32."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
     return "avx512_bf16" in text or "amx_bf16" in text or " bf16" in text
 
 
@@ -86,4 +116,4 @@ def hardware(device: str) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-    return {"cpu": cpu(), "bf16": has_bf16(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu}
+    return {"cpu": cpu(), "bf16": has_bf16(), "cores": layout.cores(), "gpu": gpu}
