@@ -84,8 +84,9 @@ def effective(options: Mapping[str, Option], values: Mapping[str, Any], given: M
 
 
 def shown(value: Any) -> str:
-    """A value in a message: numbers short, long texts cut."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    """A value in a label or message: numbers short, but no two the same; long texts cut."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    text = short if not isinstance(value, float) or float(short) == value else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from spurbench.bench import registry
 from spurbench.bench.errors import UserError, cut, unknown
+from spurbench.bench.home import at_home
 from spurbench.bench.plans import decided, search_of
 from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, identity, settled
 from spurbench.bench.selection import RULES, Scores, at_its_best, lack, mean_scores
-from spurbench.bench.yamlfile import Origin, Where, read, scalar
+from spurbench.bench.yamlfile import Origin, Where, load, scalar
 
 if TYPE_CHECKING:
     from spurbench.bench.gridfile import GridSheet
@@ -87,7 +88,7 @@ def shipped_grids() -> dict[str, str]:
     """The grids that come with spurbench: name → description."""
     found = {}
     for file in sorted(SHIPPED.glob("*.yaml")):
-        data, _ = read(file.read_text(encoding="utf-8"), file.name)
+        data, _ = load(file, file.name)
         found[file.stem] = str(data.get("description", "")).strip()
     return found
 
@@ -106,15 +107,12 @@ def load_grid(name_or_path: str) -> Grid:
 def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
     """The raw content of a grid, where it came from, and its file's stem."""
     shipped = {file.stem: file for file in SHIPPED.glob("*.yaml")}
-    path = shipped.get(name_or_path, Path(name_or_path))
+    path = shipped.get(name_or_path) or at_home(Path(name_or_path))
     try:
-        text = path.read_text(encoding="utf-8")
+        data, origin = load(path, path.name if name_or_path in shipped else str(path))
     except FileNotFoundError:
         error = unknown("grid", name_or_path, shipped)
         raise UserError(f"{error}, or the path of a .yaml file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the grid {name_or_path}: {error}") from None
-    data, origin = read(text, path.name if name_or_path in shipped else str(path))
     return data, origin, path.stem
 
 
@@ -373,11 +371,8 @@ def only(grid: Grid, patterns: Sequence[str]) -> Grid:
     if not patterns:
         return grid
     names = [cell_names(cell.dataset, cell.method, cell.label) for cell in grid.cells]
-    for pattern in patterns:
-        if not any(named(row, [pattern]) for row in names):
-            raise unknown("dataset, method or label in the grid", pattern, {n for row in names for n in row[:3]})
-    kept = [cell for cell, row in zip(grid.cells, names, strict=True) if named(row, patterns)]
-    return replace(grid, cells=tuple(kept))
+    kept = chosen(names, patterns, "dataset, method or label in the grid")
+    return replace(grid, cells=tuple(grid.cells[place] for place in sorted(kept)))
 
 
 def cell_names(dataset: str, method: str, label: str) -> tuple[str, ...]:
@@ -385,9 +380,25 @@ def cell_names(dataset: str, method: str, label: str) -> tuple[str, ...]:
     return dataset, method, label, f"{dataset}/{method}", f"{dataset}/{label}"
 
 
-def named(names: Iterable[str], patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits one of the names."""
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+def chosen(rows: Sequence[Collection[str]], patterns: Iterable[str], kind: str) -> set[int]:
+    """The places of the rows that the patterns name, each row given by all its names.
+
+    What is a name as it stands means that one, even with `*`, `?` or `[` in it; else it is a pattern.
+    Errors: UserError for one that names none, with the nearest name.
+    """
+    found: set[int] = set()
+    for pattern in patterns:
+        here = picked(rows, pattern)
+        if not here:
+            raise unknown(kind, pattern, {name for names in rows for name in names if "/" not in name})
+        found |= here
+    return found
+
+
+def picked(rows: Sequence[Collection[str]], pattern: str) -> set[int]:
+    """The places of the rows that one pattern names, as for `chosen`."""
+    exact = {place for place, names in enumerate(rows) if pattern in names}
+    return exact or {place for place, names in enumerate(rows) if any(fnmatchcase(name, pattern) for name in names)}
 
 
 def at(origin: Origin, where: tuple[str | int, ...], action: Callable[[], T]) -> T:

@@ -83,12 +83,13 @@ def declared(options: Iterable[Option], of: str) -> list[Axis]:
 
 
 def choices(axes: Sequence[Axis], draws: int | None, dataset: str, method: str) -> list[dict[int, Any]]:
-    """What the axes take, axis position → value: `draws` random draws, or else every combination of lists.
+    """What the axes take, axis position → value: `draws` random draws, each once, or else all combinations of lists.
 
     Errors: ValueError if a range is given without a number of draws.
     """
     if draws is not None:
-        return [{i: drawn(axis, dataset, method, n) for i, axis in enumerate(axes)} for n in range(draws)]
+        each = [{i: drawn(axis, dataset, method, n) for i, axis in enumerate(axes)} for n in range(draws)]
+        return list({repr(values): values for values in each}.values())  # draws from a list come out alike
     for one in axes:
         if one.scale:
             raise ValueError(f"{one.key} of {method} is a range: say how many random draws with 'draws: 8'")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from spurbench.bench import options
+from spurbench.bench.terminal import plain, shell
 
 StoreFolder = Annotated[Path, typer.Argument(help="The folder of the results.")]
 Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")]
@@ -121,7 +122,7 @@ def cancel(store: StoreFolder, cell: Cells = None) -> None:
     from spurbench.slurm import queue
 
     gone = queue.cancel(Store.open(store), cell or [])
-    print(f"cancelled {len(gone)} tasks; `spurbench retry {store}` sends their runs again")
+    print(f"cancelled {len(gone)} tasks; `spurbench retry {shell(store)}` sends their runs again")
 
 
 def collect(store: StoreFolder) -> None:
@@ -133,7 +134,7 @@ def collect(store: StoreFolder) -> None:
     causes = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     print(f"{kinds.total()} runs had ended without a record{': ' if causes else ''}{causes}")
     if kinds:
-        print(f"next: spurbench retry {store}")
+        print(f"next: spurbench retry {shell(store)}")
 
 
 def logs(
@@ -145,11 +146,10 @@ def logs(
     from spurbench.bench.store import Store
     from spurbench.slurm import queue
 
-    for task in queue.tasks(Store.open(store)):
-        if task.of(cell or []):
-            text = task.log.read_text(errors="replace").splitlines() if task.log.exists() else ["(no log yet)"]
-            print(f"== {task.id}: {', '.join(job.title for job in task.jobs)}\n   {task.log}")
-            print("\n".join(text[-lines:]))
+    for task in queue.named(Store.open(store), cell or []):
+        text = task.log.read_text("utf-8", "replace").splitlines() if task.log.exists() else ["(no log yet)"]
+        print(plain(f"== {task.id}: {', '.join(job.title for job in task.jobs)}\n   {task.log}"))
+        print(plain("\n".join(text[-lines:])))
 
 
 def say(sent: Any, where: Path, dry_run: bool) -> None:
@@ -170,4 +170,4 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
     if sent.searching:
         print("these are searches; submit again when they have ended, for the runs they decide")
     if not dry_run:
-        print(f"next: spurbench watch {where}")
+        print(f"next: spurbench watch {shell(where)}")

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.yamlfile import read
+from spurbench.bench.home import home
+from spurbench.bench.yamlfile import load
 from spurbench.slurm.arrays import Resources
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -18,7 +19,9 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 def profiles_file() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "spurbench" / "clusters.yaml"
+    """Where the user's profiles are; without a home folder there are none."""
+    own = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(own) if own else (home() or Path(os.devnull)) / ".config") / "spurbench" / "clusters.yaml"
 
 
 def profile(name: str | None) -> Layer:
@@ -27,7 +30,7 @@ def profile(name: str | None) -> Layer:
     The file maps names to resources: `default: {partition: gpu, account: lab, time: 8h, setup: [module load cuda]}`.
     """
     file = profiles_file()
-    known = read(file.read_text(encoding="utf-8"), str(file))[0] if file.exists() else {}
+    known = load(file, str(file))[0] if os.path.exists(file) else {}  # False, too, where it may not be looked for
     if not isinstance(known, Mapping) or not all(isinstance(value, Mapping) for value in known.values()):
         raise UserError(f"{file}: expected a name for each cluster, and its resources under it")
     if name is not None and name not in known:

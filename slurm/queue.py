@@ -17,7 +17,7 @@ from typing import Any
 
 from spurbench.bench.errors import UserError
 from spurbench.bench.files import write_atomically
-from spurbench.bench.grid import cell_names, named
+from spurbench.bench.grid import cell_names, chosen
 from spurbench.bench.job import Job
 from spurbench.bench.record import Record, canonical, settled
 from spurbench.bench.store import Store
@@ -48,10 +48,10 @@ class Task:
     def log(self) -> Path:
         return self.folder / "logs" / f"{self.id}_0_log.out"
 
-    def of(self, patterns: Sequence[str]) -> bool:
-        """Whether a pattern names it, or a cell of it; no pattern names all."""
-        names = {self.id}.union(*(cell_names(job.runs[0].dataset, job.runs[0].method, job.label) for job in self.jobs))
-        return not patterns or named(names, patterns)
+    @property
+    def names(self) -> set[str]:
+        """What it may be called by: its id, or what a cell of it is called."""
+        return {self.id}.union(*(cell_names(job.runs[0].dataset, job.runs[0].method, job.label) for job in self.jobs))
 
 
 def manifest_of(folder: Path, array: int) -> Path:
@@ -67,6 +67,18 @@ def tasks(store: Store) -> Iterator[Task]:
             for index, jobs in enumerate(read_manifest(file.parent, number)["tasks"]):
                 id = f"{array}_{index}"
                 yield Task(id, [Job.from_dict(fields) for fields in jobs], file.parent, number, ends.get(id))
+
+
+def named(store: Store, patterns: Sequence[str]) -> list[Task]:
+    """The tasks that patterns name; no pattern names all.
+
+    Errors: UserError for a pattern that names none, with the nearest name.
+    """
+    every = list(tasks(store))
+    if not patterns:
+        return every
+    names = [task.names for task in every]
+    return [every[place] for place in sorted(chosen(names, patterns, "submitted task or cell"))]
 
 
 def read_manifest(folder: Path, array: int) -> dict[str, Any]:
@@ -186,8 +198,8 @@ def worded(state: str, code: str, number: str) -> End:
 def ask(*words: str) -> str | None:
     """What a command of SLURM prints; None if it is not there or fails."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 
@@ -197,13 +209,13 @@ def ask(*words: str) -> str | None:
 
 def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
     """Take tasks out of the queue for good; the tasks concerned. That they are cancelled is written down first."""
-    queue = in_queue()
-    chosen = [task for task in tasks(store) if task.id in queue and task.of(patterns) and not task.end]
+    meant, queue = named(store, patterns), in_queue()
+    gone = [task for task in meant if task.id in queue and not task.end]
     end = "cancelled", "by `spurbench cancel`"
-    write_ends(replace(task, end=end) for task in chosen)
-    for at in range(0, len(chosen), 500):
-        subprocess.run(["scancel", *(task.id for task in chosen[at : at + 500])], check=False)
-    return chosen
+    write_ends(replace(task, end=end) for task in gone)
+    for at in range(0, len(gone), 500):
+        subprocess.run(["scancel", *(task.id for task in gone[at : at + 500])], check=False)
+    return gone
 
 
 def collect(store: Store) -> list[Record]:

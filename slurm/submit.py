@@ -27,8 +27,9 @@ from spurbench.bench.store import Store
 from spurbench.slurm import snapshot
 from spurbench.slurm.arrays import Array, Resources, plan
 from spurbench.slurm.profiles import resources as resources_from
-from spurbench.slurm.queue import ask, in_queue, manifest_of, read_manifest, tasks
+from spurbench.slurm.queue import ask, in_queue, manifest_of, named, read_manifest, tasks
 
+PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # a compute node sees others of these names
 
 
@@ -103,10 +104,9 @@ def again(
     Each run asks for what it asked for last time, changed by `change`.
     """
     check(store, wish)
-    last = {run.id: (job, task) for task in tasks(store) if task.of(patterns) for job in task.jobs for run in job.runs}
+    last = {run.id: (job, task) for task in named(store, patterns) for job in task.jobs for run in job.runs}
     if not last:
-        what = f" called {', '.join(patterns)}" if patterns else ""
-        raise UserError(f"nothing{what} was submitted for {store.root}; `spurbench status` has the names of its cells")
+        raise UserError(f"nothing was submitted for {store.root}")
     fates = {id: fate(store.record(id)) for id in last.keys() - queued(store)}
     ids = {id for id, ended in fates.items() if ended == "outside" or (failures and ended == "itself")}
     groups: dict[Resources, list[Job]] = {}
@@ -135,6 +135,10 @@ def check(store: Store, wish: Wish) -> None:
     """What must hold before anything is written."""
     if not wish.dry_run and shutil.which("sbatch") is None:
         raise UserError("no sbatch here: submit from a node of the cluster, or try slurm/local_cluster.sh")
+    if "\\" in str(store.root.resolve()) or "\n" in str(store.root.resolve()):
+        raise UserError(
+            f"sbatch takes no path with a backslash or a line break, as {store.root} has: name another store"
+        )
     if not wish.node_local and any(store.root.resolve().is_relative_to(folder) for folder in LOCAL_FOLDERS):
         raise UserError(f"{store.root} lies in a folder that other nodes do not share: name one they do, with --store")
 
@@ -167,7 +171,10 @@ def largest_array() -> int:
 
 def room() -> int | None:
     """How many more tasks this user may have in the queue; None where the cluster sets no limit or does not say."""
-    user = getpass.getuser()
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # not in the list of users, as in many a container
+        user = str(os.getuid())
     said = ask("sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={user}", "format=MaxSubmitJobs")
     limits = [int(line) for line in (said or "").split() if line.isdigit()]
     return max(0, min(limits) - len(in_queue())) if limits else None
@@ -226,7 +233,7 @@ def script(array: Array, folder: Path, number: int, name: str, code: Path | None
     """The text that sbatch gets."""
     made = executor(array, folder, name, code)
     text: str = made._make_submission_file_text(command(array, folder, number), "spurbench")
-    return text
+    return text.replace(PERCENT, "%%")
 
 
 def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
@@ -238,7 +245,7 @@ def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
         def affinity(cls) -> int:
             return 1  # a dry run needs no cluster
 
-    made = Executor(folder / "logs")
+    made = Executor(Path(str(folder).replace("%", PERCENT)) / "logs")
     parameters = array.resources.parameters(name, array.parallel)
     if code is not None:
         path = f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
@@ -251,7 +258,7 @@ def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
 
 def command(array: Array, folder: Path, number: int) -> str:
     """Without srun the shell is replaced by Python, so that SLURM's signals reach it."""
-    words = [sys.executable, "-m", "spurbench.slurm.task", str(manifest_of(folder, number))]
+    words = [sys.executable, "-P", "-m", "spurbench.slurm.task", str(manifest_of(folder, number))]
     return f"{'' if array.resources.srun else 'exec '}{shlex.join(words)}"
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spurbench.bench import registry
+from spurbench.bench import registry, terminal
 from spurbench.bench.claims import TASK
 from spurbench.bench.errors import UserError
 from spurbench.bench.files import write_atomically
@@ -31,6 +31,7 @@ STARTS = 5  # a task that starts so often without getting anywhere is given up
 
 def main(manifest: str) -> int:
     """Run this task's jobs; the exit code."""
+    terminal.prepare()
     asked: list[int] = []
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))

@@ -603,6 +603,32 @@ def test_only_keeps_what_is_named():
         only(grid, ["imr"])
 
 
+def test_a_whole_name_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0\ndatasets:\n  - dataset: two_moon\n    methods:\n      - {method: sd, label: 'sd [ours]'}\n"
+        "      - {method: erm, label: 'erm*'}\n      - {method: erm, label: 'erm?', training: {lr: 0.02}}\n"
+    )
+    grid = load_grid(str(tmp_path / "g.yaml"))
+    for pattern, expected in [
+        ("sd [ours]", ["sd [ours]"]), ("erm?", ["erm?"]), ("erm*", ["erm*"]), ("two_moon/erm?", ["erm?"]),
+        ("erm", ["erm*", "erm?"]), ("?rm[*?]", ["erm*", "erm?"]), ("s*", ["sd [ours]"]),
+    ]:  # fmt: skip
+        assert [cell.label for cell in only(grid, [pattern]).cells] == expected
+    with pytest.raises(UserError, match=r"did you mean sd \[ours\]\?"):
+        only(grid, ["sd [our]"])
+
+
+def test_draws_that_come_out_alike_are_one_row(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0\ndatasets:\n  - dataset: two_moon\n    methods:\n"
+        "      - {method: sd, draws: 8, hyper_parameters: {delay: [0, 2, 4]}}\n"
+        "      - {method: erm, training: {lr: [0.0123456789, 0.0123456788]}}\n"
+    )
+    labels = [cell.label for cell in load_grid(str(tmp_path / "g.yaml")).cells]
+    assert sorted(labels[:-2]) == ["sd delay=0", "sd delay=2", "sd delay=4"]
+    assert labels[-2:] == ["erm training.lr=0.0123456789", "erm training.lr=0.0123456788"]
+
+
 def test_the_summary_counts_runs_and_updates():
     rows = {(row["dataset"], row["label"]): row for row in summary(expand(load_grid("quick"), {}))}
     assert (rows["two_moon", "sd"]["runs"], rows["two_moon", "sd"]["updates"]) == (10, 20_000)

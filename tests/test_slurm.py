@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from spurbench.bench.errors import UserError
-from spurbench.bench.grid import adhoc_grid, expand, runs
+from spurbench.bench.grid import adhoc_grid, expand, load_grid, runs
 from spurbench.bench.job import Job, Options, gather
 from spurbench.bench.record import sealed
 from spurbench.bench.recording import frame
 from spurbench.bench.store import Store
 from spurbench.slurm import profiles, snapshot, submit, task
 from spurbench.slurm.arrays import Array, Resources, changed, minutes, plan
-from spurbench.slurm.queue import ends_of
+from spurbench.slurm.queue import ends_of, named
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "slurm" / "local_cluster.sh"
@@ -127,7 +127,7 @@ export PYTHONPATH=/shared/s/code/c0de"${PYTHONPATH:+:$PYTHONPATH}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec PYTHON -m spurbench.slurm.task /shared/s/slurm/x/array-0.json
+exec PYTHON -P -m spurbench.slurm.task /shared/s/slurm/x/array-0.json
 """
 
 
@@ -137,6 +137,13 @@ def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     array = Array([[job] for job in jobs_of(3)], resources, 2)
     text = submit.script(array, Path("/shared/s/slurm/x"), 0, "paper", Path("/shared/s/code/c0de"))
     assert text.strip() == GOLDEN.strip()
+
+
+def test_a_store_with_signs_that_sbatch_reads(spurbench: Any, tmp_path: Path) -> None:
+    send = ("submit", "quick", "--node-local", "--dry-run", "--store")
+    said = spurbench(*send, tmp_path / "a%j b's").stdout
+    assert "/a%%j b'\"'\"'s/" in said and f"{tmp_path}/a%j b'\"'\"'s/slurm" in said  # the log; the manifest
+    assert "backslash" in spurbench(*send, tmp_path / "a\\x", code=2).stderr
 
 
 def test_a_dry_run_leaves_nothing_behind(spurbench: Any, tmp_path: Path) -> None:
@@ -247,6 +254,46 @@ def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     assert ended is not None and ended["cause"]["kind"] == "node_failure" and "5 times" in ended["cause"]["message"]
     done = store.record(jobs[0].runs[0].id)
     assert done is not None and done["status"] == "done"
+
+
+def submitted(store: Store) -> None:
+    """A submission of three cells with labels that are patterns, as `submit` writes it."""
+    text = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [{method: sd, label: 'sd [ours]'}, "
+    text += "{method: erm, label: 'erm*'}, {method: erm, label: 'erm?', training: {lr: 0.02}}]}]"
+    (store.root / "g.yaml").write_text(text)
+    planned = [(run, cell["label"]) for run, cell in runs(expand(load_grid(str(store.root / "g.yaml")), {}))]
+    jobs = gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
+    folder = store.root / "slurm" / "20260101-000000-abc"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text('{"arrays": ["7"]}')
+    content = {"tasks": [[job.to_dict()] for job in jobs]}
+    (folder / "array-0.json").write_text(json.dumps(content))
+
+
+def test_tasks_are_named_by_what_they_are_called(tmp_path: Path) -> None:
+    """A whole name is no pattern, and a name that there is not is never nothing to do."""
+    store = Store.open(tmp_path / "s", create=True)
+    submitted(store)
+
+    def labels(*patterns: str) -> list[str]:
+        return [task.jobs[0].label for task in named(store, patterns)]
+
+    assert labels("sd [ours]") == ["sd [ours]"] and labels("erm?") == ["erm?"] and labels("two_moon/erm*") == ["erm*"]
+    assert labels("7_0", "*?") == labels() == ["sd [ours]", "erm*", "erm?"]
+    with pytest.raises(UserError, match="no submitted task or cell 'emr'; did you mean erm?"):
+        named(store, ["sd", "emr"])
+
+
+@pytest.mark.parametrize("command", [("cancel",), ("logs",), ("retry", "--node-local")])
+def test_a_mistyped_task_ends_with_the_nearest_name(
+    command: tuple[str, ...], spurbench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    submitted(store)
+    (tmp_path / "bin").mkdir()
+    pretend(tmp_path / "bin", monkeypatch, sbatch="", squeue="", scancel="")
+    said = spurbench(*command, store.root, "sd [our]", code=2).stderr
+    assert "did you mean sd [ours]?" in said and said.count("\n") == 1
 
 
 def test_a_manifest_that_is_gone_is_one_line(spurbench: Any, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from spurbench.bench import again, drawings, starvation
@@ -13,7 +12,7 @@ from spurbench.bench.figures.draw import Drawing
 from spurbench.bench.figures.responses import Look, Responses, Shares, curves
 from spurbench.bench.figures.sheet import Figure, FigureSheet
 from spurbench.bench.figures.source import Cell, Part, counted
-from spurbench.bench.grid import expand, load_grid
+from spurbench.bench.grid import expand, load_grid, picked
 from spurbench.bench.grid import shipped_grids as shipped
 from spurbench.bench.record import Record
 from spurbench.bench.selection import classes_of
@@ -61,7 +60,7 @@ def of_cells(store: Store, records: Sequence[Record], pattern: str) -> list[Grou
     for plans in (before, [expand(load_grid(name), by_id, before) for name in shipped()]):
         cells = squares(records, plans)
         groups = [Group(one.dataset, one.label, list(one.done.values()), len(one.seeds)) for one in cells]
-        matching = [one for one in groups if any(fnmatchcase(name, pattern) for name in names(one))]
+        matching = [groups[place] for place in sorted(picked([names(one) for one in groups], pattern))]
         if any(one.records for one in matching):
             return [one for one in matching if one.records]
         if matching:
