@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spurbench.bench import registry
-from spurbench.bench.errors import BadData, UserError, unknown
+from spurbench.bench.errors import BadData, UserError, reason, unknown
 from spurbench.bench.fields import checked
 from spurbench.bench.grid import parsed_sets, shipped_grids
 from spurbench.bench.source import PluginInfo
@@ -35,7 +35,7 @@ def method_rows() -> list[dict[str, Any]]:
         {
             "name": info.name,
             "summary": told(info),
-            "needs": ", ".join(sorted(info.needs)),
+            "needs": listed(info.needs),
             "hyper_parameters": options(info),
             "source": info.sections.get("Source"),
             "problem": info.problem,
@@ -49,7 +49,7 @@ def dataset_rows() -> list[dict[str, Any]]:
         {
             "name": info.name,
             "summary": told(info),
-            "provides": ", ".join(sorted(info.provides)),
+            "provides": listed(info.provides),
             "options": options(info),
             "licence": info.sections.get("Licence"),
             "problem": info.problem,
@@ -60,6 +60,11 @@ def dataset_rows() -> list[dict[str, Any]]:
 
 def told(info: PluginInfo) -> str:
     return f"cannot be used: {info.problem}" if info.problem else info.summary
+
+
+def listed(names: object) -> str:
+    """Needs or what is provided; they are read from the file alone, where they may be the result of a call."""
+    return ", ".join(sorted(names)) if isinstance(names, frozenset) else str(names)
 
 
 def options(info: PluginInfo) -> str:
@@ -73,23 +78,17 @@ def grid_rows() -> list[dict[str, Any]]:
 def data() -> list[dict[str, Any]]:
     """Each dataset with where its files come from and their licence; of one that cannot tell, why."""
     return [
-        {"dataset": name, "source": source(name), "licence": info.sections.get("Licence", "")}
+        {"dataset": name, "source": files_of(info), "licence": info.sections.get("Licence", "")}
         for name, info in registry.datasets().items()
-        if not info.problem
     ]
 
 
-def source(name: str) -> str:
+def files_of(info: PluginInfo) -> str:
+    """Where a dataset's files come from, or why it cannot say."""
     try:
-        return str(registry.load_dataset(name)().files())
-    except Exception as error:  # whatever a plug-in brings up
-        return f"cannot be told: {reason(error)}"
-
-
-def reason(error: Exception) -> str:
-    """What a user needs to know of an error, in a line; of others than expected also their kind."""
-    said = str(error).splitlines()[0] if str(error) else ""
-    return said if isinstance(error, UserError) and said else f"{type(error).__name__}: {said}".removesuffix(": ")
+        return told(info) if info.problem else registry.load_dataset(info.name)().files()
+    except Exception as error:  # it is somebody's plug-in
+        return f"cannot be used: {reason(error)}"
 
 
 def prepare(
@@ -114,10 +113,14 @@ def with_options(name: str, sets: Sequence[str]) -> Dataset:
 
 def verify(name: str | None = None, thorough: bool = True) -> Iterator[tuple[str, bool, str]]:
     """Each dataset, whether its files are in order, and what was found; unless `thorough`, what takes no time."""
+    if name:
+        registry.load_dataset(name)  # complains of a name that there is not
     for each in [name] if name else [n for n, info in registry.datasets().items() if not info.problem]:
         try:
-            yield each, True, registry.load_dataset(each)().verify(thorough)
-        except Exception as error:  # whatever a plug-in brings up; it hides not what is found of the others
+            found = registry.load_dataset(each)().verify(thorough)
+        except Exception as error:  # it is somebody's plug-in, or somebody's files
             if name and isinstance(error, UserError) and not isinstance(error, BadData):
                 raise
-            yield each, False, reason(error)
+            yield each, False, str(error) if isinstance(error, OSError) else reason(error)
+        else:
+            yield each, True, found

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import entry_points
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from spurbench.bench import options
+from spurbench.bench import options, packages, terminal
 from spurbench.bench.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from spurbench.bench.home import at_home
+from spurbench.bench.terminal import show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,25 +50,94 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        fail(f"cannot write or read {error.filename or 'a file'}: {error.strerror}; what was finished is kept")
+        fail(f"cannot write or read {error.filename or 'a file'}: {why(error)}; what was finished is kept")
+
+
+def why(error: OSError) -> str:
+    """What the system says, or what it means where it says too little."""
+    if error.errno == errno.EEXIST and isinstance(error.filename, str):
+        there = os.path.exists(error.filename)
+        return "a file is there, and no folder" if there else "it is a link that leads nowhere"
+    return error.strerror or type(error).__name__
 
 
 def fail(message: str) -> None:
-    print(f"spurbench: {' '.join(message.split())}", file=sys.stderr)
+    print(f"spurbench: {terminal.line(message, 3000)}", file=sys.stderr)
     sys.exit(2)
 
 
 def main() -> None:
     """Entry point of the `spurbench` command, with the commands that other folders and packages add to it."""
+    terminal.prepare()
+    os.environ["PYTHONSAFEPATH"] = "1"  # whatever is started from here: files of the working directory are no modules
+    with user_errors():
+        here()
+        whole()()
+
+
+def here() -> None:
+    """Errors: UserError if the working directory is gone, where half of what is imported fails."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working directory is gone or closed to you: change to another one") from None
+
+
+@cache
+def whole() -> typer.Typer:
+    """The command line, complete."""
     from spurbench.bench.figures import commands as drawing
     from spurbench.bench.pictures import commands as data
 
-    with user_errors():
-        data.add_to(app)
-        drawing.add_to(app)
-        for entry in entry_points(group="spurbench.commands"):
-            entry.load()(app)
-        app()
+    data.add_to(app)
+    drawing.add_to(app)
+    for more in packages.each("spurbench.commands", added):
+        app.registered_commands += more.registered_commands
+        app.registered_groups += more.registered_groups
+    for one in (app, *(group.typer_instance for group in app.registered_groups)):
+        for command in one.registered_commands if one else ():
+            command.callback = command.callback and with_home(command.callback)
+    return app
+
+
+def added(add_to: Callable[[typer.Typer], None]) -> typer.Typer:
+    """What a package adds, put into a command line of its own and built once, so that it fails by itself."""
+    alone = typer.Typer()
+    alone.callback()(lambda: None)
+    add_to(alone)
+    taken = set(names(app)) & set(names(alone))
+    if taken:
+        raise UserError(f"there is a command '{min(taken)}' already")
+    return alone
+
+
+def names(of: typer.Typer) -> list[str]:
+    return list(typer.main.get_group(of).commands)
+
+
+def with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with `~` in the paths it is given: a shell leaves it where a path follows `--store=`."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, list):
+            return [own(part) for part in value]
+        return at_home(value) if isinstance(value, Path) else value
+
+    @wraps(command)
+    def called(**arguments: Any) -> None:
+        command(**{name: own(value) for name, value in arguments.items()})
+
+    return called
+
+
+def file_to_write(path: Path) -> Path:
+    """The path, if it can be that of a file.
+
+    Errors: UserError for a folder.
+    """
+    if not path.name or path.is_dir():
+        raise UserError(f"'{path}' is a folder: name the file to write")
+    return path
 
 
 def add_plugins(paths: list[Path] | None) -> None:
@@ -81,32 +151,9 @@ def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
     """Print what was asked, whether it is in order and what was found, a line each; the names of what is not."""
     bad = []
     for name, ok, found in answers:
-        print(f"{'ok  ' if ok else 'FAIL'}  {name}: {found}")
+        print(f"{'ok  ' if ok else 'FAIL'}  {terminal.line(name)}: {terminal.line(found)}")
         bad += [] if ok else [name]
     return bad
-
-
-def show(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") -> None:
-    """Rows as a terminal table; `columns` maps keys to headings."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    console.print(table(rows, columns, title))
-
-
-def table(rows: list[dict[str, Any]], columns: dict[str, str], title: str = "") -> Table:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in columns.values():
-        made.add_column(heading, overflow="fold")
-    for row in rows:
-        made.add_row(*("" if row.get(key) is None else escape(str(row[key])) for key in columns))
-    return made
 
 
 @app.command("list")
@@ -187,7 +234,7 @@ def estimate(
     rows = []
     for row in estimates.estimate(chosen(asked, only or []), Settings(device, None, threads, compile=compile_), steps):
         rows.append(row)
-        print(f"{len(rows)}: {row['dataset']} × {row['label']}", file=sys.stderr)
+        print(f"{len(rows)}: {row['dataset']} × {terminal.line(row['label'])}", file=sys.stderr)
     if json_:
         print(json.dumps(rows, indent=1))
         return
@@ -263,15 +310,15 @@ def watch(
     """Show `status` again and again until nothing is running or queued; Ctrl-C stops only the watching."""
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
     from spurbench.bench import command
 
-    with suppress(KeyboardInterrupt), Live(console=Console(), auto_refresh=False) as screen:
+    console = terminal.console()
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as screen:
         while True:
             rows = command.status(store)
-            screen.update(table(rows, command.STATUS_COLUMNS), refresh=True)
+            screen.update(terminal.table(rows, command.STATUS_COLUMNS, "", console.width), refresh=True)
             if not any(row["running"] or row["queued"] for row in rows):
                 break
             time.sleep(every)
@@ -288,9 +335,10 @@ def leaderboard(
     """Compare the methods: means with intervals, paired differences, cost, and what was published."""
     from spurbench.bench import command
 
-    text = command.leaderboard(store, format_, all_, grid, sys.stdout.isatty() and out is None)
+    out = out and file_to_write(out)
+    text = command.leaderboard(store, format_, all_, grid, terminal.coloured() and out is None)
     if out is None:
-        print(text)
+        print(text if format_ == "table" or not sys.stdout.isatty() else terminal.plain(text))
         return
     from spurbench.bench.files import write_atomically
 
@@ -309,7 +357,7 @@ def pack(
     """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is."""
     from spurbench.bench.store import Store
 
-    source = Store.open(store)
+    file, source = file_to_write(file), Store.open(store)
     print(f"{source.pack(file)} records in {file}")
     if with_drawings:
         from spurbench.bench import drawings
@@ -345,8 +393,9 @@ def new_method(
     from spurbench.bench.scaffold import write_method
 
     path = write_method(name, folder)
-    print(f"wrote {path}\nnext:  spurbench check-method {path}\n"
-          f"       spurbench run --plugin {path} --dataset two_moon --method {name}")  # fmt: skip
+    file = terminal.shell(path)
+    print(f"wrote {path}\nnext:  spurbench check-method {file}\n"
+          f"       spurbench run --plugin {file} --dataset two_moon --method {name}")  # fmt: skip
 
 
 @app.command("check-method")

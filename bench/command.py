@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from spurbench.bench import grid as grids
-from spurbench.bench import provenance, registry, versions
+from spurbench.bench import packages, provenance, registry, terminal, versions
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.layout import find_devices
@@ -55,14 +54,14 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
 
     chosen = grids.only(grid, settings.only)  # complaints come before anything is written
     devices = find_devices(settings.device)
-    store, console = Store.open(where, create=True), Console(stderr=True)
+    store, console = Store.open(where, create=True), terminal.console(stderr=True)
     store.tidy()
     if "cpu" in devices and not provenance.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
-        console.print("this processor only emulates bf16: --precision float32 is faster", highlight=False)
+        console.print("this processor only emulates bf16: --precision float32 is faster")
     shown: list[Lines] = []
 
     def announce(work: Sequence[Any], plan: Any) -> Lines:
-        console.print(f"{grid.name}: {len(work)} jobs; {plan}", highlight=False)
+        console.print(f"{grid.name}: {len(work)} jobs; {plan}", soft_wrap=True)
         watcher = (Bars if console.is_terminal else Lines)(console, work, len(plan.devices))
         shown.append(watcher)
         return watcher
@@ -73,7 +72,8 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
                       highlight=False, soft_wrap=True)  # fmt: skip
     for one in store.records()[1]:
-        console.print(f"set aside: {one.path}: {one.reason}; its run is done again", highlight=False, soft_wrap=True)
+        what = terminal.line(f"{one.path}: {one.reason}")
+        console.print(f"set aside: {what}; its run is done again", soft_wrap=True)
     try:
         result = run_grid(grid, store, settings, announce)
     finally:
@@ -95,7 +95,9 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
     """Say how a launch ended and what to do next."""
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(terminal.plain(text), soft_wrap=True)
+
+    store_name = terminal.shell(where)
 
     for line in result.refused:
         say(f"spurbench: {line}")
@@ -105,12 +107,12 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
     failed = failures(result.plan, store)
     if failed:
         causes = ", ".join(sorted(set(failed)))
-        say(f"{len(failed)} runs failed, {causes}; `spurbench status {where}` says why, --retry does them again")
+        say(f"{len(failed)} runs failed, {causes}; `spurbench status {store_name}` says why, --retry does them again")
     elif result.left and not result.refused:
         say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
     for files, ids in outdated(result.plan, store.records()[0]).items():
         say(f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again")
-    say(f"next: spurbench leaderboard {where}")
+    say(f"next: spurbench leaderboard {store_name}")
     return 2 if failed or result.refused else 0
 
 
@@ -145,9 +147,22 @@ def status(where: Path) -> list[dict[str, Any]]:
 def queued(store: Store) -> dict[str, tuple[str, str]]:
     """What the launchers that other folders add know of unfinished runs: `queued`, `running` or `failed`, and why."""
     found: dict[str, tuple[str, str]] = {}
-    for entry in entry_points(group="spurbench.queues"):
-        found |= entry.load()(store)
+    for told in packages.each("spurbench.queues", lambda states: answer(states(store))):
+        found |= told
     return found
+
+
+def answer(told: Any) -> dict[str, tuple[str, str]]:
+    """What a queue says of runs, in the form it should have.
+
+    Errors: UserError if it has another.
+    """
+    if not isinstance(told, dict):
+        raise UserError(f"expected a dict of runs, got {type(told).__name__}")
+    for id, state in told.items():
+        if not (isinstance(id, str) and isinstance(state, tuple) and len(state) == 2 and state[0] in STATES):
+            raise UserError(f"expected run id → (state, note), a state being one of {', '.join(STATES)}; got {state!r}")
+    return {id: (state, str(note)) for id, (state, note) in told.items()}
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from spurbench.bench.job import Job
+from spurbench.bench.terminal import line
 
 
 class Pace:
@@ -77,11 +77,11 @@ class Lines:
         head = f"{self.ended_jobs}/{self.total} {job.title}: "
         if not failures:
             how = "not run, see below" if refused else f"done in {took}"
-            self.console.print(escape(f"{head}{how}{left}"), highlight=False, soft_wrap=True)
+            self.console.print(line(f"{head}{how}{left}"), soft_wrap=True)
         for record in failures:
             cause = record["cause"]
             text = f"{head}seed {record['seed']} failed, {cause['kind']}: {cause['message']}"
-            self.console.print(f"[red]{escape(text)}[/red]", highlight=False, soft_wrap=True)
+            self.console.print(line(text), style="red", soft_wrap=True)
 
 
 class Bars(Lines):
@@ -89,8 +89,8 @@ class Bars(Lines):
 
     def __init__(self, console: Console, jobs: Sequence[Job], workers: int) -> None:
         super().__init__(console, jobs, workers)
-        note = TextColumn("{task.fields[note]}")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
+        note = TextColumn("{task.fields[note]}", markup=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), note)
         self.bars = Progress(*columns, console=console, transient=True)
         self.all = self.bars.add_task("all jobs", total=len(jobs), note="")
         self.tasks: dict[str, TaskID] = {}
@@ -98,7 +98,7 @@ class Bars(Lines):
 
     def started(self, job: Job) -> None:
         super().started(job)
-        self.tasks[job.name] = self.bars.add_task(escape(job.title), total=job.steps, note="")
+        self.tasks[job.name] = self.bars.add_task(line(job.title), total=job.steps, note="")
 
     def progress(self, job: Job, step: int) -> None:
         super().progress(job, step)

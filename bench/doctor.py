@@ -4,37 +4,80 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench import catalogue, layout, provenance, registry
+from spurbench.bench import catalogue, layout, packages, provenance, registry
+from spurbench.bench.errors import reason
+
+Row = dict[str, Any]
 
 
 def examine() -> list[dict[str, Any]]:
     """Rows of what was looked at, what was found and whether it is in order."""
+    return [
+        *looked("versions", lambda: ", ".join(f"{name} {version}" for name, version in provenance.versions().items())),
+        *looked("code", code),
+        *looked("processor", lambda: f"{provenance.cpu()}, {layout.cores()} cores"),
+        *looked("bf16", lambda: "in hardware" if provenance.has_bf16() else "emulated: use --precision float32"),
+        *looked("GPUs", graphics),
+        *looked("layout of ten runs", lambda: str(layout.choose("auto", None, None, 10))),
+        *looked("one thread against all", threads),
+        *looked("this folder", lambda: writable(Path())),
+        *looked("entry points", lambda: in_order("entry points", packages.problems(), "in order")),
+        *looked("plug-ins", plugins),
+        *looked(
+            "data",
+            lambda: [row("data", f"{name}: {found}", ok) for name, ok, found in catalogue.verify(thorough=False)],
+        ),
+    ]
+
+
+def looked(what: str, look: Callable[[], str | Row | list[Row]]) -> list[Row]:
+    """What a look found, as rows; one that fails stops none of the others."""
+    try:
+        found = look()
+    except Exception as error:
+        return [row(what, reason(error), False)]
+    if isinstance(found, str):
+        return [row(what, found)]
+    return found if isinstance(found, list) else [found]
+
+
+def graphics() -> str:
     import torch
 
-    versions = provenance.versions()
-    rows = [
-        row("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        row("processor", f"{provenance.cpu()}, {layout.cores()} cores"),
-        row("bf16", "in hardware" if provenance.has_bf16() else "emulated: use --precision float32"),
-        row("GPUs", ", ".join(torch.cuda.get_device_name(i) for i in range(layout.gpus())) or "none, the CPU is used"),
-        row("layout of ten runs", str(layout.choose("auto", None, None, 10))),
-        row("one thread against all", threads()),
-        writable(Path()),
-    ]
-    plugins = [*registry.methods().values(), *registry.datasets().values()]
-    bad = [f"{info.name} {info.problem}" for info in plugins if info.problem]
-    rows.append(row("plug-ins", "; ".join(bad) or f"{len(plugins)} usable", not bad))
-    return rows + [row("data", f"{name}: {found}", ok) for name, ok, found in catalogue.verify(thorough=False)]
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(layout.gpus())) or "none, the CPU is used"
 
 
-def row(what: str, found: str, ok: bool = True) -> dict[str, Any]:
+def plugins() -> Row:
+    every = [*registry.methods().values(), *registry.datasets().values()]
+    return in_order(
+        "plug-ins", [f"{info.name} {info.problem}" for info in every if info.problem], f"{len(every)} usable"
+    )
+
+
+def in_order(what: str, broken: list[str], fine: str) -> Row:
+    return row(what, "; ".join(broken) or fine, not broken)
+
+
+def row(what: str, found: str, ok: bool = True) -> Row:
     return {"what": what, "found": found, "ok": ok}
 
 
-def writable(folder: Path) -> dict[str, Any]:
+def code() -> Row:
+    """Which code records will name."""
+    found = provenance.code()
+    commit, diff = found["commit"] or "no commit", found["diff"] or "as committed"
+    if found["commit"] is None and found["diff"] is None:
+        return row("code", f"no checkout: the version {provenance.versions()['spurbench']} is what records name")
+    unknown = diff.startswith("unknown")
+    changed = diff if unknown or found["diff"] is None else "with uncommitted changes"
+    return row("code", f"{commit[:10]}, {changed}" + ("; records will say so, too" if unknown else ""), not unknown)
+
+
+def writable(folder: Path) -> Row:
     try:
         with tempfile.TemporaryFile(dir=folder):
             return row("this folder", "can be written")

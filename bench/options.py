@@ -26,7 +26,7 @@ Plugin = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method; also co*."),
+    typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method; else a pattern, co*."),
 ]
 Grid = Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
@@ -37,7 +37,9 @@ Sets = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads a process; default by a measured rule.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads a process; default by a measured rule, OMP_NUM_THREADS at most.")
+]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
 ]

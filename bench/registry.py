@@ -7,13 +7,14 @@ import importlib
 import importlib.util
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.errors import UserError, reason, unknown
 from spurbench.bench.fields import Option, conditions
+from spurbench.bench.packages import announced
 from spurbench.bench.source import (
     ROOTS,
     PluginInfo,
@@ -128,7 +129,7 @@ def plugins(kind: str) -> dict[str, PluginInfo]:
         if not file.stem.startswith("_"):
             found[file.stem] = describe(file, file.stem, kind)
     found |= {info.name: info for info in _added.values() if info.kind == kind}
-    for point in entry_points(group=f"spurbench.{kind}s"):
+    for point in announced(f"spurbench.{kind}s"):
         info = from_entry_point(point, kind)
         if info.name in found:
             name = f"{info.name} ({point.dist.name if point.dist else point.value})"
@@ -140,10 +141,16 @@ def plugins(kind: str) -> dict[str, PluginInfo]:
 
 def from_entry_point(point: EntryPoint, kind: str) -> PluginInfo:
     """The plug-in an installed package announces, read without importing the package."""
-    file = module_file(point.module)
+    problem = "no such module"
+    try:
+        file = module_file(point.module)
+    except AttributeError:  # what importlib raises for a value of another form
+        file, problem = None, "not the name of a module"
+    except UserError as error:
+        file, problem = None, str(error)
     if file is None:
-        problem = f"entry point {point.value}: no such module"
-        return PluginInfo(kind, point.name, Path(point.value), origin="entry point", problem=problem)
+        told = f"entry point {point.value}: {problem}"
+        return PluginInfo(kind, point.name, Path(point.value), origin="entry point", problem=told)
     return describe(file, point.name, kind, origin="entry point")
 
 
@@ -170,8 +177,7 @@ def load_class(info: PluginInfo) -> Any:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        raise UserError(f"{info.kind} '{info.name}' does not import: {reason} ({info.path})") from error
+        raise UserError(f"{info.kind} '{info.name}' does not import: {reason(error)} ({info.path})") from error
     found = getattr(module, info.class_name, None)
     if not isinstance(found, type):
         raise UserError(f"{info.kind} '{info.name}': no class {info.class_name} once imported ({info.path})")

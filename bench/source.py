@@ -69,19 +69,26 @@ Lineage = list[tuple[ast.ClassDef, Mapping[str, Any]]]
 def describe(path: Path, name: str, kind: str | None = None, origin: str = "folder") -> PluginInfo:
     """The plug-in in `path`; without `kind` it is a dataset if it derives from Dataset, else a method."""
     try:
-        module = parse(path)
+        return described(parse(path), name, kind, origin)
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes, not UTF-8
         line = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
-        return PluginInfo(kind or "method", name, path, origin=origin, problem=f"syntax error, {line}")
+        problem = f"syntax error, {line}"
     except OSError as error:
-        return PluginInfo(kind or "method", name, path, origin=origin, problem=f"cannot be read: {error.strerror}")
+        problem = f"cannot be read: {error.strerror}"
+    except (RecursionError, MemoryError):
+        problem = "cannot be read: its expressions are nested too deep"
+    return PluginInfo(kind or "method", name, path, origin=origin, problem=problem)
+
+
+def described(module: Module, name: str, kind: str | None, origin: str) -> PluginInfo:
+    """The plug-in in a parsed file."""
     kind = kind or ("dataset" if leaves(module, "Dataset") else "method")
     found = leaves(module, ROOTS[kind])
     chosen = chosen_class(found, name)
     lineage = found.get(chosen, [])
     text = ast.get_docstring(module.tree) or (ast.get_docstring(lineage[-1][0]) if lineage else "") or ""
     info = PluginInfo(
-        kind, name, path, chosen, first_sentence(text), sections(text), origin=origin,
+        kind, name, module.path, chosen, first_sentence(text), sections(text), origin=origin,
         **(members(lineage, kind) if lineage else {}),
     )  # fmt: skip
     return with_problem(info, module, list(found))
@@ -259,12 +266,19 @@ def evaluate(node: ast.expr, constants: Mapping[str, Any]) -> Any:
         return UNREAD
 
 
+def number(value: Any) -> Any:
+    """The value if it is a number; a list of ten billion is not made by looking at a file."""
+    if not isinstance(value, int | float):
+        raise TypeError(value)
+    return value
+
+
 OPERATIONS: dict[type[ast.operator], Any] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
+    ast.Mult: lambda a, b: number(a) * number(b),
     ast.Div: lambda a, b: a / b,
-    ast.Pow: lambda a, b: float(a) ** b if isinstance(b, int) and b > 64 else a**b,
+    ast.Pow: lambda a, b: a**b if abs(number(a)) < 2**16 and abs(number(b)) <= 64 else float(a) ** b,
     ast.BitOr: lambda a, b: a | b,
 }
 

@@ -118,6 +118,8 @@ def test_a_hyper_parameter_may_hang_on_another(folder):
             "declares the unknown need 'enviroments'; did you mean 'environments'?",
         ),
         ("a\0b", "syntax error"),
+        (f"x = {'-' * 50_000}1\n" + GOOD, "nested too deep"),
+        ("x = [0] * 10**10\ny = 'a' * 10**11\nz = 10**10**9\n", "holds no class derived from Method"),
     ],
 )
 def test_a_broken_plugin_is_listed_and_hides_no_other(folder, text, reason):
@@ -203,6 +205,9 @@ def test_new_method(tmp_path):
         ("../x", "x"),
     ]:
         with pytest.raises(UserError, match=f"cannot name a method.* such as {hint}$"):
+            write_method(name, tmp_path)
+    for name in ("selectors", "torch", "pytest", "spurbench"):
+        with pytest.raises(UserError, match=f"'{name}' is the name of a module.* such as my_{name}$"):
             write_method(name, tmp_path)
     with pytest.raises(UserError, match="there is a method 'erm' already"):
         write_method("erm", tmp_path)

@@ -301,7 +301,7 @@ def test_a_manifest_that_is_gone_is_one_line(spurbench: Any, tmp_path: Path) -> 
     folder = store.root / "slurm" / "20260101-000000-abc"
     folder.mkdir(parents=True)
     (folder / "submission.json").write_text('{"arrays": ["7"]}')
-    said = spurbench("status", store.root, code=2).stderr
+    said = spurbench("status", store.root).stderr  # what else is known is shown
     assert "array-0.json is gone" in said and len(said.strip().splitlines()) == 1
     done = subprocess.run([sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"],
                           capture_output=True, text=True)  # fmt: skip

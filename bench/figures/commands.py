@@ -92,12 +92,13 @@ def probe(
     [dim]spurbench probe stores/paper --cell 'figure 1: erm' --cell 'figure 1: sd'[/dim]
     """
     from spurbench.bench import again
-    from spurbench.bench.cli import add_plugins, show
+    from spurbench.bench.cli import add_plugins
     from spurbench.bench.errors import unknown
     from spurbench.bench.figures import draw, probing
     from spurbench.bench.processes import stoppable
     from spurbench.bench.starvation import Settings
     from spurbench.bench.store import Store
+    from spurbench.bench.terminal import show
 
     add_plugins(plugin)
     if spacing not in ("log", "even"):

@@ -23,7 +23,8 @@ def add_to(app: typer.Typer) -> None:
 def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
     """Where each dataset's files come from and whether they are here."""
     from spurbench.bench import catalogue
-    from spurbench.bench.cli import add_plugins, show
+    from spurbench.bench.cli import add_plugins
+    from spurbench.bench.terminal import show
 
     add_plugins(plugin)
     rows = catalogue.data()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from spurbench.bench.leaderboard import Leaderboard, Section
 from spurbench.bench.report import wording as say
 from spurbench.bench.rows import Row
+from spurbench.bench.terminal import line as plain
 
 WIDTH = 120
 SEES = "sees"  # what a row used; where the column has no room, it is said below
@@ -54,8 +55,8 @@ def sheet(section: Section, columns: list[int]) -> Sheet:
         "na" if line[0].na else "reference" if line[0].reference else "best" if line[main].among_best else ""
         for line in lines
     ]
-    cells = [[one.text(line) for one in wanted] for line in lines]
-    return Sheet(title, wanted, cells, marks, say.section_notes(section, columns))
+    cells = [[plain(one.text(line)) for one in wanted] for line in lines]
+    return Sheet(plain(title), wanted, cells, marks, [plain(note) for note in say.section_notes(section, columns)])
 
 
 def layout(section: Section, columns: list[int]) -> list[Column]:
@@ -128,7 +129,7 @@ def say_note(console: object, note: str, width: int) -> None:
     from rich.text import Text
 
     assert isinstance(console, Console)
-    wrapped = textwrap.fill(note, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+    wrapped = textwrap.fill(plain(note), width, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
                             break_on_hyphens=False)  # fmt: skip
     console.print(Text(wrapped, style="dim"), soft_wrap=True)
 
