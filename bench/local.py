@@ -7,8 +7,8 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from spurbench.bench.job import Job, Redo
 from spurbench.bench.layout import Layout
-from spurbench.bench.processes import interruptible
+from spurbench.bench.processes import environment, interruptible
 from spurbench.bench.record import settled
 from spurbench.bench.store import Store, checkpoint_of
 
@@ -93,7 +93,7 @@ class Pool:
         """A new process; threads are set in its environment, before torch is imported there."""
         here, there = mp.get_context("spawn").Pipe()
         arguments = (there, str(self.store.root.absolute()), self.terms.plugins, self.terms.redo, os.getpid())
-        with environment(OMP_NUM_THREADS=str(self.layout.threads), MKL_NUM_THREADS=str(self.layout.threads)):
+        with environment(self.layout.threads):
             process = mp.get_context("spawn").Process(target=serve, args=arguments, daemon=True)
             process.start()
         there.close()
@@ -238,18 +238,3 @@ def serve(pipe: Connection, root: str, plugins: list[str], redo: Redo, parent: i
                 tell("done", None)
             except (UserError, OSError) as error:
                 tell("refused", str(error))
-
-
-@contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set variables for the processes started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
