@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache, wraps
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from spurbench.bench import options, packages, terminal
+from spurbench.bench import entry, options, packages, terminal
 from spurbench.bench.errors import UserError
-from spurbench.bench.home import at_home
 from spurbench.bench.terminal import show
 
 app = typer.Typer(
@@ -38,49 +36,13 @@ def spurbench(version: options.Version = False) -> None:
     pass
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn the user's mistakes and the system's refusals into one line and exit code 2."""
-    try:
-        yield
-    except UserError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        fail(f"cannot write or read {error.filename or 'a file'}: {why(error)}; what was finished is kept")
-
-
-def why(error: OSError) -> str:
-    """What the system says, or what it means where it says too little."""
-    if error.errno == errno.EEXIST and isinstance(error.filename, str):
-        there = os.path.exists(error.filename)
-        return "a file is there, and no folder" if there else "it is a link that leads nowhere"
-    return error.strerror or type(error).__name__
-
-
-def fail(message: str) -> None:
-    print(f"spurbench: {terminal.line(message, 3000)}", file=sys.stderr)
-    sys.exit(2)
-
-
 def main() -> None:
     """Entry point of the `spurbench` command, with the commands that other folders and packages add to it."""
     terminal.prepare()
     os.environ["PYTHONSAFEPATH"] = "1"  # whatever is started from here: files of the working directory are no modules
-    with user_errors():
-        here()
+    with entry.user_errors():
+        entry.here()
         whole()()
-
-
-def here() -> None:
-    """Errors: UserError if the working directory is gone, where half of what is imported fails."""
-    try:
-        os.getcwd()
-    except OSError:
-        raise UserError("the working directory is gone or closed to you: change to another one") from None
 
 
 @cache
@@ -91,53 +53,11 @@ def whole() -> typer.Typer:
 
     data.add_to(app)
     drawing.add_to(app)
-    for more in packages.each("spurbench.commands", added):
+    for more in packages.each("spurbench.commands", lambda add_to: entry.added(add_to, app)):
         app.registered_commands += more.registered_commands
         app.registered_groups += more.registered_groups
-    for one in (app, *(group.typer_instance for group in app.registered_groups)):
-        for command in one.registered_commands if one else ():
-            command.callback = command.callback and with_home(command.callback)
+    entry.take_home(app)
     return app
-
-
-def added(add_to: Callable[[typer.Typer], None]) -> typer.Typer:
-    """What a package adds, put into a command line of its own and built once, so that it fails by itself."""
-    alone = typer.Typer()
-    alone.callback()(lambda: None)
-    add_to(alone)
-    taken = set(names(app)) & set(names(alone))
-    if taken:
-        raise UserError(f"there is a command '{min(taken)}' already")
-    return alone
-
-
-def names(of: typer.Typer) -> list[str]:
-    return list(typer.main.get_group(of).commands)
-
-
-def with_home(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with `~` in the paths it is given: a shell leaves it where a path follows `--store=`."""
-
-    def own(value: Any) -> Any:
-        if isinstance(value, list):
-            return [own(part) for part in value]
-        return at_home(value) if isinstance(value, Path) else value
-
-    @wraps(command)
-    def called(**arguments: Any) -> None:
-        command(**{name: own(value) for name, value in arguments.items()})
-
-    return called
-
-
-def file_to_write(path: Path) -> Path:
-    """The path, if it can be that of a file.
-
-    Errors: UserError for a folder.
-    """
-    if not path.name or path.is_dir():
-        raise UserError(f"'{path}' is a folder: name the file to write")
-    return path
 
 
 def add_plugins(paths: list[Path] | None) -> None:
@@ -335,7 +255,7 @@ def leaderboard(
     """Compare the methods: means with intervals, paired differences, cost, and what was published."""
     from spurbench.bench import command
 
-    out = out and file_to_write(out)
+    out = out and entry.file_to_write(out)
     text = command.leaderboard(store, format_, all_, grid, terminal.coloured() and out is None)
     if out is None:
         print(text if format_ == "table" or not sys.stdout.isatty() else terminal.plain(text))
@@ -357,7 +277,7 @@ def pack(
     """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is."""
     from spurbench.bench.store import Store
 
-    file, source = file_to_write(file), Store.open(store)
+    file, source = entry.file_to_write(file), Store.open(store)
     print(f"{source.pack(file)} records in {file}")
     if with_drawings:
         from spurbench.bench import drawings

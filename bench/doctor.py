@@ -69,12 +69,9 @@ def row(what: str, found: str, ok: bool = True) -> Row:
 def code() -> Row:
     """Which code records will name."""
     found = provenance.code()
-    commit, diff = found["commit"] or "no commit", found["diff"] or "as committed"
     if found["commit"] is None and found["diff"] is None:
         return row("code", f"no checkout: the version {provenance.versions()['spurbench']} is what records name")
-    unknown = diff.startswith("unknown")
-    changed = diff if unknown or found["diff"] is None else "with uncommitted changes"
-    return row("code", f"{commit[:10]}, {changed}" + ("; records will say so, too" if unknown else ""), not unknown)
+    return row("code", provenance.told(found), not str(found["diff"]).startswith(provenance.UNKNOWN))
 
 
 def writable(folder: Path) -> Row:

@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where it is
+        if isinstance(error, OSError):  # not the temporary file's name; a full disk says none
             error.filename = str(path)
         with suppress(OSError):
             temporary.unlink()

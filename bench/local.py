@@ -92,7 +92,7 @@ class Pool:
     def spawn(self, device: str) -> Worker:
         """A new process; threads are set in its environment, before torch is imported there."""
         here, there = mp.get_context("spawn").Pipe()
-        arguments = (there, str(self.store.root.absolute()), self.terms.plugins, self.terms.redo, os.getpid())
+        arguments = (there, os.path.abspath(self.store.root), self.terms.plugins, self.terms.redo, os.getpid())
         with environment(self.layout.threads):
             process = mp.get_context("spawn").Process(target=serve, args=arguments, daemon=True)
             process.start()

@@ -33,8 +33,13 @@ def side_by_side(
     of them the processes are ended at once, whatever they are at.
     """
     before = mp.active_children()
-    with environment():
-        pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), begin, (plugins,))
+    try:
+        with environment():
+            pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), begin, (plugins,))
+    except OSError as error:  # semaphores are files below /dev/shm
+        raise UserError(
+            f"several processes cannot share work here ({error.strerror}; /dev/shm?): --jobs 1 does"
+        ) from None
     with interruptible() as asked:
         try:
             with environment():

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from typing import Any
 from spurbench.bench import layout
 
 BESIDE = "spurbench-code.json"  # in the folder that holds a copy of the package: where the copy comes from
+UNKNOWN = "unknown"
 ROOMS = ("--", "bench", "methods", "datasets")
 PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
 
@@ -44,10 +46,17 @@ def code_of(root: Path) -> dict[str, str | None]:
         new = git(root, "ls-files", "-z", "--others", "--exclude-standard", *ROOMS).split(b"\0")
         diff = git(root, "diff", "--no-ext-diff", "HEAD", *ROOMS)
     except Unanswered as error:
-        return {"commit": commit, "diff": f"unknown: {error}"}
+        return {"commit": commit, "diff": f"{UNKNOWN}: {error}"}
     for name in map(os.fsdecode, filter(None, new)):
         diff += f"{name} {content(root / name)}\n".encode(errors="surrogateescape")
     return {"commit": commit, "diff": hashlib.sha256(diff).hexdigest() if diff else None}
+
+
+def told(source: Mapping[str, Any]) -> str:
+    """The code a record is of, in words: its commit and whether there were changes, as far as that is known."""
+    commit, diff = str(source.get("commit") or "no commit")[:10], str(source.get("diff") or "")
+    changes = f", changes {diff}" if diff.startswith(UNKNOWN) else " + uncommitted changes" if diff else ""
+    return commit + changes
 
 
 class Unanswered(Exception):

@@ -202,6 +202,15 @@ def test_processes_side_by_side_see_no_files_of_this_folder(tmp_path: Path, monk
     assert "PYTHONSAFEPATH" not in os.environ
 
 
+def test_without_semaphores_one_process_is_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", refused)
+    with pytest.raises(UserError, match="Read-only file system.*--jobs 1"):
+        list(processes.side_by_side(len, ["a"], 2))
+
+
 def test_the_environment_of_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
@@ -310,6 +319,17 @@ def test_git_that_does_not_answer_is_not_read_as_nothing_changed(
     monkeypatch.setenv("PATH", "/nowhere")
     assert provenance.code_of(checkout)["diff"] == "unknown: git is not installed"
     assert provenance.code_of(tmp_path) == {"commit": None, "diff": None}  # no checkout
+
+
+def test_the_code_of_a_record_in_words() -> None:
+    commit = "0123456789abcdef"
+    for diff, words in (
+        (None, ""),
+        ("f" * 64, " + uncommitted changes"),
+        ("unknown: git: no", ", changes unknown: git: no"),
+    ):
+        assert provenance.told({"commit": commit, "diff": diff}) == f"0123456789{words}"
+    assert provenance.told({"commit": None, "diff": "unknown: no git"}) == "no commit, changes unknown: no git"
 
 
 def refusing(root: Path) -> Any:
