@@ -77,7 +77,8 @@ def cost(seconds: float, steps: int, replicas: int, resumed: int, options: Optio
 
 def reset_peak_memory(device: str) -> None:
     """Begin to measure anew: pages kept from earlier jobs are given back, the peak so far is forgotten."""
-    if device.startswith("cuda") and torch.cuda.is_initialized():  # else there is no peak yet, and torch refuses
+    if device.startswith("cuda"):
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # before it there is no peak, and torch refuses
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from spurbench.bench import selection, stats
 from spurbench.bench.measures import Column, direction, limits, partial, step_of, unit_of, value
+from spurbench.bench.provenance import told
 from spurbench.bench.published import Comparison
 from spurbench.bench.record import Record
 from spurbench.bench.selection import accuracy, last_step, rule_of
@@ -223,13 +224,12 @@ def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {"commit": {}, "hardware": {}, "device": {}, "data": {}, "plugins": {}}
     for source in (record["provenance"] for record in records):
         hardware = source.get("hardware") or {}
-        changed = " + uncommitted changes" if source.get("diff") else ""
-        found["commit"][f"{str(source.get('commit'))[:10]}{changed}"] = None
+        found["commit"][told(source)] = None
         found["hardware"][str(hardware.get("gpu") or hardware.get("cpu"))] = None
         found["device"][str(source.get("device"))] = None
         found["data"][str(source.get("data") or "")[:12] or "drawn from the seed"] = None
-        if files := source.get("plugins"):
-            found["plugins"][" ".join(str(files[kind])[:12] for kind in sorted(files))] = None
+        if code := source.get("code"):
+            found["plugins"][" ".join(str(code[kind])[:12] for kind in sorted(code) if code[kind])] = None
         for name, version in (source.get("versions") or {}).items():
             found.setdefault(name, {})[str(version)] = None
     return {name: list(values) for name, values in found.items() if values}
