@@ -214,12 +214,15 @@ def status(
 ) -> None:
     """Show the state of every cell: done, running, failed with its cause, waiting."""
     from spurbench.bench import command
+    from spurbench.bench.store import Store
 
-    rows = command.status(store)
+    opened = Store.open(store)
+    rows = command.status(opened)
     if json_:
         print(json.dumps(rows, indent=1))
     else:
         show(rows, command.STATUS_COLUMNS)
+    command.complain(opened)
 
 
 @app.command()
@@ -274,7 +277,11 @@ def pack(
         bool, typer.Option("--drawings", help="Also what `figure` and `probe` draw from.")
     ] = False,
 ) -> None:
-    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is."""
+    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is.
+
+    What is damaged cannot be packed: it is named, and the command ends with 2.
+    """
+    from spurbench.bench import command
     from spurbench.bench.store import Store
 
     file, source = entry.file_to_write(file), Store.open(store)
@@ -284,6 +291,8 @@ def pack(
 
         runs = drawings.pack(source, file, [record["id"] for record in source.records()[0]])
         print(f"the drawings of {runs} runs in {drawings.beside(file)}")
+    if command.complain(source):
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -294,14 +303,21 @@ def merge(
 ) -> None:
     """Add the records of other stores, such as those of another cluster; two that contradict each other are named.
 
+    What is whole is added, what is damaged is named, and then the command ends with 2: merge it again once mended.
+
     [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
     """
+    from spurbench.bench import command
     from spurbench.bench import merge as merging
     from spurbench.bench.store import Store
 
     others = [Store.open(source) for source in sources]
-    new, here = merging.merge(Store.open(store, create=True), others, keep)
+    for one in others:
+        one.records()  # complaints come before anything is written
+    new, here = merging.merge(Store.open(store, create=True), others, keep, print)
     print(f"{new} records added to {store}, {here} were there already")
+    if any([command.complain(one) for one in others]):
+        raise typer.Exit(2)
 
 
 @app.command("new-method")

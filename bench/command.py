@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,8 +73,8 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
                       highlight=False, soft_wrap=True)  # fmt: skip
     for one in store.records()[1]:
-        what = terminal.line(f"{one.path}: {one.reason}")
-        console.print(f"set aside: {what}; its run is done again", soft_wrap=True)
+        fate = "set aside, its run is done again" if one.ours else "not used"
+        console.print(f"{fate}: {terminal.line(f'{one.path}: {one.reason}')}", soft_wrap=True)
     try:
         result = run_grid(grid, store, settings, announce)
     finally:
@@ -128,9 +129,17 @@ STATUS_COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "prec
 }
 
 
-def status(where: Path) -> list[dict[str, Any]]:
+def complain(store: Store) -> bool:
+    """Name on the standard error what of a store is not used; whether there is a record or plan among it."""
+    found = store.complaints()
+    for one in found:
+        print(f"spurbench: not used: {one.path}: {one.reason}", file=sys.stderr)
+    return any(one.ours for one in found)
+
+
+def status(where: Path | Store) -> list[dict[str, Any]]:
     """One row a cell: how many of its runs are in each state, and why some failed."""
-    store = Store.open(where)
+    store = where if isinstance(where, Store) else Store.open(where)
     records = store.records()[0]
     old = {record["id"]: files for record in records if (files := versions.edited(record))}
     known = Known({record["id"]: record for record in records}, store.claims.living(), queued(store), old)

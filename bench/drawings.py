@@ -6,6 +6,7 @@ A packed store has those of all its runs in one `.drawings.npz` beside it, as `R
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from spurbench.bench.errors import UserError
 from spurbench.bench.files import write_atomically
+from spurbench.bench.reading import printable
 from spurbench.bench.store import Packed, Store
 
 Array = NDArray[Any]
 KIND = "drawings"
+LIMIT = 2**30  # bytes of one array
 
 
 def keep(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
@@ -30,7 +33,7 @@ def keep(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
 
 
 def kept(store: Store, run_id: str) -> dict[str, Array]:
-    """All that is kept of a run, by name; empty if nothing is."""
+    """All that is kept of a run, by name; empty if nothing is. What is damaged joins the store's complaints."""
     return dict(each(store, [run_id])).get(run_id, {})
 
 
@@ -38,30 +41,68 @@ def each(store: Store, run_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, 
     """What is kept of each of these runs of which anything is; the file of a packed store is opened once."""
     if not isinstance(store, Packed):
         for run_id in run_ids:
-            with opened(store.path(KIND, run_id, ".npz")) as found:
-                if found:
-                    yield run_id, dict(found)
+            with opened(store, store.path(KIND, run_id, ".npz")) as found:
+                if arrays := whole(found, found):
+                    yield run_id, arrays
         return
-    with opened(beside(store.root)) as found:
+    with opened(store, beside(store.root)) as found:
         names: dict[str, list[str]] = {}
         for name in found:
             names.setdefault(name.partition("/")[0], []).append(name)
         for run_id in run_ids:
-            if run_id in names:
-                yield run_id, {name.removeprefix(f"{run_id}/"): found[name] for name in names[run_id]}
+            start = store.home(run_id)
+            if arrays := whole(found, names.get(start, [])):
+                yield run_id, {name.removeprefix(f"{start}/"): array for name, array in arrays.items()}
+
+
+def whole(found: Mapping[str, Array | None], names: Iterable[str]) -> dict[str, Array]:
+    """Those of these arrays that can be read."""
+    arrays = {name: found[name] for name in names}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+class Arrays(Mapping[str, "Array | None"]):
+    """The arrays of a file, each read when it is asked for; None for one that is damaged."""
+
+    def __init__(self, store: Store, file: Path, found: NpzFile) -> None:
+        self.store, self.file, self.found = store, file, found
+        self.sizes = {one.filename: one.file_size for one in found.zip.infolist()} if found.zip else {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found.files)
+
+    def __len__(self) -> int:
+        return len(self.found.files)
+
+    def __getitem__(self, name: str) -> Array | None:
+        try:
+            size = self.sizes.get(name) or self.sizes[f"{name}.npy"]
+            if size <= LIMIT and isinstance(array := self.found[name], np.ndarray):
+                return array
+            why = "too large" if size > LIMIT else "not an array"
+        except Exception as error:  # numpy lets through whatever it trips over
+            why = type(error).__name__
+        self.store.damage(self.file, f"{printable(name)} in it is damaged ({why}): delete the file and make it anew")
+        return None
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Mapping[str, Array]]:
-    """The arrays of a file, each read when it is asked for; none if there is no file."""
-    if not file.exists():
+def opened(store: Store, file: Path) -> Iterator[Mapping[str, Array | None]]:
+    """The arrays of a file; none if there is no file, or none that can be opened."""
+    found: Any = None
+    if os.path.lexists(file):
+        try:
+            found = np.load(file, allow_pickle=False) if file.is_file() else None
+            why = "" if isinstance(found, NpzFile) else "not an archive of arrays"
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            why = type(error).__name__
+        if why:
+            store.damage(file, f"it is damaged ({why}): delete it and make it anew")
+    if isinstance(found, NpzFile):
+        with found:
+            yield Arrays(store, file, found)
+    else:
         yield {}
-        return
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            yield found
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__}): delete it and make it anew") from None
 
 
 def forget(store: Store, run_id: str) -> None:

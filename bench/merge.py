@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from spurbench.bench import drawings
 from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.record import Record
+from spurbench.bench.joining import together
+from spurbench.bench.record import Record, told
 from spurbench.bench.store import Packed, Store
 
 Kept = dict[str, tuple[Record, Store]]  # run id → its record and the store that has it
 
 
-def merge(store: Store, sources: Sequence[Store], keep: str = "ask") -> tuple[int, int]:
+def merge(
+    store: Store, sources: Sequence[Store], keep: str = "ask", say: Callable[[str], None] = lambda line: None
+) -> tuple[int, int]:
     """Take over other stores' plans, and records with their predictions and drawings; how many are new, how many not.
 
     A failed record gives way to a finished one. Two finished ones must tell the same; if not, `keep` decides: `ours`,
     `theirs`, or (`ask`) a UserError that names them, and nothing is merged. What is kept beside a record goes the way
-    of the record; to one that stays are added drawings it lacks and a record that tells the same has.
+    of the record; to one that stays are added drawings it lacks and a record that tells the same has. `say` is told
+    which plans got another name.
     """
     if keep not in ("ask", "ours", "theirs"):
         raise unknown("way to keep records", keep, ("ask", "ours", "theirs"))
     if isinstance(store, Packed):
         raise store.refusal()
     kept, seen = chosen(store, sources, keep)
-    for source in sources:
-        for plan in source.plans():
-            if not (store.root / "plans" / f"{plan['grid']}.json").exists():
-                store.write_plan(plan)
+    add_plans(store, sources, say)
     new = [(record, source) for record, source in kept.values() if source is not store]
     for record, source in new:
         replace_predictions(store, source, record["id"])
@@ -38,6 +39,18 @@ def merge(store: Store, sources: Sequence[Store], keep: str = "ask") -> tuple[in
     for record, _ in new:  # last: until then a merge that is cut short is done again
         store.write_record(record)
     return len(new), seen - len(new)
+
+
+def add_plans(store: Store, sources: Sequence[Store], say: Callable[[str], None]) -> None:
+    """Take over plans; one of another grid whose name is taken gets a name of its own."""
+    own = [(plan, str(store.root)) for plan in store.plans()]
+    found, renamed = together([*own, *((plan, str(source.root)) for source in sources for plan in source.plans())])
+    for line in [*(line for source in sources for line in source.renamed()), *renamed]:
+        say(line)
+    here = {plan["grid"]: plan for plan, _ in own}
+    for plan in found:
+        if here.get(plan["grid"]) != plan:
+            store.write_plan(plan)
 
 
 def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int]:
@@ -61,11 +74,6 @@ def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int
             f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
         )
     return kept, seen
-
-
-def told(record: Record) -> Record:
-    """What a record says of the science; what it cost and where it was computed left out."""
-    return {name: record[name] for name in record if name not in ("digest", "cost", "provenance", "predictions")}
 
 
 def replace_predictions(store: Store, source: Store, run_id: str) -> None:

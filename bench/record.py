@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 SCHEMA = 1
+NEWER = "written by a newer spurbench"
 Record = dict[str, Any]
 OUTSIDE = {"killed", "cancelled", "preempted", "time_limit", "node_failure"}
 """Causes that are none of a run's own: it is done again without being asked."""
@@ -83,14 +84,19 @@ def sealed(record: Record) -> Record:
 
 def fault(record: Any, text: bytes = b"") -> str | None:
     """Why this record cannot be trusted, or None; `text` is what it was read from, if known."""
-    if not isinstance(record, dict) or "digest" not in record or not isinstance(record.get("schema"), int):
+    if not isinstance(record, dict) or "digest" not in record or type(record.get("schema")) is not int:
         return "not a record"
     if record["schema"] > SCHEMA:
-        return f"written by a newer spurbench (schema {record['schema']}, this one reads up to {SCHEMA})"
-    if not intact(record, text):
-        return "its content does not match its digest (edited by hand or damaged)"
-    if Run.from_dict(record).id != record["id"]:
-        return "its id does not match what it describes"
+        return f"{NEWER} (schema {record['schema']}, this one reads up to {SCHEMA})"
+    try:
+        if not intact(record, text):
+            return "its content does not match its digest (edited by hand or damaged)"
+        if Run.from_dict(record).id != record["id"]:
+            return "its id does not match what it describes"
+    except KeyError as error:
+        return f"not a record: it has no {error}"
+    except (RecursionError, TypeError, ValueError) as error:
+        return f"not a record: {error}"
     return None
 
 
@@ -102,6 +108,11 @@ def intact(record: Record, text: bytes) -> bool:
     digest = str(record["digest"])
     body = text.strip().replace(f'"digest":"{digest}",'.encode(), b"", 1)
     return hashlib.sha256(body).hexdigest() == digest or sealed(record)["digest"] == digest
+
+
+def told(record: Record) -> Record:
+    """What a record says of the science; what it cost and where it was computed left out."""
+    return {name: record[name] for name in record if name not in ("digest", "cost", "provenance", "predictions")}
 
 
 def settled(record: Record | None, retry: bool = False) -> bool:

@@ -37,6 +37,7 @@ MOSTLY = 0.5  # of a feature
 EXACT = 5_000_000  # entries of J up to which it is written down
 OVERSAMPLING, ROUNDS = 6, 6  # of the randomised SVD by block Krylov (Musco and Musco, arXiv 1504.05477)
 START = "probe/"  # of the arrays' names among a run's drawings
+NEEDED = {"settings", "examples", "steps", "strengths", "due", "responses"}  # of the arrays
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,9 @@ def randomised(logits: Callable[[Leaves], Tensor], leaves: Leaves, sign: Tensor,
 def seen(arrays: dict[str, Array], settings: Settings) -> dict[str, Array] | None:
     """What a probe with these settings kept of a run, by name; None if there was none."""
     found = {name.removeprefix(START): value for name, value in arrays.items() if name.startswith(START)}
-    return found if found and json.loads(str(found["settings"])) == asdict(settings) else None
+    if not NEEDED <= found.keys():  # one of them may be damaged
+        return None
+    return found if json.loads(str(found["settings"])) == asdict(settings) else None
 
 
 def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:

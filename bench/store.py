@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import gc
-import gzip
-import io
-import json
 import os
+import re
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-import orjson
-
+from spurbench.bench import packed
 from spurbench.bench.claims import Claims, alive, stale_seconds, take_away
 from spurbench.bench.errors import StoreTrouble, UserError
 from spurbench.bench.files import sweep, write_atomically
-from spurbench.bench.record import SCHEMA, Record, canonical, fault, sealed, settled
+from spurbench.bench.reading import (
+    Unfit,
+    Unusable,
+    content_of,
+    plan_in,
+    printable,
+    record_in,
+    schemas_in,
+    text_of_plan,
+    text_of_record,
+)
+from spurbench.bench.record import SCHEMA, Record, canonical, settled
+from spurbench.bench.shapes import Plan, is_file_name
 
 MARK = "spurbench-store.json"
 KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A record that cannot be used, by its path inside the store, and why."""
-
-    path: str
-    reason: str
+OURS = {*KINDS, "claims", "set-aside", "slurm"}  # what lies in a store
+GROUP = re.compile(r"[0-9a-f]{2}")
+NAME = re.compile(r"[0-9a-f]{16}\.json")  # of a record's file, in the folder of its first two digits
+NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
+"""Names of what desktops and file systems leave in any folder, and of what is being written."""
+Read = Callable[[bytes, str], dict[str, Any]]
 
 
 class Store:
     """Records, plans, predictions, checkpoints and claims of one folder, or the packed records of one file."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, oldest: int = SCHEMA) -> None:
         self.root = root
+        self.oldest = oldest  # schema of the oldest records there may be
         self.claims = Claims(root / "claims")
-        self.read: dict[str, tuple[str, dict[str, Any] | str]] = {}  # path → mark of the file, what was read from it
+        self.read: dict[str, tuple[str, dict[str, Any] | Unusable]] = {}  # path → mark of the file, what it holds
+        self.moved: dict[str, str] | None = None  # run id → the id its files have, see `home`
+        self.damaged: dict[str, Unusable] = {}  # what was found damaged beside the records, by its path
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> Store:
@@ -54,21 +63,31 @@ class Store:
                 raise UserError(
                     f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {root}` makes one"
                 )
-            others = [p for p in root.iterdir() if not p.name.startswith(f".{MARK}")] if root.is_dir() else []
-            if others and not mark.exists():  # another command may have made the store in the meantime
+            others = {p.name for p in root.iterdir() if not NOBODYS.fullmatch(p.name)} if root.is_dir() else set()
+            if others - OURS and not mark.exists():  # another command may have made the store in the meantime
                 raise UserError(f"{root} is not empty and not a store; name a new folder")
             write_atomically(mark, canonical({"schema": SCHEMA}))
-        check_schema(mark)
-        return cls(root)
+        return cls(root, schemas_in(mark)[1])
 
     def path(self, kind: str, run_id: str, suffix: str) -> Path:
-        return self.root / kind / run_id[:2] / f"{run_id}{suffix}"
+        """Where a run's file of a kind is, or is to be."""
+        name = run_id if kind == "records" else self.home(run_id)
+        return self.root / kind / name[:2] / f"{name}{suffix}"
+
+    def home(self, run_id: str) -> str:
+        """The id that the files of a run have: its own, or the one it had before its record's schema was migrated."""
+        if self.oldest < SCHEMA and self.moved is None:
+            self.records()
+        return (self.moved or {}).get(run_id, run_id)
 
     def write(self, path: Path, content: bytes) -> None:
         """Write one of the store's files. Raises StoreTrouble if that cannot be done, or the store is gone."""
-        if not (self.root / MARK).exists():
+        mark = self.root / MARK
+        if not mark.exists():
             raise StoreTrouble(f"the store {self.root} is gone (moved or deleted?): runs go on where it is now")
         try:
+            if self.oldest < SCHEMA and schemas_in(mark)[0] < SCHEMA:  # the first writer says what there is now
+                write_atomically(mark, canonical({"schema": SCHEMA, "oldest": self.oldest}))
             write_atomically(path, content)
         except OSError as error:
             raise StoreTrouble(
@@ -89,75 +108,161 @@ class Store:
             if not self.claims.path(file.stem).exists() and settled(self.record(file.stem)):
                 file.unlink(missing_ok=True)
 
-    # ---- records and plans --------------------------------------------------------------------------------------
+    # ---- records ------------------------------------------------------------------------------------------------
 
     def write_record(self, record: Record) -> None:
-        self.write(self.path("records", record["id"], ".json"), canonical(sealed(record)))
+        """Keep a record, once it is certain that it can be read again.
+
+        Errors: UserError that names what is at fault if it cannot; StoreTrouble if the store does not take it.
+        """
+        self.put(self.path("records", record["id"], ".json"), text_of_record(record), record_in)
 
     def record(self, run_id: str) -> Record | None:
         """The record of a run; None if there is none or it is unusable."""
-        path = self.path("records", run_id, ".json")
-        found = read_record(str(path)) if path.exists() else None
-        return None if isinstance(found, str) else found
+        found = self.look(self.path("records", run_id, ".json"), record_in)
+        if found is None and self.home(run_id) != run_id:
+            found = self.look(self.path("records", self.home(run_id), ".json"), record_in)
+        return None if isinstance(found, Unusable) else found
 
     def records(self) -> tuple[list[Record], list[Unusable]]:
-        """All usable records, ordered by id, and the unusable ones with their reasons."""
-        usable, unusable = [], []
+        """All usable records, ordered by id, and what else lies among them and the plans, with the reasons."""
+        usable, unusable, moved = dict[str, Record](), list[Unusable](), dict[str, str]()
         with without_collection():
-            for path, mark in record_files(self.root / "records"):
-                found = self.once(path, mark, read_record)
-                if isinstance(found, str):
-                    unusable.append(Unusable(os.path.relpath(path, self.root), found))
+            for entry in self.record_files(unusable):
+                found, name = self.once(entry, record_in), entry.name.removesuffix(".json")
+                if isinstance(found, Unusable):
+                    unusable.append(found)
+                elif found is not None and found["id"] == name:
+                    usable[name] = found
+                elif found is not None:  # of an older schema, in which it had another id
+                    moved[found["id"]] = name
+                    usable.setdefault(found["id"], found)
+        self.moved = moved
+        return [usable[id] for id in sorted(usable)], unusable + self.read_plans()[1]
+
+    def record_files(self, foreign: list[Unusable]) -> Iterator[os.DirEntry[str]]:
+        """What lies where records belong, in order; anything else that lies among them is added to `foreign`."""
+        for group in self.entries("records", foreign):
+            if not GROUP.fullmatch(group.name) or not os.path.isdir(group.path):
+                foreign.append(self.unusable(group.path, "not a folder of records", ours=False))
+                continue
+            for entry in self.entries(f"records/{group.name}", foreign):
+                if NAME.fullmatch(entry.name) and entry.name.startswith(group.name):
+                    yield entry
                 else:
-                    usable.append(found)
-        return usable, unusable + self.read_plans()[1]
+                    foreign.append(self.unusable(entry.path, "its name is not a record's (a copy?)", ours=False))
 
-    def set_aside(self, unusable: list[Unusable]) -> None:
-        """Move unusable records out of the way, so that their runs are done again; nothing is deleted."""
-        for one in unusable:
-            target = self.root / "set-aside" / f"{Path(one.path).stem}-{int(time.time())}.json"
-            target.parent.mkdir(exist_ok=True)
-            os.replace(self.root / one.path, target)
+    # ---- plans --------------------------------------------------------------------------------------------------
 
-    def plans(self) -> list[dict[str, Any]]:
+    def plans(self) -> list[Plan]:
         """What was planned, grid by grid; damaged plans are among the unusable of `records`."""
         return self.read_plans()[0]
 
-    def read_plans(self) -> tuple[list[dict[str, Any]], list[Unusable]]:
-        plans: list[dict[str, Any]] = []
-        unusable: list[Unusable] = []
-        for path in sorted(self.root.glob("plans/*.json")):
-            found = self.once(str(path), mark_of(path.stat()), read_plan)
-            if isinstance(found, str):
-                unusable.append(Unusable(str(path.relative_to(self.root)), found))
-            else:
-                plans.append(found)
-        return plans, unusable
+    def read_plans(self) -> tuple[list[Plan], list[Unusable]]:
+        usable, unusable = list[Plan](), list[Unusable]()
+        for entry in self.entries("plans", unusable):
+            if not entry.name.endswith(".json") or not is_file_name(entry.name.removesuffix(".json")):
+                unusable.append(self.unusable(entry.path, "its name is not a plan's", ours=False))
+                continue
+            found = self.once(entry, plan_in)
+            if isinstance(found, Unusable):
+                unusable.append(found)
+            elif found is not None:
+                usable.append(found)
+        return usable, unusable
 
-    def once(self, path: str, mark: str, read: Callable[[str], dict[str, Any] | str]) -> dict[str, Any] | str:
-        """What `read` makes of a file, read again only when the file has changed."""
-        if self.read.get(path, ("",))[0] != mark:
-            self.read[path] = mark, read(path)
-        return self.read[path][1]
-
-    def write_plan(self, plan: Mapping[str, Any]) -> None:
-        self.write(self.root / "plans" / f"{plan['grid']}.json", json.dumps(plan, indent=1).encode())
+    def write_plan(self, plan: Plan) -> None:
+        """Keep a plan under its grid's name, in place of the one that has it. Errors: as for a record."""
+        self.put(self.plan_path(plan["grid"]), text_of_plan(plan), plan_in)
 
     def drop_plan(self, grid: str) -> None:
-        (self.root / "plans" / f"{grid}.json").unlink(missing_ok=True)
+        self.plan_path(grid).unlink(missing_ok=True)
+
+    def plan_path(self, grid: str) -> Path:
+        return self.root / "plans" / f"{grid}.json"
+
+    def renamed(self) -> list[str]:
+        """Which plans are read under another name than they have, in words."""
+        return []
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    def entries(self, folder: str, foreign: list[Unusable]) -> list[os.DirEntry[str]]:
+        """What lies in a folder, in order, without what is nobody's; that it cannot be read is added to `foreign`."""
+        try:
+            found = [entry for entry in os.scandir(self.root / folder) if not NOBODYS.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            foreign.append(self.unusable(self.root / folder, f"cannot be read: {error.strerror}", ours=False))
+            return []
+        return sorted(found, key=lambda entry: entry.name.removesuffix(".json"))
+
+    def once(self, entry: os.DirEntry[str], read: Read) -> dict[str, Any] | Unusable | None:
+        """What `look` makes of a file, which it looks at again only when it has changed."""
+        try:
+            mark = mark_of(entry.stat())
+        except OSError:
+            return self.look(entry.path, read)
+        if self.read.get(entry.path, ("",))[0] != mark:
+            found = self.look(entry.path, read)
+            if found is None:
+                return None
+            self.read[entry.path] = mark, found
+        return self.read[entry.path][1]
+
+    def look(self, path: str | Path, read: Read) -> dict[str, Any] | Unusable | None:
+        """What `read` makes of a file and its name; None if there is none."""
+        try:
+            return read(content_of(path), os.path.basename(path).removesuffix(".json"))
+        except Unfit as reason:
+            return self.unusable(path, str(reason), reason.ours, reason.newer)
+        except FileNotFoundError:
+            return self.unusable(path, "a link to nothing") if os.path.islink(path) else None
+        except OSError as error:
+            return self.unusable(path, f"cannot be read: {error.strerror}")
+
+    def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable:
+        return Unusable(printable(os.path.relpath(path, self.root)), reason, ours, newer)
+
+    def put(self, path: Path, content: bytes, read: Read) -> None:
+        """Write a record or a plan; what cannot be used and lies in its place is set aside."""
+        found = self.look(path, read)
+        if isinstance(found, Unusable):
+            self.set_aside([found])
+        self.write(path, content)
+
+    def set_aside(self, unusable: list[Unusable]) -> None:
+        """Move what cannot be used from where records and plans belong, so that runs are done again.
+
+        Nothing is deleted, nothing foreign is moved. Errors: UserError if a newer spurbench wrote some of it.
+        """
+        newer = [one for one in unusable if one.newer]
+        if newer:
+            raise UserError(f"{self.root / newer[0].path}: {newer[0].reason}: upgrade, or move it out of the store")
+        for one in unusable:
+            if one.ours:
+                path = self.root / one.path
+                target = self.root / "set-aside" / f"{path.stem[:100]}-{time.time_ns()}.json"
+                target.parent.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):  # another process was faster
+                    os.replace(path, target)
 
     def pack(self, file: Path) -> int:
         """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; their number."""
         records, _ = self.records()
-        lines = [{"plan": plan} for plan in self.plans()] + [{"record": record} for record in records]
-        text = b"".join(canonical(line) + b"\n" for line in lines)
-        if file.suffix == ".gz":
-            buffer = io.BytesIO()
-            with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as zipped:
-                zipped.write(text)
-            text = buffer.getvalue()
-        write_atomically(file, text)
+        write_atomically(file, packed.written(self.plans(), records, file.suffix == ".gz"))
         return len(records)
+
+    def damage(self, file: Path, reason: str) -> None:
+        """Note that something kept beside the records cannot be used."""
+        self.damaged[str(file)] = self.unusable(file, reason)
+
+    def complaints(self) -> list[Unusable]:
+        """What is not used of the store, as far as it was read, by its path from here."""
+        folder = self.root.parent if isinstance(self, Packed) else self.root
+        known = [*self.records()[1], *self.damaged.values()]
+        return [replace(one, path=os.path.normpath(folder / one.path)) for one in known]
 
 
 class Packed(Store):
@@ -166,52 +271,46 @@ class Packed(Store):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.mark = ""  # of the file as it was read
-        self.content: tuple[list[dict[str, Any]], list[Record], list[Unusable]] = [], [], []
+        self.content = packed.Contents()
 
-    def contents(self) -> tuple[list[dict[str, Any]], list[Record], list[Unusable]]:
-        """Plans, usable records and unusable ones; read again only when the file has changed."""
+    def contents(self) -> packed.Contents:
+        """All that can be used, and what cannot; read again only when the file has changed."""
         mark = mark_of(self.root.stat())
         if self.mark != mark:
-            plans, usable, unusable = self.content = [], [], []
             with without_collection():
-                for number, line in self.lines():
-                    if is_plan(line.get("plan")):
-                        plans.append(line["plan"])
-                    elif reason := fault(line.get("record")):
-                        unusable.append(Unusable(f"{self.root.name}:{number}", reason))
-                    else:
-                        usable.append(line["record"])
-            if not plans and not usable:
-                raise UserError(f"{self.root} holds no plan and no record; expected a file that `spurbench pack` wrote")
+                self.content = packed.contents(self.root)
+            if not self.content.plans and not self.content.records:
+                bad = self.content.unusable
+                first = f" that can be used ({bad[0].path}: {bad[0].reason})" if bad else ""
+                raise UserError(
+                    f"{self.root} holds no plan and no record{first}; expected a file that `spurbench pack` wrote"
+                )
             self.mark = mark
         return self.content
 
-    def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every line with its number, the first being 1; what cannot be read is an empty one."""
-        number = 0
-        try:
-            with gzip.open(self.root, "rb") if self.root.suffix == ".gz" else open(self.root, "rb") as file:
-                for number, text in enumerate(file, 1):
-                    line = None
-                    with suppress(ValueError):
-                        line = json.loads(text)
-                    yield number, line if isinstance(line, dict) else {}
-        except (EOFError, gzip.BadGzipFile, zlib.error):  # cut short, or never a gzip file
-            yield number + 1, {}
-
     def records(self) -> tuple[list[Record], list[Unusable]]:
-        return self.contents()[1:]
+        found = self.contents()
+        return list(found.records.values()), found.unusable
 
     def record(self, run_id: str) -> Record | None:
-        return next((record for record in self.records()[0] if record["id"] == run_id), None)
+        return self.contents().records.get(run_id)
 
-    def plans(self) -> list[dict[str, Any]]:
-        return self.contents()[0]
+    def plans(self) -> list[Plan]:
+        return self.contents().plans
+
+    def renamed(self) -> list[str]:
+        return self.contents().renamed
+
+    def home(self, run_id: str) -> str:
+        return self.contents().moved.get(run_id, run_id)
+
+    def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable:
+        return Unusable(printable(os.path.relpath(path, self.root.parent)), reason, ours, newer)
 
     def write_record(self, record: Record) -> None:
         raise self.refusal()
 
-    def write_plan(self, plan: Mapping[str, Any]) -> None:
+    def write_plan(self, plan: Plan) -> None:
         raise self.refusal()
 
     def refusal(self) -> UserError:
@@ -223,23 +322,9 @@ def checkpoint_of(store: Store, run_id: str) -> Path:
     return store.root / "checkpoints" / f"{run_id}.pt"
 
 
-def record_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Path of each record file, in order, and a mark that changes when the file does."""
-    if not folder.is_dir():
-        return
-    for group in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        for entry in sorted(os.scandir(group), key=lambda entry: entry.name):
-            if entry.name.endswith(".json"):
-                yield entry.path, mark_of(entry.stat())
-
-
-def is_plan(plan: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(plan, dict) and isinstance(plan.get("grid"), str) and isinstance(plan.get("cells"), list)
-
-
 def mark_of(stat: os.stat_result) -> str:
     """What changes when a file does."""
-    return f"{stat.st_ino} {stat.st_mtime_ns}"
+    return f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
 
 
 @contextmanager
@@ -253,34 +338,3 @@ def without_collection() -> Iterator[None]:
         gc.freeze()
         if before:
             gc.enable()
-
-
-def read_record(path: str) -> Record | str:
-    """The record in a file, or the reason why it cannot be used."""
-    with open(path, "rb") as file:
-        text = file.read()
-    try:
-        record = orjson.loads(text)
-    except ValueError:
-        return "not valid JSON (truncated?)"
-    return fault(record, text) or record
-
-
-def read_plan(path: str) -> dict[str, Any] | str:
-    """The plan in a file, or the reason why it cannot be used."""
-    with suppress(ValueError):
-        plan = json.loads(Path(path).read_bytes())
-        if is_plan(plan):
-            return plan
-    return "not a plan (truncated?)"
-
-
-def check_schema(mark: Path) -> None:
-    try:
-        schema = int(json.loads(mark.read_bytes())["schema"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{mark} is damaged; it should read {canonical({'schema': SCHEMA}).decode()}") from None
-    if schema > SCHEMA:
-        raise UserError(
-            f"{mark.parent} was written by a newer spurbench (schema {schema}; this one reads up to {SCHEMA}): upgrade"
-        )

@@ -6,19 +6,19 @@ scontrol is asked for the cause while they remember it, and what they say is kep
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spurbench.bench.errors import UserError
 from spurbench.bench.files import write_atomically
 from spurbench.bench.grid import cell_names, chosen
 from spurbench.bench.job import Job
+from spurbench.bench.reading import Unfit, content_of, parsed
 from spurbench.bench.record import Record, canonical, settled
 from spurbench.bench.store import Store
 
@@ -26,6 +26,7 @@ CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE":
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED", "RESV_DEL_HOLD", "STOPPED"}
 FORGOTTEN = ("killed", "gone, and SLURM does not remember why: see its log")
+T = TypeVar("T")
 End = tuple[str, str]
 """How a task ended, as the kind of a record's cause, and in words."""
 
@@ -63,10 +64,10 @@ def tasks(store: Store) -> Iterator[Task]:
     """Every task that was ever submitted for a store, the newest submission last."""
     for file in sorted(store.root.glob("slurm/*/submission.json")):
         ends = known_ends(file.parent)
-        for number, array in enumerate(json.loads(file.read_bytes())["arrays"]):
-            for index, jobs in enumerate(read_manifest(file.parent, number)["tasks"]):
+        for number, array in enumerate(read_whole(file, "submission", array_ids)):
+            for index, jobs in enumerate(read_whole(manifest_of(file.parent, number), "manifest", jobs_of)):
                 id = f"{array}_{index}"
-                yield Task(id, [Job.from_dict(fields) for fields in jobs], file.parent, number, ends.get(id))
+                yield Task(id, jobs, file.parent, number, ends.get(id))
 
 
 def named(store: Store, patterns: Sequence[str]) -> list[Task]:
@@ -83,16 +84,37 @@ def named(store: Store, patterns: Sequence[str]) -> list[Task]:
 
 def read_manifest(folder: Path, array: int) -> dict[str, Any]:
     """Errors: UserError if the manifest is gone or damaged."""
-    file = manifest_of(folder, array)
+    return read_whole(manifest_of(folder, array), "manifest", dict[str, Any])
+
+
+def read_whole(file: Path, kind: str, read: Callable[[Any], T]) -> T:
+    """What `read` makes of the content of a submission's file.
+
+    Errors: UserError if it is gone or damaged.
+    """
     try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError) as error:
-        what = "gone" if isinstance(error, FileNotFoundError) else "damaged"
-        raise UserError(
-            f"the manifest {file} is {what}: without it no one knows what the tasks of that submission are; "
-            f"delete the folder {folder} to forget it"
-        ) from None
-    return content
+        return read(parsed(content_of(file), f"a {kind}"))
+    except FileNotFoundError:
+        what = "gone"
+    except (Unfit, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"damaged ({type(error).__name__})"
+    raise UserError(
+        f"the {kind} {file} is {what}: without it no one knows what the tasks of that submission are; "
+        f"delete the folder {file.parent} to forget it"
+    )
+
+
+def array_ids(content: Any) -> list[str]:
+    """The ids that SLURM gave the arrays of a submission."""
+    found = list(map(str, content["arrays"]))
+    if not all(map(str.isdecimal, found)):
+        raise ValueError("not the ids of arrays")
+    return found
+
+
+def jobs_of(content: Any) -> list[list[Job]]:
+    """The jobs of each task of an array."""
+    return [[Job.from_dict(fields) for fields in jobs] for jobs in content["tasks"]]
 
 
 # ---- the queue ------------------------------------------------------------------------------------------------------
@@ -144,8 +166,9 @@ def unsettled(store: Store, submitted: Iterable[Task], queue: Container[str]) ->
 
 def known_ends(folder: Path) -> dict[str, End]:
     """How tasks of a submission ended, as far as it was written down."""
-    with suppress(FileNotFoundError, ValueError):
-        return {id: (kind, text) for id, (kind, text) in json.loads((folder / "ends.json").read_bytes()).items()}
+    with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
+        found = parsed(content_of(folder / "ends.json"), "ends")
+        return {id: (str(kind), str(text)) for id, (kind, text) in found.items()}
     return {}
 
 

@@ -108,7 +108,9 @@ def with_curves(record: Any, seed: int) -> Any:
     flipped = [min(10, i // (50 * (1 + seed))) for i in range(1001)]
     counts = [{"n": [5, 5], "correct": [i, 5 - i], "loss_sum": 1.0, "entropy_sum": 1.0} for i in range(3)]
     looks = [{"step": 10 * i, "splits": {"validation": count}} for i, count in enumerate(counts)]
-    return sealed(record | {"curves": {"margin": {"split": "train", "n": 10, "flipped": flipped}}, "looks": looks})
+    curves = {"margin": {"split": "train", "n": 10, "flipped": flipped}}
+    splits = record["splits"] | {"validation": counts[-1]}
+    return sealed(record | {"curves": curves, "looks": looks, "splits": splits})
 
 
 def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,9 +256,13 @@ def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure],
     assert draw.make(own["surfaces"], packed).to_json() == draw.make(own["surfaces"], source(made)).to_json()
     command("merge", tmp_path / "again", tmp_path / "r.jsonl.gz")
     assert draw.make(own["surfaces"], Source(Store.open(tmp_path / "again"))).lacks == []
-    (tmp_path / "r.drawings.npz").write_bytes(b"PK but no more")
-    with pytest.raises(UserError, match="r.drawings.npz is damaged"):
-        draw.make(own["surfaces"], packed)
+    whole = (tmp_path / "r.drawings.npz").read_bytes()
+    for content in (b"PK but no more", whole[: len(whole) // 2], b""):
+        (tmp_path / "r.drawings.npz").write_bytes(content)
+        with pytest.raises(UserError, match="nothing to draw this from is kept of 6 runs"):
+            draw.make(own["surfaces"], packed)
+        (one,) = packed.store.complaints()  # type: ignore[union-attr]
+        assert one.path.endswith("r.drawings.npz") and "damaged" in one.reason
 
 
 def test_squares_have_means_the_marked_seed_and_published_values_only_of_the_paper(

@@ -38,7 +38,7 @@ def figure(
 
     [dim]spurbench figure fig6 stores/paper --out fig6.svg[/dim]
     """
-    from spurbench.bench import again
+    from spurbench.bench import again, command
     from spurbench.bench.cli import add_plugins
     from spurbench.bench.errors import UserError
     from spurbench.bench.figures import draw, sheet
@@ -50,10 +50,11 @@ def figure(
     figures = sheet.load(name)
     source = Source(Store.open(store) if store else None)
     tasks = draw.again_for(figures, source) if train else []
-    if tasks:
+    if tasks and source.store:
         writable(where(out, figures[0].name))
         with stoppable():
             again.all_of(tasks, jobs or cores(), progress(tasks))
+        source.store.damaged.clear()  # it was made anew
     refused = []
     for one in figures:
         try:
@@ -63,6 +64,8 @@ def figure(
             continue
         paths = draw.save(drawing, where(out, one.name))
         print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
+    if source.store:
+        command.complain(source.store)
     if refused and len(figures) == 1:
         raise UserError(refused[0])
     for line in refused:
@@ -91,7 +94,7 @@ def probe(
 
     [dim]spurbench probe stores/paper --cell 'figure 1: erm' --cell 'figure 1: sd'[/dim]
     """
-    from spurbench.bench import again
+    from spurbench.bench import again, command
     from spurbench.bench.cli import add_plugins
     from spurbench.bench.errors import unknown
     from spurbench.bench.figures import draw, probing
@@ -110,9 +113,11 @@ def probe(
         writable(where(out, "probe"))
         with stoppable():
             again.all_of(tasks, jobs or cores(), progress(tasks))
+        source.damaged.clear()  # it was made anew
     parts = probing.probe(source, groups, settings)
     for part in parts:
         probing.table(part, show)
+    command.complain(source)
     paths = draw.save(probing.drawing(parts, settings), where(out, "probe"))
     print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
 

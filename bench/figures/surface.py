@@ -41,14 +41,20 @@ class Surface(Kind):
         return (self.cell,)
 
     def kept(self, source: Source, record: Record) -> bool:
-        return self.picture in source.kept(record)
+        return self.lattice(source, record) is not None
+
+    def lattice(self, source: Source, record: Record) -> Any:
+        """The picture as an array, or None; one of another shape is no lattice."""
+        found = source.kept(record).get(self.picture)
+        square = found is not None and found.ndim == 2 and found.shape[0] == found.shape[1]
+        return found if square and found is not None and found.dtype.kind in "fiu" else None
 
     def wish(self) -> dict[str, Any]:
         return {"drawings": True}
 
     def gather(self, source: Source) -> Part:
         found = source.find(self.cell, self.grid)
-        kept = {seed: source.kept(record).get(self.picture) for seed, record in found.records.items()}
+        kept = {seed: self.lattice(source, record) for seed, record in found.records.items()}
         surfaces = {seed: surface.astype(float) for seed, surface in kept.items() if surface is not None}
         part: Part = {
             **found.share,

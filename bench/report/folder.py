@@ -46,6 +46,8 @@ def write(store: Path, out: Path, grid: str | None = None) -> Made:
             if (some := [lack for lack in drawing.lacks if lack.what == what])
         ]
     draw.put(out / "index.html", start_page(board, made).encode())
+    if source.store:
+        command.complain(source.store)
     return made
 
 

@@ -270,7 +270,7 @@ def general_notes(board: Leaderboard) -> list[str]:
             board, lambda row: row.seconds_per_run is not None
         ),
     }
-    away = [f"set aside, not used: {path}: {reason}" for path, reason in board.set_aside]
+    away = [f"not used: {path}: {reason}" for path, reason in board.set_aside]
     return [note for note, used in notes.items() if used] + board.notes + away
 
 
