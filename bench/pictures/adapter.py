@@ -129,7 +129,7 @@ class Pictures(Dataset):
         """The name of the prepared version; raises UserError if a text of the user's cannot be in it."""
         for text in (origin, *self.chosen.values()):
             if not NAME.fullmatch(text):
-                can = "letters, digits, '_', '-' and '.' can, the first two at its beginning"
+                can = "letters, digits, '_', '-' and '.' can, the last two not at its beginning"
                 raise UserError(f"{text[:80]!r} cannot name a folder: {can}")
         name = self.version(origin)
         if len(name) > LONGEST_NAME:
