@@ -12,7 +12,7 @@ from spurbench.bench import registry
 from spurbench.bench.errors import UserError, cut, unknown
 from spurbench.bench.home import at_home
 from spurbench.bench.plans import decided, search_of
-from spurbench.bench.record import SCHEMA, Record, Run, fingerprint, identity, settled
+from spurbench.bench.record import IDENTITY, SCHEMA, Record, Run, fingerprint, run_ids, settled
 from spurbench.bench.selection import RULES, Scores, at_its_best, lack, mean_scores
 from spurbench.bench.yamlfile import Origin, Where, load, scalar
 
@@ -314,23 +314,6 @@ def best(scores: Sequence[Scores | None], before: int | None = None) -> int | No
     found = [(score, -place) for place, score in enumerate(scores) if score is not None]
     stays = before is not None and before < len(scores) and (score := scores[before]) and score[0] == max(found)[0][0]
     return before if stays else -max(found)[1] if found else None
-
-
-IDENTITY = (
-    "dataset",
-    "dataset_options",
-    "protocol_version",
-    "method",
-    "hyper_parameters",
-    "training",
-    "precision",
-)
-
-
-def run_ids(row: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
-    """What `Run.id` gives for each seed, without building the runs (10,000 ids in a fraction of a second)."""
-    shared = identity({name: row[name] for name in IDENTITY})
-    return [fingerprint({**shared, "seed": seed})[:16] for seed in seeds]
 
 
 def runs(plan: Plan) -> list[tuple[Run, dict[str, Any]]]:

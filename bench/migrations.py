@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spurbench.bench.grid import run_ids
-from spurbench.bench.record import Record, Run, sealed
+from spurbench.bench.record import Record, Run, run_ids, sealed
 from spurbench.bench.training import reduced
 
 UNTRAINED = {"random"}  # the methods of schema 1 that train nothing
@@ -20,8 +19,16 @@ def migrated_record(record: Record) -> Record:
     """A record of schema 1 in schema 2, with its id and digest; one of a later schema as it is."""
     if record["schema"] != 1:
         return record
-    found = record | {"schema": 2, "training": in_effect(record["method"], record["training"])}
+    found = record | {"schema": 2, "training": in_effect(record["method"], record["training"])} | counted(record)
     return sealed(found | {"id": Run.from_dict(found).id})
+
+
+def counted(record: Record) -> dict[str, int]:
+    """How many classes and attributes the data have, by the names of their groups; nothing of a run without data."""
+    groups = [str(name).removeprefix("y").split("a") for name in record.get("groups", ())]
+    if not groups:
+        return {}
+    return {"classes": len({y for y, *_ in groups}), "attributes": len({a for _, *rest in groups for a in rest}) or 1}
 
 
 def migrated_plan(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from spurbench.bench.errors import UserError
+from spurbench.bench.migrations import migrated_plan, migrated_record
 from spurbench.bench.record import NEWER, SCHEMA, Record, canonical, fault, sealed
 from spurbench.bench.shapes import Plan, brief, plan_misfit, record_misfit
 
@@ -79,7 +80,7 @@ def record_of(found: Any, text: bytes = b"", name: str | None = None) -> Record:
         raise Unfit(reason, newer=reason.startswith(NEWER))
     if name is not None and found["id"] != name:
         raise Unfit(f"it is the record of another run, {found['id']}")
-    return checked(found, "a record", todays_record, record_misfit)
+    return checked(found, "a record", migrated_record, record_misfit)
 
 
 def plan_in(text: bytes, name: str | None = None) -> Plan:
@@ -96,7 +97,7 @@ def plan_of(found: Any, name: str | None = None) -> Plan:
         raise Unfit(f"not a plan: its schema is {brief(schema)}")
     if schema > SCHEMA:
         raise Unfit(f"{NEWER} (schema {schema}, this one reads up to {SCHEMA})", newer=True)
-    plan = checked({**BARE, **found, "schema": schema}, "a plan", todays_plan, plan_misfit)
+    plan = checked({**BARE, **found, "schema": schema}, "a plan", migrated_plan, plan_misfit)
     if name is not None and plan["grid"] != name:
         raise Unfit(f"it is the plan of the grid {brief(plan['grid'])} under another name (a copy?)", ours=False)
     return plan
@@ -123,19 +124,6 @@ def checked(
 
 BARE = {"description": "", "selection": {"rule": "none", "oracle": False, "text": "not said"}, "notes": []}
 """What a plan may leave out."""
-
-
-def todays_record(record: Record) -> Record:
-    """A record of an older schema as it would be written today: the one place where records are migrated.
-
-    Its id may change by that; the store then still has it, and what is kept beside it, under the old one.
-    """
-    return record
-
-
-def todays_plan(plan: Plan) -> Plan:
-    """A plan of an older schema as it would be written today: the one place where plans are migrated."""
-    return plan
 
 
 def schemas_in(mark: Path) -> tuple[int, int]:

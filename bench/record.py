@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 NEWER = "written by a newer spurbench"
 Record = dict[str, Any]
 OUTSIDE = {"killed", "cancelled", "preempted", "time_limit", "node_failure"}
@@ -69,6 +69,15 @@ def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = used(fields)
     return found | {"training": FIRST_FIELDS | found["training"]}
+
+
+IDENTITY = tuple(name for name in Run.__dataclass_fields__ if name != "seed")
+
+
+def run_ids(row: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
+    """What `Run.id` gives for each seed, without building the runs (10,000 ids in a fraction of a second)."""
+    shared = identity({name: row[name] for name in IDENTITY})
+    return [fingerprint({**shared, "seed": seed})[:16] for seed in seeds]
 
 
 def used(fields: Mapping[str, Any]) -> dict[str, Any]:

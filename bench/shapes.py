@@ -9,8 +9,7 @@ from itertools import chain
 from operator import le
 from typing import Any
 
-from spurbench.bench.grid import run_ids
-from spurbench.bench.record import Record
+from spurbench.bench.record import Record, run_ids
 from spurbench.bench.selection import RULES
 
 Plan = dict[str, Any]

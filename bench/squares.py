@@ -10,11 +10,10 @@ from typing import Any
 from spurbench.bench import editions
 from spurbench.bench.editions import Edited, Past
 from spurbench.bench.plans import Plan, draw_ids, search_of
-from spurbench.bench.record import Record, Run, fingerprint, identity, used
+from spurbench.bench.record import IDENTITY, Record, fingerprint, identity, used
 from spurbench.bench.selection import at_its_best
 
 UNPLANNED = {"rule": "unknown", "text": "not in any plan: how its settings were chosen is not known"}
-IDENTITY = tuple(name for name in Run.__dataclass_fields__ if name != "seed")
 
 
 @dataclass

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -35,8 +35,18 @@ ENDS = 1 << 20  # of a larger one, so many at its beginning and end
 def of(record: Record) -> Version:
     """What made a run, as its record tells."""
     source = record["provenance"]
-    code = source.get("code") or {}
-    return {kind: str(code.get(kind) or "") for kind in ("method", "dataset")} | {"data": str(source.get("data") or "")}
+    made = {kind: str((source.get("code") or {}).get(kind) or "") for kind in ("method", "dataset")}
+    files = source.get("plugins") or {}  # of schema 1: the hash of the whole file, comments and all
+    for kind in (kind for kind in made if files.get(kind) and not made[kind]):
+        path = where(kind, record[kind], None)
+        now = path is not None and whole(str(path), path.stat().st_mtime_ns) == files[kind]
+        made[kind] = code(path) if path is not None and now else f"file {files[kind][:11]}"
+    return made | {"data": str(source.get("data") or "")}
+
+
+@lru_cache(maxsize=4096)
+def whole(file: str, mtime: int) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def edited(record: Record) -> list[str]:
@@ -51,6 +61,22 @@ def edited(record: Record) -> list[str]:
         if Path(name).is_file() and content_of(Path(name)) != content:
             found.append(Path(name).name)
     return found
+
+
+def accepted(record: Record, names: Collection[str]) -> Record | None:
+    """The record as made by these files as they are now, after an edit that alters no result; None if it is already.
+
+    What made it is kept in it, as `accepted`.
+    """
+    source, made = record["provenance"], of(record)
+    found, before = dict(source.get("code") or {}), dict(source.get("accepted") or {})
+    for kind in ("method", "dataset"):
+        path = where(kind, record[kind], (source.get("paths") or {}).get(kind))
+        if path is not None and path.name in names and code(path) not in ("", made[kind]):
+            before[kind] = [*before.get(kind, ()), made[kind]]
+            found[kind] = code(path)
+    changed = before != (source.get("accepted") or {})
+    return record | {"provenance": source | {"code": found, "accepted": before}} if changed else None
 
 
 def where(kind: str, name: str, recorded: str | None) -> Path | None:

@@ -621,7 +621,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
         found = one | {"schema": SCHEMA + 1, "hyper_parameters": one["hyper_parameters"] | {"new": 1}}
         return sealed(found | {"id": Run.from_dict(found).id})
 
-    monkeypatch.setattr(reading, "todays_record", todays)
+    monkeypatch.setattr(reading, "migrated_record", todays)
     monkeypatch.setattr(reading, "plan_misfit", lambda plan: None)
 
 

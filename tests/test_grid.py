@@ -327,7 +327,7 @@ def test_a_mistake_is_named_with_file_and_line(tmp_path, method, message):
         ("description: " + "x" * 20_000 + "\n" + SMALL, "grid.yaml:1: the text 'xxx"),
         (f"{'k' * 200}: 1\n" + SMALL, "grid.yaml:1: the key 'kkk"),
         ('description: "\\uD800"\n' + SMALL, "half of a character"),
-        ("#" * 5_000_000 + "\n" + SMALL, "characters; 4,000,000 are the most"),
+        ("#" * 5_000_000 + "\n" + SMALL, "more than 4 MB, too large for a file of settings"),
         (
             "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
             + "".join(f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]\n" for a, b in itertools.pairwise("abcdefgh")),
