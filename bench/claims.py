@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench.errors import StoreTrouble
 from spurbench.bench.files import now_in, running
 
 TASK = "SPURBENCH_TASK"  # environment variable: the name of a task that may be ended and started again
@@ -51,7 +52,8 @@ class Claims:
     def take(self, run_id: str) -> bool:
         """Reserve a run for this process; False if another living process has it."""
         path = self.path(run_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.root.parent.exists():  # a store that was deleted does not come back
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not alive(path):
             take_away(path)
         token = secrets.token_hex(8)
@@ -59,6 +61,8 @@ class Claims:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
+        except OSError as error:
+            raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
         with os.fdopen(descriptor, "wb") as file:
             file.write(padded(holder() | {"token": token}))
         self.tokens[run_id] = token

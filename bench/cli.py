@@ -320,6 +320,22 @@ def merge(
         raise typer.Exit(2)
 
 
+@app.command()
+def accept(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    files: Annotated[list[str], typer.Argument(help="Names of the edited files, as `status` says them: mine.py.")],
+    plugin: options.Plugin = None,
+) -> None:
+    """Say that an edit of a method's or dataset's file alters no result: runs made before it count as made after it.
+
+    Their records keep what made them. For an edit that may alter results: `run` with --fresh.
+    """
+    from spurbench.bench import command
+
+    add_plugins(plugin)
+    print(f"{command.accept(store, files)} runs count as made by {', '.join(files)} as it is now")
+
+
 @app.command("new-method")
 def new_method(
     name: Annotated[str, typer.Argument(help="Name of the method, lower case with underscores.")],

@@ -73,7 +73,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
                       highlight=False, soft_wrap=True)  # fmt: skip
     for one in store.records()[1]:
-        fate = "set aside, its run is done again" if one.ours else "not used"
+        fate = "set aside" if one.ours else "not used"
         console.print(f"{fate}: {terminal.line(f'{one.path}: {one.reason}')}", soft_wrap=True)
     try:
         result = run_grid(grid, store, settings, announce)
@@ -112,7 +112,10 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
     elif result.left and not result.refused:
         say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
     for files, ids in outdated(result.plan, store.records()[0]).items():
-        say(f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again")
+        say(
+            f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again, "
+            f"`spurbench accept {store_name} {files}` says that the edit alters nothing"
+        )
     say(f"next: spurbench leaderboard {store_name}")
     return 2 if failed or result.refused else 0
 
@@ -141,6 +144,7 @@ def status(where: Path | Store) -> list[dict[str, Any]]:
     """One row a cell: how many of its runs are in each state, and why some failed."""
     store = where if isinstance(where, Store) else Store.open(where)
     records = store.records()[0]
+    versions.look_again()
     old = {record["id"]: files for record in records if (files := versions.edited(record))}
     known = Known({record["id"]: record for record in records}, store.claims.living(), queued(store), old)
     rows = []
@@ -216,6 +220,23 @@ def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, A
     elif cell["search"] and cell["search"]["chosen"] is None:
         notes.append("search not finished")
     return {name: states.count(name) for name in STATES} | {"note": "; ".join(notes)}
+
+
+def accept(where: Path, files: Sequence[str]) -> int:
+    """Let runs made before plug-in files were edited count as made by them as they are now; how many.
+
+    Errors: UserError for a file that made no run of the store in another version.
+    """
+    store = Store.open(where)
+    records = store.records()[0]
+    known = {name for record in records for name in versions.edited_plugins(record)}
+    for name in files:
+        if name not in known:
+            raise unknown(f"file edited since runs of {where} were made", name, known)
+    changed = [found for record in records if (found := versions.accepted(record, files))]
+    for record in changed:
+        store.write_record(record)
+    return len(changed)
 
 
 def leaderboard(where: Path, format_: str, all_: bool, grid: str | None, colour: bool) -> str:

@@ -38,7 +38,7 @@ def of(record: Record) -> Version:
     made = {kind: str((source.get("code") or {}).get(kind) or "") for kind in ("method", "dataset")}
     files = source.get("plugins") or {}  # of schema 1: the hash of the whole file, comments and all
     for kind in (kind for kind in made if files.get(kind) and not made[kind]):
-        path = where(kind, record[kind], None)
+        path = file_of_plugin(kind, record)
         now = path is not None and whole(str(path), path.stat().st_mtime_ns) == files[kind]
         made[kind] = code(path) if path is not None and now else f"file {files[kind][:11]}"
     return made | {"data": str(source.get("data") or "")}
@@ -51,40 +51,38 @@ def whole(file: str, mtime: int) -> str:
 
 def edited(record: Record) -> list[str]:
     """The files that made a run and have changed since on this machine, by name; those not here are passed over."""
-    source, made = record["provenance"], of(record)
-    found = []
-    for kind in ("method", "dataset"):
-        path = where(kind, record[kind], (source.get("paths") or {}).get(kind))
-        if path is not None and made[kind] and code(path) not in (made[kind], ""):
-            found.append(path.name)
-    for name, content in (source.get("files") or {}).items():
-        if Path(name).is_file() and content_of(Path(name)) != content:
-            found.append(Path(name).name)
-    return found
+    files = record["provenance"].get("files") or {}
+    others = (Path(name) for name, content in files.items() if Path(name).is_file())
+    return edited_plugins(record) + [path.name for path in others if content_of(path) != files[str(path)]]
+
+
+def edited_plugins(record: Record) -> list[str]:
+    """Of those, the method's and the dataset's."""
+    made, pairs = of(record), ((kind, file_of_plugin(kind, record)) for kind in ("method", "dataset"))
+    return [path.name for kind, path in pairs if path and made[kind] and code(path) not in (made[kind], "")]
 
 
 def accepted(record: Record, names: Collection[str]) -> Record | None:
-    """The record as made by these files as they are now, after an edit that alters no result; None if it is already.
+    """The record as made by these files as they are now, after an edit that alters no result; None if it was anyway.
 
-    What made it is kept in it, as `accepted`.
+    What did make it is kept in it, as `accepted`.
     """
     source, made = record["provenance"], of(record)
     found, before = dict(source.get("code") or {}), dict(source.get("accepted") or {})
+    changed = set(edited_plugins(record)) & set(names)
     for kind in ("method", "dataset"):
-        path = where(kind, record[kind], (source.get("paths") or {}).get(kind))
-        if path is not None and path.name in names and code(path) not in ("", made[kind]):
-            before[kind] = [*before.get(kind, ()), made[kind]]
-            found[kind] = code(path)
-    changed = before != (source.get("accepted") or {})
+        path = file_of_plugin(kind, record)
+        if path and path.name in changed and code(path) != made[kind]:
+            before[kind], found[kind] = [*before.get(kind, ()), made[kind]], code(path)
     return record | {"provenance": source | {"code": found, "accepted": before}} if changed else None
 
 
-def where(kind: str, name: str, recorded: str | None) -> Path | None:
-    """The file of a plug-in now: the one known by that name here, else the one it had, if that is still there."""
-    info = registry.plugins(kind).get(name)
-    if info is not None:
-        return info.path if info.path.is_file() else None
-    return Path(recorded) if recorded and Path(recorded).is_file() else None
+def file_of_plugin(kind: str, record: Record) -> Path | None:
+    """A run's plug-in as it is now: the file known by its name here, else the one it had, if that is still there."""
+    info = registry.plugins(kind).get(record[kind])
+    recorded = (record["provenance"].get("paths") or {}).get(kind)
+    path = info.path if info is not None else Path(recorded) if recorded else None
+    return path if path is not None and path.is_file() else None
 
 
 # ---- code -----------------------------------------------------------------------------------------------------------
@@ -97,12 +95,21 @@ def loaded(kind: str, name: str) -> str:
     return code(info.path) if info else ""
 
 
+@cache
 def code(path: Path) -> str:
-    """Sixteen hex digits that change when the code of a plug-in could give other numbers; "" if it cannot be read."""
+    """Sixteen hex digits that change when the code of a plug-in could give other numbers; "" if it cannot be read.
+
+    They are worked out once, until `look_again`.
+    """
     try:
-        return fingerprint([essence_of(file) for file in with_imports(path)])[:16]
+        return fingerprint([essence(ast.parse(file.read_bytes())) for file in with_imports(path)])[:16]
     except (OSError, SyntaxError, ValueError):
         return ""
+
+
+def look_again() -> None:
+    """Forget what files held: for a command that looks more than once."""
+    code.cache_clear()
 
 
 def with_imports(path: Path) -> list[Path]:
@@ -135,17 +142,6 @@ def own_module(importer: Path, name: str, up: int) -> Path | None:
         return module_file(name) if rest[:1] in (["methods"], ["datasets"]) else None
     package = next((folder for folder in importer.parents if folder.name == top), None)
     return file_of([str(package)], rest) if package else file_of([str(importer.parent)], [top, *rest])
-
-
-def essence_of(file: Path) -> str:
-    stat = file.stat()
-    return read_essence(str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino)
-
-
-@lru_cache(maxsize=4096)
-def read_essence(file: str, *mark: int) -> str:
-    """Of a file that has not changed since, the hash is made once."""
-    return fingerprint(essence(ast.parse(Path(file).read_bytes())))
 
 
 def essence(node: Any) -> Any:

@@ -297,40 +297,54 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="random SIGKILLs (default 200)")
     parser.add_argument("--within", type=float, default=8.0, help="seconds after the start in which they come")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-kills", action="store_true", help="the random SIGKILLs alone")
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        return everything(given.folder or Path(temporary), given.kills, given.within, given.seed)
+        folder = given.folder or Path(temporary)
+        bad = random_kills(folder, given.kills, given.within, given.seed)
+        return int(bad if given.only_kills else bad | other_trouble(folder))
 
 
-def everything(folder: Path, kills: int, within: float, seed: int) -> int:
-    bad = report("a SIGKILL before each operation on the store", kill_at_every_operation(folder / "operations"), {})
-    unbroken = Chaos(folder / "unbroken")
-    unbroken.finish()
-    generator, round_, left = random.Random(seed), 0, kills
-    while left > 0:
-        chaos, round_, wrong = Chaos(folder / f"round-{round_}", random=generator), round_ + 1, list[str]()
-        each = min(left, 12)
+def unbroken(folder: Path) -> Path:
+    """The store of a grid that nothing disturbs."""
+    one = Chaos(folder / "unbroken")
+    if not one.store.exists():
+        one.finish()
+    return one.store
+
+
+def random_kills(folder: Path, kills: int, within: float, seed: int) -> bool:
+    """SIGKILLs in rounds of twelve, each of launcher, worker and group in turn; whether anything was wrong after."""
+    generator, bad = random.Random(seed), False
+    for at in range(0, kills, 12):
+        chaos, wrong, each = Chaos(folder / f"round-{at}", random=generator), list[str](), min(12, kills - at)
         for n in range(each):
             chaos.kill(("launcher", "worker", "group")[n % 3], within)
             wrong += chaos.failures()
-        left -= each
-        chaos.finish()
-        bad |= report(f"{each} random SIGKILLs", compare(chaos.store, unbroken.store),
-                      {"failed": len(wrong), "done twice": len(chaos.done_twice())})  # fmt: skip
+        bad |= finished(chaos, f"{each} random SIGKILLs", wrong, unbroken(folder))
+    return bad
+
+
+def other_trouble(folder: Path) -> bool:
+    """Everything else that is tried; whether anything was wrong after."""
+    bad = report("a SIGKILL before each operation on the store", kill_at_every_operation(folder / "operations"))
     for what in ("stop_longer_than_a_claim", "fill_the_disk", "put_the_clock_ahead"):
         chaos = Chaos(folder / what)
         getattr(chaos, what)()
-        wrong = chaos.failures()
-        chaos.finish()
-        bad |= report(what.replace("_", " "), compare(chaos.store, unbroken.store),
-                      {"failed": len(wrong), "done twice": len(chaos.done_twice())})  # fmt: skip
-    return int(bad)
+        bad |= finished(chaos, what.replace("_", " "), chaos.failures(), unbroken(folder))
+    return bad
 
 
-def report(what: str, found: dict[str, int], more: dict[str, int]) -> bool:
+def finished(chaos: Chaos, what: str, wrong: list[str], unbroken: Path) -> bool:
+    """Run a disturbed grid to its end and report what became of it."""
+    chaos.finish()
+    found = compare(chaos.store, unbroken)
+    return report(what, found | {"failed": len(wrong), "done twice": len(chaos.done_twice())})
+
+
+def report(what: str, found: dict[str, int]) -> bool:
     """Print a line; whether anything in it is wrong."""
-    found = found | more
     print(f"{what}: {', '.join(f'{name} {value}' for name, value in found.items())}", flush=True)
     return any(value for name, value in found.items() if name not in ("kills", "records"))
 

@@ -67,7 +67,9 @@ def test_grids_find_the_same_runs_among_migrated_records(committed: Any) -> None
         ids = [[run.id for run, _ in runs(each)] for each in (plan, migrated, now)]
         assert ids[1] == ids[2] and len(ids[0]) == len(ids[1])
         assert [id in before for id in ids[0]] == [id in after for id in ids[1]] and any(id in before for id in ids[0])
-        assert [used(cell) for cell in json.loads(json.dumps(now["cells"]))] == [used(cell) for cell in migrated["cells"]]
+        assert [used(cell) for cell in json.loads(json.dumps(now["cells"]))] == [
+            used(cell) for cell in migrated["cells"]
+        ]
 
 
 def test_one_migration_is_enough(committed: Any) -> None:

@@ -486,7 +486,7 @@ def test_a_plug_in_that_fails_hides_no_other(tmp_path: Path, command: Any) -> No
         out = command("data", "verify", "--plugin", tmp_path / "brittle.py", code=2).out
     finally:
         registry.forget_plugins()
-    assert "cannot be told: EOFError" in listed and "two_moon" in listed
+    assert "cannot be used: EOFError" in listed and "two_moon" in listed
     assert "FAIL  brittle: TypeError" in out and "ok    two_moon" in out
 
 

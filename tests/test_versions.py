@@ -41,6 +41,7 @@ def test_code_holds_what_a_plugin_imports_of_its_own(tmp_path: Path) -> None:
     helper.write_text("FACTOR = 1\n")
     before = versions.code(mine)
     helper.write_text("FACTOR = 2\n")
+    versions.look_again()
     assert versions.code(mine) != before
     names = {file.name for file in versions.with_imports(registry.datasets()["dominoes"].path)}
     assert names == {"dominoes.py", "cifar10.py"}
@@ -135,3 +136,20 @@ def test_a_run_begun_by_other_code_starts_over(spurbench: Any, until: Any, tmp_p
     assert "seed 0: the method changed since it was begun; it starts over" in said
     (record,) = Store.open(store).records()[0]
     assert record["cost"]["resumed"] == 0 and not list(store.glob("checkpoints/*"))
+
+
+def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(SD.replace("SD", "Mine"))
+    line = ["run", "--plugin", "mine.py", "--dataset", "two_moon", "--method", "mine", "--seeds", 0, "--store", "s",
+            "--jobs", 1, "--set", "training.steps=2", "--set", "two_moon.examples=20"]  # fmt: skip
+    command(*line)
+    (before,) = Store.open("s").records()[0]
+    assert "no file edited since runs of s were made 'mine.py'" in command("accept", "s", "mine.py", code=2).err
+    Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
+    versions.look_again()
+    assert "`spurbench accept s mine.py`" in command(*line).err
+    assert "1 runs count as made by mine.py" in command("accept", "s", "mine.py").out
+    (after,) = Store.open("s").records()[0]
+    assert versions.edited(after) == [] and after["provenance"]["accepted"]["method"] == [versions.of(before)["method"]]
+    registry.forget_plugins()
