@@ -167,8 +167,9 @@ def are_named_numbers(values: Any) -> bool:
     return type(values) is dict and are_numbers(values.values())
 
 
-def are_texts(values: Any) -> bool:
-    return type(values) is dict and set(map(type, values.values())) <= {str}
+def is_origin(origin: Any) -> bool:
+    """Where a plan's grid is from; nothing if that is not known."""
+    return type(origin) is dict and (not origin or (is_name(origin["place"]) and is_name(origin["content"])))
 
 
 def are_pairs(pairs: Any) -> bool:
@@ -272,7 +273,7 @@ PLAN: Fields = {
     "grid": (is_file_name, "a name that a file can have"),
     "description": (text(), f"a text of up to {TEXT:,} characters"),
     "selection": (lambda rule: is_selection(rule) and rule, "a known rule and its text"),
-    "origin": (optional(are_texts), "place and content"),
+    "origin": (optional(is_origin), "place and content"),
     "superseded": (optional(are_ids), "a list of ids of 16 hex digits"),
     "notes": (several(text()), f"a list of texts of up to {TEXT:,} characters"),
     "cells": (lambda cells: type(cells) is list, "a list of cells"),

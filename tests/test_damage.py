@@ -233,6 +233,8 @@ def test_a_record_is_no_record_if_a_field_is_not_as_it_should_be(
         (("cells", 0, "label"), None, "its label is null"),
         (("cells", 0, "selection"), {"rule": "no such", "text": ""}, "its selection"),
         (("notes",), "one", "its notes"),
+        (("origin",), {"content": "a"}, "its origin"),
+        (("superseded",), ["../x"], "its superseded"),
         (("schema",), "1", "its schema"),
         (("schema",), SCHEMA + 1, "newer spurbench"),
     ],
