@@ -81,7 +81,7 @@ class Arrays(Mapping[str, "Array | None"]):
                 return array
             why = "too large" if size > LIMIT else "not an array"
         except Exception as error:  # numpy lets through whatever it trips over
-            why = type(error).__name__
+            why = printable(f"{type(error).__name__}: {error}"[:100])
         self.store.damage(self.file, f"{printable(name)} in it is damaged ({why}): delete the file and make it anew")
         return None
 

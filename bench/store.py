@@ -49,7 +49,7 @@ class Store:
         self.claims = Claims(root / "claims")
         self.read: dict[str, tuple[str, dict[str, Any] | Unusable]] = {}  # path → mark of the file, what it holds
         self.moved: dict[str, str] | None = None  # run id → the id its files have, see `home`
-        self.damaged: dict[str, Unusable] = {}  # what was found damaged beside the records, by its path
+        self.damaged: dict[str, Unusable] = {}  # what was found damaged beside the records, each once
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> Store:
@@ -256,7 +256,7 @@ class Store:
 
     def damage(self, file: Path, reason: str) -> None:
         """Note that something kept beside the records cannot be used."""
-        self.damaged[str(file)] = self.unusable(file, reason)
+        self.damaged[f"{file}: {reason}"] = self.unusable(file, reason)
 
     def complaints(self) -> list[Unusable]:
         """What is not used of the store, as far as it was read, by its path from here."""

@@ -572,7 +572,7 @@ def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: P
     assert {id: sorted(arrays) for id, arrays in found.items()} == {ids[0]: ["more"], ids[3]: ["more", "surface"]}
     said = {one.path: one.reason for one in copy.complaints()}
     assert sorted(said) == sorted(str(files[place]) for place in (0, 1, 2, 4))
-    assert "surface in it is damaged" in said[str(files[0])]
+    assert "surface in it is damaged (" in said[str(files[0])]
     drawings.keep(copy, ids[1], {"surface": np.ones(2)})  # made anew
     assert sorted(drawings.kept(copy, ids[1])) == ["surface"]
 
@@ -585,8 +585,12 @@ def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_p
         beside.writestr("../../x.npy", b"foreign")
         beside.writestr(f"{id}/words.txt", b"foreign")
         beside.writestr(f"{id}/cut.npy", b"\x93NUMPY\x01\x00")
+        beside.writestr(f"{id}/odd.npy", b"\x93NUMPY\x09\x00")
     said = command("merge", tmp_path / "new", tmp_path / "p.jsonl", code=2)
-    assert "6 records added" in said.out and "p.drawings.npz" in said.err
+    assert "6 records added" in said.out
+    assert [line.split(": ")[3].split()[0] for line in said.err.splitlines()] == [
+        f"{id}/{name}" for name in ("words.txt", "cut", "odd")
+    ]
     assert sorted(drawings.kept(Store.open(tmp_path / "new"), id)) == ["surface"]
     assert {path.name for path in tmp_path.iterdir()} == {"store", "new", "p.jsonl", "p.drawings.npz"}
 
