@@ -38,6 +38,8 @@ def value(record: Record, column: Column) -> float | None:
         return None if least is None else least * scale
     counts = record["splits"].get(split)
     if metric in (CONFLICTING, ADJUSTED) and counts and record.get("conflicting"):
+        if len(counts["n"]) < len(record["groups"]):
+            return None  # the split has no attribute: it is counted by class
         misled = {name: [counts[name][g] for g in record["conflicting"]] for name in ("n", "correct")}
         share = unbiased(misled) if metric == CONFLICTING else adjusted(counts, record["splits"].get("train"))
         return None if share is None else share * scale

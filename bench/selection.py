@@ -45,7 +45,9 @@ def unbiased(counts: Counts | None) -> float | None:
 
 def adjusted(counts: Counts, training: Counts | None) -> float | None:
     """The mean over groups weighted by their examples in training; None if one of these has no example to score."""
-    if not training or any(weight and not n for weight, n in zip(training["n"], counts["n"], strict=True)):
+    if not training or len(training["n"]) != len(counts["n"]):
+        return None
+    if any(weight and not n for weight, n in zip(training["n"], counts["n"], strict=True)):
         return None
     parts = zip(training["n"], counts["correct"], counts["n"], strict=True)
     return float(sum(weight * right / n for weight, right, n in parts if n) / sum(training["n"]))

@@ -64,6 +64,15 @@ def test_bias_conflicting_accuracy_is_over_the_groups_that_mislead() -> None:
     assert value(looked_at(), ("test", "bias_conflicting_accuracy")) is None
 
 
+def test_a_split_without_the_attribute_has_no_number_over_groups_that_mislead() -> None:
+    """It is counted by class, beside splits that are counted by group."""
+    splits = {"train": {"n": [9, 9], "correct": [5, 5]}, "test": counts(20, 40, 60, 80)}
+    one = looked_at() | {"splits": splits, "conflicting": [0, 3], "groups": ["y0a0", "y0a1", "y1a0", "y1a1"]}
+    assert value(one, ("test", "bias_conflicting_accuracy")) == pytest.approx(50.0)
+    columns = [("train", "bias_conflicting_accuracy"), ("train", "adjusted_accuracy"), ("test", "adjusted_accuracy")]
+    assert [value(one, column) for column in columns] == [None] * 3
+
+
 def test_adjusted_accuracy_weighs_groups_as_training_does() -> None:
     """Check N30, with the groups of CelebA."""
     training = {"n": [71629, 66874, 22880, 1387], "correct": [0] * 4}
