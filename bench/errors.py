@@ -40,8 +40,8 @@ def named(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def cut(text: str) -> str:
-    """A name as a message shows it: its beginning, if it is long."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    """A name as a message shows it: its beginning and its end, which tells a file, if it is long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
 
 
 def short(text: str, most: int) -> str:
