@@ -33,18 +33,22 @@ class LfF(Method):
         assert batch.second_logits is not None and batch.index is not None
         losses, biased_losses = batch.losses(logits), batch.losses(batch.second_logits)
         state["y"] = state["y"].scatter(0, batch.index, batch.y)
-        hard = self.relative(state, "biased", biased_losses.detach(), batch)
-        easy = self.relative(state, "debiased", losses.detach(), batch)
+        of_class = state["y"] == torch.arange(batch.problem.classes, device=batch.y.device)[:, None]  # [C, examples]
+        fresh = 1 - self.ema * state["seen"][batch.index]  # the share of the new loss: all of it at first
+        hard = self.relative(state, "biased", biased_losses.detach(), batch, of_class, fresh)
+        easy = self.relative(state, "debiased", losses.detach(), batch, of_class, fresh)
         state["seen"] = state["seen"].scatter(0, batch.index, torch.ones_like(losses))
         weight = hard / (hard + easy + 1e-8)
         confidence = class_logits(batch.second_logits.detach()).softmax(-1).gather(1, batch.y[:, None])[:, 0]
         return (weight * losses).mean() + (self.q * confidence**self.q * biased_losses).mean()
 
-    def relative(self, state: dict[str, Tensor], name: str, losses: Tensor, batch: Batch) -> Tensor:
+    def relative(
+        self, state: dict[str, Tensor], name: str, losses: Tensor, batch: Batch, of_class: Tensor, fresh: Tensor
+    ) -> Tensor:
         """Loss of each example, averaged over time, as a share of the largest of its class, [B]."""
         table, index = state[name], batch.index
         assert index is not None
-        table = table.scatter(0, index, self.ema * table[index] + (1 - self.ema * state["seen"][index]) * losses)
+        table = table.scatter(0, index, self.ema * table[index] + fresh * losses)
         state[name] = table
-        of_class = [torch.where(state["y"] == c, table, 0).max() for c in range(batch.problem.classes)]
-        return table[index] / torch.stack(of_class).clamp(min=torch.finfo(table.dtype).tiny)[batch.y]
+        largest = torch.where(of_class, table, 0).amax(1).clamp(min=torch.finfo(table.dtype).tiny)
+        return table[index] / largest[batch.y]

@@ -153,3 +153,9 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
     (after,) = Store.open("s").records()[0]
     assert versions.edited(after) == [] and after["provenance"]["accepted"]["method"] == [versions.of(before)["method"]]
     registry.forget_plugins()
+
+
+def test_the_version_of_code_does_not_change_by_itself(tmp_path: Path) -> None:
+    """All that was ever recorded would count as made by other code."""
+    (tmp_path / "fixed.py").write_text("import torch\n\nA: int = 1\n\n\ndef f(x, y=2):\n    return x + y * A\n")
+    assert versions.code(tmp_path / "fixed.py") == "872886941dad8b79"
