@@ -68,7 +68,7 @@ def effective(options: Mapping[str, Option], values: Mapping[str, Any], given: M
 
     `given` has the layer of each value that a user gave, later ones higher. A value from below the layer of what
     takes its effect away, or that nobody gave, is left out in silence: a default or a broader setting meant for
-    another choice. None is no setting and never wrong.
+    another choice. None, 0 and false say that there is nothing of it, which is never wrong.
 
     Errors: NoEffect for a value of the same layer or a higher one.
     """
@@ -77,7 +77,7 @@ def effective(options: Mapping[str, Option], values: Mapping[str, Any], given: M
         failing = next((one for one in options[name].only if not one.holds(values)), None)
         if failing is None:
             continue
-        if value is not None and name in given and given[name] >= given.get(failing.key, 0):
+        if value and name in given and given[name] >= given.get(failing.key, 0):
             raise NoEffect(name, failing.key, failing.complaint(name, values))
         del kept[name]
     return kept

@@ -102,6 +102,7 @@ def identity_of(training: dict[str, Any]) -> str:
     ("one", "other"),
     [
         ({}, {"nesterov": False, "momentum": 0.9}),
+        ({"network": "small_conv"}, {"network": "small_conv", "dropout": 0.0, "batch_norm": False}),
         ({}, {"momentum": 0.9, "nesterov": None, "pretrained": None, "balanced": False, "augment": None}),
         ({"drops": "0.5,0.75"}, {"drops": ".75,0.50"}),
         ({"batch": 8}, {"batch": 8, "balanced": False}),
@@ -113,6 +114,10 @@ def test_equal_science_has_one_identity(one: dict[str, Any], other: dict[str, An
     base = {"momentum": 0.9}
     ids = {identity_of(Training(**(base | given)).flat()) for given in (one, other)}
     assert len(ids) == 1 and ids != {identity_of(Training(**base, lr=0.5).flat())}
+
+
+def test_what_says_that_there_is_nothing_of_it_is_never_wrong() -> None:
+    assert Training(optimizer="adam", momentum=0.0, nesterov=False).flat() == Training(optimizer="adam").flat()
 
 
 def test_absent_fields_count_as_what_they_were_by_default() -> None:
