@@ -57,6 +57,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     devices = find_devices(settings.device)
     store, console = Store.open(where, create=True), terminal.console(stderr=True)
     store.tidy()
+    versions.look_again()
     if "cpu" in devices and not provenance.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
         console.print("this processor only emulates bf16: --precision float32 is faster")
     shown: list[Lines] = []

@@ -92,7 +92,7 @@ class Points(Dataset):
 '''
 
 
-def test_an_edited_method_dataset_or_table_is_said_and_trained_again(spurbench: Any, tmp_path: Path) -> None:
+def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: Any, tmp_path: Path) -> None:
     """Until it is asked for with --fresh, a run stays as it is; a comment changes nothing."""
     method, dataset, table, store = (tmp_path / name for name in ("mine.py", "points.py", "points.csv", "s"))
     method.write_text(SD.replace("SD", "Mine"))
@@ -104,19 +104,25 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(spurbench: 
     def losses() -> list[float]:
         return [record["splits"]["test"]["loss_sum"] for record in Store.open(store).records()[0]]
 
-    assert "was edited" not in spurbench(*line).stderr
-    method.write_text(f"# a comment\n{method.read_text()}")
-    assert "was edited" not in spurbench(*line).stderr
-    before = losses()
-    for file, old, new in ((method, "logits.square()", "50 * logits.square()"), (dataset, "5, hidden", "5, hidden"),
-                           (table, "1,1,1", "2,1,1")):  # fmt: skip
-        file.write_text(file.read_text().replace(old, new) + ("" if file is table else "\nEDITED = 1\n"))
-        assert f"2 runs were made before {file.name} was edited" in spurbench(*line).stderr
-        assert losses() == before
-        assert file.name in spurbench("status", store).stdout.replace("\n", "")
-        assert "was edited" not in spurbench(*line, "--fresh").stderr
+    try:
+        assert "was edited" not in command(*line).err
+        method.write_text(f"# a comment\n{method.read_text()}")
+        assert "was edited" not in command(*line).err
         before = losses()
-    assert len(before) == 2 and json.loads(spurbench("leaderboard", store, "--format", "json").stdout)
+        for file, text in (
+            (method, method.read_text().replace("logits.square()", "50 * logits.square()")),
+            (dataset, DATASET.replace('delimiter=","', 'delimiter=",", dtype=float')),
+            (table, table.read_text().replace("1,1,1", "2,1,1")),
+        ):
+            file.write_text(text)
+            assert f"2 runs were made before {file.name} was edited" in command(*line).err
+            assert losses() == before and file.name in command("status", store).out.replace("\n", "")
+            assert "was edited" not in command(*line, "--fresh").err
+            assert file is dataset or losses() != before
+            before = losses()
+    finally:
+        registry.forget_plugins()
+    assert json.loads(command("leaderboard", store, "--format", "json").out)
 
 
 def test_a_run_begun_by_other_code_starts_over(spurbench: Any, until: Any, tmp_path: Path) -> None:
