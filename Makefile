@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
+KILLS ?= 200
 
-.PHONY: help run test test-slurm paper results perf lint clean
+.PHONY: help run test test-slurm chaos paper results perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
 	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
+	@echo "make chaos  KILLS (200) random SIGKILLs and other trouble; nothing may be lost or done twice (half an hour)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
 	@echo "make results  leaderboards, figures and the README's table from the records in results/paper/"
 	@echo "make perf   speed measurements, written to results/perf/; a part of them: see tests/perf/measure.py --help"
@@ -28,6 +30,9 @@ test: $(STAMP)
 
 test-slurm: $(STAMP)
 	SPURBENCH_SLURM=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
+
+chaos: $(STAMP)
+	$(BIN)/python tests/chaos.py --kills $(KILLS)
 
 paper: $(STAMP)
 	$(BIN)/spurbench merge $(PAPER) results/paper/records.jsonl.gz
