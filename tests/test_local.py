@@ -62,9 +62,8 @@ def test_killed_and_resumed_is_bit_identical(
 def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, until: Any, tmp_path: Path) -> None:
     store = tmp_path / "store"
     arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=100000", "--store", store]
-    running = spurbench.start(*arguments)
-    until(lambda: list(store.glob("claims/*/*.json")))
-    time.sleep(1.0)
+    running = spurbench.start(*arguments, "--checkpoint-seconds", "0.05")
+    until(lambda: list(store.glob("checkpoints/*.pt")))
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
