@@ -257,11 +257,12 @@ def small_job(store: Path) -> Callable[[], Any]:
     """A worker's job of three runs, trained as one stack, that saves its state before every step."""
     from spurbench.bench.grid import adhoc_grid, expand, runs
     from spurbench.bench.job import Job, Options
-    from spurbench.bench.worker import run_job
+    from spurbench.bench.worker import plugins, run_job
 
     sets = ["training.steps=4", "training.width=20", "two_moon.examples=40"]
     planned = [run for run, _ in runs(expand(adhoc_grid("two_moon", ["lff"], "0-2", sets), {}))]
     job = Job(planned, "lff", Options(history=2, checkpoint_seconds=-1))
+    plugins(job)  # imported here once, not in every process that is killed
     return lambda: run_job(job, Store.open(store, create=True), lambda step: None, lambda: False)
 
 
