@@ -200,15 +200,17 @@ class Engine:
     def _backward(self, i: int, lanes: list[Passes], chunks: list[list[Chunk]], slopes: list[Tensor]) -> None:
         """Hand each micro-batch its slice of d loss / d logits; gradients are summed in float32."""
         penalty = self.method.weight_penalty(self.step)
-        for master in self.masters[i].values():
+        single = all(len(own) == 1 and own[0].live is None for own in chunks)
+        written = single and self.plain and self.dtype == torch.float32 and not penalty  # there is nothing to add to
+        for master in () if written else self.masters[i].values():
             grad = present(master.grad, "gradient")
             torch.mul(master, 2 * penalty, out=grad) if penalty else grad.zero_()
         for slope, parts, grads, inputs in zip(slopes, lanes, self.grads[i], chunks, strict=True):
-            slices = torch.split(slope.to(self.dtype), [z.shape[self.axis] for z, _ in parts], self.axis)
+            slices = cut(slope.to(self.dtype), [z for z, _ in parts], self.axis)
             # backwards: the last micro-batches are still in cache
             for chunk, (z, pullback), piece in reversed(list(zip(inputs, parts, slices, strict=True))):
-                found = pullback(piece.to(z.dtype))
-                if not found:  # they are in the parameters' own .grad
+                found = pullback(piece.to(z.dtype), grads if written else {})
+                if not found:
                     continue
                 if self.first is not None and chunk.live is not None:
                     grads[self.first][..., chunk.live].add_(found.pop(self.first))
@@ -356,7 +358,12 @@ def taken(targets: Leaves, rows: Tensor) -> Leaves:
 
 def joined(parts: Passes, axis: int) -> Tensor:
     """Logits of all micro-batches of a lane as one tensor, [B] or [B, C], or with R before it."""
-    return torch.cat([z for z, _ in parts], axis)
+    return torch.cat([z for z, _ in parts], axis) if len(parts) > 1 else parts[0][0].detach()
+
+
+def cut(slope: Tensor, like: Sequence[Tensor], axis: int) -> Sequence[Tensor]:
+    """The slope of the joined logits, for each micro-batch its own."""
+    return torch.split(slope, [z.shape[axis] for z in like], axis) if len(like) > 1 else [slope]
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:

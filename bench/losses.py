@@ -54,7 +54,7 @@ class Losses:
 
     def alone(self, r: int, logits: Tensor, told: State, step: int) -> Tensor:
         state = dict(self.states[r])
-        with untouched(self.name, {"logits": logits, **told, **self.states[r]}):
+        with untouched(self.name, {"logits": logits, **told, **state}):
             loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **told), state, step))
         self.states[r] = {name: value.detach() for name, value in state.items()}
         return loss

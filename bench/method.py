@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -149,18 +148,24 @@ class Edited(ValueError):
     """A loss has changed what it was handed."""
 
 
-@contextmanager
-def untouched(loss: str, handed: Mapping[str, Tensor]) -> Iterator[None]:
+class untouched:
     """Raises Edited, which names the tensor, if one of those handed to a loss is changed in place inside the block.
 
     It compares the counters that torch keeps of such changes, also through views and vmap, which takes no time; changes
     through `.data` or numpy pass unseen here, `check-method` finds them.
     """
-    before = {name: tensor._version for name, tensor in handed.items()}
-    yield
-    for name, tensor in handed.items():
-        if tensor._version != before[name]:
-            raise Edited(f"{loss} changes {name} in place: make a new tensor of it, as {name}.clone() does")
+
+    def __init__(self, loss: str, handed: Mapping[str, Tensor]) -> None:
+        self.loss, self.handed = loss, handed
+
+    def __enter__(self) -> None:
+        self.before = [tensor._version for tensor in self.handed.values()]
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        now = [tensor._version for tensor in self.handed.values()]
+        if kind is None and now != self.before:
+            name = next(n for n, was, new in zip(self.handed, self.before, now, strict=True) if was != new)
+            raise Edited(f"{self.loss} changes {name} in place: make a new tensor of it, as {name}.clone() does")
 
 
 def class_logits(logits: Tensor) -> Tensor:

@@ -63,8 +63,11 @@ def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
 
 
 Leaves = dict[str, Tensor]
-Pullback = Callable[[Tensor], Leaves]
-"""From d loss / d logits to the gradients of the parameters, by name; call it once. Unnamed ones are added already."""
+Pullback = Callable[[Tensor, Leaves], Leaves]
+"""From d loss / d logits to the gradients of the parameters, by name; call it once.
+
+It may write them into the tensors of its second argument. Those not named in the answer are where they belong.
+"""
 
 
 def forward(network: nn.Module, leaves: Leaves, x: Tensor, stacked: bool, amp: bool) -> tuple[Tensor, Pullback]:
@@ -95,16 +98,19 @@ def relu_layers(leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
         if weight != names[-2]:
             rectify(z)
 
-    def pullback(slope: Tensor) -> Leaves:
+    def pullback(slope: Tensor, into: Leaves) -> Leaves:
         grads, g = {}, slope[..., None] if z.shape[-1] == 1 else slope
         for (weight, bias), h in zip(reversed(layers), reversed(inputs), strict=True):
             # the product whose result has fewer rows: thin ones are several times faster that way round
-            grads[weight] = (h.mT @ g).mT if h.shape[-1] < g.shape[-1] else g.mT @ h
-            grads[bias] = g.sum(-2)
+            thin = h.shape[-1] < g.shape[-1]
+            grads[weight] = (h.mT @ g).mT if thin else torch.matmul(g.mT, h, out=into.get(weight))
+            if into and thin:
+                into[weight].copy_(grads[weight])
+            grads[bias] = torch.sum(g, -2, out=into.get(bias))
             if h is not x:
                 g = g @ leaves[weight]
                 rectify_slope(g, h)
-        return grads
+        return {} if into else grads
 
     return z[..., 0] if z.shape[-1] == 1 else z, pullback
 
@@ -133,7 +139,7 @@ def called(network: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:
     with torch.enable_grad():
         z: Tensor = network(x)
 
-    def pullback(slope: Tensor) -> Leaves:
+    def pullback(slope: Tensor, into: Leaves) -> Leaves:
         z.backward(slope)  # type: ignore[no-untyped-call]
         return {}
 
@@ -151,7 +157,7 @@ def traced(network: nn.Module, leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullb
         traced_leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
         z: Tensor = vmap(logits)(traced_leaves, x)
 
-    def pullback(slope: Tensor) -> Leaves:
+    def pullback(slope: Tensor, into: Leaves) -> Leaves:
         grads = torch.autograd.grad(z, list(traced_leaves.values()), slope)
         return dict(zip(traced_leaves, grads, strict=True))
 
