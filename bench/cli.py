@@ -177,7 +177,9 @@ def run(
     only: options.Only = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core or GPU.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Processes at once; default one a core or GPU. 0: none, for a debugger.")
+    ] = None,
     threads: options.Threads = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
     fresh: Annotated[
@@ -200,6 +202,8 @@ def run(
 
     add_plugins(plugin)
     chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
+    if jobs == 0 and time_limit is not None:
+        raise UserError("--time-limit ends a process, and --jobs 0 starts none")
     where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
     settings = Settings(
         device, jobs, threads, retry, fresh, time_limit, only or [], checkpoint_seconds, compile=compile_

@@ -64,7 +64,8 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
 
     def announce(work: Sequence[Any], plan: Any) -> Lines:
         console.print(f"{grid.name}: {len(work)} jobs; {plan}", soft_wrap=True)
-        watcher = (Bars if console.is_terminal else Lines)(console, work, len(plan.devices))
+        bars = console.is_terminal and not plan.inside  # they would draw over a debugger
+        watcher = (Bars if bars else Lines)(console, work, len(plan.devices))
         shown.append(watcher)
         return watcher
 

@@ -33,6 +33,7 @@ class Layout:
     devices: tuple[str, ...]  # one entry a process
     height: int  # runs in one job when steps are small, or on a GPU
     threads: int  # for large steps
+    inside: bool = False  # no processes: the jobs are done by the one that asks, one after the other
 
     @property
     def micro_batch(self) -> int:
@@ -42,9 +43,8 @@ class Layout:
     def __str__(self) -> str:
         kinds = ", ".join(sorted(set(self.devices)))
         several = "threads" if self.threads > 1 else "thread"
-        return (
-            f"{len(self.devices)} processes on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
-        )
+        processes = "this process" if self.inside else f"{len(self.devices)} processes"
+        return f"{processes} on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
 
     def job_threads(self, flops: float) -> int:
         """Threads of a job each of whose steps costs so much."""
@@ -118,8 +118,11 @@ def find_devices(device: str) -> list[str]:
 
 
 def choose(device: str, jobs: int | None, threads: int | None, runs: int) -> Layout:
-    """The layout for so many runs; `jobs` and `threads` are the user's."""
+    """The layout for so many runs; `jobs` and `threads` are the user's, who asks for no processes with 0 jobs."""
     devices = find_devices(device)
+    if jobs == 0:
+        height = SMALL_HEIGHT if devices[0] == "cpu" else GPU_HEIGHT
+        return Layout((devices[0],), height, threads or share(1), inside=True)
     if devices[0].startswith("cuda"):
         slots = [d for d in devices for _ in range(max(1, (jobs or len(devices)) // len(devices)))]
         return Layout(tuple(slots), GPU_HEIGHT, threads or share(len(slots)))

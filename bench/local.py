@@ -1,4 +1,4 @@
-"""The local launcher: a bounded pool of spawned processes that call the worker, one job at a time each."""
+"""The local launcher: a bounded pool of spawned processes that call the worker, one job at a time each, or none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from spurbench.bench.errors import UserError
 from spurbench.bench.job import Job, Redo
 from spurbench.bench.layout import Layout
 from spurbench.bench.processes import environment, interruptible
@@ -68,6 +70,9 @@ def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, 
     """Run all jobs; returns when none is left or after Ctrl-C or SIGTERM, every state saved."""
     pool = Pool(deque(jobs), layout, store, watcher, terms)
     with interruptible() as asked:
+        if layout.inside:
+            pool.work(asked)
+            return pool.outcome
         try:
             pool.workers = [pool.spawn(device) for device in layout.devices[: len(pool.queue)]]
             while pool.workers and not asked:
@@ -88,6 +93,25 @@ class Pool:
     workers: list[Worker] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
     deaths: Counter[str] = field(default_factory=Counter)  # of processes, by the job they had
+
+    def work(self, asked: list[int]) -> None:
+        """Do the jobs in this process, where a debugger can follow, until a signal asks to stop."""
+        from spurbench.bench.worker import Stopped, run_job
+
+        while self.queue and not asked:
+            first, refused = self.queue.popleft(), False
+            job = replace(first, options=replace(first.options, device=self.layout.devices[0]))
+            self.watcher.started(job)
+            try:
+                told = partial(self.watcher.progress, job)
+                run_job(job, self.store, told, lambda: bool(asked), self.terms.redo)
+            except Stopped:
+                break
+            except (UserError, OSError) as error:
+                self.outcome.refused.append(f"{job.title}: {error}")
+                refused = True
+            self.close(job, refused)
+        self.outcome.interrupted = bool(asked)
 
     def spawn(self, device: str) -> Worker:
         """A new process; threads are set in its environment, before torch is imported there."""

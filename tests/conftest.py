@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from spurbench.bench import registry
 from spurbench.bench.cli import main
 
 torch.set_num_threads(
@@ -70,15 +71,22 @@ def spurbench() -> Command:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """`spurbench` in this process: what it said, checked to end with the code."""
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
+    """The same in this process, which has imported torch already; `run` does without workers, which had not."""
 
-    def call(*arguments: Any, code: int = 0) -> Any:
-        monkeypatch.setattr(sys, "argv", ["spurbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+    def call(*arguments: Any, code: int | None = 0, cwd: Any = None) -> subprocess.CompletedProcess[str]:
+        words = list(map(str, arguments))
+        words += ["--jobs", "0"] if words[0] == "run" and "--jobs" not in words else []
+        monkeypatch.setattr(sys, "argv", ["spurbench", *words])
+        with monkeypatch.context() as here:
+            if cwd is not None:
+                here.chdir(cwd)
+            with pytest.raises(SystemExit) as ended:
+                main()
         said = capsys.readouterr()
-        assert (ended.value.code or 0) == code, said
-        return said
+        assert code is None or (ended.value.code or 0) == code, said
+        registry.forget_plugins()
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), said.out, said.err)
 
-    return call
+    yield call
+    registry.forget_plugins()

@@ -48,78 +48,78 @@ TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "tr
         (["run", "--plugin", "missing.py", *TINY], "missing.py"),
     ],
 )
-def test_mistakes_are_one_line(spurbench: Any, tmp_path: Path, arguments: list[str], words: str) -> None:
-    done = spurbench(*arguments, code=2, cwd=tmp_path)
+def test_mistakes_are_one_line(command: Any, tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = command(*arguments, code=2, cwd=tmp_path)
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_grid_of_which_nothing_could_begin_leaves_no_row(spurbench: Any, tmp_path: Path) -> None:
+def test_a_grid_of_which_nothing_could_begin_leaves_no_row(command: Any, tmp_path: Path) -> None:
     """An option that only the dataset itself can judge is refused in the worker."""
-    done = spurbench("run", *TINY, "--set", "two_moon.examples=1", "--store", "s", code=2, cwd=tmp_path)
+    done = command("run", *TINY, "--set", "two_moon.examples=1", "--store", "s", code=2, cwd=tmp_path)
     assert "each class needs one" in done.stderr
     assert not list(tmp_path.rglob("plans/*.json"))
-    spurbench("run", *TINY, "--store", "s", cwd=tmp_path)
-    spurbench("run", *TINY, "--set", "two_moon.examples=1", "--store", "s", code=2, cwd=tmp_path)
+    command("run", *TINY, "--store", "s", cwd=tmp_path)
+    command("run", *TINY, "--set", "two_moon.examples=1", "--store", "s", code=2, cwd=tmp_path)
     assert len(list(tmp_path.rglob("plans/*.json"))) == 1
 
 
-def test_a_grid_file_error_names_file_line_and_key(spurbench: Any, tmp_path: Path) -> None:
+def test_a_grid_file_error_names_file_line_and_key(command: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "datasets:\n  - dataset: two_moon\n    methods:\n      - method: erm\n        sedes: 3\n"
     )
-    assert re.search(r"mine.yaml:5: .*sedes", spurbench("run", "mine.yaml", code=2, cwd=tmp_path).stderr)
+    assert re.search(r"mine.yaml:5: .*sedes", command("run", "mine.yaml", code=2, cwd=tmp_path).stderr)
 
 
 @pytest.mark.parametrize(
     ("text", "words"), [("def broken(:\n", "syntax error"), ("import no_such_package_here\n", "no_such_package_here")]
 )
-def test_a_broken_plugin_is_listed_with_its_reason(spurbench: Any, tmp_path: Path, text: str, words: str) -> None:
+def test_a_broken_plugin_is_listed_with_its_reason(command: Any, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "mine.py").write_text(text)
-    assert words in spurbench("run", "--plugin", "mine.py", *TINY, "--method", "mine", code=2, cwd=tmp_path).stderr
+    assert words in command("run", "--plugin", "mine.py", *TINY, "--method", "mine", code=2, cwd=tmp_path).stderr
 
 
-def test_damaged_records_are_named_and_set_aside(spurbench: Any, tmp_path: Path) -> None:
+def test_damaged_records_are_named_and_set_aside(command: Any, tmp_path: Path) -> None:
     arguments = ["run", "--dataset", "two_moon", "--method", "erm", "--seeds", "0-2", "--set", "training.steps=3"]
-    spurbench(*arguments, "--store", tmp_path / "s")
+    command(*arguments, "--store", tmp_path / "s")
     cut, edited, good = sorted((tmp_path / "s").glob("records/*/*.json"))
     cut.write_text(cut.read_text()[:100])
     edited.write_text(edited.read_text().replace('"status":"done"', '"status":"fine"'))
-    said = spurbench("leaderboard", tmp_path / "s").stdout
+    said = command("leaderboard", tmp_path / "s").stdout
     assert cut.stem in said and edited.stem in said
-    rows = json.loads(spurbench("leaderboard", tmp_path / "s", "--format", "json").stdout)
+    rows = json.loads(command("leaderboard", tmp_path / "s", "--format", "json").stdout)
     assert {(row["n"], row["n_planned"]) for row in rows} == {(1, 3)}
-    said = spurbench(*arguments, "--store", tmp_path / "s").stderr
+    said = command(*arguments, "--store", tmp_path / "s").stderr
     assert "set aside" in said and len(list((tmp_path / "s" / "set-aside").iterdir())) == 2
-    rows = json.loads(spurbench("leaderboard", tmp_path / "s", "--format", "json").stdout)
+    rows = json.loads(command("leaderboard", tmp_path / "s", "--format", "json").stdout)
     assert {(row["n"], row["n_planned"]) for row in rows} == {(3, 3)} and good.exists()
 
 
-def test_a_newer_store_is_refused(spurbench: Any, tmp_path: Path) -> None:
+def test_a_newer_store_is_refused(command: Any, tmp_path: Path) -> None:
     (tmp_path / "spurbench-store.json").write_text('{"schema": 99}')
-    assert "newer spurbench" in spurbench("leaderboard", tmp_path, code=2).stderr
-    assert "newer spurbench" in spurbench("run", *TINY, "--store", tmp_path, code=2).stderr
+    assert "newer spurbench" in command("leaderboard", tmp_path, code=2).stderr
+    assert "newer spurbench" in command("run", *TINY, "--store", tmp_path, code=2).stderr
 
 
-def test_a_checkpoint_of_another_version_is_refused(spurbench: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused(command: Any, tmp_path: Path) -> None:
     from spurbench.bench.checkpoints import LAYOUT
     from spurbench.bench.grid import adhoc_grid, expand, runs
 
     ((run, _),) = runs(expand(adhoc_grid("two_moon", ["erm"], "0", ["training.steps=3"]), {}))
     checkpoint = tmp_path / "s" / "checkpoints" / f"{run.id}.pt"
-    spurbench("run", *TINY, "--seeds", "1", "--store", tmp_path / "s")
+    command("run", *TINY, "--seeds", "1", "--store", tmp_path / "s")
     checkpoint.parent.mkdir(exist_ok=True)
     torch.save({"version": 0}, checkpoint)
-    said = spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
+    said = command("run", *TINY, "--store", tmp_path / "s", code=2).stderr
     assert f"has layout 0, this spurbench reads {LAYOUT}" in said and "done in" not in said and checkpoint.exists()
     torch.save({"version": LAYOUT}, checkpoint)
-    assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
+    assert "cannot read the checkpoint" in command("run", *TINY, "--store", tmp_path / "s", code=2).stderr
     checkpoint.write_bytes(b"not a checkpoint")
-    assert "cannot read the checkpoint" in spurbench("run", *TINY, "--store", tmp_path / "s", code=2).stderr
+    assert "cannot read the checkpoint" in command("run", *TINY, "--store", tmp_path / "s", code=2).stderr
 
 
-def test_a_full_disk_is_one_line(spurbench: Any, tmp_path: Path) -> None:
-    said = spurbench("run", *TINY, "--store", "/dev/full/store", code=2).stderr
+def test_a_full_disk_is_one_line(command: Any, tmp_path: Path) -> None:
+    said = command("run", *TINY, "--store", "/dev/full/store", code=2).stderr
     assert "/dev/full" in said and "Traceback" not in said
 
 
@@ -153,40 +153,40 @@ def test_help_and_list_import_nothing_heavy() -> None:
     assert not loaded & {"torch", "scipy", "sklearn", "pandas", "numpy"}
 
 
-def test_new_method_passes_its_check_runs_and_is_probed(spurbench: Any, tmp_path: Path) -> None:
-    spurbench("new-method", "mine", cwd=tmp_path)
-    assert "FAIL" not in spurbench("check-method", "mine.py", cwd=tmp_path).stdout
-    spurbench("run", "--plugin", "mine.py", *TINY, "--method", "mine", "--store", "s", cwd=tmp_path)
-    rows = json.loads(spurbench("leaderboard", "s", "--format", "json", cwd=tmp_path).stdout)
+def test_new_method_passes_its_check_runs_and_is_probed(command: Any, tmp_path: Path) -> None:
+    command("new-method", "mine", cwd=tmp_path)
+    assert "FAIL" not in command("check-method", "mine.py", cwd=tmp_path).stdout
+    command("run", "--plugin", "mine.py", *TINY, "--method", "mine", "--store", "s", cwd=tmp_path)
+    rows = json.loads(command("leaderboard", "s", "--format", "json", cwd=tmp_path).stdout)
     assert {row["method"] for row in rows} == {"erm", "mine"}
     probe = ("probe", "s", "--cell", "mine", "--features", 2, "--points", 2)
-    assert "--plugin FILE" in spurbench(*probe, code=2, cwd=tmp_path).stderr
-    assert "two_moon × mine" in spurbench(*probe, "--plugin", "mine.py", cwd=tmp_path).stdout
+    assert "--plugin FILE" in command(*probe, code=2, cwd=tmp_path).stderr
+    assert "two_moon × mine" in command(*probe, "--plugin", "mine.py", cwd=tmp_path).stdout
 
 
-def test_not_applicable_cells_are_shown(spurbench: Any, tmp_path: Path) -> None:
-    spurbench("run", *TINY, "--method", "irm", "--store", tmp_path / "s")
-    assert "n/a: needs environments" in spurbench("status", tmp_path / "s").stdout
-    assert "n/a: needs environments" in spurbench("leaderboard", tmp_path / "s").stdout
+def test_not_applicable_cells_are_shown(command: Any, tmp_path: Path) -> None:
+    command("run", *TINY, "--method", "irm", "--store", tmp_path / "s")
+    assert "n/a: needs environments" in command("status", tmp_path / "s").stdout
+    assert "n/a: needs environments" in command("leaderboard", tmp_path / "s").stdout
 
 
-def test_finished_grid_is_left_alone_and_packs(spurbench: Any, tmp_path: Path) -> None:
-    spurbench("run", *TINY, "--store", tmp_path / "s")
+def test_finished_grid_is_left_alone_and_packs(command: Any, tmp_path: Path) -> None:
+    command("run", *TINY, "--store", tmp_path / "s")
     (record,) = (tmp_path / "s").glob("records/*/*.json")
     before = record.stat().st_mtime_ns
-    spurbench("run", *TINY, "--store", tmp_path / "s")
+    command("run", *TINY, "--store", tmp_path / "s")
     assert record.stat().st_mtime_ns == before
-    spurbench("pack", tmp_path / "s", tmp_path / "s.jsonl.gz")
-    one, other = (spurbench("leaderboard", tmp_path / name, "--format", "csv").stdout for name in ("s", "s.jsonl.gz"))
+    command("pack", tmp_path / "s", tmp_path / "s.jsonl.gz")
+    one, other = (command("leaderboard", tmp_path / name, "--format", "csv").stdout for name in ("s", "s.jsonl.gz"))
     assert one == other
 
 
-def test_doctor_finds_this_machine_in_order(spurbench: Any, tmp_path: Path) -> None:
-    said = json.loads(spurbench("doctor", "--json", cwd=tmp_path).stdout)
+def test_doctor_finds_this_machine_in_order(command: Any, tmp_path: Path) -> None:
+    said = json.loads(command("doctor", "--json", cwd=tmp_path).stdout)
     assert all(row["ok"] for row in said) and {"bf16", "plug-ins", "data"} <= {row["what"] for row in said}
 
 
-def test_readme_commands_are_real(spurbench: Any) -> None:
+def test_readme_commands_are_real(command: Any) -> None:
     """Every `spurbench …` line of the README names commands and options that exist."""
     lines = re.findall(r"^\s*(?:\$ )?spurbench ([^\n#]+)", (ROOT / "README.md").read_text(), re.M)
     assert len(lines) > 5
@@ -194,15 +194,15 @@ def test_readme_commands_are_real(spurbench: Any) -> None:
     for line in lines:
         words = shlex.split(line.replace("\\", " "))
         name = " ".join(words[:2]) if words[0] == "data" else words[0]
-        helps.setdefault(name, spurbench(*name.split(), "--help").stdout)
+        helps.setdefault(name, command(*name.split(), "--help").stdout)
         for option in (word for word in words if word.startswith("--")):
             assert option in helps[name], f"spurbench {line.strip()}: no option {option}"
 
 
-def test_estimate_projects_from_a_few_steps(spurbench: Any, tmp_path: Path) -> None:
+def test_estimate_projects_from_a_few_steps(command: Any, tmp_path: Path) -> None:
     cell = ["--dataset", "colored_mnist", "--method", "erm", "--method", "random"]
     sets = ["--set", "training.steps=5000", "--set", "colored_mnist.train_size=2000"]
-    found = spurbench("estimate", *cell, *sets, "--json", cwd=tmp_path)
+    found = command("estimate", *cell, *sets, "--json", cwd=tmp_path)
     erm, chance = json.loads(found.stdout)
     assert (erm["rows"], erm["steps"], erm["runs"], erm["parameters"]) == (2000, 5000, 10, 208_501)
     assert 0 < erm["seconds_per_step"] < 5 and erm["total_seconds"] == pytest.approx(10 * erm["seconds"])

@@ -308,9 +308,9 @@ def test_what_is_foreign_is_named_left_alone_and_stops_no_command(copy: Store, g
     usable, unusable = copy.records()
     assert len(usable) == len(Store.open(good / "store").records()[0]) and len(copy.plans()) == 1
     assert len(unusable) == len(strays) and not any(one.ours for one in unusable)
-    said = command("status", copy.root).err.splitlines()
+    said = command("status", copy.root).stderr.splitlines()
     assert len(said) == len(strays) and all(line.startswith("spurbench: not used: ") for line in said)
-    assert f"not used: {Path(*strays[0].parts[-3:])}" in " ".join(command("leaderboard", copy.root).out.split())
+    assert f"not used: {Path(*strays[0].parts[-3:])}" in " ".join(command("leaderboard", copy.root).stdout.split())
     command("pack", copy.root, copy.root.parent / "p.jsonl.gz")
     for _ in range(2):
         assert outstanding(load_grid(str(good / "small.yaml")), copy, Settings())[2] == set()
@@ -458,16 +458,16 @@ def test_half_a_packed_store_is_merged_and_the_rest_named(good: Path, tmp_path: 
     for name, cut in (("p.jsonl", whole[: len(whole) * 4 // 5]), ("p.jsonl.gz", gzip.compress(whole)[:-20])):
         (tmp_path / name).write_bytes(cut)
         said = command("merge", tmp_path / name.replace(".", "-"), tmp_path / name, code=2)
-        count = int(said.out.split()[0])
-        assert 0 < count <= 6 and f"{count} records added" in said.out
-        assert f"not used: {tmp_path / name}:{count + 2}: " in said.err and len(said.err.splitlines()) == 1
+        count = int(said.stdout.split()[0])
+        assert 0 < count <= 6 and f"{count} records added" in said.stdout
+        assert f"not used: {tmp_path / name}:{count + 2}: " in said.stderr and len(said.stderr.splitlines()) == 1
 
 
 def test_what_is_damaged_is_not_left_out_of_a_packed_store_silently(copy: Store, tmp_path: Path, command: Any) -> None:
     home = copy.path("records", copy.records()[0][0]["id"], ".json")
     home.write_bytes(home.read_bytes()[:50])
     said = command("pack", copy.root, tmp_path / "p.jsonl.gz", code=2)
-    assert said.out.startswith("5 records in") and f"not used: {home}: " in said.err
+    assert said.stdout.startswith("5 records in") and f"not used: {home}: " in said.stderr
     assert reasons(Store.open(tmp_path / "p.jsonl.gz")) == {}
 
 
@@ -531,12 +531,12 @@ def test_another_plan_of_the_same_name_is_kept_beside_it(good: Path, copy: Store
     assert [one["grid"] for one in where.plans()] == ["small", "small-2"]
     alone = packed_of(tmp_path, [theirs, *records], "alone.jsonl")
     for source in (where, alone, where):
-        said = command("merge", copy.root, source.root).out
+        said = command("merge", copy.root, source.root).stdout
     assert "p.jsonl:2: there is another plan called small: this one is kept beside it as small-2" in said
     assert [one["grid"] for one in Store.open(copy.root).plans()] == ["small", "small-2"]
-    rows = command("leaderboard", copy.root).out
+    rows = command("leaderboard", copy.root).stdout
     assert "small: a note" in rows and "small-2: their note" in rows
-    table = [json.loads(command("leaderboard", one, "--format", "json").out) for one in (copy.root, good / "store")]
+    table = [json.loads(command("leaderboard", one, "--format", "json").stdout) for one in (copy.root, good / "store")]
     assert len(table[0]) == len(table[1])
 
 
@@ -587,8 +587,8 @@ def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_p
         beside.writestr(f"{id}/cut.npy", b"\x93NUMPY\x01\x00")
         beside.writestr(f"{id}/odd.npy", b"\x93NUMPY\x09\x00")
     said = command("merge", tmp_path / "new", tmp_path / "p.jsonl", code=2)
-    assert "6 records added" in said.out
-    assert [line.split(": ")[3].split()[0] for line in said.err.splitlines()] == [
+    assert "6 records added" in said.stdout
+    assert [line.split(": ")[3].split()[0] for line in said.stderr.splitlines()] == [
         f"{id}/{name}" for name in ("words.txt", "cut", "odd")
     ]
     assert sorted(drawings.kept(Store.open(tmp_path / "new"), id)) == ["surface"]

@@ -185,9 +185,9 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
 
 def test_nothing_to_train_again_is_no_mistake(made: Path, own: Any, tmp_path: Path, command: Any) -> None:
     said = command("figure", "own.yaml", made / "store", "--train", "--partial", "--out", tmp_path, code=0)
-    assert "to train again" in said.err  # the first time the probe's features are looked for
+    assert "to train again" in said.stderr  # the first time the probe's features are looked for
     again_ = command("figure", "own.yaml", made / "store", "--train", "--out", tmp_path, code=0)
-    assert "to train again" not in again_.err and (tmp_path / "surfaces.svg").exists()
+    assert "to train again" not in again_.stderr and (tmp_path / "surfaces.svg").exists()
     command("figure", "fig5", "--train", "--out", tmp_path / "fig5.svg", code=0)
 
 
@@ -250,7 +250,7 @@ def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
 
 
 def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure], command: Any, tmp_path: Path) -> None:
-    said = command("pack", made / "store", tmp_path / "r.jsonl.gz", "--drawings").out
+    said = command("pack", made / "store", tmp_path / "r.jsonl.gz", "--drawings").stdout
     assert "the drawings of 6 runs" in said and (tmp_path / "r.drawings.npz").exists()
     packed = Source(Store.open(tmp_path / "r.jsonl.gz"))
     assert draw.make(own["surfaces"], packed).to_json() == draw.make(own["surfaces"], source(made)).to_json()
@@ -309,25 +309,24 @@ def test_what_is_lacking_is_one_line_with_the_command(
     command: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = command("figure", "fig6", made / "store", code=2).err
+    said = command("figure", "fig6", made / "store", code=2).stderr
     assert said.startswith("spurbench: fig6: no runs of two_moon/erm") and len(said.strip().splitlines()) == 1
     assert f"spurbench run paper --store {made / 'store'} --only 'two_moon/erm'" in said
-    assert "fig6: no runs" in command("figure", "fig6", made / "store", "--partial", code=2).err
-    assert "--store STORE" in command("figure", "fig3", code=2).err
-    assert "did you mean fig6?" in command("figure", "fig66", made / "store", code=2).err
-    assert "no store at" in command("figure", "fig6", tmp_path / "none", code=2).err
+    assert "fig6: no runs" in command("figure", "fig6", made / "store", "--partial", code=2).stderr
+    assert "--store STORE" in command("figure", "fig3", code=2).stderr
+    assert "did you mean fig6?" in command("figure", "fig66", made / "store", code=2).stderr
+    assert "no store at" in command("figure", "fig6", tmp_path / "none", code=2).stderr
     (tmp_path / "file").write_text("")
-    assert (
-        "x.jpg: expected a folder, or a name ending in svg" in command("figure", "fig5", "--out", "x.jpg", code=2).err
-    )
-    said = command("figure", "fig5", "--out", tmp_path / "file" / "f.svg", code=2).err
+    said = command("figure", "fig5", "--out", "x.jpg", code=2).stderr
+    assert "x.jpg: expected a folder, or a name ending in svg" in said
+    said = command("figure", "fig5", "--out", tmp_path / "file" / "f.svg", code=2).stderr
     assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
-    said = command("report", made / "store", "--out", tmp_path / "file", code=2).err
+    said = command("report", made / "store", "--out", tmp_path / "file", code=2).stderr
     assert said.startswith("spurbench: cannot write") and len(said.strip().splitlines()) == 1
     assert not list(tmp_path.glob("*fig*"))
     said = command("figure", "paper", made / "store", "--partial", "--out", tmp_path)  # of all, what there is
-    assert "fig5.svg" in said.out and "fig6: no runs" in said.err
-    assert "fig6: no runs" in command("figure", "paper", made / "store", "--out", tmp_path, code=2).err
+    assert "fig5.svg" in said.stdout and "fig6: no runs" in said.stderr
+    assert "fig6: no runs" in command("figure", "paper", made / "store", "--out", tmp_path, code=2).stderr
 
 
 def test_missing_seeds_are_counted_and_missing_panels_on_request(made: Path, own: dict[str, sheet.Figure]) -> None:
@@ -381,7 +380,7 @@ def test_every_figure_of_the_paper_names_rows_of_the_grid() -> None:
 
 @pytest.fixture
 def report(made: Path, command: Any) -> Path:
-    said = command("report", made / "store", "--out", made / "report").out
+    said = command("report", made / "store", "--out", made / "report").stdout
     assert "figures: fig5" in said and "not drawn: fig6: no runs of" in said
     return made / "report"
 

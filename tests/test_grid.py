@@ -504,7 +504,7 @@ def test_run_says_that_it_keeps_a_grid_beside_another_of_its_name(tmp_path, comm
     store = Store.open(tmp_path / "store", create=True)
     store.write_plan(kept_as(expand(one_method(tmp_path / "a", "erm"), {}), []))
     one_method(tmp_path / "b", "random")
-    said = command("run", tmp_path / "b" / "grid.yaml", "--store", store.root, "--device", "cpu").err
+    said = command("run", tmp_path / "b" / "grid.yaml", "--store", store.root, "--device", "cpu").stderr
     assert "has another grid called grid: this one is kept beside it as grid-2" in said
     assert {plan["grid"]: plan["cells"][0]["method"] for plan in store.plans()} == {"grid": "erm", "grid-2": "random"}
 
@@ -668,5 +668,5 @@ def test_one_precision_has_each_cell_once() -> None:
 def test_emulated_bf16_is_told(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("spurbench.bench.provenance.has_bf16", lambda: False)
     cell = ["--dataset", "two_moon", "--method", "random", "--seeds", "0", "--device", "cpu", "--store", tmp_path / "s"]
-    assert "only emulates bf16" in command("run", *cell, "--precision", "bf16").err
-    assert "emulates" not in command("run", *cell).err
+    assert "only emulates bf16" in command("run", *cell, "--precision", "bf16").stderr
+    assert "emulates" not in command("run", *cell).stderr

@@ -42,7 +42,7 @@ def unbroken(spurbench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("moment", [0.0, 0.35])
 def test_killed_and_resumed_is_bit_identical(
-    spurbench: Any, until: Any, tmp_path: Path, unbroken: Path, moment: float
+    spurbench: Any, command: Any, until: Any, tmp_path: Path, unbroken: Path, moment: float
 ) -> None:
     """SIGKILL to launcher and worker at some moment after the first checkpoint; then the same command again."""
     broken = tmp_path / "broken"
@@ -52,7 +52,7 @@ def test_killed_and_resumed_is_bit_identical(
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     assert not list(broken.glob("records/*/*.json"))
-    spurbench(*LFF, "--store", broken)
+    command(*LFF, "--store", broken)
     assert science(broken) == science(unbroken)
     assert predictions(broken) == predictions(unbroken)
     assert Store.open(broken).records()[0][0]["cost"]["resumed"] == 1
@@ -73,7 +73,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, until: Any, tmp_path
 
 @pytest.mark.parametrize(("kills", "status"), [(1, "done"), (3, "failed")])
 def test_a_killed_workers_job_goes_on_in_another(
-    spurbench: Any, until: Any, tmp_path: Path, kills: int, status: str
+    spurbench: Any, command: Any, until: Any, tmp_path: Path, kills: int, status: str
 ) -> None:
     """Three times; then its runs are recorded as killed, and done again by the next command."""
     store, killed = tmp_path / "store", set[int]()
@@ -94,7 +94,7 @@ def test_a_killed_workers_job_goes_on_in_another(
     assert record["status"] == status and running.returncode == (0 if status == "done" else 2), said
     if status == "failed":
         assert record["cause"]["kind"] == "killed" and "SIGKILL, 3 times" in said
-        spurbench(*arguments, "--store", store)
+        command(*arguments, "--store", store)
     (record,) = Store.open(store).records()[0]
     assert record["status"] == "done" and record["cost"]["resumed"] >= 1
 
@@ -137,21 +137,21 @@ class Wrong(Method):
     ],
 )
 def test_failures_are_records_and_the_others_go_on(
-    spurbench: Any, tmp_path: Path, body: str, kind: str, words: str
+    command: Any, tmp_path: Path, body: str, kind: str, words: str
 ) -> None:
     plugin = tmp_path / "wrong.py"
     plugin.write_text(PLUGIN.format(body=body))
-    done = spurbench("run", "--plugin", plugin, *TWO_MOON, "--method", "wrong", "--method", "erm", "--set",
-                     "training.steps=20", "--store", tmp_path / "store", code=2)  # fmt: skip
+    done = command("run", "--plugin", plugin, *TWO_MOON, "--method", "wrong", "--method", "erm", "--set",
+                   "training.steps=20", "--store", tmp_path / "store", code=2)  # fmt: skip
     assert words in done.stderr and "Traceback" not in done.stderr
     by_method = {record["method"]: record for record in Store.open(tmp_path / "store").records()[0]}
     assert by_method["erm"]["status"] == "done"
     assert (by_method["wrong"]["status"], by_method["wrong"]["cause"]["kind"]) == ("failed", kind)
-    said = json.loads(spurbench("leaderboard", tmp_path / "store", "--format", "json").stdout)
+    said = json.loads(command("leaderboard", tmp_path / "store", "--format", "json").stdout)
     assert {(row["method"], row["n"], row["n_planned"]) for row in said} >= {("erm", 1, 1), ("wrong", 0, 1)}
 
 
-def test_a_checkpoint_of_another_run_is_refused(spurbench: Any, until: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(spurbench: Any, command: Any, until: Any, tmp_path: Path) -> None:
     """Another method's, another seed's; the run is done once the file is gone."""
     store = tmp_path / "store"
     line = ["run", "--dataset", "two_moon", "--seeds", "0-1", "--method", "erm", "--set", "training.steps=4000",
@@ -162,25 +162,25 @@ def test_a_checkpoint_of_another_run_is_refused(spurbench: Any, until: Any, tmp_
     running.communicate()
     one, other = store.glob("checkpoints/*.pt")
     one.write_bytes(other.read_bytes())
-    said = spurbench(*line, code=2).stderr
+    said = command(*line, code=2).stderr
     assert f"{one.name} is of another run, {other.stem}" in said
     assert [record["id"] for record in Store.open(store).records()[0]] == [other.stem]
     one.unlink()
-    spurbench(*line)
+    command(*line)
     assert len(Store.open(store).records()[0]) == 2
 
 
-def test_one_seed_that_fails_does_not_touch_the_others(spurbench: Any, tmp_path: Path) -> None:
+def test_one_seed_that_fails_does_not_touch_the_others(command: Any, tmp_path: Path) -> None:
     """Its loss raises, its weights overflow; the others are as if alone, to the last bit."""
     plugin, store = tmp_path / "wrong.py", tmp_path / "store"
     plugin.write_text(PLUGIN.format(body="return batch.losses(logits).mean() / (0 if batch.y[0] else 1)"))
-    line = ["run", "--plugin", plugin, "--dataset", "two_moon", "--seeds", "0-4", "--method", "wrong", "--jobs", 1,
+    line = ["run", "--plugin", plugin, "--dataset", "two_moon", "--seeds", "0-4", "--method", "wrong",
             "--set", "training.steps=9", "--set", "two_moon.examples=40"]  # fmt: skip
-    spurbench(*line, "--store", store, code=2)
+    command(*line, "--store", store, code=2)
     states = {record["seed"]: record["status"] for record in Store.open(store).records()[0]}
     assert len(states) == 5 and set(states.values()) == {"done", "failed"}
     good = next(seed for seed, status in states.items() if status == "done")
-    spurbench(*line, "--seeds", good, "--store", tmp_path / "alone")
+    command(*line, "--seeds", good, "--store", tmp_path / "alone")
     (alone,) = science(tmp_path / "alone")
     assert alone in science(store)
 
@@ -205,6 +205,18 @@ def test_runs_that_hang_are_ended_after_their_time(tmp_path: Path, monkeypatch: 
     for record in store.records()[0]:
         assert record["cause"]["kind"] == "time_limit"
         assert record["cause"]["message"] == "stopped after 0.2 s a run; nothing is saved"
+
+
+def test_no_processes_for_a_debugger(command: Any, tmp_path: Path) -> None:
+    """The records are those of workers; what needs a process is refused."""
+    plugin = tmp_path / "wrong.py"
+    body = "import os; assert os.getpid() == PID; return batch.losses(logits).mean()".replace("PID", str(os.getpid()))
+    plugin.write_text(PLUGIN.format(body=body))
+    line = ["run", "--plugin", plugin, *TWO_MOON, "--method", "wrong", "--set", "training.steps=5"]
+    said = command(*line, "--jobs", 0, "--store", tmp_path / "here").stderr
+    assert "this process on cpu" in said and science(tmp_path / "here")[0]["status"] == "done"
+    said = command(*line, "--jobs", 0, "--time-limit", 5, "--store", tmp_path / "never", code=2).stderr
+    assert "--time-limit ends a process" in said and not (tmp_path / "never").exists()
 
 
 class Quiet:

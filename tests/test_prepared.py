@@ -390,8 +390,8 @@ def test_the_command_names_what_is_damaged(mine: Path, command: Any) -> None:
     to_nothing("train-labels.npz")(here())
     said = command("data", "verify", "own_pictures", code=2)
     again = "are damaged: delete it and prepare it again"
-    assert said.out == f"FAIL  own_pictures: the train labels in {here()} {again}\n"
-    assert said.err == "spurbench: the files of own_pictures are not in order\n"
+    assert said.stdout == f"FAIL  own_pictures: the train labels in {here()} {again}\n"
+    assert said.stderr == "spurbench: the files of own_pictures are not in order\n"
 
 
 def test_damage_hides_not_what_is_whole(mine: Path) -> None:
@@ -482,8 +482,8 @@ def test_a_plug_in_that_fails_hides_no_other(tmp_path: Path, command: Any) -> No
         "    def files(self):\n        raise EOFError\n\n    verify = load\n"
     )
     try:
-        listed = command("data", "list", "--plugin", tmp_path / "brittle.py", "--json").out
-        out = command("data", "verify", "--plugin", tmp_path / "brittle.py", code=2).out
+        listed = command("data", "list", "--plugin", tmp_path / "brittle.py", "--json").stdout
+        out = command("data", "verify", "--plugin", tmp_path / "brittle.py", code=2).stdout
     finally:
         registry.forget_plugins()
     assert "cannot be used: EOFError" in listed and "two_moon" in listed

@@ -139,46 +139,46 @@ def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.strip() == GOLDEN.strip()
 
 
-def test_a_store_with_signs_that_sbatch_reads(spurbench: Any, tmp_path: Path) -> None:
+def test_a_store_with_signs_that_sbatch_reads(command: Any, tmp_path: Path) -> None:
     send = ("submit", "quick", "--node-local", "--dry-run", "--store")
-    said = spurbench(*send, tmp_path / "a%j b's").stdout
+    said = command(*send, tmp_path / "a%j b's").stdout
     assert "/a%%j b'\"'\"'s/" in said and f"{tmp_path}/a%j b'\"'\"'s/slurm" in said  # the log; the manifest
-    assert "backslash" in spurbench(*send, tmp_path / "a\\x", code=2).stderr
+    assert "backslash" in command(*send, tmp_path / "a\\x", code=2).stderr
 
 
-def test_a_dry_run_leaves_nothing_behind(spurbench: Any, tmp_path: Path) -> None:
-    said = spurbench("submit", "quick", "--store", tmp_path / "s", "--node-local", "--dry-run").stdout
+def test_a_dry_run_leaves_nothing_behind(command: Any, tmp_path: Path) -> None:
+    said = command("submit", "quick", "--store", tmp_path / "s", "--node-local", "--dry-run").stdout
     assert "#SBATCH --array=0-" in said and "would submit 47 runs" in said and not (tmp_path / "s").exists()
 
 
-def test_what_a_task_asks_for(spurbench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_task_asks_for(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line over the grid file over the user's profile; a mistake is named with its place."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     file, send = tmp_path / "spurbench" / "clusters.yaml", ("submit", grid_file(tmp_path, 5), "--node-local")
     file.parent.mkdir()
     file.write_text("default: {partition: long, mem: 2G, cpus: 3}\nother: {qos: low}\n")
-    said = spurbench(*send, "--store", tmp_path / "s", "--dry-run", "--cpus", "5").stdout
+    said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cpus", "5").stdout
     assert said.count("--partition=long") == said.count("--cpus-per-task=5") == 2  # an array for each memory
     assert said.count("--mem=2G") == said.count("--mem=3G") == 1 and "--cpus-per-task=3" not in said
-    said = spurbench(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "other").stdout
+    said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "other").stdout
     assert "--qos=low" in said and "long" not in said
-    said = spurbench(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "othr", code=2).stderr
+    said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "othr", code=2).stderr
     assert "did you mean other?" in said
     file.write_text("default: {cpu: 3}\n")
-    said = spurbench(*send, "--store", tmp_path / "s", code=2).stderr
+    said = command(*send, "--store", tmp_path / "s", code=2).stderr
     assert "clusters.yaml, default: no resource 'cpu'; did you mean cpus?" in said and not (tmp_path / "s").exists()
     with pytest.raises(UserError, match="^the grid: cpus: .*valid integer.*not 'many'"):
         profiles.resources(("the grid", {"cpus": "many"}))
 
 
-def test_a_folder_of_this_node_is_refused(spurbench: Any) -> None:
-    said = spurbench("submit", "quick", "--store", "/tmp/never", "--dry-run", code=2).stderr
+def test_a_folder_of_this_node_is_refused(command: Any) -> None:
+    said = command("submit", "quick", "--store", "/tmp/never", "--dry-run", code=2).stderr
     assert "other nodes do not share" in said and len(said.strip().splitlines()) == 1
 
 
-def test_without_slurm_one_line(spurbench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_one_line(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    said = spurbench("submit", "quick", "--store", tmp_path / "s", "--node-local", code=2).stderr
+    said = command("submit", "quick", "--store", tmp_path / "s", "--node-local", code=2).stderr
     assert said.startswith("spurbench: no sbatch here") and not list(tmp_path.glob("s/slurm/*"))
 
 
@@ -198,7 +198,7 @@ def test_no_more_is_submitted_than_the_cluster_lets_one_queue(tmp_path: Path, mo
     assert submit.fitting({SMALL: jobs}, 0, 2) == {}
 
 
-def test_where_squeue_does_not_answer_nothing_is_claimed(spurbench: Any, tmp_path: Path) -> None:
+def test_where_squeue_does_not_answer_nothing_is_claimed(command: Any, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s", create=True)
     folder = store.root / "slurm" / "20260101-000000-abc"
     folder.mkdir(parents=True)
@@ -206,9 +206,9 @@ def test_where_squeue_does_not_answer_nothing_is_claimed(spurbench: Any, tmp_pat
     (folder / "array-0.json").write_text(json.dumps({"tasks": [[job.to_dict()] for job in jobs_of(2)]}))
     planned = expand(adhoc_grid("two_moon", ["erm"], "0-1"), {})
     store.write_plan(planned)
-    (row,) = json.loads(spurbench("status", store.root, "--json").stdout)
+    (row,) = json.loads(command("status", store.root, "--json").stdout)
     assert row["queued"] == 2 and "squeue does not answer here" in row["note"]
-    assert "squeue does not answer here" in spurbench("collect", store.root, code=2).stderr
+    assert "squeue does not answer here" in command("collect", store.root, code=2).stderr
 
 
 @pytest.mark.parametrize("accounting", [True, False])
@@ -284,24 +284,24 @@ def test_tasks_are_named_by_what_they_are_called(tmp_path: Path) -> None:
         named(store, ["sd", "emr"])
 
 
-@pytest.mark.parametrize("command", [("cancel",), ("logs",), ("retry", "--node-local")])
+@pytest.mark.parametrize("words", [("cancel",), ("logs",), ("retry", "--node-local")])
 def test_a_mistyped_task_ends_with_the_nearest_name(
-    command: tuple[str, ...], spurbench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(tmp_path / "s", create=True)
     submitted(store)
     (tmp_path / "bin").mkdir()
     pretend(tmp_path / "bin", monkeypatch, sbatch="", squeue="", scancel="")
-    said = spurbench(*command, store.root, "sd [our]", code=2).stderr
+    said = command(*words, store.root, "sd [our]", code=2).stderr
     assert "did you mean sd [ours]?" in said and said.count("\n") == 1
 
 
-def test_a_manifest_that_is_gone_is_one_line(spurbench: Any, tmp_path: Path) -> None:
+def test_a_manifest_that_is_gone_is_one_line(command: Any, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s", create=True)
     folder = store.root / "slurm" / "20260101-000000-abc"
     folder.mkdir(parents=True)
     (folder / "submission.json").write_text('{"arrays": ["7"]}')
-    said = spurbench("status", store.root).stderr  # what else is known is shown
+    said = command("status", store.root).stderr  # what else is known is shown
     assert "array-0.json is gone" in said and len(said.strip().splitlines()) == 1
     done = subprocess.run([sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"],
                           capture_output=True, text=True)  # fmt: skip

@@ -167,8 +167,9 @@ def probe(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path: Path) -> None:
     said = probe(store.root, "--cell", "irm", "--cell", "two_moon/*", "--features", 4, "--points", 3)
-    assert "4 runs to train again" in said.err and said.err.count("as recorded") == 2 and "not quite" not in said.err
-    assert "colored_mnist × irm, 2 runs, 120 examples" in said.out and "two_moon × erm, 2 runs, 30 ex" in said.out
+    assert "4 runs to train again" in said.stderr and said.stderr.count("as recorded") == 2
+    assert "not quite" not in said.stderr
+    assert "colored_mnist × irm, 2 runs, 120 examples" in said.stdout and "two_moon × erm, 2 runs, 30 ex" in said.stdout
     (first, _, second, _) = json.loads((tmp_path / "probe.json").read_text())["panels"]
     (part,) = first["data"]["series"]
     assert part["steps"] == [0, 1, 4] and len(part["responses"]) == 4 and part["n"] == 2
@@ -177,9 +178,9 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     assert np.allclose(part["responses"], np.mean([one["responses"] for one in kept if one], 0).T, rtol=1e-3)
     assert second["data"]["series"][0]["name"] == "two_moon × erm"
     again_ = probe(store.root, "--cell", "irm", "--features", 4, "--points", 3)
-    assert "train again" not in again_.err  # it is kept
+    assert "train again" not in again_.stderr  # it is kept
     (id,) = {r["id"] for r in store.records()[0] if (r["method"], r["seed"]) == ("irm", 1)}
-    assert "irm, seed 1, 120 examples" in probe(store.root, "--run", id[:9]).out
+    assert "irm, seed 1, 120 examples" in probe(store.root, "--run", id[:9]).stdout
 
 
 @pytest.mark.parametrize(
@@ -194,13 +195,13 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     ],
 )
 def test_mistakes_are_one_line(probe: Any, store: Store, arguments: list[str], words: str) -> None:
-    said = probe(store.root, *arguments, code=2).err
+    said = probe(store.root, *arguments, code=2).stderr
     assert words in said and len([line for line in said.splitlines() if line.startswith("spurbench:")]) == 1
 
 
 def test_a_packed_store_cannot_keep_what_a_probe_sees(probe: Any, store: Store, tmp_path: Path) -> None:
     store.pack(tmp_path / "p.jsonl")
-    assert "for reading only: `spurbench merge" in probe(tmp_path / "p.jsonl", "--cell", "irm", code=2).err
+    assert "for reading only: `spurbench merge" in probe(tmp_path / "p.jsonl", "--cell", "irm", code=2).stderr
 
 
 def test_a_stack_is_watched_run_by_run(store: Store) -> None:

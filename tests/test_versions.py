@@ -105,9 +105,9 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
         return [record["splits"]["test"]["loss_sum"] for record in Store.open(store).records()[0]]
 
     try:
-        assert "was edited" not in command(*line).err
+        assert "was edited" not in command(*line).stderr
         method.write_text(f"# a comment\n{method.read_text()}")
-        assert "was edited" not in command(*line).err
+        assert "was edited" not in command(*line).stderr
         before = losses()
         for file, text in (
             (method, method.read_text().replace("logits.square()", "50 * logits.square()")),
@@ -115,17 +115,17 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
             (table, table.read_text().replace("1,1,1", "2,1,1")),
         ):
             file.write_text(text)
-            assert f"2 runs were made before {file.name} was edited" in command(*line).err
-            assert losses() == before and file.name in command("status", store).out.replace("\n", "")
-            assert "was edited" not in command(*line, "--fresh").err
+            assert f"2 runs were made before {file.name} was edited" in command(*line).stderr
+            assert losses() == before and file.name in command("status", store).stdout.replace("\n", "")
+            assert "was edited" not in command(*line, "--fresh").stderr
             assert file is dataset or losses() != before
             before = losses()
     finally:
         registry.forget_plugins()
-    assert json.loads(command("leaderboard", store, "--format", "json").out)
+    assert json.loads(command("leaderboard", store, "--format", "json").stdout)
 
 
-def test_a_run_begun_by_other_code_starts_over(spurbench: Any, until: Any, tmp_path: Path) -> None:
+def test_a_run_begun_by_other_code_starts_over(spurbench: Any, command: Any, until: Any, tmp_path: Path) -> None:
     import os
     import signal
 
@@ -138,7 +138,7 @@ def test_a_run_begun_by_other_code_starts_over(spurbench: Any, until: Any, tmp_p
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     method.write_text(method.read_text().replace("self.coef * penalty", "3 * self.coef * penalty"))
-    said = spurbench(*line, "--set", "training.steps=4000").stderr
+    said = command(*line, "--set", "training.steps=4000").stderr
     assert "seed 0: the method changed since it was begun; it starts over" in said
     (record,) = Store.open(store).records()[0]
     assert record["cost"]["resumed"] == 0 and not list(store.glob("checkpoints/*"))
@@ -151,11 +151,11 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
             "--jobs", 1, "--set", "training.steps=2", "--set", "two_moon.examples=20"]  # fmt: skip
     command(*line)
     (before,) = Store.open("s").records()[0]
-    assert "no file edited since runs of s were made 'mine.py'" in command("accept", "s", "mine.py", code=2).err
+    assert "no file edited since runs of s were made 'mine.py'" in command("accept", "s", "mine.py", code=2).stderr
     Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
     versions.look_again()
-    assert "`spurbench accept s mine.py`" in command(*line).err
-    assert "1 runs count as made by mine.py" in command("accept", "s", "mine.py").out
+    assert "`spurbench accept s mine.py`" in command(*line).stderr
+    assert "1 runs count as made by mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
     assert versions.edited(after) == [] and after["provenance"]["accepted"]["method"] == [versions.of(before)["method"]]
     registry.forget_plugins()
