@@ -69,7 +69,7 @@ class Terms:
 def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, terms: Terms) -> Outcome:
     """Run all jobs; returns when none is left or after Ctrl-C or SIGTERM, every state saved."""
     pool = Pool(deque(jobs), layout, store, watcher, terms)
-    with interruptible() as asked:
+    with interruptible(once=layout.inside) as asked:
         if layout.inside:
             pool.work(asked)
             return pool.outcome
@@ -171,7 +171,10 @@ class Pool:
         if kind == "refused":
             self.outcome.refused.append(f"{worker.job.title}: {value}")
         self.close(worker.job, kind == "refused")
-        self.feed(worker)
+        if worker.over is None:
+            self.feed(worker)
+        else:  # it is about to end
+            worker.job = None
 
     def close(self, job: Job, refused: bool = False) -> None:
         """Tell the watcher how a job ended, from its records."""
@@ -188,8 +191,9 @@ class Pool:
         """A worker's process has ended, as told or not; its job is tried again, or its runs have failed."""
         worker.process.join()
         self.workers.remove(worker)
+        said = len(self.outcome.refused)
         if worker.job is not None and not self.again(worker, worker.job):
-            self.close(worker.job)
+            self.close(worker.job, len(self.outcome.refused) > said)
         if self.queue:
             self.workers.append(self.spawn(worker.device))
 
@@ -216,10 +220,14 @@ class Pool:
         from spurbench.bench.recording import failed, frame
 
         for run in job.runs:
-            if self.store.claims.take(run.id):
-                if not settled(self.store.record(run.id)):
-                    self.store.write_record(failed(frame(run, job.options, hardware=False), kind, how))
-                self.store.claims.release(run.id)
+            if not self.store.claims.take(run.id):
+                continue
+            before = self.store.record(run.id)
+            if not settled(before):
+                self.store.write_record(failed(frame(run, job.options, hardware=False), kind, how))
+            elif self.terms.redo.asks_for(before):
+                self.outcome.refused.append(f"{job.title}: seed {run.seed}: {how}; its earlier record is kept")
+            self.store.claims.release(run.id)
 
     def stop(self) -> None:
         """Ask every worker to save its state, and wait for it; a second Ctrl-C does not wait."""

@@ -32,8 +32,19 @@ def described(data: Data) -> Record:
     return {"classes": data.classes, "attributes": data.attributes, "groups": data.groups}
 
 
-def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Store, tick: Callable[[], None]) -> Record:
-    """The complete record of replica `r`: counts of every split, further measures, predictions kept."""
+def scored(
+    record: Record,
+    engine: Engine,
+    r: int,
+    dataset: Dataset,
+    store: Store,
+    tick: Callable[[], None],
+    hold: Callable[[], None],
+) -> Record:
+    """The complete record of replica `r`: counts of every split, further measures, predictions kept.
+
+    `tick` is called during long work and may raise to stop it, `hold` before anything is written.
+    """
     data, progress = engine.seeds[r].data, engine.progress[r]
     record = record | described(data) | {"history": progress.history}
     record |= {"looks": progress.looks} if progress.looks else {}
@@ -51,7 +62,9 @@ def scored(record: Record, engine: Engine, r: int, dataset: Dataset, store: Stor
         found, record["curves"] = attacked(engine, r, attacks, tick)
         for split, values in found.items():
             measures[split] = measures.get(split, {}) | values
-    drawings.keep(store, record["id"], drawable(dataset, score, data))
+    drawn = drawable(dataset, score, data)
+    hold()
+    drawings.keep(store, record["id"], drawn)
     return finished(
         record
         | {

@@ -32,7 +32,7 @@ from spurbench.bench.shapes import Plan, is_file_name
 
 MARK = "spurbench-store.json"
 KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
-OURS = {*KINDS, "claims", "set-aside", "slurm"}  # what lies in a store
+OURS = {*KINDS, "claims", "set-aside", "slurm", "code"}  # what lies in a store
 GROUP = re.compile(r"[0-9a-f]{2}")
 NAME = re.compile(r"[0-9a-f]{16}\.json")  # of a record's file, in the folder of its first two digits
 NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
@@ -105,8 +105,15 @@ class Store:
             if not alive(claim):
                 take_away(claim)
         for file in (self.root / "checkpoints").glob("*.pt"):
-            if not self.claims.path(file.stem).exists() and settled(self.record(file.stem)):
+            if not self.claims.path(file.stem).exists() and self.outlived(file):
                 file.unlink(missing_ok=True)
+
+    def outlived(self, checkpoint: Path) -> bool:
+        """Whether a run was recorded after its checkpoint was saved; one saved later is of a run done again."""
+        with suppress(FileNotFoundError):
+            recorded = self.path("records", checkpoint.stem, ".json").stat().st_mtime_ns
+            return recorded >= checkpoint.stat().st_mtime_ns and settled(self.record(checkpoint.stem))
+        return False
 
     # ---- records ------------------------------------------------------------------------------------------------
 
@@ -229,7 +236,7 @@ class Store:
         """Write a record or a plan; what cannot be used and lies in its place is set aside."""
         found = self.look(path, read)
         if isinstance(found, Unusable):
-            self.set_aside([found])
+            self.set_aside([replace(found, ours=True)])
         self.write(path, content)
 
     def set_aside(self, unusable: list[Unusable]) -> None:
@@ -329,12 +336,11 @@ def mark_of(stat: os.stat_result) -> str:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """No garbage collection, and none later of what is made here: among 10,000 records it takes half the time."""
+    """No garbage collection: among 10,000 records it takes half the time."""
     before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if before:
             gc.enable()

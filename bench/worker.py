@@ -66,8 +66,11 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
     to mend, when everything else is done.
     """
     redo, desk = redo or Redo(), Desk(store, report, stop)
-    mine = [run for run in job.runs if store.claims.take(run.id)]
+    if job.options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("there is no GPU that torch can use here; --device cpu, or --gpus 0 on a cluster, does without")
+    mine: list[Run] = []
     try:
+        mine += (run for run in job.runs if store.claims.take(run.id))
         todo = [run for run in mine if redo.asks_for(store.record(run.id))]
         with kept_alive(store.claims, [run.id for run in mine], lambda: (desk.step, job.steps)) as desk.lost:
             together(replace(job, runs=todo), desk)
@@ -82,6 +85,7 @@ def together(job: Job, desk: Desk) -> None:
     """Do runs from their checkpoints, if they have any; those that stand at the same step train as one stack."""
     saved: dict[str, Checkpoint | None] = {}
     for run in job.runs:
+        made_by(run)  # before the plug-ins are imported: what is edited later is not in them
         try:
             saved[run.id] = begun(run, job.options, desk.store)
         except UserError as error:
@@ -196,7 +200,6 @@ def plugins(job: Job) -> tuple[Dataset, Method]:
 
 def trained(job: Job, saved: Sequence[Checkpoint | None], desk: Desk) -> list[tuple[Record, Result]]:
     """Train a stack; for each run what is known of it so far and how to get its record."""
-    made_by(job.runs[0])  # before the plug-ins are imported: what is edited later is not in them
     dataset, method = plugins(job)
     training = dataset.protocol(job.runs[0].training)
     if saved[0] is not None:
@@ -268,6 +271,7 @@ class Course:
 
     def tick(self) -> None:
         """Called during long scoring: stops when asked."""
+        self.tell_lost()
         if self.desk.stop():
             raise Stopped
 
@@ -291,7 +295,8 @@ class Course:
         """The record of a trained run."""
         engine, options = self.engine, self.job.options
         cost = recording.cost(engine.seconds, engine.step, len(self.job.runs), self.resumed[r], options)
-        return scoring.scored(self.records[r] | {"cost": cost}, engine, r, dataset, self.desk.store, self.tick)
+        hold = partial(self.desk.store.claims.check, self.job.runs[r].id)
+        return scoring.scored(self.records[r] | {"cost": cost}, engine, r, dataset, self.desk.store, self.tick, hold)
 
 
 def changed_data(saved: Checkpoint, record: Record) -> str:

@@ -21,7 +21,7 @@ from spurbench.bench.errors import StoreTrouble, UserError
 from spurbench.bench.files import sweep, write_atomically
 from spurbench.bench.merge import merge
 from spurbench.bench.record import SCHEMA, Run, fault, sealed
-from spurbench.bench.store import Store
+from spurbench.bench.store import Store, checkpoint_of
 
 BARE: dict[str, Any] = {
     "needs": [], "headline": [], "splits": {}, "measures": {}, "history": [], "predictions": None, "provenance": {},
@@ -328,3 +328,17 @@ def test_temporary_files_of_the_dead_are_swept(store: Store) -> None:
     assert {p.name for p in folder.glob(".*")} == {f".a.{host}.{os.getpid()}.tmp", ".a.elsewhere.1.tmp"}
     sweep(folder, older_than=-1)
     assert not list(folder.glob(".*"))
+
+
+def test_the_checkpoint_of_a_run_done_again_is_kept(tmp_path: Path) -> None:
+    """One that a record outlived is not."""
+    store, failed = Store.open(tmp_path, create=True), record(status="failed")
+    checkpoint = checkpoint_of(store, failed["id"])
+    store.write_record(sealed(failed | {"cause": failed["cause"] | {"kind": "exception"}}))
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"")
+    store.tidy()
+    assert checkpoint.exists()
+    os.utime(checkpoint, (1, 1))
+    store.tidy()
+    assert not checkpoint.exists()
