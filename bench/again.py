@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from spurbench.bench import drawings, evaluate, processes, registry, scoring, starvation, worker
+from spurbench.bench import drawings, evaluate, processes, registry, scoring, starvation, versions, worker
 from spurbench.bench.engine import Engine, prepare
 from spurbench.bench.errors import UserError
 from spurbench.bench.job import Job, Options
@@ -92,6 +92,10 @@ def before(records: Sequence[Record]) -> Engine:
         raise UserError(
             f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
             f"{dataset.protocol_version}: it cannot be trained again here"
+        )
+    if edited := versions.edited_plugins(records[0]):
+        raise UserError(
+            f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
         )
     worker.tune(job.options.threads)
     training = dataset.protocol(run.training)

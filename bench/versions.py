@@ -52,8 +52,8 @@ def whole(file: str, mtime: int) -> str:
 def edited(record: Record) -> list[str]:
     """The files that made a run and have changed since on this machine, by name; those not here are passed over."""
     files = record["provenance"].get("files") or {}
-    others = (Path(name) for name, content in files.items() if Path(name).is_file())
-    return edited_plugins(record) + [path.name for path in others if content_of(path) != files[str(path)]]
+    now = {name: content_of(Path(name)) for name, content in files.items() if content and Path(name).is_file()}
+    return edited_plugins(record) + [Path(name).name for name, new in now.items() if new not in ("", files[name])]
 
 
 def edited_plugins(record: Record) -> list[str]:
@@ -88,11 +88,15 @@ def file_of_plugin(kind: str, record: Record) -> Path | None:
 # ---- code -----------------------------------------------------------------------------------------------------------
 
 
-@cache
 def loaded(kind: str, name: str) -> str:
     """The version of a plug-in's code that this process has imported or is about to; later edits do not alter it."""
     info: PluginInfo | None = registry.plugins(kind).get(name)
-    return code(info.path) if info else ""
+    return first_seen(info.path) if info else ""
+
+
+@cache
+def first_seen(path: Path) -> str:
+    return code(path)
 
 
 @cache
@@ -129,8 +133,11 @@ def imported(tree: ast.Module) -> Iterator[tuple[str, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, 0) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, node.level
+        elif isinstance(node, ast.ImportFrom):
+            if node.module:
+                yield node.module, node.level
+            for alias in node.names:  # which may be modules, too
+                yield ".".join(filter(None, (node.module, alias.name))), node.level
 
 
 def own_module(importer: Path, name: str, up: int) -> Path | None:
@@ -154,11 +161,16 @@ def essence(node: Any) -> Any:
         return None
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring, or `...`
         return None
-    if isinstance(node, ast.ClassDef):
+    if isinstance(node, ast.ClassDef) and any(may_be_plugin(base) for base in node.bases):
         node.body = [part for part in node.body if not in_identity(part)]
     fields = {name: value for name, value in ast.iter_fields(node) if name not in ("annotation", "returns", "ctx")}
     kept = {name: essence(value) for name, value in fields.items() if value is not None and value != []}
     return [type(node).__name__, *(list(pair) for pair in kept.items() if pair[1] not in (None, []))]
+
+
+def may_be_plugin(base: ast.expr) -> bool:
+    """Whether a class derived from this may be a plug-in, whose fields are in the identity; a helper's are not."""
+    return isinstance(base, ast.Name) and base.id not in ("Module", "NamedTuple", "Enum", "ABC", "Protocol", "object")
 
 
 def in_identity(statement: ast.stmt) -> bool:

@@ -151,14 +151,43 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
             "--jobs", 1, "--set", "training.steps=2", "--set", "two_moon.examples=20"]  # fmt: skip
     command(*line)
     (before,) = Store.open("s").records()[0]
-    assert "no file edited since runs of s were made 'mine.py'" in command("accept", "s", "mine.py", code=2).stderr
+    assert (
+        "no file that was edited after it made runs of s 'mine.py'" in command("accept", "s", "mine.py", code=2).stderr
+    )
     Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
     versions.look_again()
     assert "`spurbench accept s mine.py`" in command(*line).stderr
-    assert "1 runs count as made by mine.py" in command("accept", "s", "mine.py").stdout
+    assert "1 runs now count as made by the current mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
     assert versions.edited(after) == [] and after["provenance"]["accepted"]["method"] == [versions.of(before)["method"]]
     registry.forget_plugins()
+
+
+def test_a_helpers_fields_and_a_packages_modules_count(tmp_path: Path) -> None:
+    """What is in no run's identity is part of the code: the fields of other classes, modules imported by a package."""
+    package = tmp_path / "own"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    helper = package / "helper.py"
+    helper.write_text("A = 1\n")
+    file = package / "mine.py"
+    text = (
+        "from . import helper\nclass Net(nn.Module):\n    width: int = 3\nclass Mine(Method):\n    coef: float = 1.0\n"
+    )
+
+    def version() -> str:
+        versions.look_again()
+        return versions.code(file)
+
+    file.write_text(text)
+    first = version()
+    file.write_text(text.replace("1.0", "2.0"))
+    assert version() == first
+    file.write_text(text.replace("= 3", "= 4"))
+    assert version() != first
+    file.write_text(text)
+    helper.write_text("A = 2\n")
+    assert version() != first
 
 
 def test_the_version_of_code_does_not_change_by_itself(tmp_path: Path) -> None:
