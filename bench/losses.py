@@ -15,6 +15,7 @@ from torch.func import vmap
 from spurbench.bench.dataset import Data
 from spurbench.bench.inputs import Lane
 from spurbench.bench.method import Batch, Method, Problem, untouched
+from spurbench.bench.purity import generators
 
 State = dict[str, Tensor]
 """Tensors by name: what a method keeps, or what it is told."""
@@ -32,6 +33,7 @@ class Losses:
         self.problems = [problem_of(one, method, device) for one in data]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
         self.lifted = isinstance(lanes[0], slice) and method.stackable
+        self.tried = False  # whether it is known that the loss draws no random numbers
         if self.lifted:
             counts = [p.group_counts for p in self.problems if p.group_counts is not None]
             self.known = {"group_counts": torch.stack(counts)} if counts else {}
@@ -42,6 +44,16 @@ class Losses:
 
         `targets` has for each lane the labels and what was declared, `logits` for each network and lane its logits.
         """
+        if self.tried:
+            return self.asked(targets, logits, step)
+        before = generators()
+        losses = self.asked(targets, logits, step)
+        if generators() != before:
+            raise ValueError(f"{self.name} draws random numbers, which seeds would share: it must not")
+        self.tried = True
+        return losses
+
+    def asked(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
         told = [dict(of_lane) for of_lane in targets]
         for of_lane, second in zip(told, logits[1] if len(logits) > 1 else (), strict=False):
             of_lane["second_logits"] = second
@@ -56,6 +68,8 @@ class Losses:
         state = dict(self.states[r])
         with untouched(self.name, {"logits": logits, **told, **state}):
             loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **told), state, step))
+        if not self.tried and form(state) != form(self.states[r]):
+            raise ValueError(f"{self.name} puts {form(state)} into its state, which began as {form(self.states[r])}")
         self.states[r] = {name: value.detach() for name, value in state.items()}
         return loss
 
@@ -89,6 +103,11 @@ class Losses:
         ]
         if self.lifted:
             self.stack = stacked(self.states)
+
+
+def form(state: State) -> dict[str, list[int]]:
+    """The names and shapes of what a method keeps."""
+    return {name: list(value.shape) for name, value in state.items()}
 
 
 def stacked(states: Sequence[State]) -> State:

@@ -81,7 +81,7 @@ def asked(name: str, question: Callable[[Any], str], about: Any) -> Check:
         return Check(name, True, question(about))
     except Failure as failure:
         return Check(name, False, str(failure))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Check(name, False, brief(error))
 
 
@@ -194,7 +194,7 @@ def lifted(method: Method, samples: list[Sample], state: State, step: int) -> St
     try:
         losses, states = torch.func.vmap(one)(logits, pile(told), state)
         slopes = torch.autograd.grad(losses.sum(), logits)[0]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Failure(
             f"vmap cannot lift the loss: use tensor operations or stackable = False; {brief(error)}"
         ) from None

@@ -134,6 +134,8 @@ class Wrong(Method):
         ("return 1.0", "exception", "Wrong.loss gave 1.0; it must be a scalar tensor"),
         ("raise RuntimeError('no luck')", "exception", "RuntimeError: no luck"),
         ("open('/no/such/file')", "exception", "No such file"),
+        ("import torch; return batch.losses(logits).mean() * torch.rand(())", "exception", "draws random numbers"),
+        ("state['k'] = logits; return batch.losses(logits).mean()", "exception", "puts {'k': [100]} into its state"),
     ],
 )
 def test_failures_are_records_and_the_others_go_on(
