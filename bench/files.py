@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,14 @@ TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)\.(?P<pid>\d+)\.tmp")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one, whole."""
+    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one, whole.
+
+    A link is followed; what is no file, as a pipe or a device, is written to as it is.
+    """
+    if is_special(path):
+        path.write_bytes(content)
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
     try:
@@ -27,6 +35,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something that is neither a file nor a folder."""
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return False
 
 
 def temporary_of(path: Path) -> Path:

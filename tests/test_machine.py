@@ -371,3 +371,21 @@ def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.Mon
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     assert layout.choose("cpu", 2, None, 10).threads == 1 and layout.choose("cpu", 2, 5, 10).threads == 5
+
+
+def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:
+    """A link is followed; a pipe is written to, and stays one."""
+    import threading
+
+    results = str(Path(__file__).parent.parent / "results" / "paper" / "records.jsonl.gz")
+    target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
+    target.write_text("before")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    for out in (link, pipe):
+        command("leaderboard", results, "--format", "csv", "--out", out)
+    reader.join(60)
+    assert link.is_symlink() and pipe.is_fifo() and got[0] == target.read_bytes() and len(got[0]) > 1000
