@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -188,7 +189,7 @@ def run(
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Seconds a run may take; one that takes longer has failed.")
     ] = None,
-    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60.0,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60,
     compile_: options.Compile = False,
     plugin: options.Plugin = None,
 ) -> None:
@@ -202,6 +203,9 @@ def run(
 
     add_plugins(plugin)
     chosen = command.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
+    for name, value in (("--checkpoint-seconds", checkpoint_seconds), ("--time-limit", time_limit or 0)):
+        if not 0 <= value < inf:
+            raise UserError(f"{name} {value}: expected a number of seconds")
     if jobs == 0 and time_limit is not None:
         raise UserError("--time-limit ends a process, and --jobs 0 starts none")
     where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
@@ -337,7 +341,7 @@ def accept(
     from spurbench.bench import command
 
     add_plugins(plugin)
-    print(f"{command.accept(store, files)} runs count as made by {', '.join(files)} as it is now")
+    print(f"{command.accept(store, files)} runs now count as made by the current {', '.join(files)}")
 
 
 @app.command("new-method")

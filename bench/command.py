@@ -16,7 +16,7 @@ from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.grid import Grid
 from spurbench.bench.layout import find_devices
 from spurbench.bench.plans import name_among
-from spurbench.bench.record import settled
+from spurbench.bench.record import OUTSIDE, settled
 from spurbench.bench.runner import Settings, outdated, run_grid
 from spurbench.bench.store import Store
 
@@ -75,7 +75,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
                       highlight=False, soft_wrap=True)  # fmt: skip
     for one in store.records()[1]:
-        fate = "set aside" if one.ours else "not used"
+        fate = "set aside" if one.ours and not one.newer else "not used"
         console.print(f"{fate}: {terminal.line(f'{one.path}: {one.reason}')}", soft_wrap=True)
     try:
         result = run_grid(grid, store, settings, announce)
@@ -110,13 +110,18 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
     failed = failures(result.plan, store)
     if failed:
         causes = ", ".join(sorted(set(failed)))
-        say(f"{len(failed)} runs failed, {causes}; `spurbench status {store_name}` says why, --retry does them again")
+        again = "the same command" if set(failed) <= OUTSIDE else "--retry"
+        say(f"{len(failed)} runs failed, {causes}; `spurbench status {store_name}` says why, {again} does them again")
     elif result.left and not result.refused:
         say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
-    for files, ids in outdated(result.plan, store.records()[0]).items():
+    records = {record["id"]: record for record in store.records()[0]}
+    for files, ids in outdated(result.plan, list(records.values())).items():
+        code = versions.edited_plugins(records[ids[0]])
+        names = " ".join(terminal.shell(Path(name)) for name in code)
+        or_else = f", `spurbench accept {store_name} {names}` says that the edit alters nothing" if code else ""
         say(
-            f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again, "
-            f"`spurbench accept {store_name} {files}` says that the edit alters nothing"
+            f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again"
+            + or_else
         )
     say(f"next: spurbench leaderboard {store_name}")
     return 2 if failed or result.refused else 0
@@ -234,7 +239,7 @@ def accept(where: Path, files: Sequence[str]) -> int:
     known = {name for record in records for name in versions.edited_plugins(record)}
     for name in files:
         if name not in known:
-            raise unknown(f"file edited since runs of {where} were made", name, known)
+            raise unknown(f"file that was edited after it made runs of {where}", name, known)
     changed = [found for record in records if (found := versions.accepted(record, files))]
     for record in changed:
         store.write_record(record)

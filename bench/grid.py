@@ -100,7 +100,7 @@ def load_grid(name_or_path: str) -> Grid:
     """
     data, origin, stem = read_grid(name_or_path)
     shipped = SHIPPED / f"{name_or_path}.yaml"
-    place = f"shipped {name_or_path}" if shipped.is_file() else str(Path(name_or_path).resolve())
+    place = f"shipped {name_or_path}" if shipped.is_file() else str(at_home(Path(name_or_path)).resolve())
     return replace(resolve(data, origin, stem), place=fingerprint(place)[:16])
 
 

@@ -131,8 +131,10 @@ def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
         return wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == "string_pattern_mismatch":
         return f"{key} must be letters, digits, '.', '_' and '-', not {quoted(wrong['input'])}"
-    expected = wrong["msg"].removeprefix("Input should be ")
-    return f"{key} in {inside} should be {expected}, not {quoted(wrong['input'])}"
+    said = wrong["msg"]
+    if said.startswith("Input should be "):
+        return f"{key} in {inside} {said.removeprefix('Input ')}, not {quoted(wrong['input'])}"
+    return f"{key} in {inside}: {said[:1].lower()}{said[1:]}"
 
 
 def unknown_key(key: str, inside: str, known: list[str]) -> str:

@@ -38,7 +38,8 @@ Sets = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads a process; default by a measured rule, OMP_NUM_THREADS at most.")
+    int | None,
+    typer.Option(min=1, max=1024, help="Threads a process; default by a measured rule, OMP_NUM_THREADS at most."),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")

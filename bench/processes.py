@@ -95,7 +95,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept: run the same command again to go on", file=sys.stderr)
+        print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
         sys.exit(130)
 
 
@@ -120,13 +120,20 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """The signals of Ctrl-C and SIGTERM that have come; an exception instead could be lost in a destructor."""
+def interruptible(once: bool = False) -> Iterator[list[int]]:
+    """The signals of Ctrl-C and SIGTERM that have come; an exception instead could be lost in a destructor.
+
+    `once`: only the first waits to be looked at; the second one ends this process.
+    """
     asked: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: asked.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def hear(number: int, frame: object) -> None:
+        if once and asked:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        asked.append(number)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from spurbench.bench.method import Method
 
 __all__ = [
-    "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "load_class", "load_dataset",
-    "load_method", "method_info", "methods", "plugin_paths", "requirements",
+    "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "forget_plugins", "load_class", "load_dataset",
+    "load_method", "method_info", "methods", "plugin_paths", "plugins", "requirements", "splits_of",
 ]  # fmt: skip
 
 ROOM = Path(__file__).resolve().parent.parent

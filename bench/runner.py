@@ -10,7 +10,7 @@ from spurbench.bench import layout, registry, versions
 from spurbench.bench.grid import Grid, expand, only, runs
 from spurbench.bench.job import Job, Options, Redo, gather
 from spurbench.bench.local import Outcome, Terms, Watcher, launch
-from spurbench.bench.plans import kept_as
+from spurbench.bench.plans import draws_of, kept_as
 from spurbench.bench.record import Record, Run
 from spurbench.bench.store import Store
 
@@ -50,7 +50,9 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         result.left = len(waiting)
         if not waiting - tried or result.interrupted:
             return result
-        wanted = (waiting & draws(result.plan)) - tried or waiting - tried  # searches first: others wait for them
+        wanted = (
+            waiting & set(draws_of(result.plan))
+        ) - tried or waiting - tried  # searches first: others wait for them
         add(result, one_round(planned, wanted, store, settings, announce))
         tried |= wanted
 
@@ -83,11 +85,6 @@ def outdated(plan: dict[str, Any], records: Sequence[Record]) -> dict[str, list[
         if record["id"] in ids and (files := versions.edited(record)):
             found.setdefault(", ".join(files), []).append(record["id"])
     return found
-
-
-def draws(plan: dict[str, Any]) -> set[str]:
-    """The ids of the runs of all searches."""
-    return {id for cell in plan["cells"] if cell["search"] for draw in cell["search"]["draws"] for id in draw["ids"]}
 
 
 def one_round(

@@ -134,10 +134,6 @@ def is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def is_number(value: Any) -> bool:
-    return type(value) in NUMBERS and -MOST <= value <= MOST
-
-
 def are_numbers(values: Any) -> bool:
     return set(map(type, values)) <= NUMBERS and (not values or (-MOST <= min(values) and max(values) <= MOST))
 

@@ -85,8 +85,8 @@ class Optimizer:
     """How gradients move weights."""
 
     name: str = setting("sgd", ("sgd", "adam"))
-    lr: float = setting(0.01, (0.0, inf))
-    weight_decay: float = setting(0.0, (0.0, inf))
+    lr: float = setting(0.01, (0.0, 1e30))
+    weight_decay: float = setting(0.0, (0.0, 1e30))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "tr
         (["run", *TINY, "--set", "training.steps=three"], "steps"),
         (["run", *TINY, "--seeds", "1,2,1"], "twice"),
         (["run", *TINY, "--device", "tpu"], "no device 'tpu'"),
+        (["run", *TINY, "--checkpoint-seconds", "nan"], "nan: expected a number of seconds"),
+        (["run", *TINY, "--set", "training.lr=1e300"], "lr"),
         (["run"], "name a grid"),
         (["run", "quick", "--method", "erm"], "either a grid or"),
         (["run", "quick", "--precision", "half"], "no precision 'half'"),

@@ -215,7 +215,7 @@ def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path
         running.send_signal(number)
         said = running.communicate(timeout=30)[1]
         assert running.returncode == ENDED[number], said
-        assert number == signal.SIGKILL or said.endswith("again to go on\n") and "Traceback" not in said
+        assert number == signal.SIGKILL or said.endswith("again to continue\n") and "Traceback" not in said
         until(lambda: not any(map(alive, below)), 30)
     finally:
         with suppress(ProcessLookupError):

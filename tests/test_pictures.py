@@ -640,7 +640,7 @@ def test_killed_and_gone_on(
     running.send_signal(number)
     said = running.communicate()[1]
     assert running.returncode == (130 if number == signal.SIGTERM else -number) and children
-    assert number == signal.SIGKILL or said.startswith("stopped; what was finished is kept")
+    assert number == signal.SIGKILL or said.startswith("stopped; finished work is kept")
     until(lambda: not any(alive(child) for child in children))
     assert not list(data_folder.glob(f"celeba/*/{FACTS}"))
     with pytest.raises(BadData, match="is not prepared"):
