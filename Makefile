@@ -7,13 +7,14 @@ STORE ?= stores/quick
 PAPER ?= stores/paper
 KILLS ?= 200
 
-.PHONY: help run test test-slurm chaos paper results perf lint clean
+.PHONY: help run test test-slurm chaos chaos-slurm paper results perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
 	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
 	@echo "make chaos  KILLS (200) random SIGKILLs and other trouble; nothing may be lost or done twice (half an hour)"
+	@echo "make chaos-slurm  the same between a store and a real SLURM started here (ten minutes, as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
 	@echo "make results  leaderboards, figures and the README's table from the records in results/paper/"
 	@echo "make perf   speed measurements, written to results/perf/; a part of them: see tests/perf/measure.py --help"
@@ -33,6 +34,9 @@ test-slurm: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python tests/chaos.py --kills $(KILLS)
+
+chaos-slurm: $(STAMP)
+	$(BIN)/python tests/chaos_slurm.py
 
 paper: $(STAMP)
 	$(BIN)/spurbench merge $(PAPER) results/paper/records.jsonl.gz

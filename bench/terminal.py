@@ -22,6 +22,7 @@ LIKE = {"−": "-", "–": "-", "—": "-", "─": "-", "±": "~", "×": "x", "�
         "‖": "|", "→": ">", "←": "<"}  # fmt: skip
 """One sign for one, so that columns stay in line and no number loses its minus where an encoding is poor."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+MANY = 1000  # rows; of more no table is drawn
 NARROW = 60  # columns; a table of fewer says nothing
 
 
@@ -101,8 +102,19 @@ def console(stderr: bool = False) -> Console:
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
     """Rows as a terminal table; `columns` maps keys to headings."""
+    if len(rows) > MANY:
+        print(*filter(None, (line(title), aligned(rows, columns))), sep="\n")
+        return
     out = console()
     out.print(table(rows, columns, title, out.width))
+
+
+def aligned(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows as columns of text, a line each however wide: a table of thousands takes its seconds."""
+    told = [[heading for heading in columns.values()], *([cell(row.get(key)) for key in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*told, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(one, widths, strict=True)).rstrip() for one in told)
+    return "\n".join(lines)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str, width: int) -> Any:

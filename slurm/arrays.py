@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from spurbench.bench.errors import UserError
@@ -12,6 +13,8 @@ from spurbench.bench.job import Job
 
 LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be put back into the queue
 WARNING_SECONDS = 120  # before the time limit a task is told to save its state
+UNITS = "KMGT"  # of memory, each 1024 of the one before; SLURM takes a bare number for megabytes
+NOTHING = "none"  # asks for nothing, where there is a default to take back
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,12 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: int = 1
+    exclude: str | None = None  # nodes not to use
+    reservation: str | None = None
+    gpus: int | str = 1  # a number, a type and a number as a100:2, or as in --gres: gpu:a100:2
     cpus: int = 2
-    mem: str = "8G"
+    mem: str | None = "8G"
+    mem_per_cpu: str | None = None
     time: str = "4h"
     setup: tuple[str, ...] = ()  # shell lines before the task, such as `module load cuda`
     srun: bool = False  # start the task through srun, where a cluster demands it
@@ -36,14 +42,15 @@ class Resources:
         """
         found = {
             "job_name": name, "partition": self.partition, "account": self.account, "qos": self.qos,
-            "constraint": self.constraint, "gpus_per_node": self.gpus or None, "cpus_per_task": self.cpus,
-            "mem": self.mem, "time": minutes(self.time), "setup": list(self.setup) or None,
+            "constraint": self.constraint, "exclude": self.exclude, "cpus_per_task": self.cpus,
+            "mem": self.mem and memory(self.mem), "mem_per_cpu": self.mem_per_cpu and memory(self.mem_per_cpu),
+            "time": minutes(self.time), "setup": list(self.setup) or None,
             "array_parallelism": parallel, "use_srun": self.srun, "stderr_to_stdout": True,
-            "srun_args": [f"--cpus-per-task={self.cpus}"] if self.srun else None,
+            "srun_args": [f"--cpus-per-task={self.cpus}"] if self.srun else None, **gpu_options(self.gpus),
         }  # fmt: skip
         signal = f"{'' if self.srun else 'B:'}USR2@{WARNING_SECONDS}"
-        extra = {"additional_parameters": {"signal": signal, "requeue": True}}
-        return {key: value for key, value in found.items() if value is not None} | extra
+        extra = {"signal": signal, "requeue": True} | ({"reservation": self.reservation} if self.reservation else {})
+        return {key: value for key, value in found.items() if value is not None} | {"additional_parameters": extra}
 
 
 @dataclass(frozen=True)
@@ -78,33 +85,85 @@ def plan(
     ]
 
 
+# ---- in SLURM's words -----------------------------------------------------------------------------------------------
+
+
 def minutes(text: str) -> int:
-    """A time limit in minutes, from `90`, `90m`, `4h`, `2-12:00:00`, `4:00:00` or `4:00` (hours and minutes)."""
+    """A time limit in minutes, from `90m`, `4h`, `2d`, or as SLURM reads it: `90` and `90:00` are minutes, `4:00:00`
+    hours, `2-12`, `2-12:30` and `2-12:30:00` days and hours. Seconds are rounded up."""
     found: float | None = None
     if match := re.fullmatch(r"(\d+)([mhd]?)", text):
         found = int(match[1]) * {"": 1, "m": 1, "h": 60, "d": 1440}[match[2]]
-    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text):
+    elif match := re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text):
         days, hours, mins, seconds = (int(part or 0) for part in match.groups())
-        found = days * 1440 + hours * 60 + mins + (seconds > 0)
+        found = days * 1440 + hours * 60 + mins + (seconds + 59) // 60
+    elif match := re.fullmatch(r"(?:(\d+):)?(\d+):(\d\d)", text):
+        hours, mins, seconds = (int(part or 0) for part in match.groups())
+        found = hours * 60 + mins + (seconds + 59) // 60
     if found is None:
         raise UserError(f"--time {text}: expected minutes, or a time such as 90m, 4h, 4:00:00 or 2-12:00:00")
     if found < LEAST_MINUTES:
-        raise UserError(f"--time {text}: at least {LEAST_MINUTES} minutes, to start, save and go on")
+        read = f" ({found} minutes and seconds to SLURM; hours are 4h or 4:00:00)" if text.count(":") == 1 else ""
+        raise UserError(f"--time {text}{read}: at least {LEAST_MINUTES} minutes, to start, save and go on")
     return int(found)
+
+
+def memory(text: str) -> str:
+    """An amount of memory as SLURM takes it, a whole number: `1.5G` is `1536M`."""
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)([{UNITS}]?)B?", text.upper())
+    if match is None:
+        raise UserError(f"--mem {text}: expected an amount such as 500M, 32G or 1.5T, or {NOTHING} to ask for none")
+    number, unit = float(match[1]), match[2] or "M"
+    while number != int(number) and unit not in "KM":
+        number, unit = number * 1024, UNITS[UNITS.index(unit) - 1]
+    return f"{ceil(number)}{unit}" if number else "0"  # which is all of a node's
+
+
+def gpu_options(gpus: int | str) -> dict[str, str | None]:
+    """How to ask for GPUs: by their number, by type and number, or in the words of --gres."""
+    kind, number = gpus_asked(gpus)
+    if kind.startswith("gpu:"):
+        return {"gres": f"{kind}{number}"}
+    return {"gpus_per_node": f"{kind}{number}" if number else None}
+
+
+def gpus_asked(gpus: int | str) -> tuple[str, int]:
+    """What stands before the number of GPUs (`a100:`, `gpu:a100:` or nothing), and the number."""
+    match = re.fullmatch(r"((?:gpu:)?(?:[A-Za-z_][\w.-]*:)?)(\d+)", str(gpus))
+    if match is None:
+        raise UserError(f"--gpus {gpus}: expected a number, or a type and a number as a100:2 or gpu:a100:2")
+    return match[1], int(match[2])
+
+
+# ---- another try ----------------------------------------------------------------------------------------------------
 
 
 def changed(resources: Resources, mem: str | None, time: str | None) -> Resources:
     """The resources with other memory and time: new values, or factors such as `x2`."""
-    found = replace(
-        resources,
-        mem=multiplied(resources.mem, mem) if mem else resources.mem,
-        time=multiplied(str(minutes(resources.time)), time) if time else resources.time,
-    )
-    minutes(found.time)
+    found = replace(resources, time=multiplied(str(minutes(resources.time)), time) if time else resources.time)
+    if mem and resources.mem_per_cpu and factor(mem):
+        found = replace(found, mem_per_cpu=multiplied(resources.mem_per_cpu, mem))
+    elif mem and factor(mem) and resources.mem is None:
+        raise UserError(f"--mem {mem}: the tasks asked for no amount of memory; name one, such as 32G")
+    elif mem:
+        asked = None if mem == NOTHING else multiplied(resources.mem or "", mem)
+        found = replace(found, mem=asked, mem_per_cpu=None)
+    found.parameters("", 1)  # raises for what is none
     return found
 
 
+def factor(text: str) -> float | None:
+    """The number of `x2`, `×1.5` or `2x`; None for anything else."""
+    match = re.fullmatch(r"[x×*]?(\d+(?:\.\d+)?)[x×*]?", text)
+    return float(match[1]) if match and not text.replace(".", "").isdecimal() else None
+
+
 def multiplied(value: str, by: str) -> str:
-    """`8G` by `x2` is `16G`; anything that is no factor takes the value's place."""
-    times, number = re.fullmatch(r"[x×*](\d+(?:\.\d+)?)", by), re.fullmatch(r"(\d+)(\w*)", value)
-    return f"{int(int(number[1]) * float(times[1]))}{number[2]}" if times and number else by
+    """`8G` by `x2` is `16G`, `1G` by `x1.5` is `1536M`; anything that is no factor takes the value's place."""
+    times, number = factor(by), re.fullmatch(r"(\d+(?:\.\d+)?)(\w*)", value)
+    if times is None or number is None:
+        return by
+    product = float(number[1]) * times
+    if number[2]:
+        return memory(f"{product:.6f}{number[2]}")
+    return f"{ceil(product)}"

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from spurbench.bench import options
+from spurbench.bench.errors import UserError
 from spurbench.bench.terminal import plain, shell
 
 StoreFolder = Annotated[Path, typer.Argument(help="The folder of the results.")]
 Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")]
 JobsPerTask = Annotated[
-    int, typer.Option("--cells-per-job", "--jobs-per-task", min=1, help="Jobs a task does one after the other.")
+    int, typer.Option(min=1, help="How many jobs, each some seeds of a cell, a task does one after the other.")
 ]
 MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks at once, over all arrays.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted; submit nothing.")]
@@ -39,10 +40,17 @@ def submit(
     account: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
     qos: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
     constraint: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each task (1); 0 computes on CPUs.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Nodes not to use, as sbatch's.")] = None,
+    reservation: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs of each task (1), also as a100:2 or gpu:a100:2; 0 computes on CPUs.")
+    ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores of each task (2).")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of each task (8G).")] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit of a task: 90m, 4h (the default), 2-12:00:00.")] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of each task (8G); none leaves it to the cluster.")] = None,
+    mem_per_cpu: Annotated[str | None, typer.Option(help="Memory of each core of a task, instead.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit of a task: 90m, 4h (the default), or as sbatch's: 90, 4:00:00, 2-12.")
+    ] = None,
     setup: Annotated[list[str] | None, typer.Option(help="A shell line before each task: module load cuda.")] = None,
     srun: Annotated[bool | None, typer.Option("--srun/--no-srun", help="Start tasks through srun.")] = None,
     max_parallel: MaxParallel = None,
@@ -58,7 +66,7 @@ def submit(
     """Send what a grid still lacks to SLURM and return; submit again at any time, nothing is done twice.
 
     What a task asks for may also stand under `resources:` in the grid file (for all, for a dataset, for a method) and
-    in a profile of yours; the command line comes first, then the grid, then the profile.
+    in a profile of yours; the command line comes first, then the grid, the profile, and SBATCH_ variables.
 
     [dim]spurbench submit paper --store /shared/paper --partition gpu --time 4h --dry-run[/dim]
     """
@@ -71,19 +79,22 @@ def submit(
     from spurbench.slurm.submit import submit as send
 
     add_plugins(plugin)
-    given = {"partition": partition, "account": account, "qos": qos, "constraint": constraint, "gpus": gpus,
-             "cpus": cpus, "mem": mem, "time": time, "setup": setup, "srun": srun}  # fmt: skip
+    given = {"partition": partition, "account": account, "qos": qos, "constraint": constraint, "exclude": exclude,
+             "reservation": reservation, "gpus": gpus, "cpus": cpus, "mem": mem, "mem_per_cpu": mem_per_cpu,
+             "time": time, "setup": setup, "srun": srun}  # fmt: skip
     asked = {name: value for name, value in given.items() if value is not None}
-    below = profiles.profile(cluster)
-    profiles.resources(below, ("the command line", asked))  # complaints come before anything is written
+    below = [profiles.shell(), profiles.profile(cluster)]
+    profiles.resources(*below, ("the command line", asked))  # complaints come before anything is written
     chosen = load_grid(grid)
     where = store or Path("stores") / Path(grid).stem
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
     sent = send(
         chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_),
         Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot),
-        lambda of_cell: profiles.resources(below, (grid, of_cell), ("the command line", asked)),
+        lambda of_cell: profiles.resources(*below, (grid, of_cell), ("the command line", asked)),
     )  # fmt: skip
+    if sent.name != chosen.name:
+        print(f"{where} has another grid called {chosen.name}: this one is kept beside it as {sent.name}")
     say(sent, where, dry_run)
 
 
@@ -144,9 +155,9 @@ def logs(
 ) -> None:
     """Show the end of the logs of submitted tasks."""
     from spurbench.bench.store import Store
-    from spurbench.slurm import queue
+    from spurbench.slurm.submissions import named, tasks
 
-    for task in queue.named(Store.open(store), cell or []):
+    for task in named(list(tasks(Store.open(store))), cell or []):
         text = task.log.read_text("utf-8", "replace").splitlines() if task.log.exists() else ["(no log yet)"]
         print(plain(f"== {task.id}: {', '.join(job.title for job in task.jobs)}\n   {task.log}"))
         print(plain("\n".join(text[-lines:])))
@@ -154,20 +165,38 @@ def logs(
 
 def say(sent: Any, where: Path, dry_run: bool) -> None:
     """What was submitted and what to do next."""
+    refused = False
     for array, text in zip(sent.arrays, sent.scripts, strict=True) if dry_run else ():
-        print(f"# {len(array.tasks)} tasks, {array.parallel} at once\n{text}\n")
+        ok, verdict = tried(text)
+        refused |= not ok
+        print(plain(f"# {len(array.tasks)} tasks, {array.parallel} at once; {verdict}\n{text}\n"))
     tasks = sum(len(array.tasks) for array in sent.arrays)
     print(
         f"{'would submit' if dry_run else 'submitted'} {sent.runs} runs as {tasks} tasks of {len(sent.arrays)} arrays"
         + (f": {', '.join(sent.ids)}" if sent.ids else "")
     )
-    if sent.queued:
-        print(f"{sent.queued} runs are in the queue already")
+    if sent.queued > sent.ending:
+        print(f"{sent.queued - sent.ending} runs are in the queue already")
+    if sent.ending:
+        print(f"{sent.ending} runs are of cancelled tasks that have not ended yet; send them again when they have")
     if sent.beyond:
         print(f"{sent.beyond} jobs are more than the cluster lets you queue; submit again when some have ended")
     if sent.left:
         print(f"{sent.left} runs failed by themselves and were left: --failed sends them too")
     if sent.searching:
         print("these are searches; submit again when they have ended, for the runs they decide")
+    if refused:
+        raise UserError("SLURM would refuse this")
     if not dry_run:
         print(f"next: spurbench watch {shell(where)}")
+
+
+def tried(script: str) -> tuple[bool, str]:
+    """Whether SLURM would take a script, and what it says of it; it cannot be asked where there is no sbatch."""
+    from spurbench.slurm import profiles, program
+
+    said = program.call("sbatch", "--test-only", given=script, environment=program.for_sbatch(profiles.SHELL))
+    reason = " ".join(said.error.replace("sbatch: ", "").split()) or said.reason
+    if said.unsure or "fatal:" in said.error:
+        return True, f"SLURM cannot be asked: {reason}"
+    return said.good, f"SLURM {'would take it' if said.good else 'refuses it'}: {reason}"

@@ -12,8 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.home import home
 from spurbench.bench.yamlfile import load
-from spurbench.slurm.arrays import Resources
+from spurbench.slurm.arrays import NOTHING, Resources
 
+SHELL = {"SBATCH_PARTITION": "partition", "SBATCH_ACCOUNT": "account", "SBATCH_QOS": "qos",
+         "SBATCH_CONSTRAINT": "constraint", "SBATCH_RESERVATION": "reservation", "SBATCH_TIMELIMIT": "time",
+         "SBATCH_MEM_PER_NODE": "mem", "SBATCH_MEM_PER_CPU": "mem_per_cpu",
+         "SBATCH_GPUS_PER_NODE": "gpus"}  # fmt: skip
 Layer = tuple[str, Mapping[str, Any]]
 """Where values come from, in words, and the values."""
 
@@ -38,6 +42,12 @@ def profile(name: str | None) -> Layer:
     return f"{file}, {name or 'default'}", known.get(name or "default", {})
 
 
+def shell() -> Layer:
+    """What the user's shell says of every job of theirs, in the variables that sbatch reads."""
+    found = {name: os.environ[variable] for variable, name in SHELL.items() if os.environ.get(variable)}
+    return "the shell's SBATCH_ variables", found
+
+
 def resources(*layers: Layer) -> Resources:
     """The resources all layers together name, a later layer over an earlier one.
 
@@ -49,10 +59,19 @@ def resources(*layers: Layer) -> Resources:
         for name, value in given.items():
             if name not in Resources.__dataclass_fields__:
                 raise UserError(f"{where}: {unknown('resource', name, Resources.__dataclass_fields__)}")
-            source[name], values[name] = where, str(value) if name in ("mem", "time") else value
+            text = name in ("mem", "mem_per_cpu", "time") and value is not None
+            source[name], values[name] = where, str(value) if text else value
+        if "mem" in given and given.get("mem_per_cpu"):
+            raise UserError(f"{where}: mem and mem_per_cpu: memory of a task or of each core of it, not both")
+        for name, other in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):
+            if given.get(name):
+                values[other] = None  # of an earlier layer, or the default
+    values |= {name: None for name in ("mem", "mem_per_cpu") if values.get(name) == NOTHING}
     try:
-        return TypeAdapter(Resources).validate_python(values)
+        found = TypeAdapter(Resources).validate_python(values)
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0])
         raise UserError(f"{source[name]}: {name}: {wrong['msg']}, not {wrong['input']!r}") from None
+    found.parameters("", 1)  # raises for what SLURM would not read
+    return found

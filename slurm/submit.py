@@ -1,17 +1,13 @@
-"""From a grid to arrays in the queue: arrange what is still to be done, write manifests, sbatch, write that down."""
+"""From a grid to arrays in the queue: arrange what is left to do, write down what is meant, sbatch, note the ids."""
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,16 @@ from spurbench.bench.files import write_atomically
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import Job
 from spurbench.bench.layout import GPU_HEIGHT, SMALL_HEIGHT, Layout
-from spurbench.bench.record import OUTSIDE, Record, canonical, fingerprint
-from spurbench.bench.runner import Settings, arranged, draws, outstanding
+from spurbench.bench.plans import draws_of
+from spurbench.bench.record import OUTSIDE, Record
+from spurbench.bench.runner import Settings, arranged, outstanding
 from spurbench.bench.store import Store
-from spurbench.slurm import snapshot
-from spurbench.slurm.arrays import Array, Resources, plan
+from spurbench.slurm import limits, program, snapshot, submissions
+from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
+from spurbench.slurm.profiles import SHELL
 from spurbench.slurm.profiles import resources as resources_from
-from spurbench.slurm.queue import ask, in_queue, manifest_of, named, read_manifest, tasks
+from spurbench.slurm.queue import Fate, called, ending, last_fates, settle
+from spurbench.slurm.submissions import JOB, VOID, named, read_manifest, submitting, tasks
 
 PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # a compute node sees others of these names
@@ -49,14 +48,15 @@ class Wish:
 class Submission:
     """What was sent, or would be: the arrays, their scripts and, once sent, their job ids."""
 
-    folder: Path
     arrays: list[Array]
     scripts: list[str]
     ids: list[str]
     queued: int = 0  # runs left out because an earlier submission has them
+    ending: int = 0  # of these, runs of tasks that were cancelled and have not ended yet
     searching: bool = False
     beyond: int = 0  # jobs left out because the cluster takes no more now
     left: int = 0  # runs left out because they failed by themselves
+    name: str = ""  # of the grid's plan in the store
 
     @property
     def runs(self) -> int:
@@ -69,11 +69,22 @@ def submit(
     """Send everything of the grid that is neither done nor in the queue; returns at once.
 
     `resources` makes what a task asks for of what the grid says of a cell.
+    Errors: UserError, among others if SLURM does not say what is in the queue already.
     """
     check(store, wish)
+    if wish.dry_run:
+        return planned_and_sent(grid, store, settings, wish, resources)
+    with submitting(store):
+        return planned_and_sent(grid, store, settings, wish, resources)
+
+
+def planned_and_sent(
+    grid: Grid, store: Store, settings: Settings, wish: Wish, resources: Callable[[Mapping[str, Any]], Resources]
+) -> Submission:
+    fates = known_fates(store, wish)
+    here = {id for id, fate in fates.items() if fate.state != "over"}
     state, planned, waiting = outstanding(grid, store, settings, look_only=wish.dry_run)
-    here = queued(store)
-    searches = waiting & draws(state)
+    searches = waiting & set(draws_of(state))
     wanted = (searches or waiting) - here
     if not wish.dry_run:
         for name in sorted({run.dataset for run, _ in planned if run.id in wanted}):
@@ -92,8 +103,10 @@ def submit(
         ]
         for asked, ids in groups.items()
     }
-    sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry))
-    return replace(sent, queued=len(waiting & here), searching=bool(searches))
+    sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates)
+    left_out = waiting & here
+    return replace(sent, queued=len(left_out), ending=ending(fates[id] for id in left_out), searching=bool(searches),
+                   name=state["grid"])  # fmt: skip
 
 
 def again(
@@ -104,21 +117,34 @@ def again(
     Each run asks for what it asked for last time, changed by `change`.
     """
     check(store, wish)
-    last = {run.id: (job, task) for task in named(store, patterns) for job in task.jobs for run in job.runs}
+    if wish.dry_run:
+        return found_and_sent(store, patterns, failures, wish, change)
+    with submitting(store):
+        return found_and_sent(store, patterns, failures, wish, change)
+
+
+def found_and_sent(
+    store: Store, patterns: Sequence[str], failures: bool, wish: Wish, change: Callable[[Resources], Resources]
+) -> Submission:
+    now, every = known_fates(store, wish), list(tasks(store))
+    here = {id for id, fate in now.items() if fate.state != "over"}
+    last = {run.id: (job, task) for task in named(every, patterns) for job in task.jobs for run in job.runs}
     if not last:
         raise UserError(f"nothing was submitted for {store.root}")
-    fates = {id: fate(store.record(id)) for id in last.keys() - queued(store)}
+    fates = {id: fate(store.record(id)) for id in last.keys() - here}
     ids = {id for id, ended in fates.items() if ended == "outside" or (failures and ended == "itself")}
     groups: dict[Resources, list[Job]] = {}
     for job, task in {job.name: (job, task) for job, task in (last[id] for id in sorted(ids))}.values():
-        manifest = read_manifest(task.folder, task.array)
+        manifest = read_manifest(task.array)
         for path in manifest["plugins"]:
             registry.add_plugin(path)
         runs = [run for run in job.runs if run.id in ids and last[run.id][0] is job]
-        asked = change(resources_from((f"{task.folder}", manifest["resources"])))
+        asked = change(resources_from((f"{task.array.folder}", manifest["resources"])))
         groups.setdefault(asked, []).append(replace(job, runs=runs))
     left = sum(ended == "itself" and id not in ids for id, ended in fates.items())
-    return replace(send(groups, "retry", store, replace(wish, retry=True)), left=left)
+    sent = send(groups, "retry", store, replace(wish, retry=True), now)
+    left_out = last.keys() & here
+    return replace(sent, left=left, queued=len(left_out), ending=ending(now[id] for id in left_out))
 
 
 def fate(record: Record | None) -> str:
@@ -144,7 +170,8 @@ def check(store: Store, wish: Wish) -> None:
 
 
 def device(settings: Settings, resources: Resources) -> str:
-    return ("cuda" if resources.gpus else "cpu") if settings.device == "auto" else settings.device
+    gpus = gpus_asked(resources.gpus)[1]
+    return ("cuda" if gpus else "cpu") if settings.device == "auto" else settings.device
 
 
 def layout(settings: Settings, resources: Resources) -> Layout:
@@ -153,91 +180,64 @@ def layout(settings: Settings, resources: Resources) -> Layout:
     return Layout((where,), SMALL_HEIGHT if where == "cpu" else GPU_HEIGHT, resources.cpus)
 
 
-def queued(store: Store) -> set[str]:
-    """The runs of earlier submissions that a task in the queue still has to do."""
-    submitted = list(tasks(store))
-    queue = in_queue() if submitted else {}
-    return {id for task in submitted if task.id in queue and not task.end for id in task.runs}
+def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
+    """How the tasks of earlier submissions stand that have unsettled runs to do, by run.
 
-
-# ---- what the cluster allows ----------------------------------------------------------------------------------------
-
-
-def largest_array() -> int:
-    """How many tasks the cluster allows in an array; SLURM's default where it does not say."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.M)
-    return max(1, int(match[1]) - 1) if match else 1000
-
-
-def room() -> int | None:
-    """How many more tasks this user may have in the queue; None where the cluster sets no limit or does not say."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # not in the list of users, as in many a container
-        user = str(os.getuid())
-    said = ask("sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={user}", "format=MaxSubmitJobs")
-    limits = [int(line) for line in (said or "").split() if line.isdigit()]
-    return max(0, min(limits) - len(in_queue())) if limits else None
-
-
-def fitting(groups: Mapping[Resources, Sequence[Job]], tasks: int, jobs_per_task: int) -> dict[Resources, list[Job]]:
-    """The first jobs that fit in so many tasks, group by group."""
-    found: dict[Resources, list[Job]] = {}
-    for asked, jobs in groups.items():
-        if tasks:
-            found[asked] = list(jobs[: tasks * jobs_per_task])
-            tasks -= -(-len(found[asked]) // jobs_per_task)
-    return found
+    Errors: UserError if SLURM does not tell what became of a submission that was interrupted.
+    """
+    why = settle(store, give_up=not wish.dry_run)
+    if why and not wish.dry_run:
+        raise UserError(f"an earlier submission was interrupted, and whether SLURM has it is not known: {why}")
+    return last_fates(store)
 
 
 # ---- sending --------------------------------------------------------------------------------------------------------
 
 
-def send(groups: Mapping[Resources, Sequence[Job]], name: str, store: Store, wish: Wish) -> Submission:
-    """Plan the arrays, write their manifests and submit them; if one is refused, none stays in the queue."""
-    free = room()
-    fit = groups if free is None else fitting(groups, free, wish.jobs_per_task)
+def send(
+    groups: Mapping[Resources, Sequence[Job]], name: str, store: Store, wish: Wish, before: Mapping[str, Fate]
+) -> Submission:
+    """Plan the arrays, write down what they are and submit them; what was sent stays sent if another is refused."""
+    fit = limits.fitting(groups, wish.jobs_per_task)
     beyond = sum(map(len, groups.values())) - sum(map(len, fit.values()))
-    arrays = plan(fit, wish.jobs_per_task, largest_array(), wish.max_parallel)
-    ids = [run.id for jobs in fit.values() for job in jobs for run in job.runs]
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = store.root.resolve() / "slurm" / f"{stamp}-{fingerprint(sorted(ids))[:6]}"
+    arrays = plan(fit, wish.jobs_per_task, limits.largest_array(), wish.max_parallel)
     given = registry.plugin_paths()
     code, plugins = None, given
     if wish.snapshot and arrays:
         code, plugins = snapshot.take(store.root, given) if not wish.dry_run else (Path("CODE"), given)
-    scripts = [
-        script(array, folder, i, f"{name}-{i}" if len(arrays) > 1 else name, code) for i, array in enumerate(arrays)
-    ]
-    sent = Submission(folder, arrays, scripts, [], beyond=beyond)
+    common = {"store": str(store.root.resolve()), "plugins": given, "copies": plugins, "retry": wish.retry}
+    folder = submissions.new_folder(store)
+    meant = [submissions.Array(folder, number) for number in range(len(arrays))]
+    scripts = [script(array, one, name, code) for array, one in zip(arrays, meant, strict=True)]
+    sent = Submission(arrays, scripts, [], beyond=beyond)
     if wish.dry_run or not arrays:
         return sent
-    common = {"store": str(store.root.resolve()), "plugins": given, "copies": plugins, "retry": wish.retry}
-    for i, array in enumerate(arrays):
-        tasks = [[job.to_dict() for job in task] for task in array.tasks]
-        content = {**common, "resources": asdict(array.resources), "tasks": tasks}
-        write_atomically(manifest_of(folder, i), canonical(content))
-    release(store, set(ids))
-    return replace(sent, ids=sbatch_all(sent))
+    manifests = [
+        {**common, "resources": asdict(array.resources), "tasks": [[job.to_dict() for job in t] for t in array.tasks]}
+        for array in arrays
+    ]
+    meant = submissions.write_intent(folder, manifests)
+    release(store, before)
+    return replace(sent, ids=sbatch_all(meant, scripts))
 
 
-def release(store: Store, ids: set[str]) -> None:
-    """Take away the claims that tasks which are no longer in the queue left behind on these runs."""
-    queue = set((ask("squeue", "--me", "--noheader", "--array", "--format=%A") or "").split())
+def release(store: Store, fates: Mapping[str, Fate]) -> None:
+    """Take away the claims that tasks left behind when they ended."""
     for id, held in store.claims.living().items():
-        if id in ids and held["task"] and held["task"] not in queue:
+        if id in fates and fates[id].state == "over" and held["task"]:
             store.claims.remove(id)
 
 
-def script(array: Array, folder: Path, number: int, name: str, code: Path | None) -> str:
+def script(array: Array, meant: submissions.Array, name: str, code: Path | None) -> str:
     """The text that sbatch gets."""
-    made = executor(array, folder, name, code)
-    text: str = made._make_submission_file_text(command(array, folder, number), "spurbench")
+    plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[:40]
+    made = executor(array, meant.folder, f"{plain}.{meant.token}", code)
+    text: str = made._make_submission_file_text(command(array, meant), "spurbench")
     return text.replace(PERCENT, "%%")
 
 
 def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
-    """submitit's, which words the options and speaks with sbatch; its pickles are not used."""
+    """submitit's, which words the options; its pickles are not used."""
     import submitit
 
     class Executor(submitit.SlurmExecutor):
@@ -256,38 +256,51 @@ def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
     return made
 
 
-def command(array: Array, folder: Path, number: int) -> str:
+def command(array: Array, meant: submissions.Array) -> str:
     """Without srun the shell is replaced by Python, so that SLURM's signals reach it."""
-    words = [sys.executable, "-P", "-m", "spurbench.slurm.task", str(manifest_of(folder, number))]
+    words = [sys.executable, "-P", "-m", "spurbench.slurm.task", str(meant.manifest)]
     return f"{'' if array.resources.srun else 'exec '}{shlex.join(words)}"
 
 
-def sbatch_all(sent: Submission) -> list[str]:
-    """Submit every array; their job ids. What is refused leaves nothing behind."""
-    (sent.folder / "logs").mkdir(parents=True, exist_ok=True)
+def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> list[str]:
+    """Submit every array and note what SLURM calls it; their ids.
+
+    Errors: UserError when one is refused, or when it is not known whether SLURM took it: those before it stay in the
+    queue, those after it are not sent.
+    """
     ids: list[str] = []
-    try:
-        for number, text in enumerate(sent.scripts):
-            ids.append(sbatch(text, sent.folder / f"array-{number}.sh"))
-    except UserError:
-        subprocess.run(["scancel", *ids], check=False) if ids else None
-        shutil.rmtree(sent.folder)
-        raise
-    write_atomically(sent.folder / "submission.json", canonical({"arrays": ids}))
+    for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
+        write_atomically(array.script, text.encode())
+        said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
+        job = job_in(said.text) if said.good else None
+        if job is None and (said.good or said.unsure):
+            found = called([array])
+            job = found.get(array) if isinstance(found, dict) else None
+        if job is not None:
+            ids.append(array.note(job).split(";")[0])
+            continue
+        unsure = said.good or said.unsure
+        for other in arrays[place + (1 if unsure else 0) :]:
+            other.note(VOID)
+        if not ids and not unsure:
+            shutil.rmtree(array.folder)
+        raise UserError(refusal(said, ids, len(arrays), unsure))
     return ids
 
 
-def sbatch(text: str, file: Path) -> str:
-    """Submit a script; the array's job id. The environment is that of the user's shell, not that of a job."""
-    write_atomically(file, text.encode())
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("SLURM_", "SBATCH_")) or key == "SLURM_CONF"
-    }
-    done = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True, check=False, env=clean)
-    if done.returncode:
-        raise UserError(
-            f"sbatch refuses: {' '.join(done.stderr.split()).removeprefix('sbatch: error: ')}; nothing is submitted"
+def refusal(said: program.Answer, ids: Sequence[str], arrays: int, unsure: bool) -> str:
+    """Why not everything was sent, and what became of the rest."""
+    kept = f"{len(ids)} of {arrays} arrays are in the queue: {', '.join(ids)}" if ids else "nothing is submitted"
+    if unsure:
+        printed = f"gave no job id, but {said.text.strip()[-200:]!r}" if said.good else f"fails: {said.reason}"
+        return f"sbatch {printed}; whether it took the array is found out by the next `status` or `submit`" + (
+            f"; {kept}" if ids else ""
         )
-    return done.stdout.strip().split(";")[0]
+    return f"sbatch refuses: {said.reason}; {kept}" + ("; submit again for the rest" if ids else "")
+
+
+def job_in(text: str) -> str | None:
+    """The job's number, and after a semicolon its cluster, in what sbatch printed among other lines; None if there is
+    none, or more than one."""
+    found = [line.strip() for line in text.splitlines() if JOB.fullmatch(line.strip())]
+    return found[0] if len(found) == 1 else None

@@ -2,7 +2,7 @@
 
 SLURM's signals: before the time limit USR2 comes; the state is saved and the task puts itself back into the queue.
 On preemption and on scancel TERM comes; the state is saved and the task waits for its end, because one that ended by
-itself would not be put back by SLURM.
+itself would not be put back by SLURM. If the end does not come, it goes on from what it has saved.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +23,11 @@ from spurbench.bench.files import write_atomically
 from spurbench.bench.job import Job, Redo
 from spurbench.bench.record import canonical, settled
 from spurbench.bench.store import Store, checkpoint_of
+from spurbench.slurm import program
+from spurbench.slurm.submissions import VOID, Array
 
 PATIENCE = 120  # seconds to wait for a run that another process has
+GRACE = 60  # seconds after a TERM in which SLURM's KILL is waited for; it comes after 30 if nothing else is configured
 STARTS = 5  # a task that starts so often without getting anywhere is given up
 
 
@@ -38,12 +40,16 @@ def main(manifest: str) -> int:
 
     from spurbench.bench.worker import Stopped, run_job
 
-    os.environ[TASK] = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_JOB_ID" in os.environ:
+        os.environ[TASK] = os.environ["SLURM_JOB_ID"]
     try:
         content = json.loads(Path(manifest).read_bytes())
     except (OSError, ValueError) as error:
         print(f"cannot read the manifest {manifest}: {error}; was the store moved or deleted?", flush=True)
         return 2
+    if not known(Path(manifest)):
+        print("this array counts as not sent: its runs are those of another one", flush=True)
+        return 0
     for path in content["copies"]:
         registry.add_plugin(path)
     store = Store.open(content["store"])
@@ -52,22 +58,37 @@ def main(manifest: str) -> int:
     if starts(Path(manifest), index, jobs, store) > STARTS:
         give_up(jobs, store)
         return 3
-    refused, redo = 0, Redo(content["retry"], content.get("fresh", False))
-    for job in jobs:
+    refused, redo, left = 0, Redo(content["retry"]), jobs
+    while left:
+        job = left[0]
         print(f"{job.title}: begins", flush=True)
         try:
-            until = time.monotonic() + PATIENCE
             run_job(job, store, progress(job), lambda: bool(asked), redo)
+            until = time.monotonic() + PATIENCE
             while not asked and time.monotonic() < until and not all(settled(store.record(run.id)) for run in job.runs):
                 time.sleep(2)  # another process has it, perhaps one that is about to end
-                run_job(job, store, progress(job), lambda: bool(asked), redo)
+                run_job(job, store, progress(job), lambda: bool(asked))
             print(f"{job.title}: ended", flush=True)
         except UserError as error:
             print(f"{job.title}: {error}", flush=True)
             refused = 2
         except Stopped:
-            return leave(asked[0])
+            if (code := leave(asked)) is not None:
+                return code
+            continue
+        left = left[1:]
     return refused
+
+
+def known(manifest: Path) -> bool:
+    """Whether SLURM's number of this array is the one that was noted for it; if none was, it is noted now."""
+    number = os.environ.get("SLURM_ARRAY_JOB_ID")
+    array = Array(manifest.parent, int(manifest.stem.partition("-")[2]))
+    if number is None or not (manifest.parent / "submission.json").exists():
+        return True  # started by hand
+    if array.job is None:
+        array.note(number)
+    return array.id in (number, None) and array.job != VOID
 
 
 def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
@@ -106,14 +127,30 @@ def progress(job: Job) -> Callable[[int], None]:
     return report
 
 
-def leave(number: int) -> int:
-    """Go back into the queue, or wait to be ended."""
-    if number == signal.SIGUSR2:
-        print("the time limit is near: the state is saved, the task goes back into the queue", flush=True)
-        return subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False).returncode
-    print("told to end: the state is saved", flush=True)
-    while True:
-        signal.pause()
+def leave(asked: list[int]) -> int | None:
+    """Go back into the queue, or wait to be ended; the exit code, or None to go on, as no end came."""
+    if signal.SIGUSR2 not in asked:
+        print("told to end: the state is saved", flush=True)
+        until = time.monotonic() + GRACE
+        while time.monotonic() < until and signal.SIGUSR2 not in asked:
+            time.sleep(0.2)
+    if signal.SIGUSR2 in asked:
+        return requeue()
+    print(f"no end came in {GRACE} s: goes on from the saved state", flush=True)
+    asked.clear()
+    return None
+
+
+def requeue() -> int:
+    """Put this task back into the queue, from which it comes again under the same number; the exit code."""
+    print("the time limit is near: the state is saved, the task goes back into the queue", flush=True)
+    until = time.monotonic() + GRACE
+    while not (said := program.call("scontrol", "requeue", os.environ["SLURM_JOB_ID"])).good:
+        if time.monotonic() > until:
+            print(f"it cannot: {said.reason}; `spurbench submit` sends it again", flush=True)
+            return 4
+        time.sleep(2)
+    return 0
 
 
 if __name__ == "__main__":

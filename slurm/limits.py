@@ -1,0 +1,48 @@
+"""What the cluster lets a user queue, as it says itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from spurbench.bench.job import Job
+from spurbench.slurm import program
+from spurbench.slurm.arrays import Resources
+from spurbench.slurm.submissions import user_name
+
+
+def largest_array() -> int:
+    """How many tasks the cluster allows in an array; SLURM's default where it does not say."""
+    said = program.configuration().get("MaxArraySize", "")
+    return max(1, int(said) - 1) if said.isdecimal() else 1000
+
+
+def fitting(groups: Mapping[Resources, Sequence[Job]], jobs_per_task: int) -> dict[Resources, list[Job]]:
+    """The first jobs for which there is room in the queue, group by group."""
+    left: dict[tuple[str, str], int | None] = {}
+    found: dict[Resources, list[Job]] = {}
+    for asked, jobs in groups.items():
+        bounds = [("account", asked.account or ""), *([("qos", asked.qos)] if asked.qos else [])]
+        for bound in bounds:
+            left.setdefault(bound, room(*bound))
+        tasks = -(-len(jobs) // jobs_per_task)
+        tasks = min([tasks, *(known for bound in bounds if (known := left[bound]) is not None)])
+        if tasks:
+            found[asked] = list(jobs[: tasks * jobs_per_task])
+        for bound in bounds:
+            known = left[bound]
+            left[bound] = None if known is None else known - tasks
+    return found
+
+
+def room(kind: str, name: str) -> int | None:
+    """How many more tasks this user may queue under an account ("" for any) or a QOS; None where no limit is told."""
+    queue = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j|"]
+    if kind == "qos":
+        said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", name, "format=MaxSubmitJobsPerUser")
+        queue.append(f"--qos={name}")
+    else:
+        where = [f"user={user_name()}", *([f"account={name}"] if name else [])]
+        said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "assoc", *where, "format=MaxSubmitJobs")
+    limits = [int(line) for line in said.text.split() if line.isdecimal()] if said.good else []
+    return max(0, min(limits) - len(program.call(*queue).text.splitlines())) if limits else None

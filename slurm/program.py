@@ -1,0 +1,94 @@
+"""SLURM's commands, called so that nothing in the user's shell alters what they answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_", "SINFO_",
+            "SRUN_", "SALLOC_", "SUBMITIT_")  # fmt: skip
+KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}  # say which cluster is asked, and as whom
+OURS = {f"SBATCH_{name}" for name in (
+    "ARRAY_INX", "JOB_NAME", "OUTPUT", "ERROR", "INPUT", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "SIGNAL", "EXPORT",
+    "WAIT", "WAIT_ALL_NODES", "HET_JOB", "GET_USER_ENV")}  # fmt: skip
+"""Variables that would undo what an array needs."""
+LONGEST = 60  # seconds to wait for an answer
+UNKNOWN_ID = "Invalid job id"
+UNSURE = re.compile("contact|timed out|time.?out|zero bytes|connection|socket|communication", re.I)
+"""In what sbatch says where the controller may have taken the job nevertheless."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed and how it ended; `code` is None if it could not be started or did not end."""
+
+    code: int | None
+    text: str = ""
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.code == 0
+
+    @property
+    def unsure(self) -> bool:
+        """Whether what was asked for may have been done although the command failed."""
+        return self.code is None or self.code < 0 or bool(UNSURE.search(self.error))
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, on one line."""
+        lines = self.error.splitlines() or self.text.splitlines() or [f"exit code {self.code}"]
+        return " ".join(" ".join(lines).split())[-500:].removeprefix("sbatch: error: ")
+
+
+def clean() -> dict[str, str]:
+    """The environment without what SLURM and its users set there to alter commands, or for a job."""
+    return {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(PREFIXES)}
+
+
+def for_sbatch(without: Iterable[str]) -> dict[str, str]:
+    """The same with what the user's shell says of every job of theirs, such as SBATCH_WCKEY or SLURM_CLUSTERS,
+    `without` what stands in the script."""
+    kept = {name for name in os.environ if name.startswith("SBATCH_")} - {*OURS, *without}
+    if "SLURM_JOB_ID" not in os.environ:  # in a job it says where that is
+        kept |= {"SLURM_CLUSTERS"} & os.environ.keys()
+    return clean() | {name: os.environ[name] for name in kept}
+
+
+def call(*words: str, given: str | None = None, environment: dict[str, str] | None = None) -> Answer:
+    """Call a command of SLURM, with the text it is given to read."""
+    try:
+        done = subprocess.run(
+            words, input=given if given is not None else "", capture_output=True, encoding="utf-8", errors="replace",
+            check=False, timeout=LONGEST, env=clean() if environment is None else environment,
+        )  # fmt: skip
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        return Answer(None, error=f"there is no {words[0]} here" if missing else str(error))
+    except subprocess.TimeoutExpired:
+        return Answer(None, error=f"{words[0]} gave no answer in {LONGEST} s")
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def of(cluster: str | None) -> tuple[str, ...]:
+    """The option that addresses a cluster other than the one here."""
+    return (f"--clusters={cluster}",) if cluster else ()
+
+
+def in_parts(ids: Iterable[str], size: int = 500) -> Iterable[list[str]]:
+    """The ids in lists that a command line has room for."""
+    every = list(ids)
+    return (every[at : at + size] for at in range(0, len(every), size))
+
+
+@cache
+def configuration() -> dict[str, str]:
+    """What the cluster here says of itself, by the names of slurm.conf; empty where it does not answer."""
+    said = call("scontrol", "show", "config")
+    pairs = (line.split("=", 1) for line in said.text.splitlines() if "=" in line and said.good)
+    return {name.strip(): value.strip() for name, value in pairs}

@@ -1,0 +1,300 @@
+"""What was submitted for a store: a folder a submission below `slurm/`, written before SLURM is asked for anything.
+
+    submission.json   how many arrays, by whom, on which cluster
+    array-0.json      the manifest: what each task of the array does
+    array-0.sh        the script that sbatch got
+    array-0.job       what SLURM calls the array, or that it is void; made once, never changed
+    ends.json         how tasks ended, as far as it was told
+
+A submission that was interrupted between sbatch and `array-0.job` is found in the queue by its name, which holds the
+name of the folder, or tells its number itself when it starts. An array that is void is never done.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spurbench.bench.claims import Claims, alive, kept_alive
+from spurbench.bench.errors import UserError
+from spurbench.bench.files import temporary_of, write_atomically
+from spurbench.bench.grid import cell_names, chosen
+from spurbench.bench.job import Job
+from spurbench.bench.reading import Unfit, content_of, parsed
+from spurbench.bench.record import canonical
+from spurbench.bench.store import Store
+from spurbench.slurm import program
+
+SUBMISSION = "submission"  # what is claimed by one that is under way
+VOID = "void"
+JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
+T = TypeVar("T")
+End = tuple[str, str]
+"""How a task ended, as the kind of a record's cause, and in words."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a submission."""
+
+    folder: Path  # of the submission
+    number: int  # its place in it
+    user: int | None = None  # who submitted it, as a number
+    cluster: str | None = None  # where, as the cluster called itself
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / f"array-{self.number}.json"
+
+    @property
+    def script(self) -> Path:
+        return self.folder / f"array-{self.number}.sh"
+
+    @property
+    def noted(self) -> Path:
+        return self.folder / f"array-{self.number}.job"
+
+    @property
+    def token(self) -> str:
+        """What no other job is called; part of its name in the queue."""
+        return f"{self.folder.name}.{self.number}"
+
+    @cached_property
+    def job(self) -> str | None:
+        """What SLURM calls it: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known."""
+        with suppress(FileNotFoundError):
+            found = self.noted.read_text("utf-8").strip()
+            if found == VOID or JOB.fullmatch(found):
+                return found
+        return None
+
+    def note(self, job: str) -> str:
+        """Write down what SLURM calls the array, or that it is void, unless that is known already; what it is."""
+        half = temporary_of(self.noted)
+        half.write_text(f"{job}\n")
+        try:
+            os.link(half, self.noted)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            with suppress(FileExistsError), open(self.noted, "x") as file:
+                file.write(f"{job}\n")
+        finally:
+            half.unlink()
+        self.__dict__.pop("job", None)
+        return self.job or job
+
+    @property
+    def id(self) -> str | None:
+        """The number of its job, if it has one."""
+        return None if self.job in (None, VOID) else str(self.job).split(";")[0]
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The name of the cluster to address, if sbatch told one."""
+        return str(self.job).partition(";")[2] or None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a submitted array."""
+
+    array: Array
+    index: int
+    jobs: list[Job]
+    end: End | None = None  # if it is known to be over
+    moved: str | None = None  # where it looks for the store, if that is there no more
+
+    @property
+    def id(self) -> str:
+        """As SLURM calls it: 12_3."""
+        return f"{self.array.id}_{self.index}"
+
+    @property
+    def runs(self) -> list[str]:
+        return [run.id for job in self.jobs for run in job.runs]
+
+    @property
+    def log(self) -> Path:
+        return self.array.folder / "logs" / f"{self.id}_0_log.out"
+
+    @property
+    def names(self) -> set[str]:
+        """What it may be called by: its id, or what a cell of it is called."""
+        return {self.id}.union(*(cell_names(job.runs[0].dataset, job.runs[0].method, job.label) for job in self.jobs))
+
+
+def new_folder(store: Store) -> Path:
+    """The folder of a new submission, of a name that no other has."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    return store.root.resolve() / "slurm" / f"{stamp}-{secrets.token_hex(2)}"
+
+
+def write_intent(folder: Path, manifests: Sequence[dict[str, Any]]) -> list[Array]:
+    """Write down what is about to be submitted; its arrays. The last file to appear makes it a submission."""
+    user, cluster = os.getuid(), program.configuration().get("ClusterName")
+    arrays = [Array(folder, number, user, cluster) for number in range(len(manifests))]
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    for array, manifest in zip(arrays, manifests, strict=True):
+        write_atomically(array.manifest, canonical(manifest))
+    content = {"arrays": len(arrays), "user": user, "name": user_name(), "cluster": cluster}
+    write_atomically(folder / "submission.json", canonical(content))
+    return arrays
+
+
+def user_name() -> str:
+    """Who is asking; by number where the list of users does not have them, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@contextmanager
+def submitting(store: Store) -> Iterator[None]:
+    """One submission of a store at a time, on whatever machine; another waits for its end."""
+    claims = claims_of(store)
+    claims.root.mkdir(parents=True, exist_ok=True)
+    said = False
+    while not claims.take(SUBMISSION):
+        if not said:
+            print(f"another submission for {store.root} is under way; waiting for it", file=sys.stderr)
+        said = True
+        time.sleep(0.2)
+    try:
+        with kept_alive(claims, [SUBMISSION], lambda: (0, 0)):
+            yield
+    finally:
+        claims.release(SUBMISSION)
+
+
+def submitting_now(store: Store) -> bool:
+    """Whether a submission for the store is under way."""
+    return alive(claims_of(store).path(SUBMISSION))
+
+
+def claims_of(store: Store) -> Claims:
+    return Claims(store.root / "slurm" / "claims")
+
+
+# ---- reading it back ------------------------------------------------------------------------------------------------
+
+
+def arrays_of(store: Store) -> Iterator[Array]:
+    """Every array that was ever submitted for a store, or may have been, the newest last."""
+    for file in sorted(store.root.glob("slurm/*/submission.json")):
+        yield from read_whole(file, "submission", partial(arrays_in, file.parent))
+
+
+def arrays_in(folder: Path, content: Any) -> list[Array]:
+    """The arrays of a submission. Once they were a list of their ids, and whose they were was not kept."""
+    arrays = content["arrays"]
+    if isinstance(arrays, int):
+        user, cluster = content.get("user"), content.get("cluster")
+        return [Array(folder, number, user, cluster) for number in range(arrays)]
+    found = [Array(folder, number) for number in range(len(arrays))]
+    for array, id in zip(found, arrays, strict=True):
+        if not JOB.fullmatch(str(id)):
+            raise ValueError("not the id of an array")
+        array.__dict__["job"] = str(id)
+    return found
+
+
+def tasks(store: Store) -> Iterator[Task]:
+    """Every task that SLURM was given for a store, the newest submission last."""
+    for array in arrays_of(store):
+        if array.id is not None:
+            yield from tasks_of(array, store)
+
+
+def tasks_of(array: Array, store: Store) -> Iterator[Task]:
+    """The tasks of an array; none if it was submitted for a store of which this one is a copy."""
+    place, jobs = read_whole(array.manifest, "manifest", lambda content: (content.get("store"), jobs_in(content)))
+    moved = str(place) if place is not None and not leads_to(place, store) else None
+    if moved is None or not os.path.lexists(moved):
+        ends = known_ends(array.folder)
+        for index, of_task in enumerate(jobs):
+            yield Task(array, index, of_task, ends.get(f"{array.id}_{index}"), moved)
+
+
+def leads_to(place: Any, store: Store) -> bool:
+    """Whether a path that was written down is this store."""
+    try:
+        return os.path.samefile(str(place), store.root)
+    except OSError:
+        return False
+
+
+def named(every: Sequence[Task], patterns: Sequence[str]) -> list[Task]:
+    """The tasks that patterns name; no pattern names all.
+
+    Errors: UserError for a pattern that names none, with the nearest name.
+    """
+    if not patterns:
+        return list(every)
+    names = [task.names for task in every]
+    return [every[place] for place in sorted(chosen(names, patterns, "submitted task or cell"))]
+
+
+def read_manifest(array: Array) -> dict[str, Any]:
+    """Errors: UserError if the manifest is gone or damaged."""
+    return read_whole(array.manifest, "manifest", dict[str, Any])
+
+
+def read_whole(file: Path, kind: str, read: Callable[[Any], T]) -> T:
+    """What `read` makes of the content of a submission's file.
+
+    Errors: UserError if it is gone or damaged.
+    """
+    try:
+        return read(parsed(content_of(file), f"a {kind}"))
+    except FileNotFoundError:
+        what = "gone"
+    except (Unfit, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"damaged ({type(error).__name__})"
+    raise UserError(
+        f"the {kind} {file} is {what}: without it no one knows what the tasks of that submission are; "
+        f"delete the folder {file.parent} to forget it"
+    )
+
+
+def jobs_to_do(array: Array) -> list[list[Job]]:
+    """The jobs of each task of an array; errors as for `read_manifest`."""
+    return read_whole(array.manifest, "manifest", jobs_in)
+
+
+def jobs_in(content: Any) -> list[list[Job]]:
+    return [[Job.from_dict(fields) for fields in jobs] for jobs in content["tasks"]]
+
+
+# ---- how tasks ended ------------------------------------------------------------------------------------------------
+
+
+def known_ends(folder: Path) -> dict[str, End]:
+    """How tasks of a submission ended, as far as it was written down."""
+    with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
+        found = parsed(content_of(folder / "ends.json"), "ends")
+        return {id: (str(kind), str(text)) for id, (kind, text) in found.items()}
+    return {}
+
+
+def write_ends(changed: Iterable[Task]) -> None:
+    """Write down how these tasks ended, or, of those that have no end, that they have not."""
+    by_folder: dict[Path, list[Task]] = {}
+    for task in changed:
+        by_folder.setdefault(task.array.folder, []).append(task)
+    for folder, of_folder in by_folder.items():
+        ends: dict[str, End | None] = {**known_ends(folder), **{task.id: task.end for task in of_folder}}
+        with suppress(OSError):  # someone else's store, or a full disk: it is told again when it is asked for
+            write_atomically(folder / "ends.json", canonical({id: end for id, end in ends.items() if end}))

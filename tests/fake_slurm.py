@@ -1,0 +1,162 @@
+"""A SLURM that only keeps a queue, in the place of its commands: for what a real one does not do when it is asked to.
+
+`FakeSlurm(folder)` writes commands into `folder/bin`, to be put first on PATH. What they know lies in
+`folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
+number, `down` fails every command, `swallow` fails sbatch after it has taken the job, `private` hides the jobs of
+others, `user` is who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+PROGRAM = """\
+#!/bin/sh
+exec {python} -S -E {file} {folder} "$(basename "$0")" "$@"
+"""
+
+
+class FakeSlurm:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file, self.bin = folder, folder / "state.json", folder / "bin"
+        self.bin.mkdir(parents=True)
+        for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sacctmgr"):
+            (self.bin / name).write_text(PROGRAM.format(python=sys.executable, file=__file__, folder=folder))
+            (self.bin / name).chmod(0o755)
+        self.save({"jobs": {}, "next": 100, "calls": []})
+
+    def load(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.file.read_text())
+        return found
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.file.write_text(json.dumps(state))
+
+    def set(self, **trouble: Any) -> None:
+        self.save(self.load() | trouble)
+
+    def tasks(self) -> dict[str, str]:
+        """State of every task that was ever sent."""
+        jobs = self.load()["jobs"]
+        return {f"{id}_{i}": state for id, job in jobs.items() for i, (state, _) in enumerate(job["tasks"])}
+
+    def become(self, state: str, *tasks: str, code: str = "0:0") -> None:
+        """Let tasks, or all that are not over, be in a state."""
+        content = self.load()
+        for id, job in content["jobs"].items():
+            for i, (now, _) in enumerate(job["tasks"]):
+                if f"{id}_{i}" in tasks or (not tasks and now in ("PENDING", "RUNNING")):
+                    job["tasks"][i] = [state, code]
+        self.save(content)
+
+    def forget(self) -> None:
+        """Let SLURM remember no job that is not in the queue."""
+        content = self.load()
+        for id in [id for id, job in content["jobs"].items() if all(s[0] not in LIVE for s in job["tasks"])]:
+            del content["jobs"][id]
+        self.save(content)
+
+    def calls(self, name: str) -> list[list[str]]:
+        return [words for words in self.load()["calls"] if words[0] == name]
+
+
+LIVE = ("PENDING", "RUNNING")
+
+
+def option(words: list[str], name: str, default: str = "") -> str:
+    return next((word.split("=", 1)[1] for word in words if word.startswith(f"--{name}=")), default)
+
+
+def sbatch(state: dict[str, Any], words: list[str]) -> int:
+    import os
+
+    state["environment"] = {k: v for k, v in os.environ.items() if k.startswith(("SBATCH_", "SLURM_"))}
+    if "--test-only" in words:
+        print("sbatch: Job 1 to start at once", file=sys.stderr)
+        return 0
+    text = Path(words[-1]).read_text()
+    lines = dict(line[len("#SBATCH --") :].partition("=")[::2] for line in text.splitlines() if line[:7] == "#SBATCH")
+    if lines.get("partition") in state.get("refuse", []):
+        print("sbatch: error: Batch job submission failed: Invalid partition name specified", file=sys.stderr)
+        return 1
+    count = int(lines["array"].partition("%")[0].partition("-")[2]) + 1
+    state["next"] += 1
+    state["jobs"][str(state["next"])] = {
+        "name": lines["job-name"], "user": state.get("user", os.getuid()), "tasks": [["PENDING", "0:0"]] * count
+    }  # fmt: skip
+    if state.get("swallow"):
+        print("sbatch: error: Socket timed out on send/recv operation", file=sys.stderr)
+        return 1
+    print(state.get("banner", "") + str(state["next"]) + state.get("cluster", ""))
+    return 0
+
+
+def squeue(state: dict[str, Any], words: list[str]) -> int:
+    import os
+
+    asked = option(words, "jobs").split(",") if option(words, "jobs") else None
+    user, states = option(words, "user"), option(words, "states")
+    if os.environ.get("SQUEUE_STATES"):
+        states = os.environ["SQUEUE_STATES"]
+    me = state.get("user", os.getuid())
+    if asked and len(asked) == 1 and asked[0] not in state["jobs"]:
+        print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
+        return 1
+    for id, job in state["jobs"].items():
+        hidden = state.get("private") and job["user"] != me
+        if hidden or (asked is not None and id not in asked) or (user and user != str(job["user"])):
+            continue
+        for i, (now, _) in enumerate(job["tasks"]):
+            if states == "all" or (now in LIVE and states in ("", now)):
+                print(f"{id}_{i}|{now}|{'Priority' if now == 'PENDING' else 'None'}|{job['name']}|")
+    return 0
+
+
+def scancel(state: dict[str, Any], words: list[str]) -> int:
+    for word in words:
+        id, _, i = word.partition("_")
+        if id in state["jobs"] and state["jobs"][id]["tasks"][int(i)][0] in LIVE:
+            state["jobs"][id]["tasks"][int(i)] = ["CANCELLED", "0:15"]
+    return 0
+
+
+def scontrol(state: dict[str, Any], words: list[str]) -> int:
+    if words[:2] == ["show", "config"]:
+        print(f"ClusterName = {state.get('called', 'fake')}\nMaxArraySize = {state.get('largest', 1001)}")
+        print(f"PrivateData = {'jobs' if state.get('private') else 'none'}")
+        return 0
+    job = state["jobs"].get(words[-1])
+    if job is None:
+        print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
+        return 1
+    for i, (now, code) in enumerate(job["tasks"]):
+        print(f"JobId={words[-1]}{i} ArrayJobId={words[-1]} ArrayTaskId={i} JobName={job['name']} UserId=a(1) "
+              f"JobState={now} Reason=None ExitCode={code}")  # fmt: skip
+    return 0
+
+
+def main(folder: Path, name: str, words: list[str]) -> int:
+    import fcntl
+
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        file = folder / "state.json"
+        state = json.loads(file.read_text())
+        state["calls"].append([name, *words])
+        code = 1
+        if state.get("down") in (True, name):
+            print(f"{name}: error: Unable to contact slurm controller (connect failure)", file=sys.stderr)
+        elif name in ("sacct", "sacctmgr"):
+            code = 0 if state.get(name) else 1
+            print(state.get(name, ""))
+        else:
+            code = {"sbatch": sbatch, "squeue": squeue, "scancel": scancel, "scontrol": scontrol}[name](state, words)
+        file.write_text(json.dumps(state))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

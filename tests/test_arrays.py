@@ -1,0 +1,241 @@
+"""How jobs become arrays: what tasks ask for, in SLURM's words; how many there are; what they run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spurbench.bench import runner
+from spurbench.bench.errors import UserError
+from spurbench.bench.grid import adhoc_grid, expand, runs
+from spurbench.bench.job import Job, Options, gather
+from spurbench.bench.record import sealed
+from spurbench.bench.recording import frame
+from spurbench.bench.store import Store
+from spurbench.slurm import profiles, snapshot, submissions, submit, task
+from spurbench.slurm.arrays import Array, Resources, changed, minutes, multiplied, plan
+
+GRID = """\
+name: cells
+seeds: 0-1
+datasets:
+  - dataset: two_moon
+    options: {examples: 60}
+    training: {steps: STEPS, width: 200}
+    methods:
+      - {method: erm, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
+      - {method: sd, resources: {mem: 3G}, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
+"""
+
+
+def jobs_of(count: int) -> list[Job]:
+    planned = [
+        (run, cell["label"]) for run, cell in runs(expand(adhoc_grid("two_moon", ["erm"], f"0-{count - 1}"), {}))
+    ]
+    return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
+
+
+SMALL, LARGE = Resources(mem="1G"), Resources(mem="9G")
+
+
+@pytest.mark.parametrize(
+    ("counts", "per_task", "largest", "parallel", "expected"),
+    [
+        ((5, 0), 1, 1000, None, [(5, 5)]),
+        ((40, 0), 1, 10, None, [(10, 10)] * 4),
+        ((40, 0), 1, 10, 8, [(10, 2)] * 4),
+        ((41, 0), 1, 10, 5, [(10, 1)] * 4 + [(1, 1)]),
+        ((7, 0), 3, 1000, 2, [(3, 2)]),
+        ((5, 7), 1, 5, 6, [(5, 2), (5, 2), (2, 1)]),
+        ((4, 3), 2, 1000, None, [(2, 2), (2, 2)]),
+        ((0, 0), 1, 10, 4, []),
+    ],
+)
+def test_arrays_hold_every_job_once_within_the_limits(
+    counts: tuple[int, int], per_task: int, largest: int, parallel: int | None, expected: list[tuple[int, int]]
+) -> None:
+    """An array for each group of resources, in chunks; the cap holds over all of them."""
+    jobs = jobs_of(sum(counts)) if sum(counts) else []
+    groups = {SMALL: jobs[: counts[0]], LARGE: jobs[counts[0] :]}
+    arrays = plan(groups, per_task, largest, parallel)
+    assert [(len(array.tasks), array.parallel) for array in arrays] == expected
+    assert [job for array in arrays for one in array.tasks for job in one] == jobs
+    assert all(job in groups[array.resources] for array in arrays for one in array.tasks for job in one)
+
+
+def test_more_arrays_than_tasks_at_once_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="40 tasks make 4 arrays of at most 10, but only 3 tasks may run"):
+        plan({SMALL: jobs_of(40)}, 1, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("90m", 90), ("4h", 240), ("2d", 2880), ("30:00", 30), ("90:01", 91), ("4:00:00", 240), ("2-12", 3600),
+     ("2-12:30", 3630), ("2-12:00:30", 3601)],
+)  # fmt: skip
+def test_time_limits(text: str, expected: int) -> None:
+    """As sbatch reads them, beside 90m, 4h and 2d."""
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("soon", "expected minutes"), ("5", "at least 15"), ("4:0", "expected"), ("4:00", "hours are 4h or 4:00:00")],
+)
+def test_wrong_time_limits_are_named(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        minutes(text)
+
+
+def test_more_memory_and_time_for_another_try() -> None:
+    was = Resources(mem="8G", time="4h", partition="gpu")
+    assert changed(was, "x2", "×1.5") == Resources(mem="16G", time="360", partition="gpu")
+    assert changed(was, "100G", None) == Resources(mem="100G", time="4h", partition="gpu")
+    assert changed(was, "none", None).mem is None
+    of_cores = changed(Resources(mem=None, mem_per_cpu="1G"), "x2", None)
+    assert (of_cores.mem, of_cores.mem_per_cpu) == (None, "2G")
+    with pytest.raises(UserError, match="asked for no amount of memory"):
+        changed(Resources(mem=None), "x2", None)
+    with pytest.raises(UserError, match="--mem lots: expected an amount"):
+        changed(was, "lots", None)
+    with pytest.raises(UserError, match="expected minutes"):
+        changed(was, None, "twice")
+
+
+@pytest.mark.parametrize(
+    ("value", "by", "expected"),
+    [("1G", "x1.5", "1536M"), ("3G", "x1.5", "4608M"), ("1T", "x1.5", "1536G"), ("1.5G", "x2", "3G"),
+     ("8G", "2x", "16G"), ("8G", "x1.1", "9012M"), ("500", "x2", "1000"), ("8G", "12G", "12G"), ("8G", "16", "16")],
+)  # fmt: skip
+def test_factors(value: str, by: str, expected: str) -> None:
+    assert multiplied(value, by) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "line"),
+    [(2, "--gpus-per-node=2"), ("a100:2", "--gpus-per-node=a100:2"), ("gpu:a100:1", "--gres=gpu:a100:1"), (0, None)],
+)
+def test_gpus_by_type(gpus: int | str, line: str | None) -> None:
+    text = submit.script(Array([jobs_of(1)], Resources(gpus=gpus), 1), MEANT, "g", None)
+    assert f"#SBATCH {line}" in text if line else "gpu" not in text.replace(str(MEANT.folder), "")
+    assert submit.device(runner.Settings(), Resources(gpus=gpus)) == ("cuda" if gpus else "cpu")
+
+
+def test_gpus_that_are_none_are_named() -> None:
+    with pytest.raises(UserError, match="--gpus a100: expected a number, or a type and a number as a100:2"):
+        Resources(gpus="a100").parameters("x", 1)
+
+
+MEANT = submissions.Array(Path("/shared/s/slurm/20260101-000000-abcdef"), 0)
+GOLDEN = """\
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=lab
+#SBATCH --array=0-2%2
+#SBATCH --cpus-per-task=4
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=paper_.20260101-000000-abcdef.0
+#SBATCH --mem=16G
+#SBATCH --nodes=1
+#SBATCH --open-mode=append
+#SBATCH --output=/shared/s/slurm/20260101-000000-abcdef/logs/%A_%a_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@120
+#SBATCH --time=240
+
+# setup
+module load cuda
+export PYTHONPATH=/shared/s/code/c0de"${PYTHONPATH:+:$PYTHONPATH}"
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec PYTHON -P -m spurbench.slurm.task /shared/s/slurm/20260101-000000-abcdef/array-0.json
+"""
+
+
+def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit.sys, "executable", "PYTHON")
+    resources = Resources("gpu", "lab", cpus=4, mem="16G", setup=("module load cuda",))
+    array = Array([[job] for job in jobs_of(3)], resources, 2)
+    text = submit.script(array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
+    assert text.strip() == GOLDEN.strip()
+
+
+def test_a_store_with_signs_that_sbatch_reads(command: Any, tmp_path: Path) -> None:
+    send = ("submit", "quick", "--node-local", "--dry-run", "--store")
+    said = command(*send, tmp_path / "a%j b's").stdout
+    assert "/a%%j b'\"'\"'s/" in said and f"{tmp_path}/a%j b'\"'\"'s/slurm" in said  # the log; the manifest
+    assert "backslash" in command(*send, tmp_path / "a\\x", code=2).stderr
+
+
+def test_a_dry_run_leaves_nothing_behind(command: Any, tmp_path: Path) -> None:
+    said = command("submit", "quick", "--store", tmp_path / "s", "--node-local", "--dry-run").stdout
+    assert "#SBATCH --array=0-" in said and "would submit 47 runs" in said and not (tmp_path / "s").exists()
+
+
+def test_what_a_task_asks_for(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line over the grid file over the user's profile; a mistake is named with its place."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file, send = tmp_path / "spurbench" / "clusters.yaml", ("submit", tmp_path / "g.yaml", "--node-local")
+    (tmp_path / "g.yaml").write_text(GRID.replace("STEPS", "5"))
+    file.parent.mkdir()
+    file.write_text("default: {partition: long, mem: 2G, cpus: 3}\nother: {qos: low}\n")
+    said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cpus", "5").stdout
+    assert said.count("--partition=long") == said.count("--cpus-per-task=5") == 2  # an array for each memory
+    assert said.count("--mem=2G") == said.count("--mem=3G") == 1 and "--cpus-per-task=3" not in said
+    said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "other").stdout
+    assert "--qos=low" in said and "long" not in said
+    said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cluster", "othr", code=2).stderr
+    assert "did you mean other?" in said
+    file.write_text("default: {cpu: 3}\n")
+    said = command(*send, "--store", tmp_path / "s", code=2).stderr
+    assert "clusters.yaml, default: no resource 'cpu'; did you mean cpus?" in said and not (tmp_path / "s").exists()
+    with pytest.raises(UserError, match="^the grid: cpus: .*valid integer.*not 'many'"):
+        profiles.resources(("the grid", {"cpus": "many"}))
+
+
+def test_a_folder_of_this_node_is_refused(command: Any) -> None:
+    said = command("submit", "quick", "--store", "/tmp/never", "--dry-run", code=2).stderr
+    assert "other nodes do not share" in said and len(said.strip().splitlines()) == 1
+
+
+def test_without_slurm_one_line(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = command("submit", "quick", "--store", tmp_path / "s", "--node-local", code=2).stderr
+    assert said.startswith("spurbench: no sbatch here") and not list(tmp_path.glob("s/slurm/*"))
+
+
+def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
+    """The same code makes one copy; Python finds the copy first, and records say which it was."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("# first\n")
+    code, copies = snapshot.take(tmp_path, [str(plugin)])
+    assert snapshot.take(tmp_path, [str(plugin)]) == (code, copies) and Path(copies[0]).read_text() == "# first\n"
+    plugin.write_text("# second\n")
+    assert snapshot.take(tmp_path, [str(plugin)])[0] != code and len(list((tmp_path / "code").iterdir())) == 2
+    ask = "from spurbench.bench import provenance, registry; import spurbench.slurm.task as t; "
+    ask += "print(t.__file__, provenance.code()['snapshot'], len(registry.methods()))"
+    done = subprocess.run([sys.executable, "-c", ask], env=os.environ | {"PYTHONPATH": str(code)},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    file, name, count = done.stdout.split()
+    assert Path(file).is_relative_to(code) and name == code.name and int(count) >= 9
+
+
+def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
+    store, jobs = Store.open(tmp_path / "s", create=True), jobs_of(2)
+    manifest = tmp_path / "array-0.json"
+    assert [task.starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
+    store.write_record(sealed({**frame(jobs[0].runs[0], jobs[0].options), "status": "done"}))
+    assert [task.starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
+    task.give_up(jobs, store)
+    ended = store.record(jobs[1].runs[0].id)
+    assert ended is not None and ended["cause"]["kind"] == "node_failure" and "5 times" in ended["cause"]["message"]
+    done = store.record(jobs[0].runs[0].id)
+    assert done is not None and done["status"] == "done"

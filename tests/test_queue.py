@@ -1,0 +1,572 @@
+"""What is submitted, what becomes of it, and what the store knows of that, with a SLURM that only keeps a queue."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_slurm import FakeSlurm
+
+from spurbench.bench.errors import UserError
+from spurbench.bench.grid import adhoc_grid, expand, load_grid, runs
+from spurbench.bench.job import Job, Options, gather
+from spurbench.bench.store import Store
+from spurbench.slurm import limits, program, queue, submissions, task
+from spurbench.slurm.arrays import Resources
+from spurbench.slurm.queue import ask, remembered
+from spurbench.slurm.submissions import Array, arrays_of, named, tasks
+
+GRID = """\
+name: g
+seeds: 0-1
+datasets:
+  - dataset: two_moon
+    training: {steps: 20}
+    methods: [erm, sd, {method: erm, label: slow λ, training: {lr: 0.001}, resources: {mem: 3G}}]
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlurm]:
+    fake = FakeSlurm(tmp_path / "fake")
+    monkeypatch.setenv("PATH", f"{fake.bin}:/usr/bin:/bin")
+    program.configuration.cache_clear()
+    yield fake
+    program.configuration.cache_clear()
+
+
+@pytest.fixture
+def send(command: Any, slurm: FakeSlurm, tmp_path: Path) -> Callable[..., Any]:
+    """`submit` of the small grid: three tasks in two arrays."""
+    (tmp_path / "g.yaml").write_text(GRID)
+    line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "s", "--node-local", "--no-snapshot")
+    return lambda *more, code=0: command(*line, *more, code=code)
+
+
+@pytest.fixture
+def tally(command: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def count(store: Path = tmp_path / "s") -> dict[str, Any]:
+        queue._recent = queue.Answers()  # what a command of its own would begin with
+        program.configuration.cache_clear()
+        rows = json.loads(command("status", store, "--json").stdout)
+        states = ("queued", "running", "failed", "waiting")
+        found: dict[str, Any] = {name: n for name in states if (n := sum(row[name] for row in rows))}
+        return found | {"note": " ".join(row["note"] for row in rows)}
+
+    return count
+
+
+def jobs_of(count: int) -> list[Job]:
+    planned = [
+        (run, cell["label"]) for run, cell in runs(expand(adhoc_grid("two_moon", ["erm"], f"0-{count - 1}"), {}))
+    ]
+    return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
+
+
+# ---- what other programs say is not believed unchecked --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("banner", ["kerberos ticket renewed\n", "quota: 12 of 100\n\n", "sbatch: lua: note\n   \n"])
+@pytest.mark.parametrize("cluster", ["", ";far-away"])
+def test_lines_beside_the_job_id(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, banner: str, cluster: str
+) -> None:
+    slurm.set(banner=banner, cluster=cluster)
+    assert "submitted 6 runs as 3 tasks of 2 arrays: 101, 102" in send().stdout
+    assert tally() == {"queued": 6, "note": "waits: Priority waits: Priority waits: Priority"}
+    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+    assert "cancelled 3 tasks" in command("cancel", tmp_path / "s").stdout
+    assert set(slurm.tasks().values()) == {"CANCELLED"}
+    calls = slurm.calls("scancel") + [words for words in slurm.calls("squeue") if any("--jobs" in w for w in words)]
+    assert all(("--clusters=far-away" in words) == bool(cluster) for words in calls)
+
+
+def test_an_id_that_cannot_be_told_is_looked_for_by_name(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """Two numbers, or none: the queue knows the array by the name it was given."""
+    slurm.set(banner="77\n")
+    assert "of 2 arrays: 101, 102" in send().stdout and tally()["queued"] == 6
+
+
+def test_an_answer_that_is_lost_on_the_way(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """The controller took the array, and the client says that it timed out: it is found, and not sent again."""
+    slurm.set(swallow=True)
+    assert "of 2 arrays: 101, 102" in send().stdout
+    assert tally()["queued"] == 6 and "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+
+
+@pytest.mark.parametrize("variable", ["SQUEUE_STATES", "SQUEUE_PARTITION", "SLURM_CLUSTERS", "SQUEUE_FORMAT"])
+def test_the_shell_does_not_alter_what_the_queue_says(
+    slurm: FakeSlurm, send: Any, tally: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    send()
+    slurm.become("RUNNING")
+    monkeypatch.setenv(variable, "PENDING")
+    assert tally()["running"] == 6 and "submitted 0 runs" in send().stdout
+    assert not list(slurm.folder.parent.glob("s/slurm/*/ends.json"))
+
+
+def test_a_colleague_looks(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
+    """Who may not see the jobs says of none that it is over, and writes nothing; who may, sees them."""
+    send()
+    slurm.become("RUNNING")
+    for file in tmp_path.glob("s/slurm/*/submission.json"):
+        file.write_text(file.read_text().replace(f'"user":{os.getuid()}', '"user":12345'))
+    assert tally()["running"] == 6
+    slurm.set(private=True, user=999)
+    assert tally()["queued"] == 6 and "whose jobs SLURM does not show you" in tally()["note"]
+    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+    said = command("collect", tmp_path / "s", code=2).stderr
+    assert "0 runs are written down; how others stand is not known" in said
+    assert not list(tmp_path.glob("s/slurm/*/ends.json")) and not list(tmp_path.glob("s/records/*/*"))
+
+
+def test_another_cluster_is_not_asked_for_these_numbers(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    send()
+    slurm.set(called="other", jobs={})
+    assert "was submitted on the cluster fake, and this is other" in tally()["note"]
+
+
+def test_a_number_that_another_job_has_by_now(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """After SLURM has begun to count anew."""
+    send()
+    state = slurm.load()
+    for job in state["jobs"].values():
+        job["name"] = "a stranger's"
+    slurm.save(state)
+    assert tally()["failed"] == 6 and "submitted 6 runs" in send().stdout
+
+
+@pytest.mark.parametrize("down", [True, "squeue"])
+def test_where_squeue_does_not_answer_nothing_is_claimed(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, down: Any
+) -> None:
+    send()
+    slurm.set(down=down)
+    assert tally()["queued"] == 6 and "squeue does not answer here" in tally()["note"]
+    for words in (("collect",), ("cancel",)):
+        assert "squeue does not answer here" in command(*words, tmp_path / "s", code=2).stderr
+    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+    slurm.set(down=False)
+    assert tally() == {"queued": 6, "note": "waits: Priority waits: Priority waits: Priority"}
+
+
+# ---- between sbatch and our note of it ------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What a SIGKILL leaves undone is left undone by an exception that nothing catches, too."""
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_submission_that_is_killed(
+    slurm: FakeSlurm, send: Any, tally: Any, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Before or after each write and each sbatch: the next `submit` sends what is lacking, and nothing twice."""
+    left, real = [moment], {"call": program.call, "write_atomically": submissions.write_atomically}
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            before = left[0]
+            done = real[name](*arguments, **more) if before != 0 else None
+            if name == "write_atomically" or arguments[0] == "sbatch":
+                left[0] -= 1
+                if before == 0 or (left[0] == 0 and name == "call"):  # in the middle, or when it has answered
+                    raise Killed
+            return done if before != 0 else real[name](*arguments, **more)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "call", counted("call"))
+        patch.setattr(submissions, "write_atomically", counted("write_atomically"))
+        with pytest.raises(Killed):
+            send()
+    assert sum(tally()[name] for name in ("queued", "waiting") if name in tally()) in (0, 6)
+    send()
+    assert tally() == {"queued": 6, "note": "waits: Priority waits: Priority waits: Priority"}
+    assert len(slurm.tasks()) == 3, slurm.load()["jobs"]
+
+
+def test_an_array_that_comes_late_is_void(slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path) -> None:
+    """sbatch was under way when it was looked for, and its runs were sent again: its tasks do nothing."""
+    slurm.set(down="sbatch")
+    assert "whether it took the array is found out by the next `status`" in send(code=2).stderr
+    assert tally()["waiting"] == 6
+    slurm.set(down=False)
+    assert "submitted 6 runs" in send().stdout
+    (late, *_), sent = arrays_of(Store.open(tmp_path / "s")), len(slurm.tasks())
+    assert late.job == "void" and sent == 3
+    done = started(late, 99)
+    assert done.returncode == 0 and "counts as not sent" in done.stdout
+
+
+def started(array: Array, number: int) -> subprocess.CompletedProcess[str]:
+    """A task of an array, as SLURM would start it under a number."""
+    line = [sys.executable, "-m", "spurbench.slurm.task", str(array.manifest)]
+    own = {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": str(number)}
+    return subprocess.run(line, env=os.environ | own, capture_output=True, text=True)
+
+
+def test_a_task_tells_the_number_that_no_one_noted(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    send("--device", "cpu")
+    array = next(arrays_of(Store.open(tmp_path / "s")))
+    array.noted.unlink()
+    assert "ended" in started(Array(array.folder, 0), 101).stdout
+    assert next(arrays_of(Store.open(tmp_path / "s"))).id == "101"
+
+
+def test_the_controller_goes_between_two_arrays(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """What was sent stays known, and the next `submit` sends the rest."""
+    state, real = slurm.load(), program.call
+
+    def call(*words: str, **more: Any) -> Any:
+        if words[0] == "sbatch" and slurm.load()["jobs"]:
+            slurm.set(down=True)
+        return real(*words, **more)
+
+    program.call = call  # type: ignore[assignment]
+    try:
+        said = send(code=2).stderr
+    finally:
+        program.call = real
+    assert "1 of 2 arrays are in the queue: 101" in said and "found out by the next" in said
+    slurm.set(down=False)
+    assert tally()["queued"] == 4 and tally()["waiting"] == 2
+    assert "submitted 2 runs as 1 tasks" in send().stdout and len(slurm.tasks()) == 3
+    assert state["jobs"] == {}
+
+
+def test_what_is_refused_is_said_and_leaves_nothing(slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path) -> None:
+    slurm.set(refuse=["nope"])
+    said = send("--partition", "nope", code=2).stderr
+    assert "sbatch refuses: Batch job submission failed: Invalid partition name specified; nothing is submitted" in said
+    assert not list(tmp_path.glob("s/slurm/2*")) and tally()["waiting"] == 6
+
+
+def test_two_submissions_at_once(slurm: FakeSlurm, send: Any, spurbench: Any, tmp_path: Path) -> None:
+    """One waits for the other, and finds its runs in the queue; their folders have names of their own."""
+    line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "s", "--node-local", "--no-snapshot")
+    both = [spurbench.start(*line) for _ in range(2)]
+    said = sorted(running.communicate()[0].splitlines()[0] for running in both)
+    assert [running.returncode for running in both] == [0, 0] and len(slurm.tasks()) == 3
+    assert said == ["submitted 0 runs as 0 tasks of 0 arrays", "submitted 6 runs as 3 tasks of 2 arrays: 101, 102"]
+
+
+# ---- how tasks end --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_how_tasks_ended(slurm: FakeSlurm, send: Any, tmp_path: Path, accounting: bool) -> None:
+    send()
+    array = next(arrays_of(Store.open(tmp_path / "s")))
+    ends = {"0": ("OUT_OF_MEMORY", "0:125"), "1": ("FAILED", "0:9")}
+    for i, (state, code) in ends.items():
+        slurm.become(state, f"101_{i}", code=code)
+    if accounting:
+        slurm.set(sacct="".join(f"101_{i}|{state}|{code}|x.{array.token}\n" for i, (state, code) in ends.items()))
+    answers = ask([array])
+    remembered(answers, ["101"])
+    assert answers.tasks["101_0"].end == ("out_of_memory", "as SLURM says, OUT_OF_MEMORY")
+    assert answers.tasks["101_1"].end == ("killed", "by signal 9")
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "expected"),
+    [("CANCELLED", "0:0", "cancelled: as SLURM says, CANCELLED"), ("NODE_FAIL", "0:0", "node_failure"),
+     ("TIMEOUT", "0:0", "time_limit"), ("FAILED", "1:0", "exit code 1"), ("COMPLETED", "0:0", "exit code 0"),
+     ("PREEMPTED", "0:0", "preempted")],
+)  # fmt: skip
+def test_ends_that_are_told(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, state: str, code: str, expected: str
+) -> None:
+    """Also of tasks that never began; the records say the same when SLURM has forgotten them."""
+    send()
+    slurm.become(state, code=code)
+    assert tally()["failed"] == 6 and expected in tally()["note"]
+    slurm.set(jobs={})
+    assert expected in tally()["note"]
+    assert "6 runs had ended without a record" in command("collect", tmp_path / "s").stdout
+    causes = [record["cause"] for record in Store.open(tmp_path / "s").records()[0]]
+    assert len(causes) == 6 and all(expected in f"{cause['kind']}: {cause['message']}" for cause in causes)
+    assert "submitted 6 runs" in send().stdout
+
+
+def test_states_that_are_no_ends(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """Accounting lags behind, and SLURM has states that this program does not know."""
+    send()
+    slurm.become("COMPLETING")
+    assert tally()["running"] == 6
+    slurm.become("STAGE_IN_THE_CLOUD", *slurm.tasks())
+    assert tally()["queued"] == 6 and "submitted 0 runs" in send().stdout
+
+
+def test_an_end_is_taken_back(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
+    """A task that was put back into the queue by hand runs again."""
+    send()
+    slurm.become("FAILED", code="1:0")
+    assert tally()["failed"] == 6
+    slurm.become("RUNNING", *slurm.tasks())
+    assert tally()["running"] == 6 and "submitted 0 runs" in send().stdout
+    slurm.become("TIMEOUT")
+    assert tally()["failed"] == 6 and "time_limit" in tally()["note"]
+
+
+def test_forgotten_tasks_are_sent_again_and_nothing_is_written_of_them(
+    slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path
+) -> None:
+    send()
+    slurm.set(jobs={})
+    assert tally()["failed"] == 6 and "SLURM does not remember why" in tally()["note"]
+    assert not list(tmp_path.glob("s/slurm/*/ends.json"))
+    assert "submitted 6 runs" in send().stdout
+
+
+def test_a_sign_of_life_counts_more_than_a_queue_that_lists_nothing(
+    slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("--only", "two_moon/sd")
+    store = Store.open(tmp_path / "s")
+    (one, other) = next(tasks(store)).runs
+    monkeypatch.setenv("SPURBENCH_TASK", "1010")
+    assert store.claims.take(one) and store.claims.take(other)
+    slurm.set(jobs={})
+    assert tally()["running"] == 2 and "submitted 0 runs" in send("--only", "two_moon/sd").stdout
+
+
+def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path
+) -> None:
+    send()
+    slurm.become("RUNNING")
+    slurm.set(down="scancel")
+    assert "scancel fails: scancel: error: Unable" in command("cancel", tmp_path / "s", "101_0", code=2).stderr
+    assert tally()["running"] == 6 and "was told to end" in tally()["note"]
+    said = command("retry", tmp_path / "s", "101_0", "--node-local").stdout
+    assert "2 runs are of cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
+    slurm.set(down=False)
+    assert "cancelled 1 tasks" in command("cancel", tmp_path / "s", "101_0").stdout
+    assert tally()["failed"] == 2 and "cancelled: by `spurbench cancel`" in tally()["note"]
+    assert "submitted 2 runs as 1 tasks" in command("retry", tmp_path / "s", "--node-local").stdout
+
+
+# ---- a store that is moved or copied --------------------------------------------------------------------------------
+
+
+def test_a_moved_store(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
+    """Its tasks look for it where it was; they are said to be lost, may be cancelled, and the runs are sent again."""
+    send()
+    (tmp_path / "s").rename(tmp_path / "t")
+    assert (
+        tally(tmp_path / "t")["failed"] == 6 and f"for the store at {tmp_path / 's'}" in tally(tmp_path / "t")["note"]
+    )
+    send_there = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "t", "--node-local", "--no-snapshot")
+    assert "submitted 6 runs" in command(*send_there).stdout and "submitted 0 runs" in command(*send_there).stdout
+    assert "cancelled 3 tasks" in command("cancel", tmp_path / "t", "101_*", "102_0").stdout
+    assert tally(tmp_path / "t")["queued"] == 6
+
+
+def test_a_copied_store_has_no_tasks(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
+    send()
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+    assert tally(tmp_path / "t") == {"waiting": 6, "note": "  "}
+    assert "cancelled 0 tasks" in command("cancel", tmp_path / "t").stdout and "PENDING" in slurm.tasks().values()
+
+
+def test_a_path_that_is_a_link_is_no_move(slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path) -> None:
+    send()
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    assert tally(tmp_path / "link")["queued"] == 6
+
+
+# ---- limits, and what is asked of the cluster -----------------------------------------------------------------------
+
+
+def test_no_more_is_submitted_than_the_cluster_lets_one_queue(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    """The limits of account and QOS, less what is in the queue."""
+    jobs, small, large = jobs_of(9), Resources(mem="1G"), Resources(mem="9G", qos="long")
+    assert limits.fitting({small: jobs}, 1) == {small: jobs}
+    slurm.set(sacctmgr="\n7\n5\n")
+    assert limits.fitting({small: jobs[:4], large: jobs[4:]}, 2) == {small: jobs[:4], large: jobs[4:]}
+    assert limits.fitting({small: jobs[:4], large: jobs[4:]}, 1) == {small: jobs[:4], large: jobs[4:5]}
+    send("--only", "two_moon/sd")
+    assert limits.room("account", "") == 4
+    slurm.set(sacctmgr="0\n")
+    assert limits.fitting({small: jobs}, 1) == {}
+    assert any("qos" in words and "long" in words for words in slurm.calls("sacctmgr"))
+
+
+def test_what_the_shell_says_of_every_job(
+    slurm: FakeSlurm, send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is below the command line, and what would undo an array is left out."""
+    for name in ("SBATCH_PARTITION", "SBATCH_ACCOUNT", "SBATCH_WCKEY", "SBATCH_ARRAY_INX", "SLURM_CPU_BIND"):
+        monkeypatch.setenv(name, "mine")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "2:00:00")
+    send("--account", "other")
+    script = min(tmp_path.glob("s/slurm/*/array-0.sh")).read_text()
+    assert all(f"--{words}\n" in script for words in ("partition=mine", "account=other", "time=120"))
+    assert slurm.load()["environment"] == {"SBATCH_WCKEY": "mine"}
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "5")
+    assert "at least 15 minutes" in send(code=2).stderr
+
+
+def test_memory(send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later layer's over an earlier one's, of the task or of its cores, or none at all."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "spurbench").mkdir()
+    file = tmp_path / "spurbench" / "clusters.yaml"
+    for profile, more, expected in (
+        ("{mem: null}", [], set()), ("{mem: 2G}", ["--mem", "none"], set()), ("{}", [], {"--mem=8G"}),
+        ("{mem: 2G}", ["--mem-per-cpu", "1.5G"], {"--mem-per-cpu=1536M"}),
+        ("{mem_per_cpu: 2G}", ["--mem", "1G"], {"--mem=1G"}), ("{mem_per_cpu: 2G}", [], {"--mem-per-cpu=2G"}),
+    ):  # fmt: skip
+        file.write_text(f"default: {profile}")
+        said = send("--dry-run", "--only", "two_moon/sd", *more).stdout
+        assert {line.split()[1] for line in said.splitlines() if "--mem" in line} == expected, (profile, more)
+    file.write_text("default: {mem: 2G, mem_per_cpu: 1G}")
+    assert "not both" in send("--dry-run", code=2).stderr
+
+
+def test_a_dry_run_asks_slurm(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    assert "SLURM would take it: Job 1 to start at once" in send("--dry-run").stdout
+    slurm.set(down=True)
+    assert "SLURM cannot be asked" in send("--dry-run").stdout
+    assert not slurm.tasks() and not (tmp_path / "s").exists()
+
+
+def test_a_grid_beside_another_of_its_name(send: Any, command: Any, tmp_path: Path) -> None:
+    assert "kept beside" not in send().stdout
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "g.yaml"
+    other.write_text(GRID.replace("seeds: 0-1", "seeds: 0-2"))
+    said = command("submit", other, "--store", tmp_path / "s", "--node-local", "--no-snapshot").stdout
+    assert "has another grid called g: this one is kept beside it as g-2" in said and "submitted 3 runs" in said
+
+
+# ---- tasks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_term_without_an_end(
+    slurm: FakeSlurm, send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The task saves its state, waits for the KILL that does not come, and goes on."""
+    send("--only", "two_moon/sd", "--device", "cpu")
+    (array,) = arrays_of(Store.open(tmp_path / "s"))
+    monkeypatch.setattr(task, "GRACE", 0.3)
+    for name, value in {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    from spurbench.bench import worker
+
+    real, told = worker.run_job, []
+
+    def run_job(*arguments: Any, **more: Any) -> None:
+        if not told:
+            told.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert arguments[3]()  # it is asked to stop
+            raise worker.Stopped
+        real(*arguments, **more)
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        assert task.main(str(array.manifest)) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.environ.pop("SPURBENCH_TASK", None)
+    said = capsys.readouterr().out
+    assert "told to end: the state is saved" in said and "goes on from the saved state" in said
+    assert [record["status"] for record in Store.open(tmp_path / "s").records()[0]] == ["done", "done"]
+
+
+def test_a_task_for_a_gpu_where_there_is_none(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one here")
+    send()
+    done = started(next(arrays_of(Store.open(tmp_path / "s"))), 101)
+    assert done.returncode == 2 and "no GPU that torch can use" in done.stdout and not done.stderr
+    assert not list(tmp_path.glob("s/records/*/*"))
+
+
+def test_a_requeue_is_tried_until_the_controller_answers(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    slurm.set(down=True)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(task, "GRACE", -1)
+    assert task.requeue() == 4 and "`spurbench submit` sends it again" in capsys.readouterr().out
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def submitted(store: Store) -> None:
+    """A submission of three cells with labels that are patterns, as the first versions wrote it."""
+    text = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [{method: sd, label: 'sd [ours]'}, "
+    text += "{method: erm, label: 'erm*'}, {method: erm, label: 'erm?', training: {lr: 0.02}}]}]"
+    (store.root / "g.yaml").write_text(text)
+    planned = [(run, cell["label"]) for run, cell in runs(expand(load_grid(str(store.root / "g.yaml")), {}))]
+    jobs = gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
+    folder = store.root / "slurm" / "20260101-000000-abc"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text('{"arrays": ["7"]}')
+    content = {"tasks": [[job.to_dict()] for job in jobs]}
+    (folder / "array-0.json").write_text(json.dumps(content))
+
+
+def test_tasks_are_named_by_what_they_are_called(tmp_path: Path) -> None:
+    """A whole name is no pattern, and a name that there is not is never nothing to do."""
+    store = Store.open(tmp_path / "s", create=True)
+    submitted(store)
+
+    def labels(*patterns: str) -> list[str]:
+        return [task.jobs[0].label for task in named(list(tasks(store)), patterns)]
+
+    assert labels("sd [ours]") == ["sd [ours]"] and labels("erm?") == ["erm?"] and labels("two_moon/erm*") == ["erm*"]
+    assert labels("7_0", "*?") == labels() == ["sd [ours]", "erm*", "erm?"]
+    with pytest.raises(UserError, match="no submitted task or cell 'emr'; did you mean erm?"):
+        named(list(tasks(store)), ["sd", "emr"])
+
+
+@pytest.mark.parametrize("words", [("cancel",), ("logs",), ("retry", "--node-local")])
+def test_a_mistyped_task_ends_with_the_nearest_name(
+    words: tuple[str, ...], command: Any, tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    submitted(store)
+    said = command(*words, store.root, "sd [our]", code=2).stderr
+    assert "did you mean sd [ours]?" in said and said.count("\n") == 1
+
+
+def test_a_manifest_that_is_gone_is_one_line(slurm: FakeSlurm, command: Any, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    folder = store.root / "slurm" / "20260101-000000-abc"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text('{"arrays": ["7"]}')
+    said = command("status", store.root).stderr  # what else is known is shown
+    assert "array-0.json is gone" in said and len(said.strip().splitlines()) == 1
+    done = subprocess.run([sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "was the store moved or deleted" in done.stdout
+
+
+def test_one_answer_serves_who_looks_again_and_again(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    """`watch` asks SLURM once a minute."""
+    send()
+    store = Store.open(tmp_path / "s")
+    before = len(slurm.calls("squeue"))
+    for _ in range(5):
+        assert len(queue.states(store)) == 6
+    assert len(slurm.calls("squeue")) - before <= 1
