@@ -15,6 +15,7 @@ from spurbench.bench.display import duration
 from spurbench.bench.engine import Engine, kernels_for, prepare
 from spurbench.bench.grid import Grid, expand, runs, summary
 from spurbench.bench.job import Job, Options
+from spurbench.bench.record import IDENTITY, Run
 from spurbench.bench.recording import peak_memory, reset_peak_memory
 from spurbench.bench.runner import Settings, step_flops
 from spurbench.bench.worker import plugins, tune
@@ -37,12 +38,26 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
         known = {key: row[key] for key in ("dataset", "label", "precision", "na")}
         known |= {"runs": row["runs"] + row["search_runs"]}
         if row["updates"]:
-            run = runs(plan)[0][0]
-            options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
-            known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
-            known["seconds"] = known["seconds_per_step"] * run.training["steps"]
-            known["total_seconds"] = known["seconds_per_step"] * row["updates"]
+            known["total_seconds"] = 0.0
+            for run, updates in shares(plan["cells"][0]):  # of its search, then of the cell itself
+                options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
+                known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
+                known["seconds"] = known["seconds_per_step"] * run.training["steps"]
+                known["total_seconds"] += known["seconds_per_step"] * updates
         yield known
+
+
+def shares(cell: dict[str, Any]) -> list[tuple[Run, int]]:
+    """A run of a cell's search, if it has one, and a run of the cell itself; each with all updates of its kind."""
+    draws = cell["search"]["draws"] if cell["search"] else []
+    open_ = {name: value for name, value in (draws[0] if draws else {}).items() if cell.get(name) is None}
+    found = []
+    for parts in (draws, [cell | open_]):  # what the search will choose is not known yet, and costs no less or more
+        updates = sum(len(part["seeds"]) * part["training"]["steps"] for part in parts)
+        if updates:
+            fields = {name: parts[0].get(name, cell[name]) for name in IDENTITY}
+            found.append((Run(**fields, seed=parts[0]["seeds"][0]), updates))
+    return found
 
 
 def measure(job: Job, steps: int) -> dict[str, Any]:

@@ -210,3 +210,15 @@ def test_estimate_projects_from_a_few_steps(command: Any, tmp_path: Path) -> Non
     assert 0 < erm["seconds_per_step"] < 5 and erm["total_seconds"] == pytest.approx(10 * erm["seconds"])
     assert "seconds_per_step" not in chance and "2: colored_mnist × random" in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_estimate_tells_a_search_from_the_runs_it_decides(command: Any, tmp_path: Path) -> None:
+    """Each has a protocol of its own: what was measured of one is not multiplied by the updates of the other."""
+    search = "{draws: 2, rule: test_accuracy, seeds: 0, options: {train_size: 500}, training: {steps: 10}}"
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0-3\ndatasets: [{dataset: colored_mnist, options: {train_size: 1000}, training: {steps: 100}, "
+        f"methods: [{{method: sd, search: {search}}}]}}]\n"
+    )
+    (row,) = json.loads(command("estimate", "g.yaml", "--json", cwd=tmp_path).stdout)
+    assert (row["rows"], row["steps"], row["runs"]) == (1000, 100, 6)
+    assert row["seconds"] == pytest.approx(100 * row["seconds_per_step"]) and row["total_seconds"] > 4 * row["seconds"]
