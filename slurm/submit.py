@@ -22,10 +22,11 @@ from spurbench.bench.record import OUTSIDE, Record
 from spurbench.bench.runner import Settings, arranged, outstanding
 from spurbench.bench.store import Store
 from spurbench.slurm import limits, program, snapshot, submissions
+from spurbench.slurm.answers import called
 from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
 from spurbench.slurm.profiles import SHELL
 from spurbench.slurm.profiles import resources as resources_from
-from spurbench.slurm.queue import Fate, called, ending, last_fates, settle
+from spurbench.slurm.queue import Fate, ending, last_fates, settle
 from spurbench.slurm.submissions import JOB, VOID, named, read_manifest, submitting, tasks
 
 PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in

@@ -23,8 +23,8 @@ from spurbench.bench.grid import adhoc_grid, expand, load_grid, runs
 from spurbench.bench.job import Job, Options, gather
 from spurbench.bench.store import Store
 from spurbench.slurm import limits, program, queue, submissions, task
+from spurbench.slurm.answers import Answers, ask, remembered
 from spurbench.slurm.arrays import Resources
-from spurbench.slurm.queue import ask, remembered
 from spurbench.slurm.submissions import Array, arrays_of, named, tasks
 
 GRID = """\
@@ -57,7 +57,7 @@ def send(command: Any, slurm: FakeSlurm, tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def tally(command: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def count(store: Path = tmp_path / "s") -> dict[str, Any]:
-        queue._recent = queue.Answers()  # what a command of its own would begin with
+        queue._recent = Answers()  # what a command of its own would begin with
         program.configuration.cache_clear()
         rows = json.loads(command("status", store, "--json").stdout)
         states = ("queued", "running", "failed", "waiting")
