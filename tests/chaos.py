@@ -96,9 +96,14 @@ class Chaos:
 
     # ---- what is done to it -----------------------------------------------------------------------------------------
 
-    def kill(self, what: str, within: float) -> None:
-        """Start, wait a random while, SIGKILL the launcher, one of its workers, or all; wait until none is left."""
+    def kill(self, what: str, within: float, saved: bool = False) -> None:
+        """Start, wait a random while, SIGKILL the launcher, one of its workers, or all; wait until none is left.
+
+        With `saved` the while begins when a run has saved its state, which is later than all that comes before.
+        """
         running = self.start()
+        if saved:
+            wait_until(lambda: list(self.store.glob("checkpoints/*.pt")))
         try:
             running.wait(timeout=self.random.uniform(0, within))
         except subprocess.TimeoutExpired:

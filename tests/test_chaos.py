@@ -39,8 +39,10 @@ def test_disturbed_and_unbroken_are_the_same(tmp_path: Path, unbroken: Path, wha
         disturb[what]()
     else:
         for victim in ("launcher", "worker", "group"):
-            one.kill(victim, 4.0)
+            one.kill(victim, 0.1, saved=True)
     assert not one.failures()
     one.finish()
+    if what == "kills":
+        assert any(record["cost"]["resumed"] for record in chaos.Store.open(one.store).records()[0])
     found = chaos.compare(one.store, unbroken)
     assert good(found) and found["records"] == 4 and not one.done_twice(), found

@@ -102,7 +102,7 @@ def test_closed_streams_are_no_error(made: Path, command: str, closed: str) -> N
 
 def test_a_run_goes_on_when_no_one_reads_along(tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(GRID, encoding="utf-8")
-    gone = "exec 2> >(true) >/dev/full; sleep 0.2"
+    gone = "exec 2> >(true) >/dev/full; wait $!"
     done = told(tmp_path, "run", "g.yaml", "--only", "erm", "--store", "s", before=gone)
     assert done.returncode == 0 and len(list(tmp_path.glob("s/records/*/*.json"))) == 1
 
