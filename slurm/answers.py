@@ -53,7 +53,7 @@ def ask(arrays: Iterable[Array]) -> Answers:
         for part in program.in_parts(ids):
             said = program.call("squeue", *program.of(cluster), "--noheader", "--array", "--states=all",
                                 f"--jobs={','.join(part)}", FORMAT)  # fmt: skip
-            if said.good or program.UNKNOWN_ID in said.error:
+            if (said.good and "error" not in said.error.lower()) or program.UNKNOWN_ID in said.error:
                 found.tasks |= listed(said.text, found.arrays)
             else:
                 found.unknown |= dict.fromkeys(part, f"squeue does not answer here ({said.reason})")

@@ -52,6 +52,7 @@ class Array:
     number: int  # its place in it
     user: int | None = None  # who submitted it, as a number
     cluster: str | None = None  # where, as the cluster called itself
+    given: str | None = None  # what SLURM calls it, where that is not to be read
 
     @property
     def manifest(self) -> Path:
@@ -74,7 +75,7 @@ class Array:
     def job(self) -> str | None:
         """What SLURM calls it: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known."""
         with suppress(FileNotFoundError):
-            found = self.noted.read_text("utf-8").strip()
+            found = self.given or self.noted.read_text("utf-8").strip()
             if found == VOID or JOB.fullmatch(found):
                 return found
         return None
@@ -203,12 +204,9 @@ def arrays_in(folder: Path, content: Any) -> list[Array]:
     if isinstance(arrays, int):
         user, cluster = content.get("user"), content.get("cluster")
         return [Array(folder, number, user, cluster) for number in range(arrays)]
-    found = [Array(folder, number) for number in range(len(arrays))]
-    for array, id in zip(found, arrays, strict=True):
-        if not JOB.fullmatch(str(id)):
-            raise ValueError("not the id of an array")
-        array.__dict__["job"] = str(id)
-    return found
+    if not all(JOB.fullmatch(str(id)) for id in arrays):
+        raise ValueError("not the ids of arrays")
+    return [Array(folder, number, given=str(id)) for number, id in enumerate(arrays)]
 
 
 def tasks(store: Store) -> Iterator[Task]:

@@ -22,7 +22,7 @@ from spurbench.bench.record import OUTSIDE, Record
 from spurbench.bench.runner import Settings, arranged, outstanding
 from spurbench.bench.store import Store
 from spurbench.slurm import limits, program, snapshot, submissions
-from spurbench.slurm.answers import called
+from spurbench.slurm.answers import ask, called
 from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
 from spurbench.slurm.profiles import SHELL
 from spurbench.slurm.profiles import resources as resources_from
@@ -273,7 +273,7 @@ def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> l
     for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
         write_atomically(array.script, text.encode())
         said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
-        job = job_in(said.text) if said.good else None
+        job = job_in(said.text, array) if said.good else None
         if job is None and (said.good or said.unsure):
             found = called([array])
             job = found.get(array) if isinstance(found, dict) else None
@@ -300,8 +300,14 @@ def refusal(said: program.Answer, ids: Sequence[str], arrays: int, unsure: bool)
     return f"sbatch refuses: {said.reason}; {kept}" + ("; submit again for the rest" if ids else "")
 
 
-def job_in(text: str) -> str | None:
-    """The job's number, and after a semicolon its cluster, in what sbatch printed among other lines; None if there is
-    none, or more than one."""
-    found = [line.strip() for line in text.splitlines() if JOB.fullmatch(line.strip())]
+def job_in(text: str, array: submissions.Array) -> str | None:
+    """The job's number, and after a semicolon its cluster, among the lines that sbatch printed.
+
+    Of several numbers it is the one that the queue has; None if that does not tell, either.
+    """
+    words = re.sub(r"^\s*Submitted batch job (\d+)(?: on cluster (\S+))?", r"\1;\2", text, flags=re.M)
+    found = [line for line in (line.strip().rstrip(";") for line in words.splitlines()) if JOB.fullmatch(line)]
+    if len(found) > 1:
+        there = {id.partition("_")[0] for id in ask(replace(array, given=job) for job in found).tasks}
+        found = [job for job in found if job.partition(";")[0] in there]
     return found[0] if len(found) == 1 else None

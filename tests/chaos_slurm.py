@@ -182,9 +182,9 @@ def finish(stores: list[Trouble], folder: Path) -> bool:
     )
 
 
-def renamed(folder: Path) -> bool:
+def renamed(folder: Path, steps: int) -> bool:
     """The store moves while its tasks run; they notice it, and the next `submit` goes on from what they saved."""
-    one = Trouble(folder / "renamed", steps=20_000)
+    one = Trouble(folder / "renamed", steps)
     hold("UP")
     one.submit()
     wait_for(lambda: len(list(one.store.glob("claims/*/*.json"))) >= 2)
@@ -194,7 +194,7 @@ def renamed(folder: Path) -> bool:
     one.status()
     one.submit()
     wait_for(lambda: not slurm("squeue", "--noheader").strip(), 1200)
-    local = Trouble(folder / "unmoved", steps=20_000)
+    local = Trouble(folder / "unmoved", steps)
     local.say("run", local.grid, "--store", local.store, "--jobs", 1, "--threads", 1)
     unbroken = [told(record) for record in Store.open(local.store).records()[0]]
     old = folder / "renamed" / "a%j store"
@@ -215,8 +215,8 @@ def main() -> int:
             return int(everything(folder, given.rounds, generator))
 
 
-def everything(folder: Path, rounds: int, generator: random.Random) -> bool:
-    """All of it, on a cluster that is up; whether anything was wrong."""
+def everything(folder: Path, rounds: int, generator: random.Random, steps: int = 20_000) -> bool:
+    """All of it, on a cluster that is up; whether anything was wrong. `steps`: of the runs whose store is renamed."""
     bad, stores = False, []
     hold("DOWN")
     for n in range(rounds):
@@ -234,7 +234,7 @@ def everything(folder: Path, rounds: int, generator: random.Random) -> bool:
     onlooker(one)
     bad |= report("looked at by one who sees less", settled(one))
     bad |= finish([*stores, one], folder)
-    return bool(bad | renamed(folder))
+    return bool(bad | renamed(folder, steps))
 
 
 if __name__ == "__main__":

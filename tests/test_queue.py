@@ -77,7 +77,7 @@ def jobs_of(count: int) -> list[Job]:
 # ---- what other programs say is not believed unchecked --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("banner", ["kerberos ticket renewed\n", "quota: 12 of 100\n\n", "sbatch: lua: note\n   \n"])
+@pytest.mark.parametrize("banner", ["kerberos ticket renewed\n", "sbatch: lua: quota 12 of 100\n   \n"])
 @pytest.mark.parametrize("cluster", ["", ";far-away"])
 def test_lines_beside_the_job_id(
     slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, banner: str, cluster: str
@@ -92,9 +92,10 @@ def test_lines_beside_the_job_id(
     assert all(("--clusters=far-away" in words) == bool(cluster) for words in calls)
 
 
-def test_an_id_that_cannot_be_told_is_looked_for_by_name(slurm: FakeSlurm, send: Any, tally: Any) -> None:
-    """Two numbers, or none: the queue knows the array by the name it was given."""
-    slurm.set(banner="77\n")
+@pytest.mark.parametrize("banner", ["77\n", "Submitted batch job ", "see job "])
+def test_an_id_among_other_numbers_and_words(slurm: FakeSlurm, send: Any, tally: Any, banner: str) -> None:
+    """The queue tells which number it is; where none can be read it knows the array by its name."""
+    slurm.set(banner=banner)
     assert "of 2 arrays: 101, 102" in send().stdout and tally()["queued"] == 6
 
 
