@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from spurbench.bench.job import Job
 from spurbench.slurm import program
@@ -22,7 +23,8 @@ def fitting(groups: Mapping[Resources, Sequence[Job]], jobs_per_task: int) -> di
     left: dict[tuple[str, str], int | None] = {}
     found: dict[Resources, list[Job]] = {}
     for asked, jobs in groups.items():
-        bounds = [("account", asked.account or ""), *([("qos", asked.qos)] if asked.qos else [])]
+        qos = asked.qos or default_qos(asked.account or "")
+        bounds = [("account", asked.account or ""), *([("qos", qos)] if qos else [])]
         for bound in bounds:
             left.setdefault(bound, room(*bound))
         tasks = -(-len(jobs) // jobs_per_task)
@@ -35,14 +37,28 @@ def fitting(groups: Mapping[Resources, Sequence[Job]], jobs_per_task: int) -> di
     return found
 
 
+def association(account: str, column: str) -> list[str]:
+    """What accounting has in a column for this user, under an account or ("") any."""
+    where = [f"user={user_name()}", *([f"account={account}"] if account else [])]
+    said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "assoc", *where, f"format={column}")
+    return said.text.split() if said.good else []
+
+
+@cache
+def default_qos(account: str) -> str:
+    """The QOS of jobs that name none, if it is one for all."""
+    names = {name for name in association(account, "DefaultQOS") if not name.isdecimal()}
+    return names.pop() if len(names) == 1 else ""
+
+
 def room(kind: str, name: str) -> int | None:
     """How many more tasks this user may queue under an account ("" for any) or a QOS; None where no limit is told."""
     queue = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j|"]
     if kind == "qos":
         said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", name, "format=MaxSubmitJobsPerUser")
         queue.append(f"--qos={name}")
+        told = said.text.split() if said.good else []
     else:
-        where = [f"user={user_name()}", *([f"account={name}"] if name else [])]
-        said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "assoc", *where, "format=MaxSubmitJobs")
-    limits = [int(line) for line in said.text.split() if line.isdecimal()] if said.good else []
+        told = association(name, "MaxSubmitJobs")
+    limits = [int(word) for word in told if word.isdecimal()]
     return max(0, min(limits) - len(program.call(*queue).text.splitlines())) if limits else None

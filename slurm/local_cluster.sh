@@ -18,12 +18,16 @@ host=$(hostname -s)
 die() { echo "local_cluster: $1" >&2; exit 2; }
 
 configure() {
-  local memory cores=2
+  local memory cores=2 port=17000
+  while in_use $port || in_use $((port + 1)) || in_use $((port + 2)); do # another such cluster runs
+    port=$((port + 10))
+  done
   memory=$(($(awk '/^MemTotal/ {print $2}' /proc/meminfo) / 1024 * 9 / 10 / 2))
   mkdir -p "$dir"/{state,log,spool/n1,spool/n2}
   cat > "$SLURM_CONF" <<CONF
 ClusterName=local
 SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/none
@@ -49,12 +53,14 @@ SchedulerParameters=bf_interval=5,sched_interval=5
 MaxArraySize=${MAX_ARRAY_SIZE:-1001}
 KillWait=5
 GresTypes=gpu
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=$cores RealMemory=$memory Gres=gpu:2 State=UNKNOWN
+NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=$cores RealMemory=$memory Gres=gpu:2 State=UNKNOWN
 PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
   echo "NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero" > "$dir/gres.conf"
 }
+
+in_use() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
 start() {
   command -v slurmctld > /dev/null || die "no slurmctld here: apt-get install slurm-wlm"

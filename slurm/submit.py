@@ -17,7 +17,7 @@ from spurbench.bench.files import write_atomically
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import Job
 from spurbench.bench.layout import GPU_HEIGHT, SMALL_HEIGHT, Layout
-from spurbench.bench.plans import draws_of
+from spurbench.bench.plans import Plan, draw_ids, draws_of
 from spurbench.bench.record import OUTSIDE, Record
 from spurbench.bench.runner import Settings, arranged, outstanding
 from spurbench.bench.store import Store
@@ -73,41 +73,40 @@ def submit(
     Errors: UserError, among others if SLURM does not say what is in the queue already.
     """
     check(store, wish)
-    if wish.dry_run:
-        return planned_and_sent(grid, store, settings, wish, resources)
-    with submitting(store):
-        return planned_and_sent(grid, store, settings, wish, resources)
-
-
-def planned_and_sent(
-    grid: Grid, store: Store, settings: Settings, wish: Wish, resources: Callable[[Mapping[str, Any]], Resources]
-) -> Submission:
-    fates = known_fates(store, wish)
-    here = {id for id, fate in fates.items() if fate.state != "over"}
-    state, planned, waiting = outstanding(grid, store, settings, look_only=wish.dry_run)
-    searches = waiting & set(draws_of(state))
-    wanted = (searches or waiting) - here
-    if not wish.dry_run:
-        for name in sorted({run.dataset for run, _ in planned if run.id in wanted}):
-            catalogue.prepare(name)
-    groups: dict[Resources, set[str]] = {}
-    for cell, row in zip(grid.cells, state["cells"], strict=True):
-        parts = [*(row["search"] or {"draws": []})["draws"], row]
-        ids = {id for part in parts for id in part["ids"]} & wanted
-        wanted -= ids  # a run that two cells share goes with the first
-        if ids:
-            groups.setdefault(resources(cell.resources), set()).update(ids)
-    jobs = {
-        asked: [
-            replace(job, options=replace(job.options, device=device(settings, asked)))
-            for job in arranged(planned, ids, layout(settings, asked), settings)
-        ]
-        for asked, ids in groups.items()
-    }
-    sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates)
+    with submitting(store, not wish.dry_run):
+        fates = known_fates(store, wish)
+        here = {id for id, fate in fates.items() if fate.state != "over"}
+        state, planned, waiting = outstanding(grid, store, settings, look_only=wish.dry_run)
+        searches = waiting & set(draws_of(state))
+        wanted = (searches or waiting) - here
+        if not wish.dry_run:
+            for name in sorted({run.dataset for run, _ in planned if run.id in wanted}):
+                catalogue.prepare(name)
+        jobs = {
+            asked: [
+                replace(job, options=replace(job.options, device=device(settings, asked)))
+                for job in arranged(planned, ids, layout(settings, asked), settings)
+            ]
+            for asked, ids in by_resources(grid, state, wanted, resources).items()
+        }
+        sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates)
     left_out = waiting & here
     return replace(sent, queued=len(left_out), ending=ending(fates[id] for id in left_out), searching=bool(searches),
                    name=state["grid"])  # fmt: skip
+
+
+def by_resources(
+    grid: Grid, state: Plan, wanted: set[str], resources: Callable[[Mapping[str, Any]], Resources]
+) -> dict[Resources, set[str]]:
+    """The wanted runs by what their tasks ask for; one that two cells share goes with the first."""
+    groups: dict[Resources, set[str]] = {}
+    left = set(wanted)
+    for cell, row in zip(grid.cells, state["cells"], strict=True):
+        ids = {*draw_ids(row), *row["ids"]} & left
+        left -= ids
+        if ids:
+            groups.setdefault(resources(cell.resources), set()).update(ids)
+    return groups
 
 
 def again(
@@ -118,34 +117,26 @@ def again(
     Each run asks for what it asked for last time, changed by `change`.
     """
     check(store, wish)
-    if wish.dry_run:
-        return found_and_sent(store, patterns, failures, wish, change)
-    with submitting(store):
-        return found_and_sent(store, patterns, failures, wish, change)
-
-
-def found_and_sent(
-    store: Store, patterns: Sequence[str], failures: bool, wish: Wish, change: Callable[[Resources], Resources]
-) -> Submission:
-    now, every = known_fates(store, wish), list(tasks(store))
-    here = {id for id, fate in now.items() if fate.state != "over"}
-    last = {run.id: (job, task) for task in named(every, patterns) for job in task.jobs for run in job.runs}
-    if not last:
-        raise UserError(f"nothing was submitted for {store.root}")
-    fates = {id: fate(store.record(id)) for id in last.keys() - here}
-    ids = {id for id, ended in fates.items() if ended == "outside" or (failures and ended == "itself")}
-    groups: dict[Resources, list[Job]] = {}
-    for job, task in {job.name: (job, task) for job, task in (last[id] for id in sorted(ids))}.values():
-        manifest = read_manifest(task.array)
-        for path in manifest["plugins"]:
-            registry.add_plugin(path)
-        runs = [run for run in job.runs if run.id in ids and last[run.id][0] is job]
-        asked = change(resources_from((f"{task.array.folder}", manifest["resources"])))
-        groups.setdefault(asked, []).append(replace(job, runs=runs))
-    left = sum(ended == "itself" and id not in ids for id, ended in fates.items())
-    sent = send(groups, "retry", store, replace(wish, retry=True), now)
-    left_out = last.keys() & here
-    return replace(sent, left=left, queued=len(left_out), ending=ending(now[id] for id in left_out))
+    with submitting(store, not wish.dry_run):
+        now, every = known_fates(store, wish), list(tasks(store))
+        here = {id for id, fate in now.items() if fate.state != "over"}
+        last = {run.id: (job, task) for task in named(every, patterns) for job in task.jobs for run in job.runs}
+        if not last:
+            raise UserError(f"nothing was submitted for {store.root}")
+        fates = {id: fate(store.record(id)) for id in last.keys() - here}
+        ids = {id for id, ended in fates.items() if ended == "outside" or (failures and ended == "itself")}
+        groups: dict[Resources, list[Job]] = {}
+        for job, task in {job.name: (job, task) for job, task in (last[id] for id in sorted(ids))}.values():
+            manifest = read_manifest(task.array)
+            for path in manifest["plugins"]:
+                registry.add_plugin(path)
+            runs = [run for run in job.runs if run.id in ids and last[run.id][0] is job]
+            asked = change(resources_from((f"{task.array.folder}", manifest["resources"])))
+            groups.setdefault(asked, []).append(replace(job, runs=runs))
+        left = sum(ended == "itself" and id not in ids for id, ended in fates.items())
+        sent = send(groups, "retry", store, replace(wish, retry=True), now)
+        left_out = last.keys() & here
+        return replace(sent, left=left, queued=len(left_out), ending=ending(now[id] for id in left_out))
 
 
 def fate(record: Record | None) -> str:

@@ -27,7 +27,7 @@ from spurbench.slurm import program
 from spurbench.slurm.submissions import VOID, Array
 
 PATIENCE = 120  # seconds to wait for a run that another process has
-GRACE = 60  # seconds after a TERM in which SLURM's KILL is waited for; it comes after 30 if nothing else is configured
+GRACE = 40  # seconds after a TERM in which SLURM's KILL is waited for; it comes after 30 if nothing else is configured
 STARTS = 5  # a task that starts so often without getting anywhere is given up
 
 

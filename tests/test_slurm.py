@@ -126,6 +126,24 @@ def sinfo() -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+PACED = """\
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from spurbench.methods.erm import ERM
+
+
+@dataclass(frozen=True)
+class Paced(ERM):
+    \"\"\"ERM that a machine of any speed is not done with while a file exists. Source: none. Needs: nothing.\"\"\"
+
+    def loss(self, logits, batch, state, step):
+        if Path("GATE").exists():
+            time.sleep(0.1)
+        return super().loss(logits, batch, state, step)
+"""
+
+
 BAD = """\
 import time
 from dataclasses import dataclass
@@ -145,22 +163,32 @@ class NAME(Method):
 
 @pytest.mark.slurm
 def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cluster: None) -> None:
-    """A task that hangs is ended at its limit, an exception is the run's own; `retry` tells them apart."""
-    grid, store, plugins = tmp_path / "two.yaml", tmp_path / "s", []
+    """A task that hangs is ended at its limit, an exception is the run's own; `retry` tells them apart.
+
+    One that is told to end, and is not ended, goes on from what it has saved.
+    """
+    grid, store, gate = tmp_path / "two.yaml", tmp_path / "s", tmp_path / "gate"
+    gate.touch()
+    (tmp_path / "paced.py").write_text(PACED.replace("GATE", str(gate)))
+    plugins: list[Any] = ["--plugin", tmp_path / "paced.py"]
     faults = {"hangs": "time.sleep(1000)", "raises": "raise RuntimeError('boom')"}
     for name, fault in faults.items():
         (tmp_path / f"{name}.py").write_text(BAD.replace("NAME", name.title()).replace("FAULT", fault))
         plugins += ["--plugin", tmp_path / f"{name}.py"]
     grid.write_text(
         "name: two\nseeds: 0\ndatasets:\n  - dataset: two_moon\n    options: {examples: 60}\n"
-        "    training: {steps: 10000, width: 200}\n    methods: [hangs, erm, raises]\n"
+        "    training: {steps: 10000, width: 200}\n    methods: [hangs, paced, raises]\n"
     )
     said = spurbench("submit", grid, "--store", store, *plugins, *SEND, "--srun").stdout
     array = said.splitlines()[0].split()[-1]
     wait_for(lambda: running(store) >= {f"{array}_0", f"{array}_1"})
     slurm("scontrol", "update", f"JobId={array}_0", "TimeLimit=1")
-    slurm("scancel", "--signal=USR2", f"{array}_1")  # with srun the step gets it
+    slurm("scancel", "--signal=TERM", f"{array}_1")  # with srun the step gets it
+    (log,) = store.glob(f"slurm/*/logs/{array}_1_*.out")
+    wait_for(lambda: "told to end" in log.read_text() and "goes on" in log.read_text())
+    slurm("scancel", "--signal=USR2", f"{array}_1")
     wait_for(lambda: queue().get(f"{array}_1") == "PENDING")
+    gate.unlink()
     wait_for(lambda: release() == 0 and not queue(), 400)
     assert "time_limit" in notes(spurbench, store) and "exception: RuntimeError: boom" in notes(spurbench, store)
     assert tally(spurbench, store) == {"done": 1, "running": 0, "queued": 0, "failed": 2, "waiting": 0}
@@ -177,24 +205,6 @@ def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cl
     assert tally(spurbench, store)["done"] == 3
     spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", *plugins)
     assert science(store) == science(tmp_path / "local")
-
-
-PACED = """\
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from spurbench.methods.erm import ERM
-
-
-@dataclass(frozen=True)
-class Paced(ERM):
-    \"\"\"ERM that a machine of any speed is not done with while a file exists. Source: none. Needs: nothing.\"\"\"
-
-    def loss(self, logits, batch, state, step):
-        if Path("GATE").exists():
-            time.sleep(0.1)
-        return super().loss(logits, batch, state, step)
-"""
 
 
 @pytest.mark.slurm
@@ -267,26 +277,6 @@ def pid_of(array: str, index: int) -> int:
         if mine and b"spurbench.slurm.task" in words and not words.startswith(b"srun"):
             return int(folder.name)
     raise AssertionError(f"no process of {array}_{index}")
-
-
-@pytest.mark.slurm
-def test_a_term_without_an_end(spurbench: Any, tmp_path: Path, cluster: None) -> None:
-    """The task saves its state, waits for the end that does not come, and goes on."""
-    grid, store, plugin, gate = tmp_path / "one.yaml", tmp_path / "s", tmp_path / "paced.py", tmp_path / "gate"
-    grid.write_text(
-        "seeds: 0-1\ndatasets:\n  - {dataset: two_moon, training: {steps: 3000, width: 200}, methods: [paced]}\n"
-    )
-    plugin.write_text(PACED.replace("GATE", str(gate)))
-    gate.touch()
-    said = spurbench("submit", grid, "--store", store, *SEND, "--plugin", plugin).stdout
-    array = said.splitlines()[0].split()[-1]
-    wait_for(lambda: list(store.glob("claims/*/*.json")))
-    subprocess.run(["scancel", "--signal=TERM", "--batch", f"{array}_0"], check=False)
-    wait_for(lambda: told(store) == 1)
-    gate.unlink()
-    wait_for(lambda: not queue())
-    assert tally(spurbench, store)["done"] == 2
-    assert all(record["cost"]["resumed"] for record in Store.open(store).records()[0])
 
 
 @pytest.mark.slurm
