@@ -75,7 +75,7 @@ def submit(
     from spurbench.bench.runner import Settings
     from spurbench.bench.store import Store
     from spurbench.slurm import profiles
-    from spurbench.slurm.submit import Wish
+    from spurbench.slurm.submit import Wish, check
     from spurbench.slurm.submit import submit as send
 
     add_plugins(plugin)
@@ -87,10 +87,11 @@ def submit(
     profiles.resources(*below, ("the command line", asked))  # complaints come before anything is written
     chosen = load_grid(grid)
     where = store or Path("stores") / Path(grid).stem
+    wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
+    check(where, wish)
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
     sent = send(
-        chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_),
-        Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot),
+        chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_), wish,
         lambda of_cell: profiles.resources(*below, (grid, of_cell), ("the command line", asked)),
     )  # fmt: skip
     if sent.name != chosen.name:

@@ -72,7 +72,7 @@ def submit(
     `resources` makes what a task asks for of what the grid says of a cell.
     Errors: UserError, among others if SLURM does not say what is in the queue already.
     """
-    check(store, wish)
+    check(store.root, wish)
     with submitting(store, not wish.dry_run):
         fates = known_fates(store, wish)
         here = {id for id, fate in fates.items() if fate.state != "over"}
@@ -116,7 +116,7 @@ def again(
 
     Each run asks for what it asked for last time, changed by `change`.
     """
-    check(store, wish)
+    check(store.root, wish)
     with submitting(store, not wish.dry_run):
         now, every = known_fates(store, wish), list(tasks(store))
         here = {id for id, fate in now.items() if fate.state != "over"}
@@ -149,16 +149,15 @@ def fate(record: Record | None) -> str:
     return "done" if record["status"] == "done" else "itself"
 
 
-def check(store: Store, wish: Wish) -> None:
-    """What must hold before anything is written."""
+def check(root: Path, wish: Wish) -> None:
+    """What must hold of a store's folder before anything is written, the store itself included."""
+    place = root.resolve()
     if not wish.dry_run and shutil.which("sbatch") is None:
         raise UserError("no sbatch here: submit from a node of the cluster, or try slurm/local_cluster.sh")
-    if "\\" in str(store.root.resolve()) or "\n" in str(store.root.resolve()):
-        raise UserError(
-            f"sbatch takes no path with a backslash or a line break, as {store.root} has: name another store"
-        )
-    if not wish.node_local and any(store.root.resolve().is_relative_to(folder) for folder in LOCAL_FOLDERS):
-        raise UserError(f"{store.root} lies in a folder that other nodes do not share: name one they do, with --store")
+    if "\\" in str(place) or "\n" in str(place):
+        raise UserError(f"sbatch takes no path with a backslash or a line break, as {root} has: name another store")
+    if not wish.node_local and any(place.is_relative_to(folder) for folder in LOCAL_FOLDERS):
+        raise UserError(f"{root} lies in a folder that other nodes do not share: name one they do, with --store")
 
 
 def device(settings: Settings, resources: Resources) -> str:

@@ -7,10 +7,14 @@ itself would not be put back by SLURM. If the end does not come, it goes on from
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # started without -P; files of the working directory are no modules
+
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress

@@ -558,8 +558,9 @@ def test_a_manifest_that_is_gone_is_one_line(slurm: FakeSlurm, command: Any, tmp
     (folder / "submission.json").write_text('{"arrays": ["7"]}')
     said = command("status", store.root).stderr  # what else is known is shown
     assert "array-0.json is gone" in said and len(said.strip().splitlines()) == 1
-    done = subprocess.run([sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"],
-                          capture_output=True, text=True)  # fmt: skip
+    (tmp_path / "queue.py").write_text("raise RuntimeError('a file of the user')")
+    line = [sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "was the store moved or deleted" in done.stdout
 
 
