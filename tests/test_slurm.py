@@ -273,7 +273,8 @@ def pid_of(array: str, index: int) -> int:
             words = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        mine = {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode()} <= set(variables)
+        wanted = {"ARRAY_JOB_ID": array, "ARRAY_TASK_ID": index, "CONF": os.environ["SLURM_CONF"]}
+        mine = {f"SLURM_{name}={value}".encode() for name, value in wanted.items()} <= set(variables)
         if mine and b"spurbench.slurm.task" in words and not words.startswith(b"srun"):
             return int(folder.name)
     raise AssertionError(f"no process of {array}_{index}")
