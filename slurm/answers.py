@@ -17,8 +17,7 @@ from spurbench.slurm.submissions import Array, End
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
-OVER = {*CAUSES, "COMPLETED", "FAILED"}  # any other state, also one that is not known here, is that of a task to come
-FORMAT = "--format=%i|%T|%r|%j|"
+OVER = {*CAUSES, "COMPLETED", "FAILED", "REVOKED", "LAUNCH_FAILED"}  # in any other state, known or not, a task lives
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Answers:
 
 
 def ask(arrays: Iterable[Array]) -> Answers:
-    """Ask SLURM for the tasks of these arrays: what is in the queue, and how what is there no more has ended."""
+    """Ask squeue for the tasks of these arrays, also for those that have ended and are not forgotten."""
     found = Answers({array.id: array for array in arrays if array.id is not None})
     by_cluster: dict[str | None, list[str]] = {}
     for id, array in found.arrays.items():
@@ -51,9 +50,8 @@ def ask(arrays: Iterable[Array]) -> Answers:
             by_cluster.setdefault(array.elsewhere, []).append(id)
     for cluster, ids in by_cluster.items():
         for part in program.in_parts(ids):
-            said = program.call("squeue", *program.of(cluster), "--noheader", "--array", "--states=all",
-                                f"--jobs={','.join(part)}", FORMAT)  # fmt: skip
-            if (said.good and "error" not in said.error.lower()) or program.UNKNOWN_ID in said.error:
+            said = program.squeue(f"--jobs={','.join(part)}", cluster=cluster)
+            if said.good or program.UNKNOWN_ID in said.error:
                 found.tasks |= listed(said.text, found.arrays)
             else:
                 found.unknown |= dict.fromkeys(part, f"squeue does not answer here ({said.reason})")
@@ -73,32 +71,36 @@ def hidden(array: Array) -> str | None:
 
 
 def listed(text: str, arrays: dict[str, Array]) -> dict[str, Said]:
-    """The tasks in what squeue printed, by id. A job that has the number of an array, and not its name, is no part."""
-    found = {}
+    """The tasks in what squeue printed, by id. A job that has the number of an array, and not its name, is not it."""
+    found: dict[str, Said] = {}
     for line in text.splitlines():
         id, state, reason, name = (line.split("|") + ["", "", "", ""])[:4]
         array = arrays.get(id.partition("_")[0])
         if array and state and (not name or bears(name, array)):
-            found[id] = Said(state, reason, ended(state) if state in OVER else None)
+            said = Said(state, reason, ended(state) if state in OVER else None)
+            found |= dict.fromkeys(spread(id) or [id], said)
     return found
 
 
 def bears(name: str, array: Array) -> bool:
-    """Whether a job of this name is the array; the first submissions had other names."""
-    return name.endswith(array.token) or array.user is None
+    """Whether a job of this name is the array; those of the first submissions had other names."""
+    return name.endswith(array.token) or array.given is not None
 
 
 def remembered(answers: Answers, ids: Sequence[str]) -> None:
     """Add how tasks of these arrays ended, or that they live, as sacct or scontrol remember it."""
-    said = program.call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode,JobName",
-                        "--jobs", ",".join(ids)) if ids else program.Answer(None)  # fmt: skip
-    told = list(accounted(said.text)) if said.good else []
-    for id in () if told else ids:
+    told: list[tuple[str, str, str, str]] = []
+    for cluster in {answers.arrays[id].elsewhere for id in ids}:
+        here = ",".join(id for id in ids if answers.arrays[id].elsewhere == cluster)
+        said = program.call("sacct", *program.of(cluster), "--noheader", "--parsable2", "--allocations",
+                            "--format=JobID,State,ExitCode,JobName", "--jobs", here)  # fmt: skip
+        told += accounted(said.text) if said.good else ()
+    for id in set(ids) - {task.partition("_")[0] for task, _, state, _ in told if state in OVER}:
         at = program.of(answers.arrays[id].elsewhere)
         told += shown(program.call("scontrol", *at, "--oneliner", "show", "job", id).text)
     for id, name, state, code in told:
         array, before = answers.arrays.get(id.partition("_")[0]), answers.tasks.get(id)
-        if array and (not name or bears(name, array)) and (before is None or before.end):
+        if array and state and (not name or bears(name, array)) and (before is None or before.end):
             answers.tasks[id] = Said(state, "", ended(state, code) if state in OVER else None)
 
 
@@ -107,7 +109,8 @@ def accounted(text: str) -> Iterator[tuple[str, str, str, str]]:
     for line in text.splitlines():
         id, state, code, name = (line.split("|") + ["", "", "", ""])[:4]
         for task in spread(id):
-            yield task, name, state.split(" ")[0], code  # CANCELLED by 1000
+            short = state.split(" ")[0].rstrip("+")  # CANCELLED by 1000, OUT_OF_ME+
+            yield task, name, next((known for known in OVER if short and known.startswith(short)), short), code
 
 
 def shown(text: str) -> Iterator[tuple[str, str, str, str]]:
@@ -141,8 +144,13 @@ def ended(state: str, code: str = "") -> End:
 
 def called(arrays: Iterable[Array]) -> dict[Array, str] | str:
     """What SLURM calls these arrays, looked for by their names; or why it does not say."""
-    said = program.call("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", FORMAT)
-    if not said.good:
-        return f"squeue does not answer here ({said.reason})"
-    lines = [line.split("|") for line in said.text.splitlines() if line.count("|") > 3]
-    return {array: line[0].partition("_")[0] for array in arrays for line in lines if bears(line[3], array)}
+    every, found = list(arrays), dict[Array, str]()
+    for cluster in {array.elsewhere for array in every}:
+        here = [array for array in every if array.elsewhere == cluster]
+        users = {str(os.getuid() if array.user is None else array.user) for array in here}
+        said = program.squeue(f"--user={','.join(sorted(users))}", cluster=cluster)
+        if not said.good:
+            return f"squeue does not answer here ({said.reason})"
+        lines = [line.split("|") for line in said.text.splitlines() if line.count("|") > 3]
+        found |= {a: line[0].partition("_")[0] for a in here for line in lines if line[3].endswith(a.token)}
+    return found

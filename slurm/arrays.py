@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import UserError, cut
 from spurbench.bench.job import Job
 
 LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be put back into the queue
@@ -43,11 +43,14 @@ class Resources:
         found = {
             "job_name": name, "partition": self.partition, "account": self.account, "qos": self.qos,
             "constraint": self.constraint, "exclude": self.exclude, "cpus_per_task": self.cpus,
-            "mem": self.mem and memory(self.mem), "mem_per_cpu": self.mem_per_cpu and memory(self.mem_per_cpu),
+            "mem": None if self.mem is None else memory(self.mem),
+            "mem_per_cpu": None if self.mem_per_cpu is None else memory(self.mem_per_cpu, "mem-per-cpu"),
             "time": minutes(self.time), "setup": list(self.setup) or None,
             "array_parallelism": parallel, "use_srun": self.srun, "stderr_to_stdout": True,
             "srun_args": [f"--cpus-per-task={self.cpus}"] if self.srun else None, **gpu_options(self.gpus),
         }  # fmt: skip
+        if self.cpus < 1:
+            raise UserError(f"--cpus {self.cpus}: at least 1")
         signal = f"{'' if self.srun else 'B:'}USR2@{WARNING_SECONDS}"
         extra = {"signal": signal, "requeue": True} | ({"reservation": self.reservation} if self.reservation else {})
         return {key: value for key, value in found.items() if value is not None} | {"additional_parameters": extra}
@@ -73,8 +76,8 @@ def plan(
     total = sum(len(tasks) for tasks, _ in chunks)
     if parallel is not None and parallel < len(chunks):
         raise UserError(
-            f"{total} tasks make {len(chunks)} arrays of at most {largest}, but only {parallel} tasks may run at "
-            "once: raise --max-parallel or --jobs-per-task"
+            f"{total} tasks make {len(chunks)} arrays (by resources, of at most {largest}), but only {parallel} may run "
+            "at once: raise --max-parallel"
         )
     shares = [len(tasks) if parallel is None else parallel * len(tasks) // total or 1 for tasks, _ in chunks]
     while parallel is not None and sum(shares) > parallel:  # small chunks were rounded up
@@ -108,11 +111,13 @@ def minutes(text: str) -> int:
     return int(found)
 
 
-def memory(text: str) -> str:
+def memory(text: str, name: str = "mem") -> str:
     """An amount of memory as SLURM takes it, a whole number: `1.5G` is `1536M`."""
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)([{UNITS}]?)B?", text.upper())
+    match = re.fullmatch(rf"(\d{{1,12}}(?:\.\d{{1,9}})?)([{UNITS}]?)B?", text.upper())
     if match is None:
-        raise UserError(f"--mem {text}: expected an amount such as 500M, 32G or 1.5T, or {NOTHING} to ask for none")
+        raise UserError(
+            f"--{name} {cut(text)}: expected an amount such as 500M, 32G or 1.5T, or {NOTHING} to ask for none"
+        )
     number, unit = float(match[1]), match[2] or "M"
     while number != int(number) and unit not in "KM":
         number, unit = number * 1024, UNITS[UNITS.index(unit) - 1]
@@ -129,9 +134,9 @@ def gpu_options(gpus: int | str) -> dict[str, str | None]:
 
 def gpus_asked(gpus: int | str) -> tuple[str, int]:
     """What stands before the number of GPUs (`a100:`, `gpu:a100:` or nothing), and the number."""
-    match = re.fullmatch(r"((?:gpu:)?(?:[A-Za-z_][\w.-]*:)?)(\d+)", str(gpus))
+    match = re.fullmatch(r"((?:gpu:)?(?:[A-Za-z_][\w.-]*:)?)(\d{1,6})", str(gpus))
     if match is None:
-        raise UserError(f"--gpus {gpus}: expected a number, or a type and a number as a100:2 or gpu:a100:2")
+        raise UserError(f"--gpus {cut(str(gpus))}: expected a number, or a type and a number as a100:2 or gpu:a100:2")
     return match[1], int(match[2])
 
 
@@ -140,12 +145,13 @@ def gpus_asked(gpus: int | str) -> tuple[str, int]:
 
 def changed(resources: Resources, mem: str | None, time: str | None) -> Resources:
     """The resources with other memory and time: new values, or factors such as `x2`."""
-    found = replace(resources, time=multiplied(str(minutes(resources.time)), time) if time else resources.time)
-    if mem and resources.mem_per_cpu and factor(mem):
+    new = resources.time if time is None else multiplied(str(minutes(resources.time)), time)
+    found = replace(resources, time=new)
+    if mem is not None and resources.mem_per_cpu and factor(mem):
         found = replace(found, mem_per_cpu=multiplied(resources.mem_per_cpu, mem))
-    elif mem and factor(mem) and resources.mem is None:
+    elif mem is not None and factor(mem) and resources.mem is None:
         raise UserError(f"--mem {mem}: the tasks asked for no amount of memory; name one, such as 32G")
-    elif mem:
+    elif mem is not None:
         asked = None if mem == NOTHING else multiplied(resources.mem or "", mem)
         found = replace(found, mem=asked, mem_per_cpu=None)
     found.parameters("", 1)  # raises for what is none
@@ -154,8 +160,11 @@ def changed(resources: Resources, mem: str | None, time: str | None) -> Resource
 
 def factor(text: str) -> float | None:
     """The number of `x2`, `×1.5` or `2x`; None for anything else."""
-    match = re.fullmatch(r"[x×*]?(\d+(?:\.\d+)?)[x×*]?", text)
-    return float(match[1]) if match and not text.replace(".", "").isdecimal() else None
+    match = re.fullmatch(r"[x×*]?(\d{1,6}(?:\.\d{1,6})?)[x×*]?", text)
+    found = float(match[1]) if match and not text.replace(".", "").isdecimal() else None
+    if found == 0:
+        raise UserError(f"{text}: nothing is left of what the tasks asked for")
+    return found
 
 
 def multiplied(value: str, by: str) -> str:

@@ -134,7 +134,8 @@ def cancel(store: StoreFolder, cell: Cells = None) -> None:
     from spurbench.slurm import queue
 
     gone = queue.cancel(Store.open(store), cell or [])
-    print(f"cancelled {len(gone)} tasks; `spurbench retry {shell(store)}` sends their runs again")
+    again = f"; `spurbench retry {shell(store)}` sends their runs again" if gone else ""
+    print(f"cancelled {len(gone)} tasks{again}")
 
 
 def collect(store: StoreFolder) -> None:
@@ -152,7 +153,7 @@ def collect(store: StoreFolder) -> None:
 def logs(
     store: StoreFolder,
     cell: Cells = None,
-    lines: Annotated[int, typer.Option(help="How many of the last lines of each log.")] = 20,
+    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines of each log.")] = 20,
 ) -> None:
     """Show the end of the logs of submitted tasks."""
     from spurbench.bench.store import Store
@@ -176,8 +177,11 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
         f"{'would submit' if dry_run else 'submitted'} {sent.runs} runs as {tasks} tasks of {len(sent.arrays)} arrays"
         + (f": {', '.join(sent.ids)}" if sent.ids else "")
     )
-    if sent.queued > sent.ending:
-        print(f"{sent.queued - sent.ending} runs are in the queue already")
+    open_ = sum(sent.unknown.values())
+    if sent.queued > sent.ending + open_:
+        print(f"{sent.queued - sent.ending - open_} runs are in the queue already")
+    for why, count in sent.unknown.items():
+        print(f"{count} runs may be in the queue and are left out: {why}")
     if sent.ending:
         print(f"{sent.ending} runs are of cancelled tasks that have not ended yet; send them again when they have")
     if sent.beyond:
@@ -188,6 +192,8 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
         print("these are searches; submit again when they have ended, for the runs they decide")
     if refused:
         raise UserError("SLURM would refuse this")
+    if sent.unknown and not sent.runs:
+        raise UserError("nothing is sent: what is in the queue is not known")
     if not dry_run:
         print(f"next: spurbench watch {shell(where)}")
 
@@ -198,6 +204,6 @@ def tried(script: str) -> tuple[bool, str]:
 
     said = program.call("sbatch", "--test-only", given=script, environment=program.for_sbatch(profiles.SHELL))
     reason = " ".join(said.error.replace("sbatch: ", "").split()) or said.reason
-    if said.unsure or "fatal:" in said.error:
+    if said.unsure or ("fatal:" in said.error and "config" in said.error):
         return True, f"SLURM cannot be asked: {reason}"
     return said.good, f"SLURM {'would take it' if said.good else 'refuses it'}: {reason}"

@@ -53,12 +53,14 @@ def default_qos(account: str) -> str:
 
 def room(kind: str, name: str) -> int | None:
     """How many more tasks this user may queue under an account ("" for any) or a QOS; None where no limit is told."""
-    queue = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j|"]
+    queue = ["squeue", "--noheader", "--array", "--all", f"--user={os.getuid()}", program.FORMAT]
     if kind == "qos":
         said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", name, "format=MaxSubmitJobsPerUser")
         queue.append(f"--qos={name}")
         told = said.text.split() if said.good else []
     else:
         told = association(name, "MaxSubmitJobs")
+        queue += [f"--account={name}"] if name else []
     limits = [int(word) for word in told if word.isdecimal()]
-    return max(0, min(limits) - len(program.call(*queue).text.splitlines())) if limits else None
+    said = program.call(*queue) if limits else program.Answer(None)
+    return max(0, min(limits) - sum("|" in line for line in said.text.splitlines())) if said.good else None

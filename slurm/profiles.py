@@ -61,7 +61,7 @@ def resources(*layers: Layer) -> Resources:
                 raise UserError(f"{where}: {unknown('resource', name, Resources.__dataclass_fields__)}")
             text = name in ("mem", "mem_per_cpu", "time") and value is not None
             source[name], values[name] = where, str(value) if text else value
-        if "mem" in given and given.get("mem_per_cpu"):
+        if given.get("mem") and given.get("mem_per_cpu"):
             raise UserError(f"{where}: mem and mem_per_cpu: memory of a task or of each core of it, not both")
         for name, other in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):
             if given.get(name):
@@ -73,5 +73,8 @@ def resources(*layers: Layer) -> Resources:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0])
         raise UserError(f"{source[name]}: {name}: {wrong['msg']}, not {wrong['input']!r}") from None
-    found.parameters("", 1)  # raises for what SLURM would not read
+    try:
+        found.parameters("", 1)
+    except UserError as error:
+        raise UserError(f"{layers[-1][0] if len(layers) == 1 else 'resources'}: {error}") from None
     return found

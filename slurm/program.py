@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_", "SINFO_",
@@ -14,11 +14,15 @@ PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SACCTMGR_", "S
 KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}  # say which cluster is asked, and as whom
 OURS = {f"SBATCH_{name}" for name in (
     "ARRAY_INX", "JOB_NAME", "OUTPUT", "ERROR", "INPUT", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "SIGNAL", "EXPORT",
-    "WAIT", "WAIT_ALL_NODES", "HET_JOB", "GET_USER_ENV")}  # fmt: skip
-"""Variables that would undo what an array needs."""
+    "WAIT", "WAIT_ALL_NODES", "HET_JOB", "GET_USER_ENV", "GRES", "GPUS", "GPUS_PER_TASK", "MEM_PER_GPU")}  # fmt: skip
+"""Variables that would undo what an array needs, or what its script asks for."""
 LONGEST = 60  # seconds to wait for an answer
+FORMAT = "--format=%i|%T|%r|%j|"
 UNKNOWN_ID = "Invalid job id"
-UNSURE = re.compile("contact|timed out|time.?out|zero bytes|connection|socket|communication", re.I)
+UNSURE = re.compile(
+    "unable to contact|cannot contact|timed out|time.?out|zero bytes|connection|socket|communication"
+    "|receive failure|send failure|unexpected message", re.I
+)  # fmt: skip
 """In what sbatch says where the controller may have taken the job nevertheless."""
 
 
@@ -51,6 +55,17 @@ def clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(PREFIXES)}
 
 
+def squeue(*words: str, cluster: str | None = None) -> Answer:
+    """Ask for jobs in any state and partition, a line each for every task; an answer beside an error is none."""
+    said = call("squeue", *of(cluster), "--noheader", "--array", "--all", "--states=all", FORMAT, *words)
+    return replace(said, code=1) if said.good and "error" in said.error.lower() else said
+
+
+def clusters() -> str | None:
+    """The clusters that sbatch chooses among, as the user's shell says."""
+    return next((value for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if (value := for_sbatch(()).get(name))), None)
+
+
 def for_sbatch(without: Iterable[str]) -> dict[str, str]:
     """The same with what the user's shell says of every job of theirs, such as SBATCH_WCKEY or SLURM_CLUSTERS,
     `without` what stands in the script."""
@@ -64,8 +79,8 @@ def call(*words: str, given: str | None = None, environment: dict[str, str] | No
     """Call a command of SLURM, with the text it is given to read."""
     try:
         done = subprocess.run(
-            words, input=given if given is not None else "", capture_output=True, encoding="utf-8", errors="replace",
-            check=False, timeout=LONGEST, env=clean() if environment is None else environment,
+            words, input=given or "", capture_output=True, encoding="utf-8", errors="surrogateescape", check=False,
+            timeout=LONGEST, env=clean() if environment is None else environment,
         )  # fmt: skip
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)

@@ -5,8 +5,10 @@ An end is written down where one was told, and taken back when the task is in th
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from spurbench.bench.errors import UserError
@@ -28,6 +30,7 @@ from spurbench.slurm.submissions import (
 RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"}
 FORGOTTEN = ("killed", "gone, and SLURM does not remember why: see its log")
 CANCELLED = ("cancelled", "by `spurbench cancel`")
+OVER_ALREADY = re.compile("Invalid job id|already complet")  # what scancel says of tasks that have ended
 RECENT = 60.0  # seconds for which a command that looks again and again keeps an answer
 
 
@@ -58,7 +61,7 @@ def fates(every: Sequence[Task], recent: bool = False) -> dict[str, Fate]:
     wanted = {task.array.id: task.array for task in every if task.array.id}
     if not recent or wanted.keys() - _recent.arrays.keys() or time.monotonic() - _recent.since > RECENT:
         _recent = ask(wanted.values())
-        lacking = {task.array.id: None for task in every if task.end is None and unexplained(task, _recent)}
+        lacking = {t.array.id: None for t in every if t.end in (None, CANCELLED) and unexplained(t, _recent)}
         remembered(_recent, [id for id in lacking if id is not None])
     found = {task.id: fate(task, _recent) for task in every}
     write_ends(found[task.id].task for task in every if found[task.id].task.end != task.end)
@@ -75,15 +78,17 @@ def fate(task: Task, answers: Answers) -> Fate:
     said = answers.tasks.get(task.id)
     if said and said.end is None:
         kept = task if task.end == CANCELLED else replace(task, end=None)
-        told = ", and was told to end" if kept.end else ""
+        told = ", and is to end" if kept.end else ""
         if said.state in RUNNING:
             return Fate(kept, "running", told.removeprefix(", and "))
         return Fate(kept, "queued", f"waits: {said.reason or said.state}{told}")
-    if task.end:
-        return Fate(task, "over", "{}: {}".format(*task.end))
-    if task.array.id in answers.unknown:
-        return Fate(task, "unknown", answers.unknown[task.array.id])
-    end = said.end if said else None
+    end = task.end
+    if end in (None, CANCELLED):  # which was only meant, until SLURM says how the task ended, or knows it no more
+        if task.array.id in answers.unknown:
+            return Fate(task, "unknown", answers.unknown[task.array.id])
+        told_end = said.end if said else None
+        own = told_end is not None and told_end[0] not in ("cancelled", "killed")
+        end = told_end if own or end is None else end
     return Fate(replace(task, end=end), "over", "{}: {}".format(*(end or FORGOTTEN)))
 
 
@@ -105,7 +110,8 @@ def settle(store: Store, give_up: bool = False) -> str | None:
         return found
     for array in lost:
         if array in found or give_up:
-            array.note(found.get(array, VOID))
+            with suppress(*() if give_up else (OSError,)):  # someone else's store, looked at
+                array.note(found.get(array, VOID))
     return None
 
 
@@ -132,9 +138,12 @@ def last_fates(store: Store, recent: bool = False) -> dict[str, Fate]:
 
 def seen(fate: Fate, sign: float | None) -> Fate:
     """The fate of a task in the light of what the store shows: a sign of life so many seconds old, a store moved."""
+    lives = sign is not None and sign < RECENT
     if fate.task.moved is not None and fate.state != "over":
+        if lives:
+            return Fate(fate.task, "unknown", f"was submitted for {fate.task.moved}, and gives signs of life here")
         return Fate(fate.task, "over", f"killed: looks for the store at {fate.task.moved}, from where it was moved")
-    if fate.why == "{}: {}".format(*FORGOTTEN) and sign is not None and sign < RECENT:
+    if fate.why == "{}: {}".format(*FORGOTTEN) and lives:
         return Fate(fate.task, "unknown", f"SLURM does not list its task, which gave a sign of life {sign:.0f} s ago")
     return fate
 
@@ -169,14 +178,17 @@ def ending(fates: Iterable[Fate]) -> int:
 
 
 def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
-    """Take tasks out of the queue for good; the tasks concerned. That they are cancelled is written down first.
+    """Take tasks out of the queue for good; the tasks concerned. That they are to end is written down first.
 
-    Errors: UserError if SLURM does not say what is in the queue, or does not take them out.
+    Errors: UserError if SLURM does not say what is in the queue, or does not take them out; during a submission.
     """
+    if submitting_now(store):
+        raise UserError(f"a submission for {store.root} is under way: cancel when it has ended")
     why, every = settle(store), list(tasks(store))
     found = fates(named(every, patterns)).values()
     why = why or next((fate.why for fate in found if fate.state == "unknown"), None)
-    gone = [replace(fate.task, end=CANCELLED) for fate in found if fate.live]
+    living = {fate.task.id: fate.task for fate in found if fate.live}
+    gone = [replace(task, end=CANCELLED) for task in living.values()]
     write_ends(gone)
     by_cluster: dict[str | None, list[str]] = {}
     for task in gone:
@@ -184,8 +196,13 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
     for cluster, ids in by_cluster.items():
         for part in program.in_parts(ids):
             said = program.call("scancel", *program.of(cluster), *part)
-            if not said.good and program.UNKNOWN_ID not in said.error:
-                raise UserError(f"scancel fails: {said.reason}; tasks may be in the queue still: cancel again")
+            if trouble := [
+                line for line in said.error.splitlines() if "error" in line and not OVER_ALREADY.search(line)
+            ]:
+                write_ends(living[id] for id in part)
+                raise UserError(f"scancel fails: {trouble[0]}; look with `status` what is in the queue still")
+            if said.code is None:
+                raise UserError(f"scancel fails: {said.error}; look with `status` what is in the queue still")
     if why:
         raise UserError(f"cancelled {len(gone)} tasks; others may be in the queue, which is not known: {why}")
     return gone

@@ -38,6 +38,7 @@ from spurbench.slurm import program
 
 SUBMISSION = "submission"  # what is claimed by one that is under way
 VOID = "void"
+KINDS = {"out_of_memory", "time_limit", "cancelled", "node_failure", "preempted", "killed"}  # of ends
 JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
 T = TypeVar("T")
 End = tuple[str, str]
@@ -52,6 +53,7 @@ class Array:
     number: int  # its place in it
     user: int | None = None  # who submitted it, as a number
     cluster: str | None = None  # where, as the cluster called itself
+    asked: str | None = None  # the clusters that sbatch chose among, if not this one
     given: str | None = None  # what SLURM calls it, where that is not to be read
 
     @property
@@ -73,28 +75,40 @@ class Array:
 
     @cached_property
     def job(self) -> str | None:
-        """What SLURM calls it: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known."""
+        """What SLURM calls it: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known.
+
+        Errors: UserError if what was noted is damaged.
+        """
+        if self.given is not None:
+            return self.given
         with suppress(FileNotFoundError):
-            found = self.given or self.noted.read_text("utf-8").strip()
-            if found == VOID or JOB.fullmatch(found):
-                return found
+            try:
+                found = content_of(self.noted).decode("utf-8", "replace").strip()
+            except Unfit as error:
+                found = str(error)
+            if found and found != VOID and not JOB.fullmatch(found):
+                raise UserError(f"{self.noted} holds no job id: write into it what SLURM calls the array, or {VOID}")
+            return found or None
         return None
 
     def note(self, job: str) -> str:
         """Write down what SLURM calls the array, or that it is void, unless that is known already; what it is."""
         half = temporary_of(self.noted)
         half.write_text(f"{job}\n")
+        self.__dict__.pop("job", None)
         try:
             os.link(half, self.noted)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            with suppress(FileExistsError), open(self.noted, "x") as file:
-                file.write(f"{job}\n")
-        finally:
-            half.unlink()
+        except OSError:  # it is there already, or the file system has no links
+            if self.job is None:  # empty, or not there
+                os.replace(half, self.noted)
+        half.unlink(missing_ok=True)
         self.__dict__.pop("job", None)
         return self.job or job
+
+    def renote(self, job: str) -> None:
+        """Write down another id than the one that was believed."""
+        write_atomically(self.noted, f"{job}\n".encode())
+        self.__dict__.pop("job", None)
 
     @property
     def id(self) -> str | None:
@@ -103,8 +117,8 @@ class Array:
 
     @property
     def elsewhere(self) -> str | None:
-        """The name of the cluster to address, if sbatch told one."""
-        return str(self.job).partition(";")[2] or None
+        """The name of the cluster to address, if it is another one."""
+        return str(self.job).partition(";")[2] or self.asked
 
 
 @dataclass(frozen=True)
@@ -144,12 +158,13 @@ def new_folder(store: Store) -> Path:
 
 def write_intent(folder: Path, manifests: Sequence[dict[str, Any]]) -> list[Array]:
     """Write down what is about to be submitted; its arrays. The last file to appear makes it a submission."""
-    user, cluster = os.getuid(), program.configuration().get("ClusterName")
-    arrays = [Array(folder, number, user, cluster) for number in range(len(manifests))]
+    user, cluster, asked = os.getuid(), program.configuration().get("ClusterName"), program.clusters()
+    arrays = [Array(folder, number, user, cluster, asked) for number in range(len(manifests))]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     for array, manifest in zip(arrays, manifests, strict=True):
         write_atomically(array.manifest, canonical(manifest))
-    content = {"arrays": len(arrays), "user": user, "name": user_name(), "cluster": cluster}
+    content = {"arrays": len(arrays), "user": user, "name": user_name(), "cluster": cluster,
+               "clusters": asked}  # fmt: skip
     write_atomically(folder / "submission.json", canonical(content))
     return arrays
 
@@ -205,8 +220,8 @@ def arrays_in(folder: Path, content: Any) -> list[Array]:
     """The arrays of a submission. Once they were a list of their ids, and whose they were was not kept."""
     arrays = content["arrays"]
     if isinstance(arrays, int):
-        user, cluster = content.get("user"), content.get("cluster")
-        return [Array(folder, number, user, cluster) for number in range(arrays)]
+        known = (content.get("user"), content.get("cluster"), content.get("clusters"))
+        return [Array(folder, number, *known) for number in range(arrays)]
     if not all(JOB.fullmatch(str(id)) for id in arrays):
         raise ValueError("not the ids of arrays")
     return [Array(folder, number, given=str(id)) for number, id in enumerate(arrays)]
@@ -286,7 +301,7 @@ def known_ends(folder: Path) -> dict[str, End]:
     """How tasks of a submission ended, as far as it was written down."""
     with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
         found = parsed(content_of(folder / "ends.json"), "ends")
-        return {id: (str(kind), str(text)) for id, (kind, text) in found.items()}
+        return {id: (kind, " ".join(str(text).split())) for id, (kind, text) in found.items() if kind in KINDS}
     return {}
 
 

@@ -6,13 +6,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from spurbench.bench import catalogue, registry
-from spurbench.bench.errors import UserError
+from spurbench.bench.errors import UserError, unknown
 from spurbench.bench.files import write_atomically
 from spurbench.bench.grid import Grid
 from spurbench.bench.job import Job
@@ -54,6 +55,9 @@ class Submission:
     ids: list[str]
     queued: int = 0  # runs left out because an earlier submission has them
     ending: int = 0  # of these, runs of tasks that were cancelled and have not ended yet
+    unknown: dict[str, int] = field(
+        default_factory=dict
+    )  # of these, runs that may be in the queue, by why that is open
     searching: bool = False
     beyond: int = 0  # jobs left out because the cluster takes no more now
     left: int = 0  # runs left out because they failed by themselves
@@ -91,8 +95,14 @@ def submit(
         }
         sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates)
     left_out = waiting & here
-    return replace(sent, queued=len(left_out), ending=ending(fates[id] for id in left_out), searching=bool(searches),
-                   name=state["grid"])  # fmt: skip
+    return replace(sent, **counted(fates, left_out), searching=bool(searches), name=state["grid"])
+
+
+def counted(fates: Mapping[str, Fate], left_out: Iterable[str]) -> dict[str, Any]:
+    """What is told of the runs that are left out because a task has them."""
+    found = [fates[id] for id in left_out]
+    unknown = Counter(fate.why for fate in found if fate.state == "unknown")
+    return {"queued": len(found), "ending": ending(found), "unknown": dict(unknown)}
 
 
 def by_resources(
@@ -128,15 +138,15 @@ def again(
         groups: dict[Resources, list[Job]] = {}
         for job, task in {job.name: (job, task) for job, task in (last[id] for id in sorted(ids))}.values():
             manifest = read_manifest(task.array)
-            for path in manifest["plugins"]:
+            for path in manifest.get("plugins", ()):
                 registry.add_plugin(path)
             runs = [run for run in job.runs if run.id in ids and last[run.id][0] is job]
-            asked = change(resources_from((f"{task.array.folder}", manifest["resources"])))
+            asked = change(resources_from((f"{task.array.folder}", manifest.get("resources", {}))))
             groups.setdefault(asked, []).append(replace(job, runs=runs))
         left = sum(ended == "itself" and id not in ids for id, ended in fates.items())
         sent = send(groups, "retry", store, replace(wish, retry=True), now)
         left_out = last.keys() & here
-        return replace(sent, left=left, queued=len(left_out), ending=ending(now[id] for id in left_out))
+        return replace(sent, left=left, **counted(now, left_out))
 
 
 def fate(record: Record | None) -> str:
@@ -162,6 +172,10 @@ def check(root: Path, wish: Wish) -> None:
 
 def device(settings: Settings, resources: Resources) -> str:
     gpus = gpus_asked(resources.gpus)[1]
+    if settings.device not in ("auto", "cpu", "cuda"):
+        raise unknown("device", settings.device, ("auto", "cpu", "cuda"))
+    if settings.device == "cuda" and not gpus:
+        raise UserError("--device cuda: the tasks ask for no GPU; see --gpus")
     return ("cuda" if gpus else "cpu") if settings.device == "auto" else settings.device
 
 
@@ -172,12 +186,11 @@ def layout(settings: Settings, resources: Resources) -> Layout:
 
 
 def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
-    """How the tasks of earlier submissions stand that have unsettled runs to do, by run.
+    """How the tasks of earlier submissions with unsettled runs stand, by run id.
 
     Errors: UserError if SLURM does not tell what became of a submission that was interrupted.
     """
-    why = settle(store, give_up=not wish.dry_run)
-    if why and not wish.dry_run:
+    if why := settle(store, give_up=not wish.dry_run):
         raise UserError(f"an earlier submission was interrupted, and whether SLURM has it is not known: {why}")
     return last_fates(store)
 
@@ -261,29 +274,41 @@ def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> l
     """
     ids: list[str] = []
     for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
-        write_atomically(array.script, text.encode())
+        write_atomically(array.script, text.encode("utf-8", "surrogateescape"))
         said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
         job = job_in(said.text, array) if said.good else None
-        if job is None and (said.good or said.unsure):
-            found = called([array])
-            job = found.get(array) if isinstance(found, dict) else None
+        found = called([array]) if job is None else {}
+        if isinstance(found, dict):
+            job = job or found.get(array)
         if job is not None:
             ids.append(array.note(job).split(";")[0])
             continue
-        unsure = said.good or said.unsure
+        unsure = said.good or said.unsure or not isinstance(found, dict) or job_in(said.text, array) is not None
         for other in arrays[place + (1 if unsure else 0) :]:
             other.note(VOID)
         if not ids and not unsure:
             shutil.rmtree(array.folder)
         raise UserError(refusal(said, ids, len(arrays), unsure))
-    return ids
+    return confirmed(arrays) or ids
+
+
+def confirmed(arrays: Sequence[submissions.Array]) -> list[str]:
+    """The ids of arrays that were sent, once the queue has them; one that it has under another number is noted so."""
+    answers = ask(arrays)
+    known = {id.partition("_")[0] for id in answers.tasks} | answers.unknown.keys()
+    doubtful = [array for array in arrays if array.id not in known]
+    found = called(doubtful) if doubtful else {}
+    for array, job in found.items() if isinstance(found, dict) else ():
+        array.renote(job)
+    return [str(array.id) for array in arrays]
 
 
 def refusal(said: program.Answer, ids: Sequence[str], arrays: int, unsure: bool) -> str:
     """Why not everything was sent, and what became of the rest."""
     kept = f"{len(ids)} of {arrays} arrays are in the queue: {', '.join(ids)}" if ids else "nothing is submitted"
     if unsure:
-        printed = f"gave no job id, but {said.text.strip()[-200:]!r}" if said.good else f"fails: {said.reason}"
+        text = said.text.strip()[-200:]
+        printed = f"printed no job id that the queue has ({text!r})" if said.good else f"fails: {said.reason}"
         return f"sbatch {printed}; whether it took the array is found out by the next `status` or `submit`" + (
             f"; {kept}" if ids else ""
         )

@@ -47,22 +47,26 @@ def main(manifest: str) -> int:
     if "SLURM_JOB_ID" in os.environ:
         os.environ[TASK] = os.environ["SLURM_JOB_ID"]
     try:
+        index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         content = json.loads(Path(manifest).read_bytes())
-    except (OSError, ValueError) as error:
-        print(f"cannot read the manifest {manifest}: {error}; was the store moved or deleted?", flush=True)
+        jobs = [Job.from_dict(fields) for fields in dict(enumerate(content["tasks"]))[index]]
+        if not known(Path(manifest)):
+            print("this array counts as not sent: its runs are those of another one", flush=True)
+            return 0
+        for path in content.get("copies", content.get("plugins", ())):
+            registry.add_plugin(path)
+        store = Store.open(content["store"])
+    except UserError as error:
+        print(error, flush=True)
         return 2
-    if not known(Path(manifest)):
-        print("this array counts as not sent: its runs are those of another one", flush=True)
-        return 0
-    for path in content["copies"]:
-        registry.add_plugin(path)
-    store = Store.open(content["store"])
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    jobs = [Job.from_dict(fields) for fields in content["tasks"][index]]
+    except (OSError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {error}"
+        print(f"cannot read the manifest {manifest} ({told}); was the store moved or deleted?", flush=True)
+        return 2
     if starts(Path(manifest), index, jobs, store) > STARTS:
         give_up(jobs, store)
         return 3
-    refused, redo, left = 0, Redo(content["retry"]), jobs
+    refused, redo, left = 0, Redo(content.get("retry", False)), jobs
     while left:
         job = left[0]
         print(f"{job.title}: begins", flush=True)
@@ -101,7 +105,7 @@ def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
     saved = [file.stat().st_mtime_ns for file in files if file.exists()]
     here = [[run.id for job in jobs for run in job.runs if store.record(run.id)], saved]
     file, count = manifest.with_name(f"{manifest.stem}-starts") / f"{index}.json", 0
-    with suppress(FileNotFoundError, ValueError):
+    with suppress(OSError, TypeError, ValueError):
         before, count = json.loads(file.read_bytes())
         count = count if before == here else 0
     write_atomically(file, canonical([here, count + 1]))

@@ -2,8 +2,8 @@
 
 `FakeSlurm(folder)` writes commands into `folder/bin`, to be put first on PATH. What they know lies in
 `folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
-number, `down` fails every command, `swallow` fails sbatch after it has taken the job, `private` hides the jobs of
-others, `user` is who asks.
+number, `lie` instead of it, `down` fails every command, `swallow` fails sbatch after it has taken the job, `mumble` is
+an error beside a success of squeue, `private` hides the jobs of others, `user` is who asks.
 """
 
 from __future__ import annotations
@@ -88,8 +88,11 @@ def sbatch(state: dict[str, Any], words: list[str]) -> int:
         "name": lines["job-name"], "user": state.get("user", os.getuid()), "tasks": [["PENDING", "0:0"]] * count
     }  # fmt: skip
     if state.get("swallow"):
-        print("sbatch: error: Socket timed out on send/recv operation", file=sys.stderr)
+        print(f"sbatch: error: {state['swallow']}", file=sys.stderr)
         return 1
+    if state.get("lie"):
+        print(state["lie"])
+        return 0
     print(state.get("banner", "") + str(state["next"]) + state.get("cluster", ""))
     return 0
 
@@ -102,6 +105,9 @@ def squeue(state: dict[str, Any], words: list[str]) -> int:
     if os.environ.get("SQUEUE_STATES"):
         states = os.environ["SQUEUE_STATES"]
     me = state.get("user", os.getuid())
+    if state.get("mumble"):
+        print("slurm_load_jobs error: Unable to contact slurm controller", file=sys.stderr)
+        return 0
     if asked and len(asked) == 1 and asked[0] not in state["jobs"]:
         print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from spurbench.bench.grid import adhoc_grid, expand, load_grid, runs
 from spurbench.bench.job import Job, Options, gather
 from spurbench.bench.store import Store
 from spurbench.slurm import limits, program, queue, submissions, task
-from spurbench.slurm.answers import Answers, ask, remembered
+from spurbench.slurm.answers import Answers, ask, listed, remembered
 from spurbench.slurm.arrays import Resources
-from spurbench.slurm.submissions import Array, arrays_of, named, tasks
+from spurbench.slurm.submissions import Array, arrays_of, named, tasks, write_ends
 
 GRID = """\
 name: g
@@ -99,11 +100,44 @@ def test_an_id_among_other_numbers_and_words(slurm: FakeSlurm, send: Any, tally:
     assert "of 2 arrays: 101, 102" in send().stdout and tally()["queued"] == 6
 
 
-def test_an_answer_that_is_lost_on_the_way(slurm: FakeSlurm, send: Any, tally: Any) -> None:
-    """The controller took the array, and the client says that it timed out: it is found, and not sent again."""
-    slurm.set(swallow=True)
+@pytest.mark.parametrize("error", ["Socket timed out on send/recv operation", "a site's own hook went wrong"])
+def test_an_answer_that_is_lost_on_the_way(slurm: FakeSlurm, send: Any, tally: Any, error: str) -> None:
+    """The controller took the array, and the client fails: it is found, and not sent again."""
+    slurm.set(swallow=error)
     assert "of 2 arrays: 101, 102" in send().stdout
     assert tally()["queued"] == 6 and "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+
+
+def test_a_number_that_is_no_job_of_ours(slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path) -> None:
+    slurm.set(lie="77")
+    assert "of 2 arrays: 101, 102" in send().stdout
+    assert "cancelled 3 tasks" in command("cancel", tmp_path / "s").stdout
+
+
+def test_an_error_beside_an_answer(slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path) -> None:
+    """An interrupted submission is not given up for it, nor a task taken for gone."""
+    send()
+    next(arrays_of(Store.open(tmp_path / "s"))).noted.unlink()
+    slurm.set(mumble=True)
+    assert tally()["queued"] == 6
+    assert "whether SLURM has it is not known" in send(code=2).stderr
+    slurm.set(mumble=False)
+    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xfe"])
+def test_a_damaged_note_of_an_id(slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path, content: bytes) -> None:
+    """An empty one is found again, any other named; nothing is sent twice."""
+    send()
+    next(arrays_of(Store.open(tmp_path / "s"))).noted.write_bytes(content)
+    said = send(code=0 if not content else 2)
+    assert "submitted 0 runs" in said.stdout or "array-0.job holds no job id" in said.stderr
+    assert len(slurm.tasks()) == 3
+
+
+def test_tasks_that_are_listed_as_ranges() -> None:
+    array = Array(Path("/s/slurm/x"), 0, given="7")
+    assert set(listed("7_[0-2,5%2]|PENDING|Priority|", {"7": array})) == {"7_0", "7_1", "7_2", "7_5"}
 
 
 @pytest.mark.parametrize("variable", ["SQUEUE_STATES", "SQUEUE_PARTITION", "SLURM_CLUSTERS", "SQUEUE_FORMAT"])
@@ -126,7 +160,8 @@ def test_a_colleague_looks(slurm: FakeSlurm, send: Any, command: Any, tally: Any
     assert tally()["running"] == 6
     slurm.set(private=True, user=999)
     assert tally()["queued"] == 6 and "whose jobs SLURM does not show you" in tally()["note"]
-    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+    assert "may be in the queue and are left out: was submitted by another" in send(code=2).stdout
+    assert len(slurm.tasks()) == 3
     said = command("collect", tmp_path / "s", code=2).stderr
     assert "0 runs are written down; how others stand is not known" in said
     assert not list(tmp_path.glob("s/slurm/*/ends.json")) and not list(tmp_path.glob("s/records/*/*"))
@@ -157,7 +192,8 @@ def test_where_squeue_does_not_answer_nothing_is_claimed(
     assert tally()["queued"] == 6 and "squeue does not answer here" in tally()["note"]
     for words in (("collect",), ("cancel",)):
         assert "squeue does not answer here" in command(*words, tmp_path / "s", code=2).stderr
-    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+    said = send(code=2)
+    assert "nothing is sent: what is in the queue is not known" in said.stderr and len(slurm.tasks()) == 3
     slurm.set(down=False)
     assert tally() == {"queued": 6, "note": "waits: Priority waits: Priority waits: Priority"}
 
@@ -342,7 +378,7 @@ def test_a_sign_of_life_counts_more_than_a_queue_that_lists_nothing(
     monkeypatch.setenv("SPURBENCH_TASK", "1010")
     assert store.claims.take(one) and store.claims.take(other)
     slurm.set(jobs={})
-    assert tally()["running"] == 2 and "submitted 0 runs" in send("--only", "two_moon/sd").stdout
+    assert tally()["running"] == 2 and "gave a sign of life" in send("--only", "two_moon/sd", code=2).stdout
 
 
 def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
@@ -352,13 +388,30 @@ def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
     slurm.become("RUNNING")
     slurm.set(down="scancel")
     assert "scancel fails: scancel: error: Unable" in command("cancel", tmp_path / "s", "101_0", code=2).stderr
-    assert tally()["running"] == 6 and "was told to end" in tally()["note"]
-    said = command("retry", tmp_path / "s", "101_0", "--node-local").stdout
-    assert "2 runs are of cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
+    assert tally() == {"running": 6, "note": "  "}
     slurm.set(down=False)
     assert "cancelled 1 tasks" in command("cancel", tmp_path / "s", "101_0").stdout
+    slurm.become("COMPLETING", "101_0")
+    assert tally()["running"] == 6 and "is to end" in tally()["note"]
+    said = command("retry", tmp_path / "s", "101_0", "--node-local").stdout
+    assert "2 runs are of cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
+    slurm.become("CANCELLED", "101_0")
     assert tally()["failed"] == 2 and "cancelled: by `spurbench cancel`" in tally()["note"]
     assert "submitted 2 runs as 1 tasks" in command("retry", tmp_path / "s", "--node-local").stdout
+
+
+def test_a_cancellation_that_was_only_meant_is_no_end(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path
+) -> None:
+    """Nor does it hide how a task ended otherwise."""
+    send()
+    every = list(tasks(Store.open(tmp_path / "s")))
+    write_ends(replace(task, end=queue.CANCELLED) for task in every)
+    slurm.set(down="squeue")
+    assert tally()["queued"] == 6 and "nothing is sent" in send(code=2).stderr
+    slurm.set(down=False)
+    slurm.become("OUT_OF_MEMORY", code="0:125")
+    assert tally()["failed"] == 6 and "out_of_memory" in tally()["note"]
 
 
 # ---- a store that is moved or copied --------------------------------------------------------------------------------
@@ -375,6 +428,20 @@ def test_a_moved_store(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tm
     assert "submitted 6 runs" in command(*send_there).stdout and "submitted 0 runs" in command(*send_there).stdout
     assert "cancelled 3 tasks" in command("cancel", tmp_path / "t", "101_*", "102_0").stdout
     assert tally(tmp_path / "t")["queued"] == 6
+
+
+def test_a_store_under_another_path_whose_tasks_live(
+    slurm: FakeSlurm, send: Any, tally: Any, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine may have mounted it elsewhere: who gives signs of life here is not lost."""
+    send("--only", "two_moon/sd")
+    store = Store.open(tmp_path / "s")
+    monkeypatch.setenv("SPURBENCH_TASK", "1010")
+    assert all([store.claims.take(id) for id in next(tasks(store)).runs])
+    store.root.rename(tmp_path / "t")
+    line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "t", "--node-local", "--only", "two_moon/sd")
+    assert tally(tmp_path / "t")["running"] == 2 and "gives signs of life here" in command(*line, code=2).stdout
+    assert len(list((tmp_path / "t").glob("claims/*/*.json"))) == 2
 
 
 def test_a_copied_store_has_no_tasks(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
@@ -499,6 +566,33 @@ def test_a_task_for_a_gpu_where_there_is_none(slurm: FakeSlurm, send: Any, tmp_p
     done = started(next(arrays_of(Store.open(tmp_path / "s"))), 101)
     assert done.returncode == 2 and "no GPU that torch can use" in done.stdout and not done.stderr
     assert not list(tmp_path.glob("s/records/*/*"))
+
+
+@pytest.mark.parametrize("index", ["99", "-1", "x"])
+def test_a_task_that_its_manifest_has_not(slurm: FakeSlurm, send: Any, tmp_path: Path, index: str) -> None:
+    send()
+    array = next(arrays_of(Store.open(tmp_path / "s")))
+    own = {"SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": index}
+    line = [sys.executable, "-m", "spurbench.slurm.task", str(array.manifest)]
+    done = subprocess.run(line, env=os.environ | own, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot read the manifest" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (("--device", "tpu"), "no device 'tpu'"), (("--device", "cuda", "--gpus", "0"), "the tasks ask for no GPU"),
+    (("--mem-per-cpu", "abc"), "--mem-per-cpu abc: expected"), (("--mem", ""), "--mem : expected"),
+    (("--mem", "9" * 400 + "G"), "expected an amount"), (("--gpus", "9" * 5000), "expected a number"),
+])  # fmt: skip
+def test_wrong_values_are_one_line(send: Any, options: tuple[str, ...], words: str) -> None:
+    said = send(*options, code=2).stderr
+    assert words in said and said.count("\n") == 1
+
+
+def test_memory_of_cores_can_be_retried(slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path) -> None:
+    send("--mem-per-cpu", "1G", "--only", "two_moon/sd")
+    slurm.become("OUT_OF_MEMORY")
+    assert "submitted 2 runs" in command("retry", tmp_path / "s", "--mem", "x2", "--node-local").stdout
+    assert "--mem-per-cpu=2G" in max(tmp_path.glob("s/slurm/2*/array-0.sh")).read_text()
 
 
 def test_a_requeue_is_tried_until_the_controller_answers(
