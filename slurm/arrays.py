@@ -76,8 +76,8 @@ def plan(
     total = sum(len(tasks) for tasks, _ in chunks)
     if parallel is not None and parallel < len(chunks):
         raise UserError(
-            f"{total} tasks make {len(chunks)} arrays (by resources, of at most {largest}), but only {parallel} may run "
-            "at once: raise --max-parallel"
+            f"{total} tasks make {len(chunks)} arrays (by resources, of at most {largest}), but only {parallel} may "
+            "run at once: raise --max-parallel"
         )
     shares = [len(tasks) if parallel is None else parallel * len(tasks) // total or 1 for tasks, _ in chunks]
     while parallel is not None and sum(shares) > parallel:  # small chunks were rounded up
