@@ -76,5 +76,7 @@ def resources(*layers: Layer) -> Resources:
     try:
         found.parameters("", 1)
     except UserError as error:
-        raise UserError(f"{layers[-1][0] if len(layers) == 1 else 'resources'}: {error}") from None
+        name = str(error).split()[0].strip("-").replace("-", "_")  # --mem-per-cpu 1X: expected …
+        where = source.get(name, "the command line")
+        raise UserError(f"{error}" if where == "the command line" else f"{where}: {error}") from None
     return found

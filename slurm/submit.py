@@ -321,7 +321,8 @@ def job_in(text: str, array: submissions.Array) -> str | None:
     Of several numbers it is the one that the queue has; None if that does not tell, either.
     """
     words = re.sub(r"^\s*Submitted batch job (\d+)(?: on cluster (\S+))?", r"\1;\2", text, flags=re.M)
-    found = [line for line in (line.strip().rstrip(";") for line in words.splitlines()) if JOB.fullmatch(line)]
+    lines = (re.sub(";+", ";", line.strip()).rstrip(";") for line in words.splitlines())
+    found = [line for line in lines if JOB.fullmatch(line)]
     if len(found) > 1:
         there = {id.partition("_")[0] for id in ask(replace(array, given=job) for job in found).tasks}
         found = [job for job in found if job.partition(";")[0] in there]

@@ -197,6 +197,11 @@ def test_what_a_task_asks_for(command: Any, tmp_path: Path, monkeypatch: pytest.
     file.write_text("default: {cpu: 3}\n")
     said = command(*send, "--store", tmp_path / "s", code=2).stderr
     assert "clusters.yaml, default: no resource 'cpu'; did you mean cpus?" in said and not (tmp_path / "s").exists()
+    file.write_text("default: {mem: lots}\n")
+    said = command(*send, "--store", tmp_path / "s", code=2).stderr
+    assert "clusters.yaml, default: --mem lots: expected an amount" in said
+    said = command(*send, "--store", tmp_path / "s", "--time", "4:00", "--mem", "1G", code=2).stderr
+    assert said.startswith("spurbench: --time 4:00 (4 minutes")
     with pytest.raises(UserError, match="^the grid: cpus: .*valid integer.*not 'many'"):
         profiles.resources(("the grid", {"cpus": "many"}))
 
