@@ -6,6 +6,7 @@ An end is written down where one was told, and taken back when the task is in th
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from spurbench.slurm.submissions import (
     named,
     submitting_now,
     tasks,
+    tasks_of,
     write_ends,
 )
 
@@ -118,13 +120,13 @@ def settle(store: Store, give_up: bool = False) -> str | None:
 # ---- what is known of runs ------------------------------------------------------------------------------------------
 
 
-def last_fates(store: Store, recent: bool = False) -> dict[str, Fate]:
+def last_fates(store: Store, submitted: Iterable[Task], recent: bool = False) -> dict[str, Fate]:
     """How the task of each submitted run without a settled record stands, by run id; the one that lives, or the last.
 
     A task that looks for the store where it is no more will do nothing, whatever SLURM says of it.
     """
     doing: dict[str, list[Task]] = {}
-    for task in tasks(store):
+    for task in submitted:
         for id in task.runs:
             doing.setdefault(id, []).append(task)
     doing = {id: each for id, each in doing.items() if not settled(store.record(id))}
@@ -152,8 +154,13 @@ def states(store: Store) -> dict[str, tuple[str, str]]:
     """Of the submitted runs that have no settled record: `queued`, `running` or `failed`, and why, by run id."""
     if not any(store.root.glob("slurm/*/submission.json")):
         return {}
-    why = settle(store)
-    found = {id: told(fate) for id, fate in last_fates(store, recent=True).items()}
+    why, submitted = settle(store), list[Task]()
+    for array in arrays_of(store):
+        try:
+            submitted += tasks_of(array, store) if array.id is not None else ()
+        except UserError as error:  # what else is known is told
+            print(f"spurbench: not used: {error}", file=sys.stderr)
+    found = {id: told(fate) for id, fate in last_fates(store, submitted, recent=True).items()}
     if why or submitting_now(store):
         half = f"was being submitted, and whether SLURM has it is not known: {why}" if why else "is being submitted"
         unsure = (array for array in arrays_of(store) if array.job is None)
@@ -216,7 +223,7 @@ def collect(store: Store) -> list[Record]:
     from spurbench.bench.recording import failed, frame
 
     why, records, living = settle(store), [], store.claims.living()
-    for id, fate in last_fates(store).items():
+    for id, fate in last_fates(store, tasks(store)).items():
         if fate.state == "unknown":
             why = why or fate.why
         held = living.get(id)

@@ -192,7 +192,7 @@ def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
     """
     if why := settle(store, give_up=not wish.dry_run):
         raise UserError(f"an earlier submission was interrupted, and whether SLURM has it is not known: {why}")
-    return last_fates(store)
+    return last_fates(store, tasks(store))
 
 
 # ---- sending --------------------------------------------------------------------------------------------------------

@@ -658,6 +658,15 @@ def test_a_manifest_that_is_gone_is_one_line(slurm: FakeSlurm, command: Any, tmp
     assert done.returncode == 2 and "was the store moved or deleted" in done.stdout
 
 
+def test_a_damaged_manifest_hides_no_other_array(slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path) -> None:
+    """`status` tells what it can; `submit` does not know what it would send twice, and sends nothing."""
+    send()
+    next(arrays_of(Store.open(tmp_path / "s"))).manifest.write_text("{")
+    said = command("status", tmp_path / "s", "--json")
+    assert sum(row["queued"] for row in json.loads(said.stdout)) == 2 and "array-0.json is damaged" in said.stderr
+    assert "array-0.json is damaged" in send(code=2).stderr
+
+
 def test_one_answer_serves_who_looks_again_and_again(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
     """`watch` asks SLURM once a minute."""
     send()
