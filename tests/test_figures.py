@@ -411,3 +411,13 @@ def test_the_report_in_a_browser(report: Path, tmp_path: Path) -> None:
         assert browser.requests and not [url for url in browser.requests if not url.startswith(("file:", "data:"))]
     finally:
         browser.close()
+
+
+def test_what_only_other_runs_would_have_is_not_trained_for(command: Any, made: Path, tmp_path: Path) -> None:
+    """No scores during training are in these records, and training the runs again would put none there."""
+    panel = "{kind: looks, series: [{dataset: two_moon, label: sd}]}"
+    (made / "looks.yaml").write_text(f"late:\n  title: Late\n  grid: small.yaml\n  panels: [{panel}]\n")
+    for more in ((), ("--train",)):
+        said = command("figure", "looks.yaml", made / "store", *more, "--out", tmp_path, code=2, cwd=made).stderr
+        assert "the records of 3 runs (sd) have no scores of validation during training: training.evaluate" in said
+        assert "train again" not in said

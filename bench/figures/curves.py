@@ -68,6 +68,10 @@ class Flipped(Curves):
     def kept(self, source: Source, record: Record) -> bool:
         return self.attack in record.get("curves", {})
 
+    @property
+    def in_record(self) -> str:
+        return f"no curve of an attack called '{self.attack}'"
+
     def curve(self, record: Record) -> tuple[list[float], list[float]]:
         found = record["curves"][self.attack]
         sizes = np.arange(len(found["flipped"])) / (len(found["flipped"]) - 1) * self.range
@@ -93,6 +97,10 @@ class Looks(Curves):
 
     def kept(self, source: Source, record: Record) -> bool:
         return bool(record.get("looks")) and None not in self.shares(record)
+
+    @property
+    def in_record(self) -> str:
+        return f"no scores of {self.split} during training: training.evaluate says how often they are made"
 
     def shares(self, record: Record) -> list[float | None]:
         """Of each look; None where the split is not there or has no examples, which is not a share of 0."""

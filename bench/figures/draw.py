@@ -64,7 +64,7 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
     wanted: dict[str, Record] = {}
     wishes: dict[str, dict[str, Any]] = {}  # run id → fields of Again
     for panel in (panel for figure in figures for panel in figure.panels):
-        for lack in panel.lacks(source):
+        for lack in (lack for lack in panel.lacks(source) if lack.what == "kept"):
             for record in lack.records:
                 wanted[record["id"]] = record
                 wishes.setdefault(record["id"], {"drawings": False}).update(panel.wish())

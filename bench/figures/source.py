@@ -54,8 +54,9 @@ class Lack:
     """What a store does not have: runs of a cell, or what is drawn of them, which is kept beside their records."""
 
     found: Found
-    what: str  # "runs" or "kept"
-    records: Sequence[Record] = ()  # those to train again
+    what: str  # "runs"; "kept", which training again makes; "record", which only other runs would have
+    records: Sequence[Record] = ()  # those of which it is not there
+    words: str = ""  # what of a record is not there
 
     @property
     def empties(self) -> bool:
@@ -114,8 +115,11 @@ def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:
     """What the store lacks of a figure and the command that would make it, in one line; runs come first."""
     runs = [lack.found for lack in lacks if lack.what == "runs"]
     if not runs:
+        lacks = [lack for lack in lacks if lack.what == "record"] or lacks
         cells = ", ".join(dict.fromkeys(lack.found.planned["label"] for lack in lacks))
         count = len({record["id"] for lack in lacks for record in lack.records})
+        if lacks[0].words:
+            return f"the records of {count} runs ({cells}) have {lacks[0].words}"
         first, store = folder(source)
         return (
             f"nothing to draw this from is kept of {count} runs ({cells}), which can be trained again for it; "
@@ -156,6 +160,11 @@ class Kind(Strict):
         """Whether what the panel needs beyond the record itself is kept of a run."""
         return True
 
+    @property
+    def in_record(self) -> str:
+        """What a record lacks that has not what the panel needs; empty if that is kept beside it."""
+        return ""
+
     def wish(self) -> dict[str, Any]:
         """What to keep of a run that is trained again: fields of `again.Again`."""
         return {}
@@ -169,7 +178,7 @@ class Kind(Strict):
             if not one.records:
                 found.append(Lack(one, "runs"))
             elif bare:
-                found.append(Lack(one, "kept", bare))
+                found.append(Lack(one, "record" if self.in_record else "kept", bare, self.in_record))
         return found
 
     def gather(self, source: Source) -> Part:
