@@ -30,7 +30,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
 
 test-slurm: $(STAMP)
-	SPURBENCH_SLURM=1 $(BIN)/python -m pytest -m slurm tests/test_slurm.py
+	SPURBENCH_SLURM=1 $(BIN)/python -m pytest -m slurm --durations=0 tests/test_slurm.py
 
 chaos: $(STAMP)
 	$(BIN)/python tests/chaos.py --kills $(KILLS)

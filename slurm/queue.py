@@ -33,6 +33,7 @@ RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RE
 FORGOTTEN = ("killed", "gone, and SLURM does not remember why: see its log")
 CANCELLED = ("cancelled", "by `spurbench cancel`")
 OVER_ALREADY = re.compile("Invalid job id|already complet")  # what scancel says of tasks that have ended
+SILENT = 25.0  # seconds after which who has given no sign of life gives none any more; they come every ten
 RECENT = 60.0  # seconds for which a command that looks again and again keeps an answer
 
 
@@ -142,7 +143,7 @@ def seen(fate: Fate, sign: float | None) -> Fate:
     """The fate of a task in the light of what the store shows: a sign of life so many seconds old, a store moved."""
     lives = sign is not None and sign < RECENT
     if fate.task.moved is not None and fate.state != "over":
-        if lives:
+        if sign is not None and sign < SILENT:
             return Fate(fate.task, "unknown", f"was submitted for {fate.task.moved}, and gives signs of life here")
         return Fate(fate.task, "over", f"killed: looks for the store at {fate.task.moved}, from where it was moved")
     if fate.why == "{}: {}".format(*FORGOTTEN) and lives:

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,7 @@ from spurbench.slurm.answers import ask, called
 from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
 from spurbench.slurm.profiles import SHELL
 from spurbench.slurm.profiles import resources as resources_from
-from spurbench.slurm.queue import Fate, ending, last_fates, settle
+from spurbench.slurm.queue import SILENT, Fate, ending, last_fates, settle
 from spurbench.slurm.submissions import JOB, VOID, named, read_manifest, submitting, tasks
 
 PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
@@ -192,7 +193,11 @@ def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
     """
     if why := settle(store, give_up=not wish.dry_run):
         raise UserError(f"an earlier submission was interrupted, and whether SLURM has it is not known: {why}")
-    return last_fates(store, tasks(store))
+    fates, until = last_fates(store, tasks(store)), time.monotonic() + 1.2 * SILENT
+    while time.monotonic() < until and any(f.state == "unknown" and f.task.moved is not None for f in fates.values()):
+        time.sleep(0.5)  # the store was moved a moment ago, or is here under another name
+        fates = last_fates(store, tasks(store), recent=True)
+    return fates
 
 
 # ---- sending --------------------------------------------------------------------------------------------------------

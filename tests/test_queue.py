@@ -23,7 +23,7 @@ from spurbench.bench.errors import UserError
 from spurbench.bench.grid import adhoc_grid, expand, load_grid, runs
 from spurbench.bench.job import Job, Options, gather
 from spurbench.bench.store import Store
-from spurbench.slurm import limits, program, queue, submissions, task
+from spurbench.slurm import limits, program, queue, submissions, submit, task
 from spurbench.slurm.answers import Answers, ask, listed, remembered
 from spurbench.slurm.arrays import Resources
 from spurbench.slurm.submissions import Array, arrays_of, named, tasks, write_ends
@@ -440,8 +440,12 @@ def test_a_store_under_another_path_whose_tasks_live(
     assert all([store.claims.take(id) for id in next(tasks(store)).runs])
     store.root.rename(tmp_path / "t")
     line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "t", "--node-local", "--only", "two_moon/sd")
+    monkeypatch.setattr(submit, "SILENT", 0.1)  # how long it looks for a further sign
     assert tally(tmp_path / "t")["running"] == 2 and "gives signs of life here" in command(*line, code=2).stdout
     assert len(list((tmp_path / "t").glob("claims/*/*.json"))) == 2
+    for claim in (tmp_path / "t").glob("claims/*/*.json"):
+        os.utime(claim, (claim.stat().st_mtime - 100,) * 2)
+    assert "submitted 2 runs" in command(*line).stdout and not list((tmp_path / "t").glob("claims/*/*.json"))
 
 
 def test_a_copied_store_has_no_tasks(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
