@@ -337,10 +337,10 @@ def test_the_checkpoint_of_a_run_done_again_is_kept(tmp_path: Path) -> None:
     store.write_record(sealed(failed | {"cause": failed["cause"] | {"kind": "exception"}}))
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"")
-    recorded = store.path("records", failed["id"], ".json").stat().st_mtime
-    os.utime(checkpoint, (recorded + 1, recorded + 1))
+    recorded = store.path("records", failed["id"], ".json").stat().st_mtime_ns
+    os.utime(checkpoint, ns=(recorded + 1, recorded + 1))
     store.tidy()
     assert checkpoint.exists()
-    os.utime(checkpoint, (recorded, recorded))
+    os.utime(checkpoint, ns=(recorded, recorded))
     store.tidy()
     assert not checkpoint.exists()
