@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 
 from spurbench.bench.errors import UserError
 from spurbench.bench.record import Record, settled
@@ -141,13 +142,13 @@ def last_fates(store: Store, submitted: Iterable[Task], recent: bool = False) ->
 
 def seen(fate: Fate, sign: float | None) -> Fate:
     """The fate of a task in the light of what the store shows: a sign of life so many seconds old, a store moved."""
-    lives = sign is not None and sign < RECENT
+    age = inf if sign is None else sign
     if fate.task.moved is not None and fate.state != "over":
-        if sign is not None and sign < SILENT:
+        if age < SILENT:
             return Fate(fate.task, "unknown", f"was submitted for {fate.task.moved}, and gives signs of life here")
         return Fate(fate.task, "over", f"killed: looks for the store at {fate.task.moved}, from where it was moved")
-    if fate.why == "{}: {}".format(*FORGOTTEN) and lives:
-        return Fate(fate.task, "unknown", f"SLURM does not list its task, which gave a sign of life {sign:.0f} s ago")
+    if fate.why == "{}: {}".format(*FORGOTTEN) and age < RECENT:
+        return Fate(fate.task, "unknown", f"SLURM does not list its task, which gave a sign of life {age:.0f} s ago")
     return fate
 
 

@@ -32,13 +32,13 @@ from spurbench.bench.files import temporary_of, write_atomically
 from spurbench.bench.grid import cell_names, chosen
 from spurbench.bench.job import Job
 from spurbench.bench.reading import Unfit, content_of, parsed
-from spurbench.bench.record import canonical
+from spurbench.bench.record import OUTSIDE, canonical
 from spurbench.bench.store import Store
 from spurbench.slurm import program
 
 SUBMISSION = "submission"  # what is claimed by one that is under way
 VOID = "void"
-KINDS = {"out_of_memory", "time_limit", "cancelled", "node_failure", "preempted", "killed"}  # of ends
+KINDS = OUTSIDE | {"out_of_memory"}  # of ends: another try, with more memory, may do
 JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
 T = TypeVar("T")
 End = tuple[str, str]

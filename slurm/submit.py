@@ -20,7 +20,7 @@ from spurbench.bench.grid import Grid
 from spurbench.bench.job import Job
 from spurbench.bench.layout import GPU_HEIGHT, SMALL_HEIGHT, Layout
 from spurbench.bench.plans import Plan, draw_ids, draws_of
-from spurbench.bench.record import OUTSIDE, Record
+from spurbench.bench.record import Record
 from spurbench.bench.runner import Settings, arranged, outstanding
 from spurbench.bench.store import Store
 from spurbench.slurm import limits, program, snapshot, submissions
@@ -29,7 +29,7 @@ from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
 from spurbench.slurm.profiles import SHELL
 from spurbench.slurm.profiles import resources as resources_from
 from spurbench.slurm.queue import SILENT, Fate, ending, last_fates, settle
-from spurbench.slurm.submissions import JOB, VOID, named, read_manifest, submitting, tasks
+from spurbench.slurm.submissions import JOB, KINDS, VOID, named, read_manifest, submitting, tasks
 
 PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # a compute node sees others of these names
@@ -155,7 +155,7 @@ def fate(record: Record | None) -> str:
 
     Lack of memory counts as from outside: another try with more of it may do.
     """
-    if record is None or (record["cause"] or {}).get("kind") in OUTSIDE | {"out_of_memory"}:
+    if record is None or (record["cause"] or {}).get("kind") in KINDS:
         return "outside"
     return "done" if record["status"] == "done" else "itself"
 
@@ -281,20 +281,21 @@ def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> l
     for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
         write_atomically(array.script, text.encode("utf-8", "surrogateescape"))
         said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
-        job = job_in(said.text, array) if said.good else None
+        printed = job_in(said.text, array)
+        job = printed if said.good else None
         found = called([array]) if job is None else {}
         if isinstance(found, dict):
             job = job or found.get(array)
         if job is not None:
             ids.append(array.note(job).split(";")[0])
             continue
-        unsure = said.good or said.unsure or not isinstance(found, dict) or job_in(said.text, array) is not None
+        unsure = said.good or said.unsure or not isinstance(found, dict) or printed is not None
         for other in arrays[place + (1 if unsure else 0) :]:
             other.note(VOID)
         if not ids and not unsure:
             shutil.rmtree(array.folder)
         raise UserError(refusal(said, ids, len(arrays), unsure))
-    return confirmed(arrays) or ids
+    return confirmed(arrays)
 
 
 def confirmed(arrays: Sequence[submissions.Array]) -> list[str]:

@@ -167,6 +167,15 @@ def report(what: str, found: dict[str, int]) -> bool:
     return any(found.values())
 
 
+def local(folder: Path, steps: int) -> list[Any]:
+    """What the records of a run without SLURM say."""
+    one = Trouble(folder, steps)
+    one.say("run", one.grid, "--store", one.store, "--jobs", 1, "--threads", 1)
+    records = [told(record) for record in Store.open(one.store).records()[0]]
+    assert len(records) == RUNS
+    return records
+
+
 def differing(one: Trouble, unbroken: list[Any]) -> int:
     records = [told(record) for record in Store.open(one.store).records()[0]]
     return sum(record not in records for record in unbroken) + abs(len(records) - len(unbroken))
@@ -174,10 +183,7 @@ def differing(one: Trouble, unbroken: list[Any]) -> int:
 
 def finish(stores: list[Trouble], folder: Path) -> bool:
     """Let every task run to its end; whether any record is another than that of a local run."""
-    local = Trouble(folder / "local", stores[0].steps)
-    local.say("run", local.grid, "--store", local.store, "--jobs", 1, "--threads", 1)
-    unbroken = [told(record) for record in Store.open(local.store).records()[0]]
-    assert len(unbroken) == RUNS
+    unbroken = local(folder / "local", stores[0].steps)
     hold("UP")
     wait_for(lambda: not slurm("squeue", "--noheader").strip(), 1200)
     return report(
@@ -197,9 +203,7 @@ def renamed(folder: Path, steps: int) -> bool:
     one.status()
     one.submit()
     wait_for(lambda: not slurm("squeue", "--noheader").strip(), 1200)
-    local = Trouble(folder / "unmoved", steps)
-    local.say("run", local.grid, "--store", local.store, "--jobs", 1, "--threads", 1)
-    unbroken = [told(record) for record in Store.open(local.store).records()[0]]
+    unbroken = local(folder / "unmoved", steps)
     old = folder / "renamed" / "a%j store"
     return report(
         "renamed in mid-run", {"records that differ": differing(one, unbroken), "left behind": int(old.exists())}

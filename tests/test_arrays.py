@@ -20,17 +20,7 @@ from spurbench.bench.store import Store
 from spurbench.slurm import profiles, snapshot, submissions, submit, task
 from spurbench.slurm.arrays import Array, Resources, changed, minutes, multiplied, plan
 
-GRID = """\
-name: cells
-seeds: 0-1
-datasets:
-  - dataset: two_moon
-    options: {examples: 60}
-    training: {steps: STEPS, width: 200}
-    methods:
-      - {method: erm, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
-      - {method: sd, resources: {mem: 3G}, training: {lr: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}}
-"""
+GRID = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [erm, {method: sd, resources: {mem: 3G}}]}]\n"
 
 
 def jobs_of(count: int) -> list[Job]:
@@ -184,7 +174,7 @@ def test_what_a_task_asks_for(command: Any, tmp_path: Path, monkeypatch: pytest.
     """The command line over the grid file over the user's profile; a mistake is named with its place."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     file, send = tmp_path / "spurbench" / "clusters.yaml", ("submit", tmp_path / "g.yaml", "--node-local")
-    (tmp_path / "g.yaml").write_text(GRID.replace("STEPS", "5"))
+    (tmp_path / "g.yaml").write_text(GRID)
     file.parent.mkdir()
     file.write_text("default: {partition: long, mem: 2G, cpus: 3}\nother: {qos: low}\n")
     said = command(*send, "--store", tmp_path / "s", "--dry-run", "--cpus", "5").stdout

@@ -25,6 +25,7 @@ from typing import Any
 import attacks
 import reading
 import torch
+from queueing import grid_of
 from torch import Tensor, nn
 from turns import in_turn
 
@@ -243,14 +244,6 @@ def harness() -> dict[str, float]:
 # ---- on a cluster ---------------------------------------------------------------------------------------------------
 
 CLUSTER = Path(__file__).parents[2] / "slurm" / "local_cluster.sh"
-ONE_STEP = """\
-seeds: 0
-datasets:
-  - dataset: two_moon
-    training: {steps: 1}
-    methods:
-      - {method: erm, training: {lr: [RATES]}}
-"""
 
 
 def cluster() -> dict[str, float]:
@@ -260,7 +253,7 @@ def cluster() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         grid, store = folder / "many.yaml", folder / "store"
-        grid.write_text(ONE_STEP.replace("RATES", ", ".join(f"{i}e-5" for i in range(1, 1001))))
+        grid.write_text(grid_of(1000))
         subprocess.run([CLUSTER, "start", folder / "slurm"], check=True, stdout=subprocess.PIPE)
         os.environ["SLURM_CONF"] = str(folder / "slurm" / "slurm.conf")
         try:

@@ -15,16 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fake_slurm import FakeSlurm
 
-GRID = """\
-seeds: 0
-datasets:
-  - dataset: two_moon
-    training: {steps: 1}
-    methods:
-      - {method: erm, training: {lr: [RATES]}}
-      - {method: sd, training: {lr: [RATES]}}
-"""
 PROGRAM = "from spurbench.bench.cli import main; main()"
+
+
+def grid_of(tasks: int) -> str:
+    """A grid of so many cells of one seed and one step."""
+    rates = ", ".join(f"{i}e-5" for i in range(1, tasks + 1))
+    methods = f"[{{method: erm, training: {{lr: [{rates}]}}}}]"
+    return f"seeds: 0\ndatasets: [{{dataset: two_moon, training: {{steps: 1}}, methods: {methods}}}]\n"
 
 
 def main() -> None:
@@ -32,7 +30,7 @@ def main() -> None:
         folder = Path(name)
         fake = FakeSlurm(folder / "fake")
         grid, store = folder / "many.yaml", folder / "store"
-        grid.write_text(GRID.replace("RATES", ", ".join(f"{i}e-5" for i in range(1, 2501))))
+        grid.write_text(grid_of(5000))
         environment = os.environ | {"PATH": f"{fake.bin}:{os.environ['PATH']}"}
         send = ("submit", grid, "--store", store, "--node-local")
         for words in (send, ("status", store), send, ("cancel", store), ("status", store)):
