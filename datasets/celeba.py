@@ -20,12 +20,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from spurbench.bench.dataset import Training
-from spurbench.bench.errors import BadData
-from spurbench.bench.pictures.adapter import Pictures
-from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing, file_md5, first, other_than, parted
-from spurbench.bench.pictures.tables import columns, integers, picked, readable
+from spurbench.bench.core.errors import BadData
+from spurbench.bench.images.adapter import Pictures
+from spurbench.bench.images.decode import Crop
+from spurbench.bench.images.listing import Listing, file_md5, first, other_than, parted
+from spurbench.bench.images.tables import columns, integers, picked, readable
+from spurbench.bench.plugins.dataset import Training
 
 HOMES = ("", "celeba", "celebA", "CelebA", "celebA_v1.0", "celebA/data", "data")
 MD5 = {

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from spurbench.bench.dataset import Attack, Pgd, Training
-from spurbench.bench.pictures.adapter import Pictures
-from spurbench.bench.pictures.batches import Archive, batches
-from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing, image_folder
+from spurbench.bench.images.adapter import Pictures
+from spurbench.bench.images.batches import Archive, batches
+from spurbench.bench.images.decode import Crop
+from spurbench.bench.images.listing import Listing, image_folder
+from spurbench.bench.plugins.dataset import Attack, Pgd, Training
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = Archive(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from spurbench.bench.dataset import Training
-from spurbench.bench.pictures.batches import Archive, batches
-from spurbench.bench.pictures.listing import Listing, image_folder
+from spurbench.bench.images.batches import Archive, batches
+from spurbench.bench.images.listing import Listing, image_folder
+from spurbench.bench.plugins.dataset import Training
 from spurbench.datasets.cifar10 import CIFAR10
 
 CLASSES = tuple(

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from spurbench.bench.dataset import Attack, Data, Margins, Split, Training
+from spurbench.bench.plugins.dataset import Attack, Data, Margins, Split, Training
 from spurbench.datasets.cifar10 import CIFAR10, CLASSES
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spurbench.bench.dataset import BadData, Build, Data, Dataset, Split, Training
-from spurbench.bench.errors import UserError
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.dataset import BadData, Build, Data, Dataset, Split, Training
 
 FILE = Path(__file__).with_name("data") / "mnist14.npz"
 SHA256 = "0fa587a13a3d1f3a81961c5dfa54fe180cf10975566fbef36a766ceaf91302dd"

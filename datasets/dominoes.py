@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spurbench.bench.dataset import Data, Split, Training
-from spurbench.bench.errors import UserError
-from spurbench.bench.pictures.adapter import Pictures
-from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.idx import labelled
-from spurbench.bench.pictures.listing import Listing, Rows
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.images.adapter import Pictures
+from spurbench.bench.images.decode import Crop
+from spurbench.bench.images.idx import labelled
+from spurbench.bench.images.listing import Listing, Rows
+from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.datasets.cifar10 import CIFAR10, CLASSES
 
 MD5 = {

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from spurbench.bench.dataset import Training
-from spurbench.bench.errors import BadData, UserError
-from spurbench.bench.pictures.adapter import Pictures
-from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing, image_folder, table
+from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.images.adapter import Pictures
+from spurbench.bench.images.decode import Crop
+from spurbench.bench.images.listing import Listing, image_folder, table
+from spurbench.bench.plugins.dataset import Training
 
 
 @dataclass(frozen=True)

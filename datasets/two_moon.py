@@ -19,8 +19,8 @@ from scipy.spatial import KDTree
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
-from spurbench.bench.dataset import Build, Data, Dataset, Score, Split, Training
-from spurbench.bench.errors import UserError
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.dataset import Build, Data, Dataset, Score, Split, Training
 
 Points = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 GRID = np.linspace(-2, 2, 100)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from spurbench.bench.dataset import Training
-from spurbench.bench.pictures.adapter import Pictures
-from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.listing import Listing, table
+from spurbench.bench.images.adapter import Pictures
+from spurbench.bench.images.decode import Crop
+from spurbench.bench.images.listing import Listing, table
+from spurbench.bench.plugins.dataset import Training
 
 HOMES = ("", "waterbirds_v1.0", "waterbird_complete95_forest2water2", "data/waterbird_complete95_forest2water2")
 

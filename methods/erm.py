@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method
+from spurbench.bench.plugins.method import Batch, Method
 
 
 @dataclass(frozen=True)

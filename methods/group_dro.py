@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method, Problem, hyper
+from spurbench.bench.plugins.method import Batch, Method, Problem, hyper
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from spurbench.bench.method import Batch, Means, Method, hyper
+from spurbench.bench.plugins.method import Batch, Means, Method, hyper
 
 
 @dataclass(frozen=True)

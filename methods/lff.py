@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method, Problem, class_logits, hyper
+from spurbench.bench.plugins.method import Batch, Method, Problem, class_logits, hyper
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method
+from spurbench.bench.plugins.method import Batch, Method
 
 
 @dataclass(frozen=True)

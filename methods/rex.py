@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method, hyper
+from spurbench.bench.plugins.method import Batch, Method, hyper
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method, hyper
+from spurbench.bench.plugins.method import Batch, Method, hyper
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spurbench.bench.method import Batch, Method, hyper
+from spurbench.bench.plugins.method import Batch, Method, hyper
 
 
 @dataclass(frozen=True)

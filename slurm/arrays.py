@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from spurbench.bench.errors import UserError, cut
-from spurbench.bench.job import Job
+from spurbench.bench.core.errors import UserError, cut
+from spurbench.bench.launch.job import Job
 
 LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be put back into the queue
 WARNING_SECONDS = 120  # before the time limit a task is told to save its state

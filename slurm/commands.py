@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from spurbench.bench import options
-from spurbench.bench.errors import UserError
-from spurbench.bench.terminal import plain, shell
+from spurbench.bench.cli import options
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.terminal import plain, shell
 
 StoreFolder = Annotated[Path, typer.Argument(help="The folder of the results.")]
 Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")]
@@ -70,10 +70,10 @@ def submit(
 
     [dim]spurbench submit paper --store /shared/paper --partition gpu --time 4h --dry-run[/dim]
     """
-    from spurbench.bench.cli import add_plugins
-    from spurbench.bench.grid import load_grid
-    from spurbench.bench.runner import Settings
-    from spurbench.bench.store import Store
+    from spurbench.bench.grid.load import load_grid
+    from spurbench.bench.launch.runner import Settings
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.store.store import Store
     from spurbench.slurm import profiles
     from spurbench.slurm.submit import Wish, check
     from spurbench.slurm.submit import submit as send
@@ -118,8 +118,8 @@ def retry(
 
     [dim]spurbench retry /shared/paper --mem x2 --time x2[/dim]
     """
-    from spurbench.bench.cli import add_plugins
-    from spurbench.bench.store import Store
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.store.store import Store
     from spurbench.slurm.arrays import changed
     from spurbench.slurm.submit import Wish, again
 
@@ -130,7 +130,7 @@ def retry(
 
 def cancel(store: StoreFolder, cell: Cells = None) -> None:
     """Take submitted tasks out of the queue; they stay out until their runs are submitted again."""
-    from spurbench.bench.store import Store
+    from spurbench.bench.store.store import Store
     from spurbench.slurm import queue
 
     gone = queue.cancel(Store.open(store), cell or [])
@@ -140,7 +140,7 @@ def cancel(store: StoreFolder, cell: Cells = None) -> None:
 
 def collect(store: StoreFolder) -> None:
     """Write down why runs ended without a record, so that leaderboards and other machines know."""
-    from spurbench.bench.store import Store
+    from spurbench.bench.store.store import Store
     from spurbench.slurm import queue
 
     kinds = Counter(record["cause"]["kind"] for record in queue.collect(Store.open(store)))
@@ -156,7 +156,7 @@ def logs(
     lines: Annotated[int, typer.Option(min=1, help="How many of the last lines of each log.")] = 20,
 ) -> None:
     """Show the end of the logs of submitted tasks."""
-    from spurbench.bench.store import Store
+    from spurbench.bench.store.store import Store
     from spurbench.slurm.submissions import named, tasks
 
     for task in named(list(tasks(Store.open(store))), cell or []):

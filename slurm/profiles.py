@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.home import home
-from spurbench.bench.yamlfile import load
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.files import home
+from spurbench.bench.core.yamlfile import load
 from spurbench.slurm.arrays import NOTHING, Resources
 
 SHELL = {"SBATCH_PARTITION": "partition", "SBATCH_ACCOUNT": "account", "SBATCH_QOS": "qos",

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
-from spurbench.bench.errors import UserError
-from spurbench.bench.record import Record, settled
-from spurbench.bench.store import Store
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.records.record import Record, settled
+from spurbench.bench.store.store import Store
 from spurbench.slurm import program
 from spurbench.slurm.answers import Answers, ask, called, hidden, remembered
 from spurbench.slurm.submissions import (
@@ -222,7 +222,7 @@ def collect(store: Store) -> list[Record]:
 
     Errors: UserError if SLURM does not say what is in the queue.
     """
-    from spurbench.bench.recording import failed, frame
+    from spurbench.bench.launch.recording import failed, frame
 
     why, records, living = settle(store), [], store.claims.living()
     for id, fate in last_fates(store, tasks(store)).items():

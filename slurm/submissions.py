@@ -26,14 +26,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spurbench.bench.claims import Claims, alive, kept_alive
-from spurbench.bench.errors import UserError
-from spurbench.bench.files import temporary_of, write_atomically
-from spurbench.bench.grid import cell_names, chosen
-from spurbench.bench.job import Job
-from spurbench.bench.reading import Unfit, content_of, parsed
-from spurbench.bench.record import OUTSIDE, canonical
-from spurbench.bench.store import Store
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import temporary_of, write_atomically
+from spurbench.bench.core.hashing import canonical
+from spurbench.bench.grid.patterns import cell_names, chosen
+from spurbench.bench.launch.job import Job
+from spurbench.bench.records.parsing import Unfit, content_of, parsed
+from spurbench.bench.records.record import OUTSIDE
+from spurbench.bench.store.claims import Claims, alive, kept_alive
+from spurbench.bench.store.store import Store
 from spurbench.slurm import program
 
 SUBMISSION = "submission"  # what is claimed by one that is under way

@@ -13,17 +13,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench import catalogue, registry
-from spurbench.bench.errors import UserError, unknown
-from spurbench.bench.files import write_atomically
-from spurbench.bench.grid import Grid
-from spurbench.bench.job import Job
-from spurbench.bench.layout import GPU_HEIGHT, SMALL_HEIGHT, Layout
-from spurbench.bench.plans import Plan, draw_ids, draws_of
-from spurbench.bench.record import Record
-from spurbench.bench.runner import Settings, arranged, outstanding
-from spurbench.bench.store import Store
-from spurbench.slurm import limits, program, snapshot, submissions
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.files import write_atomically
+from spurbench.bench.grid.cells import Grid
+from spurbench.bench.launch import snapshot
+from spurbench.bench.launch.job import Job
+from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
+from spurbench.bench.launch.runner import Settings, arranged, outstanding
+from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.records.plans import Plan, draw_ids, draws_of
+from spurbench.bench.records.record import Record
+from spurbench.bench.store.store import Store
+from spurbench.slurm import limits, program, submissions
 from spurbench.slurm.answers import ask, called
 from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
 from spurbench.slurm.profiles import SHELL
@@ -86,7 +87,7 @@ def submit(
         wanted = (searches or waiting) - here
         if not wish.dry_run:
             for name in sorted({run.dataset for run, _ in planned if run.id in wanted}):
-                catalogue.prepare(name)
+                dataset_files.prepare(name)
         jobs = {
             asked: [
                 replace(job, options=replace(job.options, device=device(settings, asked)))

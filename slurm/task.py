@@ -20,13 +20,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spurbench.bench import registry, terminal
-from spurbench.bench.claims import TASK
-from spurbench.bench.errors import UserError
-from spurbench.bench.files import write_atomically
-from spurbench.bench.job import Job, Redo
-from spurbench.bench.record import canonical, settled
-from spurbench.bench.store import Store, checkpoint_of
+from spurbench.bench.core import terminal
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import write_atomically
+from spurbench.bench.core.hashing import canonical
+from spurbench.bench.launch.job import Job, Redo
+from spurbench.bench.plugins import registry
+from spurbench.bench.records.record import settled
+from spurbench.bench.store.claims import TASK
+from spurbench.bench.store.store import Store, checkpoint_of
 from spurbench.slurm import program
 from spurbench.slurm.submissions import VOID, Array
 
@@ -42,7 +44,7 @@ def main(manifest: str) -> int:
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
 
-    from spurbench.bench.worker import Stopped, run_job
+    from spurbench.bench.launch.worker import Stopped, run_job
 
     if "SLURM_JOB_ID" in os.environ:
         os.environ[TASK] = os.environ["SLURM_JOB_ID"]
@@ -114,7 +116,7 @@ def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
 
 def give_up(jobs: list[Job], store: Store) -> None:
     """Failed records for what a task has not done in so many starts."""
-    from spurbench.bench.recording import failed, frame
+    from spurbench.bench.launch.recording import failed, frame
 
     words = f"started {STARTS} times without getting anywhere"
     for job in jobs:

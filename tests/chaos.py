@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.record import OUTSIDE
-from spurbench.bench.store import Store
+from spurbench.bench.records.record import OUTSIDE
+from spurbench.bench.store.store import Store
 
 GRID = """
 name: chaos
@@ -34,7 +34,7 @@ datasets:
     training: {{steps: 600, width: 60}}
     methods: [erm, sd, lff, {{method: erm, label: dropped out, training: {{dropout: 0.5}}}}]
 """
-LINE = [sys.executable, "-c", "from spurbench.bench.cli import main; main()"]
+LINE = [sys.executable, "-c", "from spurbench.bench.cli.main import main; main()"]
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.truncate"}  # of Python's audit, on files
 LOOSE = ("digest", "cost", "provenance")  # of a record: what may differ between two runs of the same thing
 
@@ -260,9 +260,11 @@ def killed_at(operation: int, work: Callable[[], Any], store: Path) -> bool:
 
 def small_job(store: Path) -> Callable[[], Any]:
     """A worker's job of three runs, trained as one stack, that saves its state before every step."""
-    from spurbench.bench.grid import adhoc_grid, expand, runs
-    from spurbench.bench.job import Job, Options
-    from spurbench.bench.worker import plugins, run_job
+    from spurbench.bench.grid.ad_hoc import adhoc_grid
+    from spurbench.bench.grid.expand import expand, runs
+    from spurbench.bench.launch.job import Job
+    from spurbench.bench.launch.worker import plugins, run_job
+    from spurbench.bench.training.execution import Options
 
     sets = ["training.steps=4", "training.width=20", "two_moon.examples=40"]
     planned = [run for run, _ in runs(expand(adhoc_grid("two_moon", ["lff"], "0-2", sets), {}))]

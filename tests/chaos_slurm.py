@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.record import told
-from spurbench.bench.store import Store
+from spurbench.bench.records.record import told
+from spurbench.bench.store.store import Store
 from spurbench.slurm.submissions import tasks
 
 CLUSTER = Path(__file__).parents[1] / "slurm" / "local_cluster.sh"
-LINE = [sys.executable, "-P", "-c", "from spurbench.bench.cli import main; main()"]
+LINE = [sys.executable, "-P", "-c", "from spurbench.bench.cli.main import main; main()"]
 SEND = ("--node-local", "--gpus", "0", "--cpus", "1", "--mem", "500M", "--no-snapshot")
 GRID = """\
 name: trouble

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from spurbench.bench import registry
-from spurbench.bench.cli import main
+from spurbench.bench.cli.main import main
+from spurbench.bench.plugins import registry
 
 torch.set_num_threads(
     1
@@ -37,7 +37,7 @@ def device(request: pytest.FixtureRequest) -> str:
 class Command:
     """`spurbench` in a process of its own."""
 
-    line = (sys.executable, "-c", "from spurbench.bench.cli import main; main()")
+    line = (sys.executable, "-c", "from spurbench.bench.cli.main import main; main()")
 
     def __call__(self, *arguments: Any, code: int | None = 0, cwd: Any = None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([*self.line, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=240)

@@ -8,6 +8,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench.formats.render import render
+from spurbench.bench.leaderboard.build import board
+from spurbench.bench.store.store import Store
+
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results" / "paper" / "records.jsonl.gz"
 PRECISIONS = ("bf16", "float32")
@@ -25,9 +29,7 @@ def block() -> str:
 
 def cells(grid: str) -> Cells:
     """The rows of a grid's leaderboard."""
-    from spurbench.bench import command
-
-    rows = json.loads(command.leaderboard(RECORDS, "json", False, grid, False))
+    rows = json.loads(render(board(Store.open(RECORDS), grid=grid), "json"))
     by_cell: Cells = {}
     for row in rows:
         if row["n"] and not row["label"].startswith("figure 1"):

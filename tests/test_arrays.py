@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import runner
-from spurbench.bench.errors import UserError
-from spurbench.bench.grid import adhoc_grid, expand, runs
-from spurbench.bench.job import Job, Options, gather
-from spurbench.bench.record import sealed
-from spurbench.bench.recording import frame
-from spurbench.bench.store import Store
-from spurbench.slurm import profiles, snapshot, submissions, submit, task
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.launch import runner, snapshot
+from spurbench.bench.launch.job import Job, gather
+from spurbench.bench.launch.recording import frame
+from spurbench.bench.records.record import sealed
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.execution import Options
+from spurbench.slurm import profiles, submissions, submit, task
 from spurbench.slurm.arrays import Array, Resources, changed, minutes, multiplied, plan
 
 GRID = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [erm, {method: sd, resources: {mem: 3G}}]}]\n"
@@ -215,8 +217,8 @@ def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
     assert snapshot.take(tmp_path, [str(plugin)]) == (code, copies) and Path(copies[0]).read_text() == "# first\n"
     plugin.write_text("# second\n")
     assert snapshot.take(tmp_path, [str(plugin)])[0] != code and len(list((tmp_path / "code").iterdir())) == 2
-    ask = "from spurbench.bench import provenance, registry; import spurbench.slurm.task as t; "
-    ask += "print(t.__file__, provenance.code()['snapshot'], len(registry.methods()))"
+    ask = "from spurbench.bench.plugins import registry; from spurbench.bench.provenance import commit; import spurbench.slurm.task as t; "
+    ask += "print(t.__file__, commit.code()['snapshot'], len(registry.methods()))"
     done = subprocess.run([sys.executable, "-c", ask], env=os.environ | {"PYTHONPATH": str(code)},
                           capture_output=True, text=True, check=True)  # fmt: skip
     file, name, count = done.stdout.split()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from spurbench.bench import registry
-from spurbench.bench.attack import Target, lead, margins, pgd, right_after_pgd
-from spurbench.bench.dataset import Margins, Pgd, Training
-from spurbench.bench.errors import UserError
-from spurbench.bench.evaluate import predictions
-from spurbench.bench.inputs import Pixels, unit
-from spurbench.bench.network import build
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.evaluation.attacks import Target, lead, margins, pgd, right_after_pgd
+from spurbench.bench.evaluation.counting import predictions
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import Margins, Pgd, Training
+from spurbench.bench.training.batching import Pixels, unit
+from spurbench.bench.training.forward import build
 
 PLAIN = Pixels(lambda u: u)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from spurbench.bench import cli
+from spurbench.bench.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "training.steps=3"]
@@ -104,8 +104,9 @@ def test_a_newer_store_is_refused(command: Any, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_version_is_refused(command: Any, tmp_path: Path) -> None:
-    from spurbench.bench.checkpoints import LAYOUT
-    from spurbench.bench.grid import adhoc_grid, expand, runs
+    from spurbench.bench.grid.ad_hoc import adhoc_grid
+    from spurbench.bench.grid.expand import expand, runs
+    from spurbench.bench.store.checkpoints import LAYOUT
 
     ((run, _),) = runs(expand(adhoc_grid("two_moon", ["erm"], "0", ["training.steps=3"]), {}))
     checkpoint = tmp_path / "s" / "checkpoints" / f"{run.id}.pt"
@@ -131,7 +132,7 @@ def test_a_file_that_cannot_be_written_is_one_line(
     def refused(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["spurbench", *arguments])
         with pytest.raises(SystemExit, match="2"):
-            cli.main()
+            main()
         said = capsys.readouterr().err
         assert said.startswith("spurbench: cannot write") and said.count("\n") == 1
         return said
@@ -148,10 +149,10 @@ def test_a_file_that_cannot_be_written_is_one_line(
 
 
 def test_help_and_list_import_nothing_heavy() -> None:
-    program = "import sys; from spurbench.bench import cli, catalogue; catalogue.everything(''); print(*sys.modules)"
+    program = "import sys; from spurbench.bench.cli import catalogue; catalogue.everything(''); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     loaded = set(done.stdout.split())
-    assert "spurbench.bench.registry" in loaded, done.stderr
+    assert "spurbench.bench.plugins.registry" in loaded, done.stderr
     assert not loaded & {"torch", "scipy", "sklearn", "pandas", "numpy"}
 
 

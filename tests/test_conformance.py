@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from spurbench.bench import registry
-from spurbench.bench.conformance import check
-from spurbench.bench.errors import UserError
-from spurbench.bench.method import Edited, untouched
-from spurbench.bench.purity import undrawn
-from spurbench.bench.scaffold import write_method
+from spurbench.bench.checks.method_checks import check
+from spurbench.bench.checks.purity import undrawn
+from spurbench.bench.checks.scaffold import write_method
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.method import Edited, untouched
 
 TEXT = '''"""A method for a test.
 
@@ -21,7 +21,7 @@ Differs: nothing.
 """
 from dataclasses import dataclass
 import torch
-from spurbench.bench.method import Batch, Method, hyper
+from spurbench.bench.plugins.method import Batch, Method, hyper
 
 @dataclass(frozen=True)
 class Mine(Method):

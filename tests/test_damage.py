@@ -15,15 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spurbench.bench import command, drawings, packed, reading, record, store
-from spurbench.bench.errors import StoreTrouble, UserError
-from spurbench.bench.grid import expand, load_grid, runs
-from spurbench.bench.merge import merge
-from spurbench.bench.record import SCHEMA, Record, Run, canonical, sealed
-from spurbench.bench.report import render
-from spurbench.bench.runner import Settings, outstanding
-from spurbench.bench.shapes import is_file_name
-from spurbench.bench.store import Packed, Store
+from spurbench.bench.core.errors import StoreTrouble, UserError
+from spurbench.bench.core.hashing import canonical
+from spurbench.bench.formats.render import render
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.launch import status
+from spurbench.bench.launch.runner import Settings, outstanding
+from spurbench.bench.leaderboard import build
+from spurbench.bench.records import parsing, record
+from spurbench.bench.records.record import SCHEMA, Record, Run, sealed
+from spurbench.bench.records.validation import is_file_name
+from spurbench.bench.store import artifacts, packed, store
+from spurbench.bench.store.merge import merge
+from spurbench.bench.store.store import Packed, Store
 
 COUNTS = {"n": [5], "correct": [1], "loss_sum": 0.0, "entropy_sum": 0.0}
 GRID = """\
@@ -171,8 +176,8 @@ def damaged(good: Path, folder: Path, rng: random.Random) -> Path:
 
 
 def commands(where: Path, good: Path, folder: Path) -> Iterator[Callable[[], Any]]:
-    yield lambda: [render(command.board(where), form, False) for form in ("table", "json", "html")]
-    yield lambda: command.status(where)
+    yield lambda: [render(build.board(Store.open(where)), form, False) for form in ("table", "json", "html")]
+    yield lambda: status.states_of(Store.open(where))
     yield lambda: Store.open(where).pack(folder / "again.jsonl.gz")
     yield lambda: merge(Store.open(folder / "new", create=True), [Store.open(where)])
     if where.is_dir():
@@ -337,7 +342,7 @@ def test_what_cannot_be_used_where_a_record_belongs_is_set_aside_once(
         odd = {"cut": content[:99], "empty": b"", "other": canonical(sealed(other)), "nested": b"[" * 10_000,
                "latin": content.replace(b"abc", b"\xe4bc"), "large": content + b" " * 100_000}  # fmt: skip
         home.write_bytes(odd[what])
-        monkeypatch.setattr(reading, "LIMIT", 100_000)
+        monkeypatch.setattr(parsing, "LIMIT", 100_000)
     (bad,) = copy.records()[1]
     assert bad.path == str(home.relative_to(copy.root)) and bad.ours and len(bad.reason) < 200
     assert copy.record(one["id"]) is None and one["id"] not in {each["id"] for each in copy.records()[0]}
@@ -367,7 +372,7 @@ def test_a_record_of_a_newer_spurbench_is_not_done_again(copy: Store, good: Path
         outstanding(load_grid(str(good / "small.yaml")), copy, Settings())
     with pytest.raises(UserError, match="newer spurbench"):
         copy.write_record(one)
-    assert home.exists() and command.board(copy.root).set_aside
+    assert home.exists() and build.board(Store.open(copy.root)).set_aside
 
 
 def test_a_file_that_may_not_be_read_is_named(copy: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +394,7 @@ def test_a_folder_that_is_a_file_is_named(copy: Store, folder: str) -> None:
     shutil.rmtree(copy.root / folder)
     (copy.root / folder).write_text("foreign")
     assert "cannot be read" in reasons(copy)[folder]
-    command.status(copy.root)
+    status.states_of(Store.open(copy.root))
 
 
 def test_what_is_left_of_a_store_is_one_again(copy: Store, tmp_path: Path) -> None:
@@ -447,7 +452,7 @@ def test_a_run_that_fails_with_any_words_leaves_a_record(copy: Store) -> None:
     copy.write_record(one | {"status": "failed", "cause": cause})
     found = copy.record(one["id"])
     assert found and found["cause"]["message"].startswith("cannot open ? xxx")
-    assert len(found["cause"]["message"]) == reading.MESSAGE and len(found["cause"]["detail"]) == reading.DETAIL
+    assert len(found["cause"]["message"]) == parsing.MESSAGE and len(found["cause"]["detail"]) == parsing.DETAIL
 
 
 # ---- packed stores --------------------------------------------------------------------------------------------------
@@ -559,7 +564,7 @@ def test_of_plans_of_one_grid_the_one_whose_search_is_further_is_kept(good: Path
 def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: Path) -> None:
     ids = [one["id"] for one in copy.records()[0]]
     for id in ids[:4]:
-        drawings.keep(copy, id, {"surface": np.ones((9, 9)), "more": np.zeros(3)})
+        artifacts.keep(copy, id, {"surface": np.ones((9, 9)), "more": np.zeros(3)})
     files = [copy.path("drawings", id, ".npz") for id in ids]
     with zipfile.ZipFile(files[0]) as whole:
         at = whole.getinfo("surface.npy").header_offset + 70  # behind what says what it is
@@ -568,18 +573,18 @@ def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: P
     files[1].write_bytes(b"")
     np.save(files[2].open("wb"), np.ones(3))
     os.mkfifo(files[4]) if files[4].parent.exists() else put(files[4], None)
-    found = dict(drawings.each(copy, ids))
+    found = dict(artifacts.each(copy, ids))
     assert {id: sorted(arrays) for id, arrays in found.items()} == {ids[0]: ["more"], ids[3]: ["more", "surface"]}
     said = {one.path: one.reason for one in copy.complaints()}
     assert sorted(said) == sorted(str(files[place]) for place in (0, 1, 2, 4))
     assert "surface in it is damaged (" in said[str(files[0])]
-    drawings.keep(copy, ids[1], {"surface": np.ones(2)})  # made anew
-    assert sorted(drawings.kept(copy, ids[1])) == ["surface"]
+    artifacts.keep(copy, ids[1], {"surface": np.ones(2)})  # made anew
+    assert sorted(artifacts.kept(copy, ids[1])) == ["surface"]
 
 
 def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_path: Path, command: Any) -> None:
     id = copy.records()[0][0]["id"]
-    drawings.keep(copy, id, {"surface": np.ones(2)})
+    artifacts.keep(copy, id, {"surface": np.ones(2)})
     command("pack", copy.root, tmp_path / "p.jsonl", "--drawings")
     with zipfile.ZipFile(tmp_path / "p.drawings.npz", "a") as beside:
         beside.writestr("../../x.npy", b"foreign")
@@ -591,7 +596,7 @@ def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_p
     assert [line.split(": ")[3].split()[0] for line in said.stderr.splitlines()] == [
         f"{id}/{name}" for name in ("words.txt", "cut", "odd")
     ]
-    assert sorted(drawings.kept(Store.open(tmp_path / "new"), id)) == ["surface"]
+    assert sorted(artifacts.kept(Store.open(tmp_path / "new"), id)) == ["surface"]
     assert {path.name for path in tmp_path.iterdir()} == {"store", "new", "p.jsonl", "p.drawings.npz"}
 
 
@@ -618,7 +623,7 @@ def test_damaged_files_of_a_submission_are_one_line(copy: Store, name: str, text
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next schema, in which `training` has no field `drops`, so that every id is another."""
-    for module in (reading, record, store):
+    for module in (parsing, record, store):
         monkeypatch.setattr(module, "SCHEMA", SCHEMA + 1)
 
     def todays(one: Record) -> Record:
@@ -627,28 +632,28 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
         found = one | {"schema": SCHEMA + 1, "hyper_parameters": one["hyper_parameters"] | {"new": 1}}
         return sealed(found | {"id": Run.from_dict(found).id})
 
-    monkeypatch.setattr(reading, "migrated_record", todays)
-    monkeypatch.setattr(reading, "plan_misfit", lambda plan: None)
+    monkeypatch.setattr(parsing, "migrated_record", todays)
+    monkeypatch.setattr(parsing, "plan_misfit", lambda plan: None)
 
 
 def test_a_record_whose_id_was_migrated_is_found_with_what_is_kept_beside_it(
     copy: Store, good: Path, tmp_path: Path, later: None
 ) -> None:
     old = json.loads(next((copy.root / "records").glob("*/*.json")).read_bytes())
-    drawings.keep(Store.open(copy.root), old["id"], {"surface": np.ones(3)})
+    artifacts.keep(Store.open(copy.root), old["id"], {"surface": np.ones(3)})
     by_home = {copy.home(one["id"]): one for copy in [Store.open(copy.root)] for one in copy.records()[0]}
     new = by_home[old["id"]]
     assert new["id"] != old["id"] and len(Store.open(copy.root).records()[0]) == 6
     again = Store.open(copy.root)
-    assert again.record(new["id"]) == new and drawings.kept(again, new["id"]).keys() == {"surface"}
+    assert again.record(new["id"]) == new and artifacts.kept(again, new["id"]).keys() == {"surface"}
     again.write_record(new | {"cost": new["cost"] | {"seconds": 2.0}})
     assert again.record(new["id"])["cost"]["seconds"] == 2.0  # type: ignore[index]
     assert len(again.records()[0]) == 6 and again.records()[1] == []
-    assert drawings.kept(Store.open(copy.root), new["id"]).keys() == {"surface"}
+    assert artifacts.kept(Store.open(copy.root), new["id"]).keys() == {"surface"}
     assert json.loads((copy.root / store.MARK).read_bytes()) == {"schema": SCHEMA + 1, "oldest": SCHEMA}
     merged = Store.open(tmp_path / "merged", create=True)
     merge(merged, [again])
-    assert merged.record(new["id"]) and drawings.kept(merged, new["id"]).keys() == {"surface"}
+    assert merged.record(new["id"]) and artifacts.kept(merged, new["id"]).keys() == {"surface"}
     assert merged.oldest == SCHEMA + 1 and all(one["schema"] == SCHEMA + 1 for one in merged.records()[0])
     from_packed = Store.open(good / "packed.jsonl")
     assert isinstance(from_packed, Packed) and from_packed.home(new["id"]) == old["id"]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from spurbench.bench import registry
-from spurbench.bench.dataset import BadData, Data
-from spurbench.bench.engine import prepare
-from spurbench.bench.errors import UserError
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import BadData, Data
+from spurbench.bench.training.engine import prepare
 
 CLASS = registry.load_dataset("colored_mnist")
 MODULE: Any = __import__("sys").modules[CLASS.__module__]

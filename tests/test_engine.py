@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from spurbench.bench import network as networks
-from spurbench.bench import optimizer, registry
-from spurbench.bench.dataset import Data, Dataset, Split, Training
-from spurbench.bench.engine import Engine, Options, Seed, prepare
-from spurbench.bench.losses import problem_of
-from spurbench.bench.method import Method
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
+from spurbench.bench.plugins.method import Method
+from spurbench.bench.training import forward as networks
+from spurbench.bench.training import optimizers
+from spurbench.bench.training.engine import Engine, Options, Seed, prepare
+from spurbench.bench.training.losses import problem_of
 
 METHODS = [name for name, info in registry.methods().items() if info.trains]
 SMALL = {"colored_mnist": {"train_size": 600}, "two_moon": {}}
@@ -149,7 +150,7 @@ def test_optimizers_do_torch_optims_arithmetic(name: str) -> None:
     training = Training(**chosen, lr=0.1, weight_decay=0.01, steps=20, drops="0.5,0.75")
     torch.manual_seed(0)
     ours, theirs = ([torch.ones(3, 2), torch.ones(4)] for _ in range(2))
-    own = optimizer.make(ours, training)
+    own = optimizers.make(ours, training)
     reference: torch.optim.Optimizer = (
         torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01)
         if name == "adam"

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from spurbench.bench.dataset import Data, Split
-from spurbench.bench.evaluate import by_environment, count, entropies, guess
+from spurbench.bench.evaluation.counting import by_environment, count, entropies, guess
+from spurbench.bench.plugins.dataset import Data, Split
 
 
 @pytest.mark.parametrize(("z", "mean"), [((2, -1, 0.5, -3), 0.45031230), ((0, 4, -4, 1), 0.36388495)])

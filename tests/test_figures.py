@@ -14,19 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spurbench.bench import again, drawings, theory
-from spurbench.bench.errors import UserError
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import running as alive
+from spurbench.bench.evaluation import theory
 from spurbench.bench.figures import draw, sheet
 from spurbench.bench.figures.curves import Looks
+from spurbench.bench.figures.heatmap import coloured
 from spurbench.bench.figures.source import Source
-from spurbench.bench.figures.squares import coloured
-from spurbench.bench.files import running as alive
-from spurbench.bench.grid import expand, load_grid, runs
-from spurbench.bench.job import Job, Options
-from spurbench.bench.record import sealed
-from spurbench.bench.recording import frame
-from spurbench.bench.store import Store
-from spurbench.bench.worker import run_job
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.launch import retrain
+from spurbench.bench.launch.job import Job
+from spurbench.bench.launch.recording import frame
+from spurbench.bench.launch.worker import run_job
+from spurbench.bench.records.record import sealed
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.execution import Options
 
 ROOT = Path(__file__).parent.parent
 BROWSER = runpy.run_path(str(ROOT / "tests" / "browser.py"))
@@ -141,7 +145,7 @@ def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, s
     drawing = draw.make(own["surfaces"], source(made))
     part = drawing.parts[0]
     ids = [r["id"] for r in store.records()[0] if (r["dataset"], r["method"]) == ("two_moon", "erm")]
-    kept = [drawings.kept(store, id)["surface"] for id in ids]
+    kept = [artifacts.kept(store, id)["surface"] for id in ids]
     assert part and part["n"] == part["planned"] == 3 and kept[0].shape == (100, 100) and kept[0].dtype == np.float16
     assert np.allclose(part["logit"], np.mean([one.astype(float) for one in kept], 0), rtol=1e-3)
     assert np.ptp(part["logit"]) > 0.1 and len(part["points"]["x"]) == 40
@@ -174,11 +178,11 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
     said: list[bool] = []
     tasks = draw.again_for([own["surfaces"]], bare)
     assert sorted(len(task.records) for task in tasks) == [1, 1, 2, 2]  # in stacks as high as they were
-    again.all_of(tasks, 1, lambda task, same: said.extend(same))
+    retrain.all_of(tasks, 1, lambda task, same: said.extend(same))
     assert said == [True] * 6
     for id, record in bare.records.items():
         if record["dataset"] == "two_moon":
-            before, after = (drawings.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
+            before, after = (artifacts.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
             assert (before == after).all()
     assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
 
@@ -242,11 +246,11 @@ def trains(pid: int) -> bool:
 
 def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
     record = next(r for r in Store.open(made / "store").records()[0] if r["dataset"] == "two_moon")
-    engine = again.before([record])
+    engine = retrain.before([record])
     engine.train(lambda engine: None)
-    assert again.as_recorded(record, engine, 0)
+    assert retrain.as_recorded(record, engine, 0)
     told = record["splits"]["train"] | {"loss_sum": record["splits"]["train"]["loss_sum"] * 1.001}
-    assert not again.as_recorded(record | {"splits": {"train": told}}, engine, 0)
+    assert not retrain.as_recorded(record | {"splits": {"train": told}}, engine, 0)
 
 
 def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure], command: Any, tmp_path: Path) -> None:

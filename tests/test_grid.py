@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import runner
-from spurbench.bench.command import the_grid
-from spurbench.bench.errors import UserError
-from spurbench.bench.grid import adhoc_grid, expand, load_grid, only, runs, shipped_grids, summary
-from spurbench.bench.job import Options, gather
-from spurbench.bench.local import Outcome
-from spurbench.bench.plans import draws_of, kept_as
-from spurbench.bench.record import Run
-from spurbench.bench.space import parse_seeds
-from spurbench.bench.store import Store
+from spurbench.bench.cli.running import the_grid
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.seeds import parse_seeds
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.grid.expand import expand, runs, summary
+from spurbench.bench.grid.load import load_grid, shipped_grids
+from spurbench.bench.grid.patterns import only
+from spurbench.bench.launch import runner
+from spurbench.bench.launch.job import gather
+from spurbench.bench.launch.local import Outcome
+from spurbench.bench.records.plans import draws_of, kept_as
+from spurbench.bench.records.record import Run
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.execution import Options
 
 SMALL = """\
 seeds: 0-1
@@ -642,7 +646,7 @@ def test_ten_thousand_runs_are_planned_in_three_seconds_without_torch(tmp_path):
         SMALL.replace("0-1", "0-99").replace("METHOD", f"{{method: sd, hyper_parameters: {{coef: [{coefs}]}}}}")
     )
     code = (
-        "import sys; from spurbench.bench.grid import *;"
+        "import sys; from spurbench.bench.grid.load import load_grid; from spurbench.bench.grid.expand import *;"
         f"assert len(runs(expand(load_grid({str(path)!r}), {{}}))) == 10_000; "
         "assert 'torch' not in sys.modules"
     )
@@ -663,7 +667,7 @@ def test_one_precision_has_each_cell_once() -> None:
 
 
 def test_emulated_bf16_is_told(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("spurbench.bench.provenance.has_bf16", lambda: False)
+    monkeypatch.setattr("spurbench.bench.core.machine.has_bf16", lambda: False)
     cell = ["--dataset", "two_moon", "--method", "random", "--seeds", "0", "--device", "cpu", "--store", tmp_path / "s"]
     assert "only emulates bf16" in command("run", *cell, "--precision", "bf16").stderr
     assert "emulates" not in command("run", *cell).stderr

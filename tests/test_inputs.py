@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from spurbench.bench import network, registry
-from spurbench.bench.dataset import Data, Split, Training
-from spurbench.bench.engine import Engine, Options, Seed
-from spurbench.bench.errors import UserError
-from spurbench.bench.inputs import Mini, Pixels, cropped
-from spurbench.bench.training import Minibatches
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import Data, Split, Training
+from spurbench.bench.plugins.training_settings import Minibatches
+from spurbench.bench.training import forward
+from spurbench.bench.training.batching import Mini, Pixels, cropped
+from spurbench.bench.training.engine import Engine, Options, Seed
 
 METHODS = [name for name, info in registry.methods().items() if info.trains and "colour" not in str(info.needs)]
 
@@ -43,7 +44,7 @@ def engine(name: str, seeds: list[int], options: Options | None = None, **change
         data = pictures()
         count = 2 if "second network" in method.needs else 1
         shape = data.train.x.shape[1:]
-        ready.append(Seed(seed, data, [network.build(shape, training.logits or 1, training) for _ in range(count)]))
+        ready.append(Seed(seed, data, [forward.build(shape, training.logits or 1, training) for _ in range(count)]))
     return Engine(method, training, "float32", options or Options(history=3), ready)
 
 
@@ -159,27 +160,27 @@ def test_pixels_are_scaled_by_channel() -> None:
      ("preact_resnet110", 10, 1_730_522), ("preact_resnet110", 100, 1_736_372)],
 )  # fmt: skip
 def test_networks_have_the_published_size(name: str, outputs: int, parameters: int) -> None:
-    made = network.build((3, 32, 32), outputs, Training(network=name))
+    made = forward.build((3, 32, 32), outputs, Training(network=name))
     assert sum(p.numel() for p in made.parameters()) == parameters
     assert made(torch.zeros(2, 3, 32, 32)).shape == (2, outputs)
 
 
 def test_networks_that_cannot_be_had_are_named(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="no network 'vgg15'; did you mean vgg15_bn"):
-        network.build((3, 32, 32), 2, Training(network="vgg15"))
+        forward.build((3, 32, 32), 2, Training(network="vgg15"))
     with pytest.raises(UserError, match="takes pictures"):
-        network.build((2,), 2, Training(network="small_conv"))
+        forward.build((2,), 2, Training(network="small_conv"))
     pytest.importorskip("timm")
     with pytest.raises(UserError, match="did you mean resnet50"):
-        network.build((3, 32, 32), 2, Training(network="timm:resnet5O"))
+        forward.build((3, 32, 32), 2, Training(network="timm:resnet5O"))
     with pytest.raises(UserError, match="does not take pictures of 3 × 32 × 32: Input height"):
-        network.build((3, 32, 32), 2, Training(network="timm:vit_tiny_patch16_224"))
+        forward.build((3, 32, 32), 2, Training(network="timm:vit_tiny_patch16_224"))
     other = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(1)}, other)
     with pytest.raises(UserError, match="of another network"):
-        network.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
-    made = network.build((3, 32, 32), 1, Training(network="timm:resnet18"))
+        forward.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
+    made = forward.build((3, 32, 32), 1, Training(network="timm:resnet18"))
     assert made(torch.zeros(2, 3, 32, 32)).shape == (2,)
     torch.save(made.body.state_dict(), other)
-    again = network.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
+    again = forward.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
     assert torch.equal(again.state_dict()["conv1.weight"], made.body.state_dict()["conv1.weight"])

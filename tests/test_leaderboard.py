@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import leaderboard
-from spurbench.bench.errors import UserError
-from spurbench.bench.record import Run, fingerprint, sealed
-from spurbench.bench.report import FORMATS, render
-from spurbench.bench.rows import Row
-from spurbench.bench.store import Unusable
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.hashing import fingerprint
+from spurbench.bench.formats.render import FORMATS, render
+from spurbench.bench.leaderboard import build
+from spurbench.bench.leaderboard.rows import Row
+from spurbench.bench.records.record import Run, sealed
+from spurbench.bench.store.store import Unusable
 
 ERM = [23.0, 24.0, 22.5, 25.0, 23.5]
 SD = [68.0, 69.0, 67.0, 68.5, 70.0]
@@ -72,8 +73,8 @@ RECORDS += [record(run("oracle", seed), 73.0 + seed / 10) for seed in SEEDS]
 RECORDS += [record(run("rex", 0), 60.0), record(run("rex", 1), status="failed")]
 
 
-def board(**options: Any) -> leaderboard.Leaderboard:
-    return leaderboard.build(RECORDS, [PLAN], [Unusable("records/ab/abc.json", "truncated")], **options)
+def board(**options: Any) -> build.Leaderboard:
+    return build.build(RECORDS, [PLAN], [Unusable("records/ab/abc.json", "truncated")], **options)
 
 
 def by_label(metric: str = "accuracy", split: str = "test") -> dict[str, Row]:
@@ -103,13 +104,13 @@ def test_nothing_is_silently_missing() -> None:
 def test_published_numbers_only_beside_the_papers_own_budget() -> None:
     assert by_label()["rex"].published_mean is None
     changed = plan(cell("erm", SEEDS, dataset_options={"train_size": 10}))
-    (row, _) = leaderboard.build([], [changed]).rows
+    (row, _) = build.build([], [changed]).rows
     assert row.published_mean is None and (row.n, row.n_planned) == (0, 5)
 
 
 def test_records_without_a_plan_are_told_apart_by_what_differs() -> None:
     records = [record(run("sd", 0, hyper_parameters={"coef": c})) for c in (0.1, 0.2)]
-    labels = {row.label for row in leaderboard.build(records, []).rows}
+    labels = {row.label for row in build.build(records, []).rows}
     assert len(labels) == 2 and all("coef" in label for label in labels)
 
 
@@ -121,7 +122,7 @@ def test_all_metrics() -> None:
 def test_what_a_run_was_asked_for_is_shown() -> None:
     one = record(run("erm", 0))
     one["measures"] = {"test": {"further_pgd_accuracy": 0.25, "pgd_accuracy": 0.5}}
-    (table,) = leaderboard.build([sealed(one)]).sections
+    (table,) = build.build([sealed(one)]).sections
     assert ("test", "further_pgd_accuracy") in table.columns and ("test", "pgd_accuracy") not in table.columns
 
 
@@ -155,10 +156,10 @@ def test_unknown_format() -> None:
 
 def test_names_of_plugins_are_escaped() -> None:
     evil = "<script>alert(1)</script>"
-    page = render(leaderboard.build([], [plan(cell("erm", SEEDS, label=evil))]), "html")
+    page = render(build.build([], [plan(cell("erm", SEEDS, label=evil))]), "html")
     assert evil not in page and "&lt;script&gt;alert(1)" in page
-    assert evil not in render(leaderboard.build([], [plan(cell("erm", SEEDS, label=evil))]), "markdown")
-    assert r"a\_b\&c" in render(leaderboard.build([], [plan(cell("erm", SEEDS, label="a_b&c"))]), "latex")
+    assert evil not in render(build.build([], [plan(cell("erm", SEEDS, label=evil))]), "markdown")
+    assert r"a\_b\&c" in render(build.build([], [plan(cell("erm", SEEDS, label="a_b&c"))]), "latex")
 
 
 def test_the_page_needs_no_network() -> None:
@@ -169,14 +170,14 @@ def test_the_page_needs_no_network() -> None:
 def test_ten_thousand_records_are_grouped_once() -> None:
     """Each experiment is one row however many seeds it has."""
     records = [record(run("sd", seed, hyper_parameters={"c": c})) for c in range(4) for seed in range(50)]
-    rows = leaderboard.build(records, []).rows
+    rows = build.build(records, []).rows
     assert len(rows) == 8 and all(row.n == 50 for row in rows)
     assert len({fingerprint(row.hyper_parameters) for row in rows}) == 4
 
 
 def test_a_method_worse_than_chance_in_training_does_not_compete() -> None:
     lff = [record(run("lff", seed), 90.0 + seed / 10, train=15.0) for seed in SEEDS]
-    made = leaderboard.build([*RECORDS, *lff], [PLAN, plan(cell("lff", SEEDS))])
+    made = build.build([*RECORDS, *lff], [PLAN, plan(cell("lff", SEEDS))])
     rows = {row.method: row for row in made.rows if row.split == "test"}
     assert rows["lff"].below_chance and not rows["lff"].among_best
     assert rows["sd"].among_best and not rows["sd"].below_chance
@@ -199,7 +200,7 @@ def main_rows(
     def edited(one: dict[str, Any]) -> list[str]:
         return [f"{one['method']}.py"] if one["provenance"].get("code", {}).get("method") in changed else []
 
-    made = leaderboard.build(records, [plan(*cells)] if cells else [], edited=edited, **options)
+    made = build.build(records, [plan(*cells)] if cells else [], edited=edited, **options)
     return {line[0].label: line[0] for section in made.sections for line in section.lines}
 
 
@@ -235,7 +236,7 @@ def test_a_row_of_an_earlier_version_keeps_its_number_with_a_word() -> None:
     assert (row.mean, row.n, row.left_out) == (50.0, 5, []) and row.notes == [
         "made before sd.py changed; `spurbench run` with --fresh trains its runs again"
     ]
-    made = leaderboard.build(records, [plan(cell("sd", SEEDS))], edited=lambda one: ["sd.py"])
+    made = build.build(records, [plan(cell("sd", SEEDS))], edited=lambda one: ["sd.py"])
     for format_ in FORMATS:
         assert "made before sd.py changed" in render(made, format_), format_
 
@@ -345,7 +346,7 @@ def test_the_best_are_those_that_no_row_with_as_little_information_beats() -> No
 
 def test_what_is_of_another_step_than_the_row_is_marked_in_every_format() -> None:
     records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
-    made = leaderboard.build(records, [plan(chosen_cell("sd"))])
+    made = build.build(records, [plan(chosen_cell("sd"))])
     rows = {(row.split, row.metric): row for row in made.rows}
     test, train = rows["test", "accuracy"], rows["train", "accuracy"]
     assert (test.mean, test.steps, test.chosen_steps, test.other_step) == (60.0, [500] * 5, [500] * 5, False)
@@ -363,7 +364,7 @@ def test_a_number_of_several_splits_is_of_one_step() -> None:
     one = looked(run("sd", 0, training=EVALUATED), 60.0)
     one["splits"] |= {"train_e0": one["splits"]["train"], "train_e1": one["splits"]["train"]}
     one["headline"] = [["environments", "worst_accuracy"], ["test", "accuracy"]]
-    (worst, test) = leaderboard.build([one], [plan(chosen_cell("sd", [0]))]).rows
+    (worst, test) = build.build([one], [plan(chosen_cell("sd", [0]))]).rows
     assert (worst.mean, worst.steps, worst.other_step) == (1.0, [1000], True) and test.mean == 60.0
 
 
@@ -387,7 +388,7 @@ def test_ties_are_counted() -> None:
         one["looks"][0]["splits"]["validation"]["correct"] = [10, 10, 10, 50]
     for one in records[:2]:
         one["splits"]["validation"]["correct"] = [10, 10, 10, 50]
-    made = leaderboard.build(records, [plan(chosen_cell("sd"))])
+    made = build.build(records, [plan(chosen_cell("sd"))])
     assert (made.rows[0].tied, made.rows[0].latest) == (3, 2) and made.rows[0].steps == [1000, 1000, 500, 500, 500]
     said = (
         "sd: 3 of 5 runs chose among equal steps, parted by average accuracy, then lower loss; 2 of them equal in every"
@@ -414,10 +415,10 @@ def test_below_five_seeds_nothing_is_tested_and_nothing_is_the_best(seeds: int, 
     row = main_rows(records)["sd"]
     assert (row.p_sign_flip is not None, row.p_holm is not None, row.among_best is not None) == (tested,) * 3
     assert row.baseline_difference == pytest.approx(40.0)
-    text = render(leaderboard.build(records), "markdown")
+    text = render(build.build(records), "markdown")
     assert ("no p, fewer than 5 seeds in common with the baseline: sd" in text) is not tested
     assert ("*" in text.replace("**", "")) is tested and (
-        "best group" in render(leaderboard.build(records), "html")
+        "best group" in render(build.build(records), "html")
     ) is tested
 
 
@@ -441,7 +442,7 @@ def test_a_worst_group_without_one_of_the_groups_is_marked() -> None:
     one["splits"]["test"] = {"n": [100, 100, 0, 100], "correct": [90, 80, 0, 70], "loss_sum": 1.0, "entropy_sum": 1.0}
     one["splits"]["validation"] |= {"n": [200, 200], "correct": [100, 50]}
     one["headline"] = [["test", "worst_group_accuracy"], ["test", "accuracy"], ["validation", "worst_group_accuracy"]]
-    made = leaderboard.build([one])
+    made = build.build([one])
     worst, average, by_class = made.rows
     assert (worst.mean, worst.partial) == (70.0, "over 3 of 4 groups: test has no y1a0") and average.partial == ""
     assert by_class.partial == "over 2 classes: validation has no attribute"
@@ -450,7 +451,7 @@ def test_a_worst_group_without_one_of_the_groups_is_marked() -> None:
         assert "70.00‡" in text and "test worst group accuracy over 3 of 4 groups: test has no y1a0" in text, format_
     assert r"70.00$^\ddagger$" in render(made, "latex")
     one["splits"]["train"] = one["splits"]["test"]
-    assert leaderboard.build([one]).rows[0].partial == "", "no group is missed that training has not"
+    assert build.build([one]).rows[0].partial == "", "no group is missed that training has not"
 
 
 def test_the_number_of_classes_is_the_records_own() -> None:
@@ -480,7 +481,7 @@ def test_draws_of_a_plan_that_was_replaced_are_no_results() -> None:
     _, draws = searching("g", 0)
     own = [record(run("sd", s, hyper_parameters={"c": 1}), 60.0) for s in range(3)]
     replaced = plan(cell("erm", [0])) | {"superseded": [draw["id"] for draw in draws]}
-    rows = {row.label: row for row in leaderboard.build([*draws, *own], [replaced]).rows if row.split == "test"}
+    rows = {row.label: row for row in build.build([*draws, *own], [replaced]).rows if row.split == "test"}
     assert (rows["sd"].n, rows["sd"].mean) == (3, 60.0) and set(rows) == {"erm", "sd"}
 
 
@@ -489,7 +490,7 @@ def test_two_plans_of_the_same_cells_are_one(chosen: list[int | None]) -> None:
     """Also where one is an older copy, from before its search ended."""
     plans, draws = zip(*(searching(f"g{i}", one) for i, one in enumerate(chosen)), strict=True)
     own = [record(run("sd", s, hyper_parameters={"c": 1}), 60.0) for s in range(3)] if 0 in chosen else []
-    made = leaderboard.build([*draws[0], *own], list(plans))
+    made = build.build([*draws[0], *own], list(plans))
     assert len(made.sections[0].lines) == 1 and made.rows[0].n == len(own)
     assert made.notes == ["g0, g1: a smaller budget"]
 
@@ -497,4 +498,4 @@ def test_two_plans_of_the_same_cells_are_one(chosen: list[int | None]) -> None:
 def test_different_searches_are_different_rows() -> None:
     (one, draws), (other, _) = searching("g", None), searching("h", None)
     other["cells"][0]["search"]["rule"] = "worst_environment"
-    assert len(leaderboard.build(draws, [one, other]).sections[0].lines) == 2
+    assert len(build.build(draws, [one, other]).sections[0].lines) == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.store import Store
+from spurbench.bench.store.store import Store
 
 TWO_MOON = ["--dataset", "two_moon", "--seeds", "0", "--set", "two_moon.examples=100"]
 
@@ -121,7 +121,7 @@ PLUGIN = '''"""A method that goes wrong.
 Source: none. Needs: nothing. Differs: nothing.
 """
 from dataclasses import dataclass
-from spurbench.bench.method import Method
+from spurbench.bench.plugins.method import Method
 
 @dataclass(frozen=True)
 class Wrong(Method):
@@ -193,9 +193,10 @@ def test_one_seed_that_fails_does_not_touch_the_others(command: Any, tmp_path: P
 
 def test_runs_that_hang_are_ended_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, by the launcher: they do not look whether they should stop."""
-    from spurbench.bench import local, registry
-    from spurbench.bench.grid import adhoc_grid
-    from spurbench.bench.runner import Settings, run_grid
+    from spurbench.bench.grid.ad_hoc import adhoc_grid
+    from spurbench.bench.launch import local
+    from spurbench.bench.launch.runner import Settings, run_grid
+    from spurbench.bench.plugins import registry
 
     plugin = tmp_path / "wrong.py"
     plugin.write_text(PLUGIN.format(body="while True: pass"))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spurbench.bench import logits
-from spurbench.bench.errors import UserError
-from spurbench.bench.selection import at_its_best
-from spurbench.bench.store import Store
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.records.selection import at_its_best
+from spurbench.bench.store import predictions
+from spurbench.bench.store.store import Store
 from tests.test_selection import counts, trained
 
 RIGHT = {250: 60, 500: 80, 1000: 70}  # step → right answers of a hundred in each class, on validation and test
@@ -39,20 +39,20 @@ def store_with(folder: Path, record: dict[str, Any], steps: tuple[int, ...]) -> 
 
 def test_predictions_are_of_the_step_the_row_is_about(tmp_path: Path, record: dict[str, Any]) -> None:
     store = store_with(tmp_path, record, (250, 500))
-    kept = logits.of_run(store, record, "validation_accuracy")
+    kept = predictions.of_run(store, record, "validation_accuracy")
     assert kept.step == 500 and set(kept.logits) == {"validation", "test"}
     right = (kept.logits["test"] > 0) == (np.arange(200) >= 100)
     best = at_its_best(record, "validation_accuracy")
     assert [int(half.sum()) for half in np.split(right, 2)] == best["splits"]["test"]["correct"] == [80, 80]
-    last = logits.of_run(store, record)
+    last = predictions.of_run(store, record)
     assert last.step == 1000 and set(last.logits) == {"validation", "test", "train"}
 
 
 def test_predictions_of_the_last_step_alone_are_not_taken_for_others(tmp_path: Path, record: dict[str, Any]) -> None:
     store = store_with(tmp_path, record, ())
     with pytest.raises(UserError, match="predictions of its last step, 1000, are kept, but the rule .* chose step 500"):
-        logits.of_run(store, record, "validation_accuracy")
-    assert logits.of_run(store, record).step == 1000
+        predictions.of_run(store, record, "validation_accuracy")
+    assert predictions.of_run(store, record).step == 1000
 
 
 def test_predictions_that_are_missing_or_damaged_are_one_line(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ def test_predictions_that_are_missing_or_damaged_are_one_line(tmp_path: Path, re
     path = store.path("predictions", record["id"], ".npz")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="the file is damaged"):
-        logits.of_run(store, record)
+        predictions.of_run(store, record)
     path.unlink()
     with pytest.raises(UserError, match=f"no predictions are kept of run {record['id']}"):
-        logits.of_run(store, record)
+        predictions.of_run(store, record)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import layout, packages, processes, provenance, terminal
-from spurbench.bench.errors import MESSAGE, UserError, reason
-from spurbench.bench.home import at_home, home
+from spurbench.bench.core import entry_points, machine, processes, terminal
+from spurbench.bench.core.errors import MESSAGE, UserError, reason
+from spurbench.bench.core.files import at_home, home
+from spurbench.bench.launch import placement
+from spurbench.bench.provenance import commit
 
 ROOT = Path(__file__).parent.parent
-MAIN = "from spurbench.bench.cli import main; main()"
+MAIN = "from spurbench.bench.cli.main import main; main()"
 GRID = """\
 seeds: 0
 datasets:
@@ -269,8 +271,8 @@ def test_a_package_with_a_damaged_list_of_entry_points_is_named(
 ) -> None:
     (installed / "broken-1.0.dist-info" / "entry_points.txt").write_text("[spurbench.commands]\nno equals sign\n")
     monkeypatch.syspath_prepend(str(installed))
-    assert "slurm" in {entry.name for entry in packages.announced("spurbench.commands")}
-    assert any(line.startswith("the entry points of broken cannot be read") for line in packages.problems())
+    assert "slurm" in {entry.name for entry in entry_points.announced("spurbench.commands")}
+    assert any(line.startswith("the entry points of broken cannot be read") for line in entry_points.problems())
 
 
 # ---- git ------------------------------------------------------------------------------------------------------------
@@ -296,40 +298,40 @@ def git(root: Path, *arguments: str) -> None:
 
 def test_what_differs_from_the_commit_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as in a hook
-    before = provenance.code_of(checkout)
+    before = commit.code_of(checkout)
     assert before["commit"] and len(before["commit"]) == 40 and before["diff"] is None
     (checkout / "methods" / "münchen.py").write_bytes(b"# \xe9\n")
-    new = provenance.code_of(checkout)["diff"]
+    new = commit.code_of(checkout)["diff"]
     (checkout / "methods" / "münchen.py").write_bytes(b"# \xe8\n")
-    assert new and len(new) == 64 and provenance.code_of(checkout)["diff"] not in (None, new)
+    assert new and len(new) == 64 and commit.code_of(checkout)["diff"] not in (None, new)
 
 
 def test_git_that_does_not_answer_is_not_read_as_nothing_changed(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git(checkout, "worktree", "add", "-q", str(tmp_path / "beside"))
-    assert provenance.code_of(tmp_path / "beside") == provenance.code_of(checkout)
+    assert commit.code_of(tmp_path / "beside") == commit.code_of(checkout)
     (tmp_path / "beside" / ".git").write_text("gitdir: /nowhere\n")
-    found = provenance.code_of(tmp_path / "beside")
+    found = commit.code_of(tmp_path / "beside")
     assert found == {"commit": None, "diff": "unknown: git: not a git repository: /nowhere"}
-    monkeypatch.setattr(provenance.subprocess, "run", refusing(checkout))
-    found = provenance.code_of(checkout)
+    monkeypatch.setattr(commit.subprocess, "run", refusing(checkout))
+    found = commit.code_of(checkout)
     assert found["diff"] == "unknown: git: detected dubious ownership in repository at 'the checkout'"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "/nowhere")
-    assert provenance.code_of(checkout)["diff"] == "unknown: git is not installed"
-    assert provenance.code_of(tmp_path) == {"commit": None, "diff": None}  # no checkout
+    assert commit.code_of(checkout)["diff"] == "unknown: git is not installed"
+    assert commit.code_of(tmp_path) == {"commit": None, "diff": None}  # no checkout
 
 
 def test_the_code_of_a_record_in_words() -> None:
-    commit = "0123456789abcdef"
+    sha = "0123456789abcdef"
     for diff, words in (
         (None, ""),
         ("f" * 64, " + uncommitted changes"),
         ("unknown: git: no", ", changes unknown: git: no"),
     ):
-        assert provenance.told({"commit": commit, "diff": diff}) == f"0123456789{words}"
-    assert provenance.told({"commit": None, "diff": "unknown: no git"}) == "no commit, changes unknown: no git"
+        assert commit.told({"commit": sha, "diff": diff}) == f"0123456789{words}"
+    assert commit.told({"commit": None, "diff": "unknown: no git"}) == "no commit, changes unknown: no git"
 
 
 def refusing(root: Path) -> Any:
@@ -357,20 +359,20 @@ def test_cores_that_control_groups_grant(tmp_path: Path, groups: str, files: dic
     for name, text in files.items():
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(text)
-    assert layout.granted(tmp_path / "cgroup", tmp_path / "fs") == expected
+    assert machine.granted(tmp_path / "cgroup", tmp_path / "fs") == expected
 
 
 def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "cores", lambda: 16)
-    for name in layout.THREADS:
+    monkeypatch.setattr(placement, "cores", lambda: 16)
+    for name in machine.THREADS:
         monkeypatch.delenv(name, raising=False)
-    assert layout.choose("cpu", 2, None, 10).threads == 8
+    assert placement.choose("cpu", 2, None, 10).threads == 8
     for value, threads in (("3", 3), ("2,4", 2), ("99", 8), ("0", 8), ("many", 8)):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
-        assert layout.choose("cpu", 2, None, 10).threads == threads
+        assert placement.choose("cpu", 2, None, 10).threads == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
-    assert layout.choose("cpu", 2, None, 10).threads == 1 and layout.choose("cpu", 2, 5, 10).threads == 5
+    assert placement.choose("cpu", 2, None, 10).threads == 1 and placement.choose("cpu", 2, 5, 10).threads == 5
 
 
 def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:

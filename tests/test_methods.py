@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from spurbench.bench import optimizer
-from spurbench.bench.dataset import Training
-from spurbench.bench.method import Batch, Method, Problem
-from spurbench.bench.record import Run
-from spurbench.bench.registry import load_method
-from spurbench.bench.store import Store
+from spurbench.bench.plugins.dataset import Training
+from spurbench.bench.plugins.method import Batch, Method, Problem
+from spurbench.bench.plugins.registry import load_method
+from spurbench.bench.records.record import Run
+from spurbench.bench.store.store import Store
+from spurbench.bench.training import optimizers
 
 Z1, Y1 = [2.0, -1.0, 0.5, -3.0], [1, 0, 0, 1]
 Z2, Y2 = [1.5, -0.5, -2.0, 0.25], [1, 1, 0, 0]
@@ -368,7 +368,7 @@ def test_lff_biased_loss_is_the_released_generalised_cross_entropy() -> None:
 def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
     """What SD's released rule rests on: after 450 steps at 0.01 a gradient of 2e-5 moves a weight by almost nothing."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = optimizer.make([p], Training(optimizer="adam", lr=1e-4))
+    adam = optimizers.make([p], Training(optimizer="adam", lr=1e-4))
     seen = {}
     for step in range(2001):
         before = p.item()

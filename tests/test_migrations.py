@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.grid import expand, load_grid, runs
-from spurbench.bench.migrations import migrated_plan, migrated_record
-from spurbench.bench.record import Run, sealed, used
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.records.migrations import migrated_plan, migrated_record
+from spurbench.bench.records.record import Run, sealed, used
 
 FILE = Path(__file__).with_name("data") / "schema-1.jsonl.gz"  # all of results/ when that was the schema
 FULL = {

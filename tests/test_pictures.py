@@ -23,15 +23,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from spurbench.bench import catalogue, registry
-from spurbench.bench.dataset import Data
-from spurbench.bench.engine import prepare
-from spurbench.bench.errors import BadData, UserError
-from spurbench.bench.grid import adhoc_grid, expand
-from spurbench.bench.pictures.decode import Crop, cropped, decode
-from spurbench.bench.pictures.facts import FACTS
-from spurbench.bench.pictures.prepared import Prepared, root
-from spurbench.bench.pictures.preparing import locked
+from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.grid.expand import expand
+from spurbench.bench.images.decode import Crop, cropped, decode
+from spurbench.bench.images.facts import FACTS
+from spurbench.bench.images.prepared import Prepared, root
+from spurbench.bench.images.preparing import locked
+from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.training.engine import prepare
 from spurbench.datasets.cifar10 import CLASSES
 from spurbench.datasets.data import twins
 
@@ -78,7 +79,7 @@ def refused(name: str, folder: Path | None, *sets: str, allow_bad: bool = False)
     """The complaint about files, after which nothing may be prepared."""
     before = set(root().glob(f"*/*/{FACTS}"))
     with pytest.raises(UserError) as error:
-        catalogue.prepare(name, folder, sets, allow_bad)
+        dataset_files.prepare(name, folder, sets, allow_bad)
     assert set(root().glob(f"*/*/{FACTS}")) == before
     return str(error.value)
 
@@ -87,13 +88,13 @@ def refused(name: str, folder: Path | None, *sets: str, allow_bad: bool = False)
 
 
 def test_pickled_batches(made: Path) -> None:
-    assert "--set cifar10.origin=twin" in catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    assert "--set cifar10.origin=twin" in dataset_files.prepare("cifar10", made, ["cifar10.origin=twin"])
     data = data_of(CIFAR10(origin="twin"))
     first = pickle.loads((made / "cifar-10-batches-py" / "data_batch_1").read_bytes())
     assert data.train.x.dtype == torch.uint8 and data.train.x.shape == (200, 3, 32, 32) and data.classes == 10
     assert np.array_equal(data.train.x[:40].flatten(1).numpy(), first["data"])
     assert data.train.y[:40].tolist() == first["labels"] and set(data.tests) == {"test"}
-    catalogue.prepare("cifar100", made, ["cifar100.origin=twin"])
+    dataset_files.prepare("cifar100", made, ["cifar100.origin=twin"])
     assert len(data_of(CIFAR100(origin="twin")).groups) == 100
 
 
@@ -103,8 +104,8 @@ def test_batches_of_python_2(made: Path, tmp_path: Path) -> None:
     for file in old.iterdir():
         entry = pickle.loads(file.read_bytes())
         file.write_bytes(as_python_2(entry["data"], entry["labels"]))
-    catalogue.prepare("cifar10", tmp_path, ["cifar10.origin=old"])
-    catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    dataset_files.prepare("cifar10", tmp_path, ["cifar10.origin=old"])
+    dataset_files.prepare("cifar10", made, ["cifar10.origin=twin"])
     assert CIFAR10(origin="old").checksum() == CIFAR10(origin="twin").checksum()
 
 
@@ -141,7 +142,7 @@ def jpeg_folder(folder: Path, classes: Any, each: int = 3) -> Path:
 def test_image_folder(tmp_path: Path) -> None:
     folder = jpeg_folder(tmp_path / "cifar", CLASSES)
     assert "expected 50,000" in refused("cifar10", folder)  # three pictures a class are no CIFAR-10
-    catalogue.prepare("cifar10", folder, ["cifar10.origin=mine"])
+    dataset_files.prepare("cifar10", folder, ["cifar10.origin=mine"])
     data = data_of(CIFAR10(origin="mine"))
     assert data.train.y.tolist() == [y for y in range(10) for _ in range(3)]
     expected = np.asarray(Image.open(folder / "train" / "bird" / "0001.jpg")).transpose(2, 0, 1)
@@ -152,7 +153,7 @@ def test_image_folder(tmp_path: Path) -> None:
 
 def test_the_layout_tells_the_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR10, "published", {"train": (3,) * 10, "test": (3,) * 10})
-    assert "--set cifar10.origin=jpeg" in catalogue.prepare("cifar10", jpeg_folder(tmp_path / "cifar", CLASSES))
+    assert "--set cifar10.origin=jpeg" in dataset_files.prepare("cifar10", jpeg_folder(tmp_path / "cifar", CLASSES))
     with pytest.raises(BadData, match="there is: jpeg"):
         data_of(CIFAR10())
     data_of(CIFAR10(origin="jpeg"))
@@ -174,12 +175,12 @@ def test_celeba_in_all_its_layouts(made: Path, faces: Path, tmp_path: Path) -> N
         shutil.copy(made / "celebA_v1.0" / name, kaggle)
     places = {"torchvision": made / "celeba", "wilds": made / "celebA_v1.0", "authors": original, "kaggle": kaggle}
     for name, folder in places.items():
-        catalogue.prepare("celeba", folder, [f"celeba.origin={name}", "celeba.size=16"])
+        dataset_files.prepare("celeba", folder, [f"celeba.origin={name}", "celeba.size=16"])
     assert len({CelebA(origin=name, size=16).checksum() for name in places}) == 1
 
 
 def test_celeba_groups_and_splits(made: Path) -> None:
-    catalogue.prepare("celeba", made, TWIN)
+    dataset_files.prepare("celeba", made, TWIN)
     data = data_of(CelebA(origin="twin", size=16))
     assert (data.classes, data.attributes, set(data.tests)) == (2, 2, {"validation", "test"})
     for split, counts in zip((data.train, *data.tests.values()), GROUPS, strict=True):
@@ -211,7 +212,7 @@ def test_the_wilds_package_reads_the_twins(name: str, made: Path) -> None:
     wilds = pytest.importorskip("wilds")
     theirs = wilds.get_dataset(name, root_dir=str(made), download=False)
     ours = registry.load_dataset(name.lower())(origin="twin", size=16)  # type: ignore[call-arg]
-    catalogue.prepare(name.lower(), made, [f"{name.lower()}.origin=twin", f"{name.lower()}.size=16"])
+    dataset_files.prepare(name.lower(), made, [f"{name.lower()}.origin=twin", f"{name.lower()}.size=16"])
     data = data_of(ours)
     for key, own in {"train": data.train, "val": data.tests["validation"], "test": data.tests["test"]}.items():
         subset = theirs.get_subset(key)
@@ -225,11 +226,11 @@ def test_pictures_of_ones_own(made: Path, tmp_path: Path) -> None:
     edit_csv(mine / "metadata.csv", 0, 4, "a")
     sets = ("own_pictures.name=birds", "own_pictures.size=16")
     assert refused("own_pictures", mine).startswith("which pictures?")
-    catalogue.prepare("own_pictures", mine, sets)
+    dataset_files.prepare("own_pictures", mine, sets)
     data = data_of(OwnPictures(name="birds", size=16))
     assert data.train.group(2).bincount().tolist() == twins.shares(twins.WATERBIRDS, 300)[0]
     tree = jpeg_folder(tmp_path / "tree", ("cat", "dog", "eel"))
-    catalogue.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=16"])
+    dataset_files.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=16"])
     data = data_of(OwnPictures(name="tree", size=16))
     assert data.groups == ["y0", "y1", "y2"] and data.train.attribute is None
     with pytest.raises(BadData, match=r"prepare own_pictures --from FOLDER --set own_pictures.name=x --set .*size=8;"):
@@ -274,19 +275,19 @@ def test_tables_with_nothing_to_learn(tmp_path: Path, text: str, words: str) -> 
 def test_a_folder_that_changed_is_noticed(tmp_path: Path) -> None:
     sets = ("own_pictures.name=mine", "own_pictures.size=8")
     folder = own_table(tmp_path / "mine", TABLE + "".join(ROWS))
-    assert catalogue.prepare("own_pictures", folder, sets).startswith("prepared")
-    assert catalogue.prepare("own_pictures", folder, sets).startswith("already prepared")
+    assert dataset_files.prepare("own_pictures", folder, sets).startswith("prepared")
+    assert dataset_files.prepare("own_pictures", folder, sets).startswith("already prepared")
     assert "is a file: give the folder" in refused("own_pictures", folder / "metadata.csv", *sets)
     (folder / "metadata.csv").write_text(TABLE + "".join(ROWS[:2] + ROWS[3:] + ROWS[2:3]))
     assert "mine has changed since it was prepared: delete" in refused("own_pictures", folder, *sets)
     assert "no folder" in refused("own_pictures", tmp_path / "typo", *sets)
     shutil.rmtree(folder)
-    assert catalogue.prepare("own_pictures", folder, sets).startswith("already prepared")
+    assert dataset_files.prepare("own_pictures", folder, sets).startswith("already prepared")
 
 
 def test_tables_of_other_encodings(tmp_path: Path) -> None:
     text = TABLE + "".join(ROWS)
-    catalogue.prepare("own_pictures", own_table(tmp_path / "bom", text, "utf-8-sig"), ["own_pictures.name=few"])
+    dataset_files.prepare("own_pictures", own_table(tmp_path / "bom", text, "utf-8-sig"), ["own_pictures.name=few"])
     wide = own_table(tmp_path / "wide", text, "utf-16")
     assert "metadata.csv is no UTF-8 text" in refused("own_pictures", wide, "own_pictures.name=wide")
 
@@ -303,7 +304,7 @@ def edit_csv(file: Path, row: int, column: int, value: str | None) -> None:
 
 
 def test_cifar2_takes_two_classes(made: Path) -> None:
-    catalogue.prepare("cifar2", made, ["cifar2.origin=twin"])
+    dataset_files.prepare("cifar2", made, ["cifar2.origin=twin"])
     ten = data_of(CIFAR10(origin="twin")).train
     for pair, (first, second) in (("airplane/horse", (0, 7)), ("cat/dog", (3, 5))):
         two = data_of(CIFAR2(origin="twin", pair=pair))
@@ -313,8 +314,8 @@ def test_cifar2_takes_two_classes(made: Path) -> None:
 
 
 def test_dominoes(made: Path) -> None:
-    catalogue.prepare("dominoes", made, ["dominoes.origin=twin"])
-    catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    dataset_files.prepare("dominoes", made, ["dominoes.origin=twin"])
+    dataset_files.prepare("cifar10", made, ["cifar10.origin=twin"])
     data = data_of(Dominoes(origin="twin", photos="twin"))
     photos = data_of(CIFAR10(origin="twin"))
     rows = [i for i, y in enumerate(photos.train.y.tolist()) if y in (1, 9)]
@@ -336,8 +337,8 @@ def bytes_of(x: torch.Tensor) -> bytes:
 
 
 def test_the_digit_agrees_as_often_as_asked(made: Path) -> None:
-    catalogue.prepare("dominoes", made, ["dominoes.origin=twin"])
-    catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    dataset_files.prepare("dominoes", made, ["dominoes.origin=twin"])
+    dataset_files.prepare("cifar10", made, ["cifar10.origin=twin"])
     never = data_of(Dominoes(origin="twin", photos="twin", agreement=0.0)).train
     assert torch.equal(never.attribute, 1 - never.y)
     mostly = Dominoes(origin="twin", photos="twin", agreement=0.8)
@@ -359,7 +360,7 @@ def test_origins_share_no_run() -> None:
 
 
 def test_the_same_weights_whatever_the_pictures(made: Path) -> None:
-    catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    dataset_files.prepare("cifar10", made, ["cifar10.origin=twin"])
     first, second = (CIFAR10(origin="twin").load(3, lambda x: nn.Linear(x[0].numel(), 2))[1] for _ in range(2))
     assert torch.equal(first.weight, second.weight)
 
@@ -374,7 +375,7 @@ def test_a_half_downloaded_archive(made: Path, tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole[: len(whole) // 2])
     assert "is not whole" in refused("cifar10", tmp_path, "cifar10.origin=twin")
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole)
-    assert catalogue.prepare("cifar10", tmp_path, ["cifar10.origin=twin"]).startswith("prepared twin: ")
+    assert dataset_files.prepare("cifar10", tmp_path, ["cifar10.origin=twin"]).startswith("prepared twin: ")
     part = shutil.copytree(made / "cifar-10-batches-py", tmp_path / "part")
     (part / "data_batch_3").unlink()
     assert "data_batch_3 missing" in refused("cifar10", part, "cifar10.origin=twin")
@@ -414,12 +415,12 @@ def test_batches_of_other_numbers(change: dict[str, Any], words: str, made: Path
 
 
 def test_archives_have_bounds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spurbench.bench.pictures.batches.MOST_BYTES", 1000)
+    monkeypatch.setattr("spurbench.bench.images.batches.MOST_BYTES", 1000)
     assert "a batch at most 1,000" in refused("cifar10", made, "cifar10.origin=twin")
     with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as packed:
         packed.add(made / "cifar-10-batches-py", "cifar-10-batches-py")
     assert "is no file of at most 1,000 bytes" in refused("cifar10", tmp_path, "cifar10.origin=twin")
-    monkeypatch.setattr("spurbench.bench.pictures.idx.MOST_BYTES", 1000)
+    monkeypatch.setattr("spurbench.bench.images.idx.MOST_BYTES", 1000)
     assert "holds more than 1,000 bytes" in refused("dominoes", made, "dominoes.origin=twin")
 
 
@@ -460,7 +461,7 @@ def first_of(folder: Path, name: str) -> bytes:
 
 @pytest.mark.parametrize("logits", [1, 3, 12])
 def test_outputs_that_do_not_fit_the_labels(made: Path, logits: int) -> None:
-    catalogue.prepare("cifar10", made, ["cifar10.origin=twin"])
+    dataset_files.prepare("cifar10", made, ["cifar10.origin=twin"])
     training = replace(CIFAR10.training, network="small_conv", logits=logits)
     with pytest.raises(UserError, match=f"training.logits is {logits}; 10 classes need 10"):
         prepare(CIFAR10(origin="twin"), registry.load_method("erm")(), training, 0)
@@ -490,7 +491,7 @@ def test_unreadable_pictures(faces: Path) -> None:
         file.write_bytes(file.read_bytes()[:300])
     said = refused("celeba", faces, *TWIN)
     assert "2 pictures cannot be read: 000003.jpg (" in said and "--allow-bad" in said
-    assert "twin-incomplete" in catalogue.prepare("celeba", faces, TWIN, allow_bad=True)
+    assert "twin-incomplete" in dataset_files.prepare("celeba", faces, TWIN, allow_bad=True)
     with pytest.raises(BadData, match="is not prepared"):
         data_of(CelebA(origin="twin", size=16))
     data = data_of(CelebA(origin="twin-incomplete", size=16))
@@ -500,7 +501,7 @@ def test_unreadable_pictures(faces: Path) -> None:
     kept = decode(faces / "img_align_celeba" / "000004.jpg", Crop(16, square=True))
     assert np.array_equal(data.train.x[2].numpy(), kept)
     assert verified("celeba") == (True, f"{here}, SHA-256 as prepared")
-    assert "already prepared" in catalogue.prepare("celeba", faces, TWIN, allow_bad=True)
+    assert "already prepared" in dataset_files.prepare("celeba", faces, TWIN, allow_bad=True)
 
 
 def test_mended_pictures_are_read_again(faces: Path) -> None:
@@ -509,7 +510,7 @@ def test_mended_pictures_are_read_again(faces: Path) -> None:
     file.write_bytes(whole[:300])
     refused("celeba", faces, *TWIN)
     file.write_bytes(whole)
-    catalogue.prepare("celeba", faces, TWIN)
+    dataset_files.prepare("celeba", faces, TWIN)
     third = data_of(CelebA(origin="twin", size=16)).train.x[2]
     assert np.array_equal(third.numpy(), decode(file, Crop(16, square=True)))
 
@@ -557,7 +558,7 @@ def test_a_class_without_pictures(tmp_path: Path) -> None:
     assert "no training pictures of the class 'eel'" in said
     for name in ("train/eel", "test/eel"):
         (tree / name).rmdir()
-    assert "prepared" in catalogue.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=8"])
+    assert "prepared" in dataset_files.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=8"])
 
 
 def test_folders_that_hold_something_else(made: Path, tmp_path: Path) -> None:
@@ -594,7 +595,7 @@ def test_a_download_is_whole_or_not_there(made: Path, monkeypatch: pytest.Monkey
     for _ in range(2):
         assert "cannot be downloaded (no route to host)" in refused("waterbirds", None)
     monkeypatch.setattr(wilds, "get_dataset", lambda name, root_dir, download: shutil.copytree(made, root_dir))
-    assert "pictures" in catalogue.prepare("waterbirds", None, ["waterbirds.origin=twin", "waterbirds.size=8"])
+    assert "pictures" in dataset_files.prepare("waterbirds", None, ["waterbirds.origin=twin", "waterbirds.size=8"])
     assert [folder.name for folder in (data_folder / "downloads").iterdir()] == ["waterbirds"]
 
 
@@ -652,7 +653,7 @@ def test_killed_and_gone_on(
     os.utime(first, ns=(written, written))
     spurbench(*line)
     first.write_bytes(whole)
-    catalogue.prepare("celeba", faces, ["celeba.origin=unbroken"])
+    dataset_files.prepare("celeba", faces, ["celeba.origin=unbroken"])
     assert CelebA(origin="twin").checksum() == CelebA(origin="unbroken").checksum()
 
 
@@ -668,14 +669,14 @@ def test_only_one_command_prepares_a_folder(made: Path, data_folder: Path) -> No
     work.mkdir(parents=True)
     with locked(work):
         assert "another command is preparing" in refused("celeba", made, *TWIN)
-    catalogue.prepare("celeba", made, TWIN)
+    dataset_files.prepare("celeba", made, TWIN)
 
 
 def test_another_source_begins_anew(made: Path, faces: Path) -> None:
     file = faces / "img_align_celeba" / "000003.jpg"
     file.write_bytes(b"gone")
     refused("celeba", faces, *TWIN)
-    catalogue.prepare("celeba", made, TWIN)
+    dataset_files.prepare("celeba", made, TWIN)
     assert Prepared.open(root() / "celeba" / "twin-16").facts["from"] == str(made)
 
 
@@ -686,7 +687,7 @@ def test_a_full_disk_is_seen_before(made: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_damage_is_found(made: Path) -> None:
-    catalogue.prepare("celeba", made, TWIN)
+    dataset_files.prepare("celeba", made, TWIN)
     folder = root() / "celeba" / "twin-16"
     flip(folder / "test.npy", -5)
     with pytest.raises(BadData, match="the test pictures in"):
@@ -704,13 +705,13 @@ def test_damage_is_found(made: Path) -> None:
     (folder / FACTS).write_text("{")
     with pytest.raises(BadData, match="cannot be used"):
         data_of(CelebA(origin="twin", size=16))
-    catalogue.prepare("celeba", made, ["celeba.origin=twin", "celeba.size=8"])
-    (found,) = [row["source"] for row in catalogue.data() if row["dataset"] == "celeba"]
+    dataset_files.prepare("celeba", made, ["celeba.origin=twin", "celeba.size=8"])
+    (found,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "celeba"]
     assert "prepared.json cannot be used" in found and "twin-8: 301 pictures" in found  # the one hides not the other
 
 
 def verified(name: str) -> tuple[bool, str]:
-    ((_, ok, found),) = catalogue.verify(name)
+    ((_, ok, found),) = dataset_files.verify(name)
     return ok, found
 
 
@@ -721,7 +722,7 @@ def flip(file: Path, at: int) -> None:
 
 
 def test_pictures_are_shared_and_not_changed(made: Path) -> None:
-    catalogue.prepare("celeba", made, TWIN)
+    dataset_files.prepare("celeba", made, TWIN)
     dataset = CelebA(origin="twin", size=16)
     x = data_of(dataset).train.x
     before = x.clone()
@@ -731,11 +732,11 @@ def test_pictures_are_shared_and_not_changed(made: Path) -> None:
 
 
 def test_list_and_verify_tell_what_there_is(made: Path) -> None:
-    before = {row["dataset"]: row["source"] for row in catalogue.data()}
+    before = {row["dataset"]: row["source"] for row in dataset_files.data()}
     assert before["celeba"] == "not prepared: spurbench data prepare celeba --from FOLDER"
     assert verified("celeba") == (True, "not prepared, nothing to verify")
-    catalogue.prepare("celeba", made, TWIN)
-    after = {row["dataset"]: row["source"] for row in catalogue.data()}
+    dataset_files.prepare("celeba", made, TWIN)
+    after = {row["dataset"]: row["source"] for row in dataset_files.data()}
     assert after["celeba"].startswith(f"twin-16: {sum(map(sum, GROUPS))} pictures of 16 × 16, CelebA's")
     assert "SHA-256 as prepared" in verified("celeba")[1]
 
@@ -746,7 +747,7 @@ def test_list_and_verify_tell_what_there_is(made: Path) -> None:
 def test_a_run_on_the_twin(made: Path, tmp_path: Path, spurbench: Any) -> None:
     short = ("training.network=mlp", "training.pretrained=null", "training.steps=20", "training.batch=16")
     sets = [word for one in (*TWIN, *short) for word in ("--set", one)]
-    catalogue.prepare("celeba", made, TWIN)
+    dataset_files.prepare("celeba", made, TWIN)
     store = tmp_path / "store"
     choice = ("--dataset", "celeba", "--method", "erm", "--seeds", "0", "--device", "cpu", "--threads", 1)
     spurbench("run", *choice, *sets, "--store", store)
@@ -758,5 +759,5 @@ def test_a_run_on_the_twin(made: Path, tmp_path: Path, spurbench: Any) -> None:
 
 
 def test_decoding_processes_import_no_torch() -> None:
-    program = "import sys, spurbench.bench.pictures.preparing; sys.exit('torch' in sys.modules)"
+    program = "import sys, spurbench.bench.images.preparing; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

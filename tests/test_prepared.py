@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spurbench.bench import catalogue, registry
-from spurbench.bench.errors import BadData, UserError
-from spurbench.bench.pictures import decoding, facts, preparing
-from spurbench.bench.pictures.decode import Crop
-from spurbench.bench.pictures.facts import FACTS
-from spurbench.bench.pictures.prepared import root
+from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.images import decoding, facts, preparing
+from spurbench.bench.images.decode import Crop
+from spurbench.bench.images.facts import FACTS
+from spurbench.bench.images.prepared import root
+from spurbench.bench.plugins import dataset_files, registry
 
 OwnPictures, CelebA, CIFAR10 = (registry.load_dataset(name) for name in ("own_pictures", "celeba", "cifar10"))
 NAME, SIZE = "own_pictures.name=mine", "own_pictures.size=8"
@@ -53,7 +53,7 @@ def tabled(folder: Path, rows: Any) -> Path:
 
 
 def prepared(folder: Path, *sets: str) -> str:
-    return catalogue.prepare("own_pictures", folder, (NAME, SIZE, *sets))
+    return dataset_files.prepare("own_pictures", folder, (NAME, SIZE, *sets))
 
 
 def own(**options: Any) -> Any:
@@ -90,7 +90,7 @@ def test_an_attribute_is_not_part_of_a_name(mine: Path) -> None:
     """`mine` with the attribute b, and other pictures called mine-b."""
     prepared(mine, "own_pictures.attribute=b")
     other = folder_of(mine.parent / "other", shade=99)
-    catalogue.prepare("own_pictures", other, ("own_pictures.name=mine-b", SIZE))
+    dataset_files.prepare("own_pictures", other, ("own_pictures.name=mine-b", SIZE))
     first, second = own(attribute="b"), own(name="mine-b")
     assert first.split("train").attribute.tolist() == [row[3] for row in ROWS[:4]]
     assert second.split("train").attribute.tolist() == [row[2] for row in ROWS[:4]]
@@ -184,7 +184,7 @@ def test_what_an_older_version_prepared(mine: Path) -> None:
     assert own().split("train").y.tolist() == [0, 1, 0, 1] and prepared(mine).startswith("already prepared")
     with pytest.raises(UserError, match="is not where they come from"):
         prepared(Path(shutil.copytree(mine, mine.parent / "copy")))
-    catalogue.prepare("own_pictures", mine, ("own_pictures.name=mine-b", SIZE))
+    dataset_files.prepare("own_pictures", mine, ("own_pictures.name=mine-b", SIZE))
     rewritten(root() / "own_pictures" / "mine-b-original-8", lambda found: [found.pop(key) for key in NEW])
     with pytest.raises(BadData, match="was prepared with options that were not noted then"):
         own(name="mine-b").prepared()
@@ -379,9 +379,9 @@ def test_what_is_damaged_is_one_line_and_not_used(what: str, mine: Path) -> None
     with pytest.raises(BadData, match="delete") as error:
         own().data(0)
     assert str(here()) in str(error.value) and len(str(error.value)) < 600
-    ((_, ok, found),) = catalogue.verify("own_pictures")
+    ((_, ok, found),) = dataset_files.verify("own_pictures")
     assert not ok and "delete" in found and str(here()) in found and found.isprintable()
-    (listed,) = [row["source"] for row in catalogue.data() if row["dataset"] == "own_pictures"]
+    (listed,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
     assert listed.isprintable()
 
 
@@ -396,12 +396,12 @@ def test_the_command_names_what_is_damaged(mine: Path, command: Any) -> None:
 
 def test_damage_hides_not_what_is_whole(mine: Path) -> None:
     for name in ("mine", "more", "whole"):
-        catalogue.prepare("own_pictures", mine, (f"own_pictures.name={name}", SIZE))
+        dataset_files.prepare("own_pictures", mine, (f"own_pictures.name={name}", SIZE))
     to_nothing("train-labels.npz")(here())
     to_nothing("train.npy")(root() / "own_pictures" / "more-original-8")
-    ((_, ok, found),) = catalogue.verify("own_pictures")
+    ((_, ok, found),) = dataset_files.verify("own_pictures")
     assert not ok and "the train labels in" in found and "train.npy has 0 bytes" in found
-    (listed,) = [row["source"] for row in catalogue.data() if row["dataset"] == "own_pictures"]
+    (listed,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
     assert "train.npy has 0 bytes" in listed and "whole-original-8: 12 pictures" in listed
 
 
@@ -477,7 +477,7 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plug_in_that_fails_hides_no_other(tmp_path: Path, command: Any) -> None:
     (tmp_path / "brittle.py").write_text(
         '"""Fails.\n\nSource: none.\nLicence: none.\n"""\nfrom dataclasses import dataclass\n'
-        "from spurbench.bench.dataset import Dataset\n\n\n@dataclass(frozen=True)\nclass Brittle(Dataset):\n"
+        "from spurbench.bench.plugins.dataset import Dataset\n\n\n@dataclass(frozen=True)\nclass Brittle(Dataset):\n"
         "    def load(self, seed, build):\n        raise EOFError\n\n"
         "    def files(self):\n        raise EOFError\n\n    verify = load\n"
     )
@@ -511,13 +511,13 @@ def half(mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def checksum_of(folder: Path) -> str:
     """That of pictures prepared in one go."""
-    catalogue.prepare("own_pictures", folder, ("own_pictures.name=unbroken", SIZE))
+    dataset_files.prepare("own_pictures", folder, ("own_pictures.name=unbroken", SIZE))
     return str(own(name="unbroken").checksum())
 
 
 def test_half_made_folders_are_told_and_gone_on_with(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = half(mine, monkeypatch)
-    (told,) = [row["source"] for row in catalogue.data() if row["dataset"] == "own_pictures"]
+    (told,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
     assert told == f"{work} is half made: the same command goes on"
     seen = []
     monkeypatch.setattr(
@@ -606,7 +606,7 @@ def test_what_was_allowed_before_is_not_now(mine: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", end)
         with pytest.raises(KeyboardInterrupt):
-            catalogue.prepare("own_pictures", mine, (NAME, SIZE), allow_bad=True)
+            dataset_files.prepare("own_pictures", mine, (NAME, SIZE), allow_bad=True)
     with pytest.raises(BadData, match="1 pictures cannot be read: img/0.png"):
         prepared(mine)
     rewrite(mine / "img" / "0.png", whole)
@@ -617,7 +617,7 @@ def test_too_many_left_out(mine: Path) -> None:
     for i in (0, 2):  # of training, the class y = 0
         (mine / "img" / f"{i}.png").write_bytes(b"")
     with pytest.raises(BadData, match="without the pictures that cannot be read, train lacks a class or is empty"):
-        catalogue.prepare("own_pictures", mine, (NAME, SIZE), allow_bad=True)
+        dataset_files.prepare("own_pictures", mine, (NAME, SIZE), allow_bad=True)
 
 
 def old(folder: Path, days: float) -> Path:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from spurbench.bench.dataset import Attack, BadData, Build, Data, Dataset, Pgd, Split, Training
-from spurbench.bench.engine import prepare
-from spurbench.bench.registry import load_method
+from spurbench.bench.plugins.dataset import Attack, BadData, Build, Data, Dataset, Pgd, Split, Training
+from spurbench.bench.plugins.registry import load_method
+from spurbench.bench.training.engine import prepare
 
 ERM = load_method("erm")()
 NAN = float("nan")
@@ -121,7 +121,7 @@ def test_splits_that_do_not_belong_together() -> None:
 
 
 def test_many_inputs_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spurbench.bench.promises.AT_ONCE", 6)
+    monkeypatch.setattr("spurbench.bench.checks.data_checks.AT_ONCE", 6)
     x = torch.zeros(8, 2)
     x[[4, 7], 1] = NAN
     with pytest.raises(BadData, match="split 'test': 2 of 8 inputs .* the first is example 4"):

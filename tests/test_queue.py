@@ -19,10 +19,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_slurm import FakeSlurm
 
-from spurbench.bench.errors import UserError
-from spurbench.bench.grid import adhoc_grid, expand, load_grid, runs
-from spurbench.bench.job import Job, Options, gather
-from spurbench.bench.store import Store
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.launch.job import Job, gather
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program, queue, submissions, submit, task
 from spurbench.slurm.answers import Answers, ask, listed, remembered
 from spurbench.slurm.arrays import Resources
@@ -538,7 +541,7 @@ def test_a_term_without_an_end(
     monkeypatch.setattr(task, "GRACE", 0.3)
     for name, value in {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
-    from spurbench.bench import worker
+    from spurbench.bench.launch import worker
 
     real, told = worker.run_job, []
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from spurbench.bench import registry
-from spurbench.bench.errors import UserError
-from spurbench.bench.scaffold import write_method
-from spurbench.bench.training import Training
+from spurbench.bench.checks.scaffold import write_method
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.training_settings import Training
 
-HEAD = "from dataclasses import dataclass\nfrom spurbench.bench.method import Method, hyper\n"
+HEAD = "from dataclasses import dataclass\nfrom spurbench.bench.plugins.method import Method, hyper\n"
 LOSS = "    def loss(self, logits, batch, state, step):\n        return batch.losses(logits).mean()\n"
 MINE = "@dataclass(frozen=True)\nclass Mine(Method):\n    a: float = hyper(0.5, low=0.1, high=1.0)\n"
 GOOD = HEAD + MINE + LOSS
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_listing_imports_neither_torch_nor_plugins():
     code = (
-        "import sys; from spurbench.bench import registry as r; assert r.methods() and r.datasets();"
+        "import sys; from spurbench.bench.plugins import registry as r; assert r.methods() and r.datasets();"
         "bad = [n for n in sys.modules if n in ('torch', 'numpy') or n.startswith('spurbench.methods')];"
         "assert not bad, bad"
     )
@@ -66,7 +66,7 @@ def test_what_is_read_is_what_is_imported(kind):
 DATASET = """\
 from dataclasses import dataclass
 from typing import ClassVar
-from spurbench.bench.dataset import Dataset, Training
+from spurbench.bench.plugins.dataset import Dataset, Training
 HALF = float("0.5")
 @dataclass(frozen=True)
 class Mine(Dataset):

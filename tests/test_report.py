@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import leaderboard, published
-from spurbench.bench.errors import UserError
-from spurbench.bench.record import Run, sealed
-from spurbench.bench.report import render, wording
-from spurbench.bench.report.html import Scale, strip
-from spurbench.bench.squares import Square, squares
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.formats import wording
+from spurbench.bench.formats.html import Scale, strip
+from spurbench.bench.formats.render import render
+from spurbench.bench.leaderboard import build, published
+from spurbench.bench.leaderboard.cell_results import Square, squares
+from spurbench.bench.records.record import Run, sealed
 
 EVIL = '<script>alert("1")</script>'
 OWN = published.Comparison("plain", frozenset({"guess"}))
@@ -35,8 +36,8 @@ def record(method: str, seed: int, test: float, **fields: Any) -> dict[str, Any]
     return sealed(run.to_dict() | rest | {k: v for k, v in fields.items() if k not in base})
 
 
-def board(records: list[dict[str, Any]], **options: Any) -> leaderboard.Leaderboard:
-    return leaderboard.build(records, comparison=OWN, **options)
+def board(records: list[dict[str, Any]], **options: Any) -> build.Leaderboard:
+    return build.build(records, comparison=OWN, **options)
 
 
 def several(methods: dict[str, float], seeds: int = 4, **fields: Any) -> list[dict[str, Any]]:
@@ -81,9 +82,7 @@ def test_page_is_well_formed_shows_every_seed_and_runs_no_name() -> None:
 def test_page_marks_the_published_value_and_says_the_strip_in_words() -> None:
     one = published.Published("pictures", "plain", "test", "accuracy", 21.5, "A paper", "none", "verified", 0.3, 0, 10)
     plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0, 1], published="plain")]}
-    made = leaderboard.build(
-        several({"plain": 20}, 2), [plan], comparison=published.Comparison("plain", frozenset(), (one,))
-    )
+    made = build.build(several({"plain": 20}, 2), [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
     page = render(made, "html")
     assert "published 21.5: A paper" in page and "2 seeds from 20.00 to 21.00, published 21.5 ± 0.3" in page
 
@@ -102,7 +101,7 @@ def planned(method: str, seeds: list[int], **fields: Any) -> dict[str, Any]:
 def test_unverified_numbers_are_never_printed(status: str) -> None:
     one = published.Published("pictures", "plain", "test", "accuracy", 77.7, "Hearsay", "none", status, 0.3, 0, 10)
     plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0], published="plain")]}
-    made = leaderboard.build([], [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
+    made = build.build([], [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
     assert all("77.7" not in render(made, format_) for format_ in ("table", "html", "json"))
 
 
@@ -179,7 +178,7 @@ def test_search_draws_are_no_rows_and_an_open_search_is_named() -> None:
     draws = several({"other": 40}, 1, hyper_parameters={"c": 1})
     search = {"text": "2 draws", "chosen": None, "draws": [{"ids": [draws[0]["id"]]}, {"ids": ["absent"]}]}
     cell = planned("other", [0, 1], search=search, hyper_parameters=None, ids=[])
-    made = leaderboard.build(draws, [{"grid": "g", "notes": [], "cells": [cell]}], comparison=OWN)
+    made = build.build(draws, [{"grid": "g", "notes": [], "cells": [cell]}], comparison=OWN)
     (row,) = made.rows
     assert (row.n, row.n_planned) == (0, 2) and row.note == "search going on, 1 of 2 runs ended"
     assert "search going on" in render(made, "table")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import command
-from spurbench.bench.store import Store
+from spurbench.bench.formats.render import render
+from spurbench.bench.leaderboard.build import board
+from spurbench.bench.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 README = runpy.run_path(str(ROOT / "tests" / "readme.py"))
@@ -35,7 +36,7 @@ def essence(text: str) -> list[dict[str, Any]]:
 
 
 def test_the_leaderboard_comes_from_the_records() -> None:
-    made = essence(command.leaderboard(README["RECORDS"], "json", False, "paper", False))
+    made = essence(render(board(Store.open(README["RECORDS"]), grid="paper"), "json"))
     kept = essence((ROOT / "results" / "paper" / "leaderboard.json").read_text())
     assert len(made) == len(kept) > 20
     for one, other in zip(made, kept, strict=True):

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.leaderboard import build
-from spurbench.bench.measures import columns_of, value
-from spurbench.bench.selection import RULES, at_its_best, lack, mean_scores, unbiased, used_by
+from spurbench.bench.leaderboard.build import build
+from spurbench.bench.records.metrics import columns_of, value
+from spurbench.bench.records.selection import RULES, at_its_best, lack, mean_scores, unbiased, used_by
 from tests.test_leaderboard import cell, plan, record, run
 
 

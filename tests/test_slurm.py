@@ -18,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import chaos_slurm
 
-from spurbench.bench.store import Store
+from spurbench.bench.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "slurm" / "local_cluster.sh"
@@ -147,7 +147,7 @@ class Paced(ERM):
 BAD = """\
 import time
 from dataclasses import dataclass
-from spurbench.bench.method import Batch, Method
+from spurbench.bench.plugins.method import Batch, Method
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from spurbench.bench import again, drawings, registry, starvation
-from spurbench.bench.engine import Engine, prepare
-from spurbench.bench.errors import UserError
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.evaluation import starvation
+from spurbench.bench.evaluation.starvation import Probe, Settings
 from spurbench.bench.figures import probing
-from spurbench.bench.grid import adhoc_grid, expand, runs
-from spurbench.bench.job import Job, Options
-from spurbench.bench.starvation import Probe, Settings
-from spurbench.bench.store import Store
-from spurbench.bench.worker import run_job, tune
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.launch import retrain
+from spurbench.bench.launch.job import Job
+from spurbench.bench.launch.worker import run_job, tune
+from spurbench.bench.plugins import registry
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.engine import Engine, prepare
+from spurbench.bench.training.execution import Options
 
 
 def engine_of(
@@ -174,7 +179,7 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     (part,) = first["data"]["series"]
     assert part["steps"] == [0, 1, 4] and len(part["responses"]) == 4 and part["n"] == 2
     assert "attribute" in part["summary"][0] and "attribute" not in second["data"]["series"][0]["summary"][0]
-    kept = [starvation.seen(drawings.kept(store, id), Settings(4, points=3)) for id in part["runs"]]
+    kept = [starvation.seen(artifacts.kept(store, id), Settings(4, points=3)) for id in part["runs"]]
     assert np.allclose(part["responses"], np.mean([one["responses"] for one in kept if one], 0).T, rtol=1e-3)
     assert second["data"]["series"][0]["name"] == "two_moon × erm"
     again_ = probe(store.root, "--cell", "irm", "--features", 4, "--points", 3)
@@ -207,9 +212,9 @@ def test_a_packed_store_cannot_keep_what_a_probe_sees(probe: Any, store: Store, 
 def test_a_stack_is_watched_run_by_run(store: Store) -> None:
     records = [r for r in store.records()[0] if r["method"] == "irm"]
     settings = Settings(3, points=2)
-    again.do(again.Again(records, store.root, False, settings))
-    together = [drawings.kept(store, r["id"])["probe/responses"] for r in records]
+    retrain.do(retrain.Again(records, store.root, False, settings))
+    together = [artifacts.kept(store, r["id"])["probe/responses"] for r in records]
     for record, seen in zip(records, together, strict=True):
-        again.do(again.Again([record], store.root, False, settings))
-        assert np.allclose(drawings.kept(store, record["id"])["probe/responses"], seen, rtol=1e-3)
+        retrain.do(retrain.Again([record], store.root, False, settings))
+        assert np.allclose(artifacts.kept(store, record["id"])["probe/responses"], seen, rtol=1e-3)
     assert not np.allclose(together[0], together[1], rtol=0.1)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spurbench.bench import cli, drawings
-from spurbench.bench.claims import LIFE, Claims, Lost, take_away
-from spurbench.bench.errors import StoreTrouble, UserError
-from spurbench.bench.files import sweep, write_atomically
-from spurbench.bench.merge import merge
-from spurbench.bench.record import SCHEMA, Run, fault, sealed
-from spurbench.bench.store import Store, checkpoint_of
+from spurbench.bench.cli import store_commands
+from spurbench.bench.core.errors import StoreTrouble, UserError
+from spurbench.bench.core.files import sweep, write_atomically
+from spurbench.bench.records.record import SCHEMA, Run, fault, sealed
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.claims import LIFE, Claims, Lost, take_away
+from spurbench.bench.store.merge import merge
+from spurbench.bench.store.store import Store, checkpoint_of
 
 BARE: dict[str, Any] = {
     "needs": [], "headline": [], "splits": {}, "measures": {}, "history": [], "predictions": None, "provenance": {},
@@ -144,29 +145,29 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
         theirs = record(seed) | ({"measures": {"test": {"accuracy": 0.1}}} if seed == 0 else {})
         for where, one, name in ((store, ours, "ours"), (other, theirs, "theirs")):
             where.write_record(one)
-            drawings.keep(where, one["id"], {name: np.zeros(1)})
+            artifacts.keep(where, one["id"], {name: np.zeros(1)})
     other.write_record(record(3))
-    drawings.keep(other, record(3)["id"], {"theirs": np.ones(1)})
+    artifacts.keep(other, record(3)["id"], {"theirs": np.ones(1)})
     write_atomically(store.path("predictions", RUN.id, ".npz"), b"ours")
 
     def kept() -> list[list[str]]:
-        return [sorted(drawings.kept(store, record(seed)["id"])) for seed in range(4)]
+        return [sorted(artifacts.kept(store, record(seed)["id"])) for seed in range(4)]
 
-    cli.merge(store.root, [other.root], keep="ours")
+    store_commands.merge(store.root, [other.root], keep="ours")
     assert kept() == [["ours"], ["ours", "theirs"], ["theirs"], ["theirs"]]
     assert store.path("predictions", RUN.id, ".npz").exists()
-    cli.merge(store.root, [other.root], keep="theirs")
+    store_commands.merge(store.root, [other.root], keep="theirs")
     assert kept()[:2] == [["theirs"], ["ours", "theirs"]]
     assert not store.path("predictions", RUN.id, ".npz").exists()  # they were those of the record that gave way
 
 
 @pytest.mark.parametrize("whole", [0.5, 0.0])
 def test_drawings_cut_short_are_named(store: Store, whole: float) -> None:
-    drawings.keep(store, RUN.id, {"surface": np.ones(100)})
+    artifacts.keep(store, RUN.id, {"surface": np.ones(100)})
     file = store.path("drawings", RUN.id, ".npz")
     content = file.read_bytes()
     file.write_bytes(content[: int(whole * len(content))])
-    assert drawings.kept(store, RUN.id) == {}
+    assert artifacts.kept(store, RUN.id) == {}
     (complaint,) = store.complaints()
     assert complaint.path.endswith(f"{RUN.id}.npz") and "damaged" in complaint.reason
 
@@ -174,19 +175,19 @@ def test_drawings_cut_short_are_named(store: Store, whole: float) -> None:
 def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         store.write_record(record(seed))
-        drawings.keep(store, record(seed)["id"], {"surface": np.ones(seed + 1)})
+        artifacts.keep(store, record(seed)["id"], {"surface": np.ones(seed + 1)})
     store.write_plan({"grid": "g", "cells": []})
-    cli.pack(store.root, tmp_path / "packed.jsonl.gz", with_drawings=True)
+    store_commands.pack(store.root, tmp_path / "packed.jsonl.gz", with_drawings=True)
     opened, loaded, unzip, load = [], [], gzip.open, np.load
     monkeypatch.setattr(gzip, "open", lambda file, *more: (opened.append(file), unzip(file, *more))[1])
     monkeypatch.setattr(np, "load", lambda file, **more: (loaded.append(Path(file)), load(file, **more))[1])
-    cli.merge(tmp_path / "all", [tmp_path / "packed.jsonl.gz"])
+    store_commands.merge(tmp_path / "all", [tmp_path / "packed.jsonl.gz"])
     assert opened == [tmp_path / "packed.jsonl.gz"] and loaded.count(tmp_path / "packed.drawings.npz") == 1
     merged = Store.open(tmp_path / "all")
     assert merged.records() == store.records() and merged.plans() == store.plans()
-    assert [len(drawings.kept(merged, record(seed)["id"])["surface"]) for seed in range(3)] == [1, 2, 3]
+    assert [len(artifacts.kept(merged, record(seed)["id"])["surface"]) for seed in range(3)] == [1, 2, 3]
     with pytest.raises(UserError, match="packed.jsonl.gz is a packed store, for reading only"):
-        cli.merge(tmp_path / "packed.jsonl.gz", [tmp_path / "all"])
+        store_commands.merge(tmp_path / "packed.jsonl.gz", [tmp_path / "all"])
     packed = Store.open(tmp_path / "packed.jsonl.gz")
     assert len(packed.records()[0]) == 3
     store.write_record(record(3))

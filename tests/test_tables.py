@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spurbench.bench import catalogue
-from spurbench.bench.errors import BadData, UserError
-from spurbench.bench.pictures import tables
-from spurbench.bench.pictures.prepared import Prepared, root
+from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.images import tables
+from spurbench.bench.images.prepared import Prepared, root
+from spurbench.bench.plugins import dataset_files
 
 HEADER = "img_filename,y,a,split"
 LABELS = [(i % 2, i // 2 % 2, i // 4) for i in range(12)]  # y, a, split: four pictures each
@@ -41,7 +41,7 @@ def write(folder: Path, *lines: str, encoding: str = "utf-8", end: str = "\n") -
 
 def prepared(folder: Path) -> str:
     """What was said of a folder that is taken."""
-    said = catalogue.prepare("own_pictures", folder, SETS)
+    said = dataset_files.prepare("own_pictures", folder, SETS)
     assert said.startswith("prepared mine-original-8: ")
     return said
 
@@ -49,7 +49,7 @@ def prepared(folder: Path) -> str:
 def refused(folder: Path) -> str:
     """The complaint about a folder, of which nothing may be left that could be used."""
     with pytest.raises(BadData) as error:
-        catalogue.prepare("own_pictures", folder, SETS)
+        dataset_files.prepare("own_pictures", folder, SETS)
     assert not (root() / "own_pictures" / "mine-original-8").exists() and "\n" not in str(error.value)
     return str(error.value)
 
@@ -215,7 +215,7 @@ def test_copies_are_told(copy: Callable[[str, str], None], mine: Path) -> None:
     write(mine, HEADER, *ROWS, "img/copy0.png,0,0,2", "img/copy1.png,0,0,2")
     told = "14 pictures of 8 × 8, metadata.csv, 2 of test also in train, 2 with another label too"
     assert told in prepared(mine)
-    assert told in next(row["source"] for row in catalogue.data() if row["dataset"] == "own_pictures")
+    assert told in next(row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures")
 
 
 def test_pictures_beside_a_table_are_told(mine: Path) -> None:
@@ -241,7 +241,7 @@ def test_files_that_are_not_used_are_told(tree: Path) -> None:
     for name in (*unused, "extra/6.jpg", "train/dog/.DS_Store"):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).write_bytes(b"x")
-    said = catalogue.prepare("own_pictures", tree, ("own_pictures.name=more", "own_pictures.size=8"))
+    said = dataset_files.prepare("own_pictures", tree, ("own_pictures.name=more", "own_pictures.size=8"))
     assert "6 pictures of 8 × 8, image folder, 6 files of the folder not used: 'extra/6.jpg', 'train/5.jpg', " in said
 
 
@@ -262,7 +262,7 @@ def test_folders_that_could_mean_two_things(tree: Path) -> None:
 
 def test_an_attribute_that_a_folder_does_not_have(tree: Path) -> None:
     with pytest.raises(UserError, match="has no metadata.csv, whose column 'place' would be the attribute"):
-        catalogue.prepare("own_pictures", tree, (*SETS, "own_pictures.attribute=place"))
+        dataset_files.prepare("own_pictures", tree, (*SETS, "own_pictures.attribute=place"))
 
 
 def test_empty_files_and_names_that_are_no_text(tree: Path) -> None:
@@ -274,4 +274,4 @@ def test_empty_files_and_names_that_are_no_text(tree: Path) -> None:
     assert "7 pictures" in prepared(tree)
     os.truncate(odd, 0)
     sets = ("own_pictures.name=odd", "own_pictures.size=8")
-    assert "1 unreadable left out" in catalogue.prepare("own_pictures", tree, sets, allow_bad=True)
+    assert "1 unreadable left out" in dataset_files.prepare("own_pictures", tree, sets, allow_bad=True)

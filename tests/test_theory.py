@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from spurbench.bench import theory
+from spurbench.bench.evaluation import theory
 
 ONE = np.eye(2)
 S2 = np.array([9.0, 4.0])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench import registry, versions
-from spurbench.bench.store import Store
+from spurbench.bench.plugins import registry
+from spurbench.bench.provenance import data_files, edits, plugin_code
+from spurbench.bench.store.store import Store
 
 SD = registry.methods()["sd"].path.read_text()
 
@@ -32,39 +33,39 @@ def test_code_changes_when_results_can(tmp_path: Path, old: str, new: str, same:
     one, other = tmp_path / "one.py", tmp_path / "other.py"
     one.write_text(SD)
     other.write_text(SD.replace(old, new))
-    assert (versions.code(one) == versions.code(other)) == same
+    assert (plugin_code.code(one) == plugin_code.code(other)) == same
 
 
 def test_code_holds_what_a_plugin_imports_of_its_own(tmp_path: Path) -> None:
     mine, helper = tmp_path / "mine.py", tmp_path / "helper_of_mine.py"
     mine.write_text(f"import helper_of_mine\n{SD}")
     helper.write_text("FACTOR = 1\n")
-    before = versions.code(mine)
+    before = plugin_code.code(mine)
     helper.write_text("FACTOR = 2\n")
-    versions.look_again()
-    assert versions.code(mine) != before
-    names = {file.name for file in versions.with_imports(registry.datasets()["dominoes"].path)}
+    plugin_code.look_again()
+    assert plugin_code.code(mine) != before
+    names = {file.name for file in plugin_code.with_imports(registry.datasets()["dominoes"].path)}
     assert names == {"dominoes.py", "cifar10.py"}
 
 
 def test_a_file_that_cannot_be_parsed_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def broken(:")
-    assert versions.code(tmp_path / "broken.py") == versions.code(tmp_path / "none.py") == ""
+    assert plugin_code.code(tmp_path / "broken.py") == plugin_code.code(tmp_path / "none.py") == ""
 
 
 def test_the_files_a_dataset_reads_are_heard(tmp_path: Path) -> None:
     data, other = tmp_path / "points.csv", tmp_path / "written.txt"
     data.write_text("1,2\n")
-    with versions.watching("points") as files:
+    with data_files.watching("points") as files:
         data.read_text()
         other.write_text("not read")
-        Path(versions.__file__).read_text()
-    assert files == {str(data): versions.content_of(data)}
-    with versions.watching("points") as again:
+        Path(edits.__file__).read_text()
+    assert files == {str(data): data_files.content_of(data)}
+    with data_files.watching("points") as again:
         pass
     assert again == files  # a dataset may keep what it read
     data.write_text("1,3\n")
-    assert versions.differ(files, {str(data): versions.content_of(data)}) == ["points.csv"]
+    assert data_files.differ(files, {str(data): data_files.content_of(data)}) == ["points.csv"]
 
 
 DATASET = '''"""Points of a table.
@@ -76,7 +77,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from spurbench.bench.dataset import Data, Dataset, Split, Training
+from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
 
 TABLE = Path(__file__).with_name("points.csv")
 
@@ -155,11 +156,11 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
         "no file that was edited after it made runs of s 'mine.py'" in command("accept", "s", "mine.py", code=2).stderr
     )
     Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
-    versions.look_again()
+    plugin_code.look_again()
     assert "`spurbench accept s mine.py`" in command(*line).stderr
     assert "1 runs now count as made by the current mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
-    assert versions.edited(after) == [] and after["provenance"]["accepted"]["method"] == [versions.of(before)["method"]]
+    assert edits.edited(after) == [] and after["provenance"]["accepted"]["method"] == [edits.of(before)["method"]]
     registry.forget_plugins()
 
 
@@ -176,8 +177,8 @@ def test_a_helpers_fields_and_a_packages_modules_count(tmp_path: Path) -> None:
     )
 
     def version() -> str:
-        versions.look_again()
-        return versions.code(file)
+        plugin_code.look_again()
+        return plugin_code.code(file)
 
     file.write_text(text)
     first = version()
@@ -193,4 +194,4 @@ def test_a_helpers_fields_and_a_packages_modules_count(tmp_path: Path) -> None:
 def test_the_version_of_code_does_not_change_by_itself(tmp_path: Path) -> None:
     """All that was ever recorded would count as made by other code."""
     (tmp_path / "fixed.py").write_text("import torch\n\nA: int = 1\n\n\ndef f(x, y=2):\n    return x + y * A\n")
-    assert versions.code(tmp_path / "fixed.py") == "872886941dad8b79"
+    assert plugin_code.code(tmp_path / "fixed.py") == "872886941dad8b79"

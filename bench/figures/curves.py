@@ -9,8 +9,8 @@ import numpy as np
 
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
-from spurbench.bench.gridfile import Strict
-from spurbench.bench.record import Record
+from spurbench.bench.grid.schema import Strict
+from spurbench.bench.records.record import Record
 
 FEW = 4  # series, among whose lines there is room for their names
 
@@ -104,7 +104,7 @@ class Looks(Curves):
 
     def shares(self, record: Record) -> list[float | None]:
         """Of each look; None where the split is not there or has no examples, which is not a share of 0."""
-        from spurbench.bench.measures import SHARES
+        from spurbench.bench.records.metrics import SHARES
 
         return [SHARES[self.metric](look["splits"].get(self.split)) for look in record["looks"]]
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench import again
-from spurbench.bench.errors import UserError
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import write_atomically
 from spurbench.bench.figures import style
 from spurbench.bench.figures.sheet import Figure
 from spurbench.bench.figures.source import Found, Lack, Part, Source, complaint
-from spurbench.bench.files import write_atomically
-from spurbench.bench.record import Record
-from spurbench.bench.store import Packed
+from spurbench.bench.launch import retrain
+from spurbench.bench.records.record import Record
+from spurbench.bench.store.store import Packed
 
 FORMATS = ("svg", "pdf", "png", "json")
 PNG_DPI = 220
@@ -55,7 +55,7 @@ def make(figure: Figure, source: Source, partial: bool = False) -> Drawing:
     return Drawing(figure, parts, [lack for some in lacks for lack in some])
 
 
-def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
+def again_for(figures: Sequence[Figure], source: Source) -> list[retrain.Again]:
     """The runs of which nothing is kept that these figures are drawn from, each once, cell by cell in stacks."""
     if source.store is None:
         return []
@@ -70,11 +70,11 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[again.Again]:
                 wishes.setdefault(record["id"], {"drawings": False}).update(panel.wish())
     groups: dict[str, list[Record]] = {}
     for id, record in wanted.items():
-        groups.setdefault(f"{again.job_of([record]).runs[0].cell_key} {wishes[id]}", []).append(record)
+        groups.setdefault(f"{retrain.job_of([record]).runs[0].cell_key} {wishes[id]}", []).append(record)
     return [
-        again.Again(stack, source.store.root, **wishes[stack[0]["id"]])
+        retrain.Again(stack, source.store.root, **wishes[stack[0]["id"]])
         for records in groups.values()
-        for stack in again.stacks(records)
+        for stack in retrain.stacks(records)
     ]
 
 

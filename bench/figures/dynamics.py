@@ -14,13 +14,13 @@ LINES: dict[str, Any] = {"dual": (0, (1, 1.2)), "primal": "-", "decoupled": (0, 
 
 
 class Dynamics(Kind):
-    """Figure 5 of the paper as `bench/theory.py` computes it; needs no store."""
+    """Figure 5 of the paper as `bench/evaluation/theory.py` computes it; needs no store."""
 
     paths: list[Literal["dual", "primal", "decoupled"]]
     legend: Literal["strength", "paths"] = "paths"
 
     def gather(self, source: Source) -> Part:
-        from spurbench.bench import theory
+        from spurbench.bench.evaluation import theory
 
         found = theory.figure_5()
         wanted = {"steps": found["steps"], "s_1": found["s_1"], "s_2": found["s_2"], "U": found["U"]}

@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spurbench.bench import again, drawings, starvation
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures.draw import Drawing
 from spurbench.bench.figures.responses import Look, Responses, Shares, curves
 from spurbench.bench.figures.sheet import Figure, FigureSheet
 from spurbench.bench.figures.source import Cell, Part, counted
-from spurbench.bench.grid import expand, load_grid, picked
-from spurbench.bench.grid import shipped_grids as shipped
-from spurbench.bench.record import Record
-from spurbench.bench.selection import classes_of
-from spurbench.bench.squares import squares
-from spurbench.bench.store import Packed, Store
+from spurbench.bench.grid.expand import expand
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.grid.load import shipped_grids as shipped
+from spurbench.bench.grid.patterns import picked
+from spurbench.bench.launch import retrain
+from spurbench.bench.leaderboard.cell_results import squares
+from spurbench.bench.records.record import Record
+from spurbench.bench.records.selection import classes_of
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Packed, Store
 
 LINES = 6  # features drawn as lines
 COLUMNS = {
@@ -96,12 +100,12 @@ def binary(record: Record) -> None:
         )
 
 
-def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[again.Again]:
+def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[retrain.Again]:
     """What has to be trained again: runs not yet probed with these settings."""
     found = []
     for group in groups:
-        bare = [one for one in group.records if starvation.seen(drawings.kept(store, one["id"]), settings) is None]
-        found += [again.Again(stack, store.root, False, settings) for stack in again.stacks(bare)]
+        bare = [one for one in group.records if starvation.seen(artifacts.kept(store, one["id"]), settings) is None]
+        found += [retrain.Again(stack, store.root, False, settings) for stack in retrain.stacks(bare)]
     if found and isinstance(store, Packed):
         raise UserError(
             f"{store.root} is a packed store, for reading only: `spurbench merge FOLDER {store.root}`, then probe that"
@@ -113,7 +117,7 @@ def probe(store: Store, groups: Sequence[Group], settings: starvation.Settings) 
     """What is seen of each group, once its runs have been trained again: curves and summary, means over its runs."""
     found = []
     for group in groups:
-        seen = [starvation.seen(drawings.kept(store, record["id"]), settings) for record in group.records]
+        seen = [starvation.seen(artifacts.kept(store, record["id"]), settings) for record in group.records]
         runs = [one for one in seen if one is not None]
         head = {"name": f"{group.dataset} × {group.name}", "n": len(runs), "planned": group.planned}
         head |= {"runs": [record["id"] for record in group.records], "examples": int(runs[0]["examples"])}

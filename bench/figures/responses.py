@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from spurbench.bench import starvation
+from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
-from spurbench.bench.gridfile import Strict
-from spurbench.bench.record import Record
+from spurbench.bench.grid.schema import Strict
+from spurbench.bench.records.record import Record
 
 
 class Look(Strict):

@@ -10,17 +10,17 @@ from typing import Any
 
 from pydantic import Field
 
-from spurbench.bench.errors import UserError, unknown
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.files import at_home
+from spurbench.bench.core.yamlfile import Origin
+from spurbench.bench.core.yamlfile import load as document
 from spurbench.bench.figures.curves import Flipped, Looks
 from spurbench.bench.figures.dynamics import Dynamics
+from spurbench.bench.figures.heatmap import Squares
 from spurbench.bench.figures.responses import Responses, Shares
 from spurbench.bench.figures.source import Kind
-from spurbench.bench.figures.squares import Squares
 from spurbench.bench.figures.surface import Surface
-from spurbench.bench.gridfile import Strict, checked
-from spurbench.bench.home import at_home
-from spurbench.bench.yamlfile import Origin
-from spurbench.bench.yamlfile import load as document
+from spurbench.bench.grid.schema import Strict, checked
 
 KINDS: dict[str, type[Kind]] = {
     "surface": Surface,

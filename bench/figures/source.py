@@ -9,14 +9,18 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from spurbench.bench import drawings, published, worker
-from spurbench.bench.dataset import Data
-from spurbench.bench.engine import prepare
-from spurbench.bench.errors import unknown
-from spurbench.bench.grid import expand, load_grid
-from spurbench.bench.gridfile import Precision, Strict
-from spurbench.bench.record import Record, Run, fingerprint
-from spurbench.bench.store import Packed, Store
+from spurbench.bench.core.errors import unknown
+from spurbench.bench.core.hashing import fingerprint
+from spurbench.bench.grid.expand import expand
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.grid.schema import Precision, Strict
+from spurbench.bench.launch import worker
+from spurbench.bench.leaderboard import published
+from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.records.record import Record, Run
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Packed, Store
+from spurbench.bench.training.engine import prepare
 
 Part = dict[str, Any]
 """The plotted numbers of a panel, ready for JSON."""
@@ -99,12 +103,12 @@ class Source:
         pairs = zip(planned["seeds"], (self.records.get(id) for id in planned["ids"]), strict=False)
         return {seed: record for seed, record in pairs if record and record["status"] == "done"}
 
-    def kept(self, record: Record) -> dict[str, drawings.Array]:
-        return drawings.kept(self.store, record["id"]) if self.store else {}
+    def kept(self, record: Record) -> dict[str, artifacts.Array]:
+        return artifacts.kept(self.store, record["id"]) if self.store else {}
 
     def data(self, record: Record) -> Data:
         """The data a run was trained and scored on, drawn again."""
-        from spurbench.bench.again import job_of
+        from spurbench.bench.launch.retrain import job_of
 
         run = Run.from_dict(record)
         dataset, method = worker.plugins(job_of([record]))

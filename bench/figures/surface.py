@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spurbench.bench import stats
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
-from spurbench.bench.gridfile import Strict
-from spurbench.bench.record import Record
+from spurbench.bench.grid.schema import Strict
+from spurbench.bench.leaderboard import statistics
+from spurbench.bench.records.record import Record
 
 
 class Number(Strict):
@@ -27,7 +27,7 @@ class Number(Strict):
 class Surface(Kind):
     """`cell`'s picture of that name, a square lattice [x_0, x_1] over [−reach, reach]²."""
 
-    FOLD: ClassVar[dict[str, Any]] = {"median": median, "mean": stats.mean}
+    FOLD: ClassVar[dict[str, Any]] = {"median": median, "mean": statistics.mean}
     box: ClassVar[float | None] = 1.0
 
     cell: Cell

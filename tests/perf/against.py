@@ -29,8 +29,8 @@ STEPS = """
 import json, statistics, sys, time
 import torch
 from spurbench.bench import registry
-from spurbench.bench.engine import Engine, Options, prepare
-from spurbench.bench.worker import tune
+from spurbench.bench.training.engine import Engine, Options, prepare
+from spurbench.bench.launch.worker import tune
 
 tune(1)
 found = {}

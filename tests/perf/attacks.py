@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from turns import ROUNDS
 
-from spurbench.bench.attack import Target, margins
-from spurbench.bench.dataset import Margins, Training
-from spurbench.bench.inputs import Pixels
-from spurbench.bench.network import build, prefers_channels_last
+from spurbench.bench.evaluation.attacks import Target, margins
+from spurbench.bench.plugins.dataset import Margins, Training
+from spurbench.bench.training.batching import Pixels
+from spurbench.bench.training.forward import build, prefers_channels_last
 
 PICTURES, ALONE = 200, 1
 

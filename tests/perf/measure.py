@@ -29,11 +29,13 @@ from queueing import grid_of
 from torch import Tensor, nn
 from turns import in_turn
 
-from spurbench.bench import layout, provenance, registry
-from spurbench.bench.dataset import Data, Training
-from spurbench.bench.engine import Engine, Options, prepare
-from spurbench.bench.errors import unknown
-from spurbench.bench.worker import tune
+from spurbench.bench.core import machine
+from spurbench.bench.core.errors import unknown
+from spurbench.bench.launch import placement
+from spurbench.bench.launch.worker import tune
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import Data, Training
+from spurbench.bench.training.engine import Engine, Options, prepare
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "perf"
@@ -107,8 +109,8 @@ class Shape:
 
 def by_rule(dataset: str, seeds: int) -> Shape:
     """The launcher's own choice."""
-    chosen = layout.choose("cpu", None, None, seeds)
-    flops = layout.step_flops(registry.load_dataset(dataset).training.flat(), ROWS[dataset])
+    chosen = placement.choose("cpu", None, None, seeds)
+    flops = placement.step_flops(registry.load_dataset(dataset).training.flat(), ROWS[dataset])
     return Shape(len(chosen.devices), chosen.job_threads(flops), chosen.job_height(flops, seeds))
 
 
@@ -152,7 +154,7 @@ def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Calla
     """The straightforward loop, ours by the rule in each precision, and ours in other layouts."""
     found: dict[str, Callable[[], float]] = {"straightforward loop": lambda: reference(dataset, seeds)}
     rule = by_rule(dataset, len(seeds))
-    precisions = ["float32"] + ["bf16"] * (dataset == "colored_mnist" and provenance.has_bf16())
+    precisions = ["float32"] + ["bf16"] * (dataset == "colored_mnist" and machine.has_bf16())
     for precision in precisions:
         found[f"{precision}, {rule} (the rule)"] = partial(ours, dataset, precision, seeds)
     for shape in others:
@@ -163,7 +165,7 @@ def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Calla
 
 def speed() -> dict[str, dict[str, float]]:
     """Seconds per seed and step of every way, by dataset."""
-    cores = layout.cores()
+    cores = machine.cores()
     several = {
         "colored_mnist": ways("colored_mnist", [1234, 1235], [Shape(1, cores, 1), Shape(1, cores, 2)]),
         "two_moon": ways("two_moon", list(range(10)), [Shape(cores, 1, 1), Shape(1, cores, 10), Shape(1, 1, 10)]),
@@ -188,7 +190,7 @@ def speed_rows(found: dict[str, dict[str, float]]) -> list[Row]:
 def command(*arguments: str) -> float:
     """Seconds of a `spurbench` command, the start of Python included."""
     begun = time.perf_counter()
-    program = "from spurbench.bench.cli import main; main()"
+    program = "from spurbench.bench.cli.main import main; main()"
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.PIPE)
     return time.perf_counter() - begun
 
@@ -205,10 +207,11 @@ def big_grid(folder: Path) -> Path:
 
 def finished_store(folder: Path, grid: Path) -> Path:
     """A store in which every run of the grid has a record of the usual size, made up for timing only."""
-    from spurbench.bench.grid import expand, load_grid, runs
-    from spurbench.bench.job import Options
-    from spurbench.bench.recording import frame
-    from spurbench.bench.store import Store
+    from spurbench.bench.grid.expand import expand, runs
+    from spurbench.bench.grid.load import load_grid
+    from spurbench.bench.launch.recording import frame
+    from spurbench.bench.store.store import Store
+    from spurbench.bench.training.execution import Options
 
     store = Store.open(folder / "store", create=True)
     planned = expand(load_grid(str(grid)), {})
@@ -270,7 +273,7 @@ def cluster() -> dict[str, float]:
 
 FIRST_STEP = """
 import os, sys
-from spurbench.bench.engine import Engine
+from spurbench.bench.training.engine import Engine
 from spurbench.slurm import task
 first = Engine.update
 Engine.update = lambda self: (first(self), os._exit(0))
@@ -348,11 +351,11 @@ def written() -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
     """A table for each machine, the sections in their order."""
     parts = []
-    for machine in dict.fromkeys(found["machine"].values()):
-        names = [name for name in SECTIONS if found["machine"].get(name) == machine]
+    for where in dict.fromkeys(found["machine"].values()):
+        names = [name for name in SECTIONS if found["machine"].get(name) == where]
         rows = [row for name in names for row in SECTIONS[name].rows(found[name])]
         table = "".join(f"| {what} | {value} |\n" for what, value in rows)
-        parts.append(f"On {machine}:\n\n| what | measured |\n| --- | --- |\n{table}")
+        parts.append(f"On {where}:\n\n| what | measured |\n| --- | --- |\n{table}")
     return "\n".join(parts)
 
 
@@ -367,14 +370,14 @@ def write(found: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     names, found = chosen(argv), written()
-    machine = (
-        f"{provenance.cpu()}, {layout.cores()} cores, {'with' if provenance.has_bf16() else 'no'} bf16 instructions, "
+    here = (
+        f"{machine.cpu()}, {machine.cores()} cores, {'with' if machine.has_bf16() else 'no'} bf16 instructions, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads by default"
     )
     for name in names:
         figures = SECTIONS[name].measure()
         if figures:
-            found[name], found["machine"][name] = figures, machine
+            found[name], found["machine"][name] = figures, here
             write(found)
         else:
             print(f"{name} cannot be measured here ({SECTIONS[name].what})", file=sys.stderr)

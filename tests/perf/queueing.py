@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fake_slurm import FakeSlurm
 
-PROGRAM = "from spurbench.bench.cli import main; main()"
+PROGRAM = "from spurbench.bench.cli.main import main; main()"
 
 
 def grid_of(tasks: int) -> str:

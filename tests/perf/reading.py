@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from turns import in_turn
 
-from spurbench.bench import catalogue, layout, registry
-from spurbench.bench.inputs import taken
-from spurbench.bench.local import environment
+from spurbench.bench.core import machine
+from spurbench.bench.launch.local import environment
+from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.training.batching import taken
 from spurbench.datasets.data import twins
 
 BATCH, PICTURES = 128, 6500  # in all; 5,222 of them in training
@@ -64,12 +65,12 @@ def ours(size: int) -> float:
 def measure() -> dict[str, dict[str, float]]:
     """Pictures a second by the size of the pictures: of each way to read them, and of preparing them once."""
     with tempfile.TemporaryDirectory() as name, environment(SPURBENCH_DATA=f"{name}/prepared"):
-        folder, cores = Path(name), layout.cores()
+        folder, cores = Path(name), machine.cores()
         twins.celeba(folder, PICTURES, 178, seed=0)
         prepared = {}
         for size in SIZES:
             begun = time.perf_counter()
-            catalogue.prepare("celeba", folder, ["celeba.origin=twin", f"celeba.size={size}"])
+            dataset_files.prepare("celeba", folder, ["celeba.origin=twin", f"celeba.size={size}"])
             prepared[size] = PICTURES / (time.perf_counter() - begun)
         found = {}
         for size, resize in SIZES.items():

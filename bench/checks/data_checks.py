@@ -1,0 +1,161 @@
+"""What the engine and the tables rely on in the data of a seed, checked once when they are loaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spurbench.bench.core.errors import BadData, BadSeed
+from spurbench.bench.plugins.dataset import Data, Dataset, Split
+from spurbench.bench.plugins.method import Method
+
+NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; those of training are in the record too
+AT_ONCE = 1 << 24  # values of inputs that are looked at together
+
+
+def declared_classes(dataset: Dataset) -> int:
+    """The number of classes that the dataset's class declares; networks are made for it while the data are loaded."""
+    classes: Any = dataset.classes
+    if type(classes) is not int or classes < 2:
+        raise BadData(f"{dataset.called}: classes is {classes!r}; expected how many there are, 2 or more")
+    return classes
+
+
+def kept(loaded: Any, dataset: Dataset, method: Method, seed: int) -> tuple[Data, nn.Module]:
+    """The data and the network that `load` gave for a seed.
+
+    Errors: BadSeed, naming dataset, seed, split, and what is wrong with how much of it.
+    """
+    complaint = next(complaints(loaded, dataset, method), None)
+    if complaint:
+        raise BadSeed(f"{dataset.called}, seed {seed}: {complaint}")
+    data, network = loaded
+    return data, network
+
+
+def complaints(loaded: Any, dataset: Dataset, method: Method) -> Iterator[str]:
+    """What is wrong, the most basic first; what comes later takes for granted that nothing came before."""
+    if not isinstance(loaded, tuple) or [isinstance(part, Data) for part in loaded] != [True, False]:
+        yield f"load gave {kind_of(loaded)}; expected (Data, network)"
+    data, network = loaded
+    if not isinstance(network, nn.Module):
+        yield f"load gave {kind_of(network)} for a network; expected what build(x) returns"
+    yield from of_data(data, dataset)
+    splits = {"train": data.train, **data.tests}
+    for name, split in splits.items():
+        yield from (f"split '{name}': {found}" for found in of_split(split, data))
+    yield from of_scale(data)
+    yield from of_declared(data, dataset, method)
+
+
+def of_data(data: Data, dataset: Dataset) -> Iterator[str]:
+    """Complaints of the numbers beside the splits, and of the splits' names."""
+    for name, least in (("classes", 2), ("attributes", 1), ("environments", 0)):
+        value = getattr(data, name)
+        if type(value) is not int or value < least:
+            yield f"load gave Data({name}={value!r}); expected a whole number, {least} or more"
+    if data.classes != dataset.classes:
+        yield (
+            f"load gave Data(classes={data.classes}), the class says {dataset.classes}: write "
+            f"`classes: ClassVar[int] = {data.classes}` into class {type(dataset).__name__}, or mend load"
+        )
+    if not isinstance(data.tests, dict):
+        yield f"load gave {kind_of(data.tests)} for the test splits; expected a dict, name → Split"
+    for name in data.tests:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            yield f"a test split cannot be called {name!r}: expected letters, digits, '_', '-' and '.', not train"
+    for name, split in {"train": data.train, **data.tests}.items():
+        if not isinstance(split, Split):
+            yield f"split '{name}' is {kind_of(split)}; expected a Split"
+
+
+def of_split(split: Split, data: Data) -> Iterator[str]:
+    """Complaints of one split: its labels, then its inputs."""
+    if not isinstance(split.x, Tensor) or split.x.ndim < 2:
+        yield f"inputs are {kind_of(split.x)}; expected a tensor [n, ...]"
+    if not len(split.x):
+        yield "has no examples"
+    yield from of_codes("labels", split.y, len(split.x), "classes", data.classes)
+    if (split.attribute is None) != (data.train.attribute is None):
+        yield "has an attribute, training has none" if split.attribute is not None else "has no attribute, training has"
+    for name, codes in (("attribute", split.attribute), ("environment", split.environment)):
+        if codes is not None:
+            yield from of_codes(f"{name}s", codes, len(split.x), f"{name}s", getattr(data, f"{name}s"))
+    yield from of_inputs(split.x, data.train.x)
+
+
+def of_codes(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[str]:
+    """Complaints of numbers that say of each example which of `count` it is."""
+    if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or codes.ndim != 1:
+        yield f"{what} are {kind_of(codes)}; expected a tensor [n] of torch.int64"
+    if len(codes) != n:
+        yield f"{len(codes):,} {what} for {n:,} examples"
+    if not count:
+        yield f"has {what}, but there are none: Data({field}=0)"
+    outside = ((codes < 0) | (codes >= count)).nonzero()[:, 0]
+    if len(outside):
+        first = int(outside[0])
+        yield (
+            f"{len(outside):,} of {n:,} {what} are not in 0..{count - 1}, which Data({field}={count}) allows; "
+            f"that of example {first} is {int(codes[first])}"
+        )
+
+
+def of_inputs(x: Tensor, training: Tensor) -> Iterator[str]:
+    """Complaints of inputs; bytes are numbers by nature and are not read."""
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        yield f"inputs are of {x.dtype}; expected torch.float32, or torch.uint8 for pixels from 0 to 255"
+    if x.shape[1:] != training.shape[1:]:
+        yield f"inputs have the shape {list(x.shape[1:])} each, those of training {list(training.shape[1:])}"
+    if not x.numel():
+        yield f"inputs have the shape {list(x.shape[1:])} each: there is nothing in them"
+    if x.dtype == torch.uint8:
+        return
+    rows = max(1, AT_ONCE // x[0].numel())
+    bad = torch.cat([~part.float().flatten(1).isfinite().all(1) for part in torch.split(x, rows)]).nonzero()[:, 0]
+    if len(bad):
+        yield f"{len(bad):,} of {len(x):,} inputs hold numbers that are not finite, the first is example {int(bad[0])}"
+
+
+def of_scale(data: Data) -> Iterator[str]:
+    """Complaints of the mean and the deviation of each channel."""
+    channels = data.train.x.shape[1]
+    for name, values in (("mean", data.mean), ("std", data.std)):
+        if not isinstance(values, tuple) or len(values) not in (1, channels):
+            yield f"load gave Data({name}={values!r}); expected a tuple of one number, or of {channels}, one a channel"
+        if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
+            yield f"load gave Data({name}={values!r}); expected finite numbers{', above 0' if name == 'std' else ''}"
+
+
+def of_declared(data: Data, dataset: Dataset, method: Method) -> Iterator[str]:
+    """Complaints of what the dataset's class says there is, in the data of a seed that they lack."""
+    train = data.train
+    present = set() if train.environment is None else set(train.environment.bincount().nonzero()[:, 0].tolist())
+    if "environments" in dataset.provides and len(present) < 2:
+        yield f"the class provides environments; the training examples come from {len(present)}, expected 2 or more"
+    if absent := set(range(data.environments)) - present:
+        yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
+    if data.attributes > 1 and train.attribute is None:
+        yield f"Data(attributes={data.attributes}), but the training examples have no attribute"
+    if "groups" in method.needs and train.attribute is None:
+        yield f"{type(method).__name__} needs groups, and the training examples have no attribute to make them of"
+    groups = len(data.groups)
+    if any(not 0 <= group < groups for group in dataset.conflicting):
+        yield f"the class says that groups {dataset.conflicting} are conflicting; there are 0..{groups - 1}"
+    for name, attack in dataset.attacks().items():
+        if attack.split != "train" and attack.split not in data.tests:
+            yield f"the attack '{name}' is on split '{attack.split}', which load does not give"
+
+
+def kind_of(value: Any) -> str:
+    """What something is, in a few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)} of {value.dtype}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,277 @@
+"""Questions put to a method's loss on small batches: is it finite, does it stack, does its state survive.
+
+Axes in names: R seeds stacked, B examples of the batch, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spurbench.bench.plugins.method import Batch, Method, Problem
+
+State = dict[str, Tensor]
+FIELDS = {
+    "environments": "environment",
+    "groups": "group",
+    "index": "index",
+    "second network": "second_logits",
+}
+LATER = (1, 100, 10_000)  # steps after which delays and annealing are over
+KINDS = (2, 3)  # classes: one logit, C logits
+
+
+@dataclass(frozen=True)
+class Check:
+    """The answer to one question about a method."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+class Failure(Exception):
+    """What is wrong, in one line."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Logits of one model and everything a method could be told about them."""
+
+    logits: Tensor  # [B] or [B, C]
+    batch: Batch
+
+    @classmethod
+    def draw(cls, seed: int, classes: int, groups: Tensor, examples: int = 12) -> Sample:
+        """Logits in -3..3; `groups` [examples] numbers label and attribute as label · 2 + attribute."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (examples,) if classes == 2 else (examples, classes)
+        logits, second = (torch.rand(shape, generator=generator) * 6 - 3 for _ in range(2))
+        counts = torch.bincount(groups, minlength=2 * classes).clamp(min=1)
+        problem = Problem(examples, classes, environments=2, group_counts=counts)
+        index = torch.randperm(examples, generator=generator)
+        environment = torch.arange(examples) % 2
+        return cls(logits, Batch(groups // 2, problem, environment, groups, index, second))
+
+    def seen_by(self, needs: frozenset[str]) -> Sample:
+        """The sample with only what is declared handed over."""
+        hidden: dict[str, Any] = {name: None for need, name in FIELDS.items() if need not in needs}
+        problem = replace(
+            self.batch.problem,
+            environments=self.batch.problem.environments if "environments" in needs else 0,
+            group_counts=self.batch.problem.group_counts if "groups" in needs else None,
+        )
+        return Sample(self.logits, replace(self.batch, problem=problem, **hidden))
+
+
+def usual(classes: int, seed: int = 0) -> Sample:
+    """Twelve examples, every group several times."""
+    return Sample.draw(seed, classes, (torch.arange(12) + seed) % (2 * classes))
+
+
+def asked(name: str, question: Callable[[Any], str], about: Any) -> Check:
+    """The answer of one question; whatever it raises becomes one line."""
+    try:
+        return Check(name, True, question(about))
+    except Failure as failure:
+        return Check(name, False, str(failure))
+    except (Exception, SystemExit) as error:
+        return Check(name, False, brief(error))
+
+
+def brief(error: BaseException) -> str:
+    """An exception on one line, with the place in the method's file where it arose."""
+    text = " ".join(str(error).split())[:200]
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if "torch" not in file.parts and file.name not in {"conformance.py", "method.py"}:
+            line = f" ({file.name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {text}{line}" if text else f"{type(error).__name__}{line}"
+
+
+def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tensor:
+    """The loss, known to be a finite scalar; what is handed over is a copy, in case it is changed."""
+    loss: Any = method.loss(sample.logits, copied(sample.batch), state, step)
+    if not isinstance(loss, Tensor):
+        raise Failure(f"loss returns a {type(loss).__name__}; expected a scalar tensor")
+    if loss.ndim:
+        raise Failure(f"loss has shape {list(loss.shape)}; expected a scalar: take its mean")
+    if not torch.isfinite(loss):
+        low, high = sample.logits.min().item(), sample.logits.max().item()
+        raise Failure(f"loss is {loss.item()} for logits in {low:.3g}..{high:.3g} at step {step}")
+    return loss
+
+
+def copied(batch: Batch) -> Batch:
+    """The batch with tensors of its own."""
+    fields = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    counts = batch.problem.group_counts
+    problem = replace(batch.problem, group_counts=None if counts is None else counts.clone())
+    return replace(batch, problem=problem, **fields)
+
+
+def start(method: Method, sample: Sample) -> State:
+    """The method's first state, known to be tensors by name."""
+    state: Any = method.init_state(sample.batch.problem)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise Failure("init_state must return a dict of tensors by name; else it cannot be stored or stacked")
+    return state
+
+
+def answer(method: Method, classes: int, needs: frozenset[str]) -> Check:
+    """Whether the loss is a finite scalar for logits of this kind if it is told only of `needs`."""
+    sample = usual(classes).seen_by(needs)
+    kind = "one logit" if classes == 2 else "C logits"
+    return asked(kind, lambda method: str(loss_of(method, sample, start(method, sample))), method)
+
+
+def with_gradient(method: Method, sample: Sample, state: State, step: int = 0) -> tuple[Tensor, Tensor]:
+    """Loss and its gradient for the logits, both known to be finite."""
+    logits = sample.logits.clone().requires_grad_()
+    loss = loss_of(method, Sample(logits, sample.batch), state, step)
+    if not loss.requires_grad:
+        raise Failure("loss does not depend on the logits: nothing would be learned; is something detached?")
+    slope = torch.autograd.grad(loss, logits, allow_unused=True)[0]
+    if slope is None:
+        raise Failure("loss does not depend on the logits: nothing would be learned")
+    if not torch.isfinite(slope).all():
+        low, high = logits.min().item(), logits.max().item()
+        raise Failure(f"gradient is not finite for logits in {low:.3g}..{high:.3g} at step {step}")
+    return loss.detach(), slope
+
+
+def gradient(method: Method, classes: int) -> str:
+    sample = usual(classes).seen_by(method.needs)
+    with_gradient(method, sample, start(method, sample))
+    return "finite for every logit"
+
+
+def stacked(method: Method, classes: int) -> str:
+    """Four seeds lifted with vmap against each of them alone, early and late; one lacks groups and environments."""
+    if not method.stackable:
+        return "stackable = False: seeds run one by one"
+    drawn = [*(usual(classes, seed) for seed in range(3)), lacking(classes, [0] * 12)]
+    samples = [sample.seen_by(method.needs) for sample in drawn]
+    states = [start(method, sample) for sample in samples]
+    for step in (0, *LATER):
+        alone = []
+        before = pile(states)
+        for sample, state in zip(samples, states, strict=True):
+            alone.append(with_gradient(method, sample, state, step))
+        together = lifted(method, samples, before, step)
+        expected = pile([{"loss": loss, "gradient": slope} for loss, slope in alone]) | pile(states)
+        for name, value in expected.items():
+            if name not in together or not torch.allclose(together[name], value, rtol=1e-5, atol=1e-6):
+                raise Failure(f"{name} of stacked seeds differs from seeds alone; do sums run over one model only?")
+    return "four seeds stacked = each alone"
+
+
+def pile(states: list[State]) -> State:
+    """States stacked along a new first axis R."""
+    return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
+
+
+def lifted(method: Method, samples: list[Sample], state: State, step: int) -> State:
+    """Loss, gradient and new state of all seeds at once, as the engine gets them."""
+    told = [fields_of(sample) for sample in samples]
+    problem = samples[0].batch.problem
+
+    def one(logits: Tensor, told: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
+        own, fields = dict(state), dict(told)
+        counts = fields.pop("group_counts", None)
+        batch = Batch(problem=replace(problem, group_counts=counts), **fields)
+        return method.loss(logits, batch, own, step), own
+
+    logits = torch.stack([sample.logits for sample in samples]).requires_grad_()
+    try:
+        losses, states = torch.func.vmap(one)(logits, pile(told), state)
+        slopes = torch.autograd.grad(losses.sum(), logits)[0]
+    except (Exception, SystemExit) as error:
+        raise Failure(
+            f"vmap cannot lift the loss: use tensor operations or stackable = False; {brief(error)}"
+        ) from None
+    return {"loss": losses.detach(), "gradient": slopes, **states}
+
+
+def fields_of(sample: Sample) -> State:
+    """The tensors a batch holds, by name."""
+    names = ("y", "environment", "group", "index", "second_logits")
+    found = {name: getattr(sample.batch, name) for name in names}
+    found["group_counts"] = sample.batch.problem.group_counts
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def lacking(classes: int, groups: list[int]) -> Sample:
+    """Twelve examples of these groups, of which only a last one of another group is of the second environment."""
+    drawn = Sample.draw(0, classes, torch.tensor(groups))
+    environment = torch.zeros(12, dtype=torch.long)
+    environment[-1] = groups[-1] != groups[0]
+    return Sample(drawn.logits, replace(drawn.batch, environment=environment))
+
+
+def single_examples(method: Method, classes: int) -> str:
+    """Batches in which a class, group or environment has one example or none."""
+    last = 2 * classes - 1
+    for groups in ([0] * 11 + [last], [0] * 12, [last] * 12):
+        sample = lacking(classes, groups).seen_by(method.needs)
+        try:
+            with_gradient(method, sample, start(method, sample))
+        except Failure as failure:
+            raise Failure(f"with one example, or none, of a class, group or environment: {failure}") from None
+    return "one example or none of a class, group or environment is fine"
+
+
+def large_logits(method: Method, classes: int) -> str:
+    sample = usual(classes).seen_by(method.needs)
+    second = sample.batch.second_logits
+    batch = replace(sample.batch, second_logits=None if second is None else second * 50)
+    with_gradient(method, Sample(sample.logits * 50, batch), start(method, sample))
+    return "no overflow for logits beyond ±100"
+
+
+def later_steps(method: Method, classes: int) -> str:
+    sample = usual(classes).seen_by(method.needs)
+    state = start(method, sample)
+    for step in (0, *LATER):
+        with_gradient(method, sample, state, step)
+        state = {name: value.detach() for name, value in state.items()}
+    return f"finite at steps 0, {', '.join(map(str, LATER))}"
+
+
+def state_round_trip(method: Method, classes: int) -> str:
+    """The state keeps its form, is replaced rather than changed, and survives a checkpoint, at any step."""
+    sample = usual(classes).seen_by(method.needs)
+    state = start(method, sample)
+    for step in (0, *LATER):
+        state = next_state(method, sample, state, step)
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        went_on, resumed = (with_gradient(method, sample, each, step + 1)[0] for each in (dict(state), loaded))
+        if not torch.equal(went_on, resumed):
+            raise Failure("the loss after a checkpoint differs: something is kept outside the state")
+    return f"{', '.join(state)} survives a checkpoint" if state else "keeps none"
+
+
+def next_state(method: Method, sample: Sample, first: State, step: int) -> State:
+    """The state after a step, known to be of the form of that before, which is left as it was."""
+    copy = {name: value.clone() for name, value in first.items()}
+    state = dict(first)
+    with_gradient(method, sample, state, step)
+    if not all(torch.equal(first[name], copy[name]) for name in first):
+        raise Failure("loss changes a state tensor in place; put a new tensor into state instead")
+    forms = [{name: (list(v.shape), v.dtype) for name, v in each.items()} for each in (first, state)]
+    if forms[0] != forms[1]:
+        raise Failure(f"the state changes its form in a step, from {forms[0]} to {forms[1]}")
+    if any(value.requires_grad for value in state.values()):
+        raise Failure("the state carries a graph from step to step; detach what goes into it")
+    return state

@@ -1,0 +1,200 @@
+"""`check-method`: whether a method file keeps the promises the engine relies on, each answer one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spurbench.bench.checks.loss_checks import (
+    FIELDS,
+    KINDS,
+    LATER,
+    Check,
+    Failure,
+    answer,
+    asked,
+    brief,
+    gradient,
+    large_logits,
+    later_steps,
+    single_examples,
+    stacked,
+    state_round_trip,
+)
+from spurbench.bench.checks.purity import belongings, determinism, inputs, memory, undrawn
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.fields import Option
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.reader import PluginInfo, describe, unknown_need
+
+Question = Callable[[Method, int], str]
+
+
+def check(target: str | Path | type[Method]) -> list[Check]:
+    """Every check of one method: a name, a file, or a class. Nothing is trained; takes about a second.
+
+    Errors: UserError only for an unknown name or a missing file; what is wrong with the method is a Check.
+    """
+    if isinstance(target, type):
+        return loss_checks(target)
+    info = find(target)
+    if info.problem:
+        return [Check("imports", False, info.problem)]
+    try:
+        cls = registry.load_class(info)
+    except UserError as error:
+        return [Check("imports", False, str(error))]
+    checks = [
+        Check("imports", True, f"{info.class_name} from {info.path}"),
+        asked("docstring", docstring, info),
+    ]
+    return [*checks, *loss_checks(cls)]
+
+
+def find(target: str | Path) -> PluginInfo:
+    """What is known of a method's name or file, whether it can be used or not."""
+    path = Path(target)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(f"no file {path}")
+        return describe(path.resolve(), path.stem, "method", origin="file")
+    if str(target) not in registry.methods():
+        raise unknown("method", str(target), registry.methods())
+    return registry.methods()[str(target)]
+
+
+def loss_checks(cls: type[Method]) -> list[Check]:
+    """The checks of a class: its hyper-parameters, then its loss on small batches."""
+    checks = [asked("hyper-parameters", hyper_parameters, cls), asked("needs", needs, cls)]
+    try:
+        method = cls()
+    except Exception as error:
+        return [*checks, Check("defaults", False, f"{cls.__name__}() raises {brief(error)}")]
+    if not all(check.ok for check in checks):
+        return checks
+    if not method.trains:
+        return [*checks, Check("loss", True, "reference row that does not train; its loss is not asked")]
+    before = belongings(method)
+    working = [classes for classes in KINDS if answer(method, classes, method.needs).ok]
+    checks.append(asked("loss", loss_shape, method))
+    if not working:
+        return checks
+    questions: list[tuple[str, Question]] = [
+        ("gradient", gradient),
+        ("inputs", inputs),
+        ("determinism", determinism),
+        ("seeds together", stacked),
+        ("single examples", single_examples),
+        ("large logits", large_logits),
+        ("later steps", later_steps),
+        ("state", state_round_trip),
+    ]
+    checks += [asked(name, every(question, working), method) for name, question in questions]
+    checks.append(asked("hooks", hooks, method))
+    return [*checks, asked("memory", lambda method: memory(method, before), method)]
+
+
+def every(question: Question, working: list[int]) -> Callable[[Method], str]:
+    """The question put once for each kind of logits the loss takes."""
+    return lambda method: [question(method, classes) for classes in working][-1]
+
+
+def docstring(info: PluginInfo) -> str:
+    if not info.summary:
+        raise Failure("no docstring: begin the file with one sentence of what the method does")
+    missing = [name for name in ("Source", "Needs", "Differs") if not info.sections.get(name)]
+    if missing:
+        raise Failure(f"the docstring lacks the line '{missing[0]}: …'; it has Source, Needs and Differs")
+    return info.summary
+
+
+def hyper_parameters(cls: type[Method]) -> str:
+    if not dataclasses.is_dataclass(cls) or "__dataclass_params__" not in cls.__dict__:
+        raise Failure(f"put @dataclass(frozen=True) above class {cls.__name__}")
+    options = [registry.from_field(item) for item in dataclasses.fields(cls)]
+    for option in options:
+        problem = option_problem(option)
+        if problem:
+            raise Failure(f"field '{option.name}' {problem}")
+    return ", ".join(f"{option.name}={option.default}" for option in options) or "none"
+
+
+def option_problem(option: Option) -> str | None:
+    """What a hyper-parameter lacks to be listed, searched and stored.
+
+    The default None is left out of a run's identity: with it a method may gain one and its runs stay what they are.
+    """
+    search = option.search
+    if option.default is dataclasses.MISSING:
+        return "has no default: write hyper(default, low=…, high=…)"
+    if not isinstance(option.default, bool | int | float | str | None):
+        return f"has the default {option.default!r}; expected a number, text or true/false"
+    if search.get("choices"):
+        within = option.default is None or option.default in search["choices"]
+        return None if within else f"has a default outside its choices {search['choices']}"
+    low, high = search.get("low"), search.get("high")
+    if low is None or high is None:
+        return "has no search range: write hyper(default, low=…, high=…) or hyper(default, choices=(…))"
+    if not low < high or (search.get("scale") == "log" and low <= 0):
+        return f"has the search range {low}..{high}; expected low < high, and low > 0 on a log scale"
+    return None
+
+
+def needs(cls: type[Method]) -> str:
+    if not isinstance(cls.needs, frozenset):
+        raise Failure(f"needs is a {type(cls.needs).__name__}; write needs = frozenset({{'environments'}})")
+    problem = unknown_need(cls.needs)
+    if problem:
+        raise Failure(problem)
+    return ", ".join(sorted(cls.needs)) or "nothing beyond labels"
+
+
+def loss_shape(method: Method) -> str:
+    """Which kinds of logits give a loss; both, or one of them with the other's reason."""
+    answers = {classes: answer(method, classes, method.needs) for classes in KINDS}
+    failed = [found for found in answers.values() if not found.ok]
+    if not failed:
+        return "scalar and finite for one logit and for C logits"
+    undeclared = undeclared_need(method, [classes for classes in KINDS if not answers[classes].ok])
+    if undeclared:
+        raise Failure(f"reads what it has not declared: add '{undeclared}' to needs ({failed[0].message})")
+    if len(failed) == len(KINDS):
+        raise Failure(failed[0].message)
+    return f"scalar and finite, but not for {failed[0].name}: {failed[0].message}"
+
+
+def undeclared_need(method: Method, failing: list[int]) -> str | None:
+    """The need that, once handed over, makes the loss work where it failed."""
+    for need in sorted(FIELDS.keys() - method.needs):
+        if all(answer(method, classes, method.needs | {need}).ok for classes in failing):
+            return need
+    return None
+
+
+def hooks(method: Method) -> str:
+    """The optional hooks: a coefficient of the squared norm of the weights, and a transform of the input."""
+    for step in (0, *LATER):
+        with undrawn("weight_penalty"):
+            weight: Any = method.weight_penalty(step)
+        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise Failure(f"weight_penalty({step}) returns {weight!r}; expected a number, 0 or more")
+        if method.weight_penalty(step) != weight:
+            raise Failure(f"two calls of weight_penalty({step}) differ")
+    x = torch.rand(4, 2, 14, 14) if "colour channels" in method.needs else torch.rand(4, 2)
+    before = x.clone()
+    with undrawn("transform"):
+        moved: Any = method.transform(x)
+    if not torch.equal(x, before):
+        raise Failure("transform changes its input in place, and with it the dataset; make a new tensor")
+    if not isinstance(moved, Tensor) or len(moved) != len(x) or not torch.isfinite(moved.float()).all():
+        raise Failure(f"transform of {list(x.shape)} must give a finite tensor of 4 examples")
+    if not torch.equal(method.transform(x), moved):
+        raise Failure("two calls of transform with the same input differ")
+    return "weight_penalty and transform are in order"

@@ -1,0 +1,64 @@
+"""`new-method`: a complete method file that runs and passes `check-method`, to be changed from there."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import keyword
+import re
+import sys
+from pathlib import Path
+
+from spurbench.bench.core.errors import UserError, short
+from spurbench.bench.plugins import registry
+
+TEMPLATE = Path(__file__).parent / "templates" / "method.py.txt"
+
+
+def write_method(name: str, folder: str | Path) -> Path:
+    """Write `folder/<name>.py` and return its path.
+
+    Errors: UserError if the name is no lower-case identifier, a module's or taken, or the file cannot be written.
+    """
+    if not fitting(name):
+        better = re.sub(r"\W+", "_", name.lower()).strip("_")
+        hint = better if fitting(better) and not taken(better) else "my_method"
+        raise UserError(
+            f"'{short(name, 80)}' cannot name a method: expected lower-case letters, digits and '_', such as {hint}"
+        )
+    if taken(name):
+        raise UserError(
+            f"'{name}' is the name of a module of Python or of an installed package, which {name}.py would hide from "
+            f"programs that start in its folder; choose another, such as my_{name}"
+        )
+    if name in registry.methods():
+        raise UserError(f"there is a method '{name}' already ({registry.methods()[name].path}); choose another name")
+    path = Path(folder) / f"{name}.py"
+    text = TEMPLATE.read_text(encoding="utf-8")
+    text = text.replace("@CLASS@", class_name(name)).replace("@TITLE@", name.replace("_", " ").capitalize())
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{path} exists already; choose another name or remove it") from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def fitting(name: str) -> bool:
+    """Whether a name may be that of a method's file."""
+    return bool(re.fullmatch(r"[a-z][a-z0-9_]{0,60}", name)) and not keyword.iskeyword(name)
+
+
+def taken(name: str) -> bool:
+    """Whether `import name` finds something that is not of the working directory."""
+    if name in sys.stdlib_module_names:
+        return True
+    elsewhere = [folder for folder in sys.path if folder and Path(folder).resolve() != Path.cwd()]
+    found = importlib.machinery.PathFinder.find_spec(name, elsewhere)
+    return name == "spurbench" or (found is not None and found.loader is not None)  # a folder of that name is no module
+
+
+def class_name(name: str) -> str:
+    """The class name of a file name: my_method → MyMethod."""
+    return "".join(part.capitalize() for part in name.split("_"))

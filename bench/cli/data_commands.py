@@ -1,0 +1,77 @@
+"""The commands `data list`, `data prepare` and `data verify`, added to the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spurbench.bench.cli import options
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    data = typer.Typer(no_args_is_help=True, help="The datasets' files: what there is, prepare it, verify it.")
+    data.command("list")(list_)
+    data.command()(prepare)
+    data.command()(verify)
+    app.add_typer(data, name="data")
+
+
+def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
+    """Where each dataset's files come from and whether they are here."""
+    from spurbench.bench.core.terminal import show
+    from spurbench.bench.plugins import dataset_files
+    from spurbench.bench.plugins.registry import add_plugins
+
+    add_plugins(plugin)
+    rows = dataset_files.data()
+    if json_:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows, {"dataset": "dataset", "source": "files", "licence": "licence"})
+
+
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder of its files, or of their archive; without it: a download.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the dataset, as for run: cifar10.origin=jpeg.")
+    ] = None,
+    allow_bad: Annotated[bool, typer.Option("--allow-bad", help="Leave out pictures that cannot be read.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core.")] = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Decode a dataset's pictures once, for all runs of this machine; run it again to go on where it stopped.
+
+    They are kept below $SPURBENCH_DATA, by default ~/.cache/spurbench/data.
+
+    [dim]spurbench data prepare celeba --from ~/celeba[/dim]
+    """
+    from spurbench.bench.core.processes import stoppable
+    from spurbench.bench.plugins import dataset_files
+    from spurbench.bench.plugins.registry import add_plugins
+
+    add_plugins(plugin)
+    with stoppable():
+        print(dataset_files.prepare(dataset, source, set_ or [], allow_bad, jobs))
+
+
+def verify(
+    dataset: Annotated[str | None, typer.Argument(help="A dataset; all if left out.")] = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Check a dataset's files and counts against what is known of them."""
+    from spurbench.bench.cli.entry import answered
+    from spurbench.bench.core.errors import UserError
+    from spurbench.bench.plugins import dataset_files
+    from spurbench.bench.plugins.registry import add_plugins
+
+    add_plugins(plugin)
+    bad = answered(dataset_files.verify(dataset))
+    if bad:
+        raise UserError(f"the files of {', '.join(bad)} are not in order")

@@ -1,0 +1,110 @@
+"""A look at this machine: can it run a grid, and how would it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spurbench.bench.core import entry_points, machine
+from spurbench.bench.core.errors import reason
+from spurbench.bench.launch import placement
+from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.provenance import commit
+
+Row = dict[str, Any]
+
+
+def examine() -> list[dict[str, Any]]:
+    """Rows of what was looked at, what was found and whether it is in order."""
+    return [
+        *looked("versions", lambda: ", ".join(f"{name} {version}" for name, version in commit.versions().items())),
+        *looked("code", code),
+        *looked("processor", lambda: f"{machine.cpu()}, {machine.cores()} cores"),
+        *looked("bf16", lambda: "in hardware" if machine.has_bf16() else "emulated: use --precision float32"),
+        *looked("GPUs", graphics),
+        *looked("layout of ten runs", lambda: str(placement.choose("auto", None, None, 10))),
+        *looked("one thread against all", threads),
+        *looked("this folder", lambda: writable(Path())),
+        *looked("entry points", lambda: in_order("entry points", entry_points.problems(), "in order")),
+        *looked("plug-ins", plugins),
+        *looked(
+            "data",
+            lambda: [row("data", f"{name}: {found}", ok) for name, ok, found in dataset_files.verify(thorough=False)],
+        ),
+    ]
+
+
+def looked(what: str, look: Callable[[], str | Row | list[Row]]) -> list[Row]:
+    """What a look found, as rows; one that fails stops none of the others."""
+    try:
+        found = look()
+    except Exception as error:
+        return [row(what, reason(error), False)]
+    if isinstance(found, str):
+        return [row(what, found)]
+    return found if isinstance(found, list) else [found]
+
+
+def graphics() -> str:
+    import torch
+
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(machine.gpus())) or "none, the CPU is used"
+
+
+def plugins() -> Row:
+    every = [*registry.methods().values(), *registry.datasets().values()]
+    return in_order(
+        "plug-ins", [f"{info.name} {info.problem}" for info in every if info.problem], f"{len(every)} usable"
+    )
+
+
+def in_order(what: str, broken: list[str], fine: str) -> Row:
+    return row(what, "; ".join(broken) or fine, not broken)
+
+
+def row(what: str, found: str, ok: bool = True) -> Row:
+    return {"what": what, "found": found, "ok": ok}
+
+
+def code() -> Row:
+    """Which code records will name."""
+    found = commit.code()
+    if found["commit"] is None and found["diff"] is None:
+        return row("code", f"no checkout: the version {commit.versions()['spurbench']} is what records name")
+    return row("code", commit.told(found), not str(found["diff"]).startswith(commit.UNKNOWN))
+
+
+def writable(folder: Path) -> Row:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return row("this folder", "can be written")
+    except OSError as error:
+        return row("this folder", f"cannot be written ({error.strerror}): name another with --store", False)
+
+
+def threads() -> str:
+    """How a small and a large matrix product share their work between threads: what the layout rule rests on."""
+    import torch
+
+    before, found = torch.get_num_threads(), []
+    for name, rows in (("Two-Moon", 300), ("Colored MNIST", 25_000)):
+        a, b = torch.rand(rows, 300), torch.rand(300, 300)
+        torch.set_num_threads(1)
+        alone = milliseconds(lambda a=a, b=b: a @ b)
+        torch.set_num_threads(machine.cores())
+        found.append(f"{name}'s size {alone / milliseconds(lambda a=a, b=b: a @ b):.1f} × as fast")
+    torch.set_num_threads(before)
+    return f"{', '.join(found)} with {machine.cores()} threads"
+
+
+def milliseconds(action: Any, times: int = 15) -> float:
+    """Median time of an action."""
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        action()
+        taken.append((time.perf_counter() - begun) * 1e3)
+    return sorted(taken)[times // 2]

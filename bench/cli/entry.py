@@ -1,0 +1,121 @@
+"""What every command is wrapped in: its errors as one line, the commands of other packages, `~` in its paths."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from spurbench.bench.core import terminal
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import at_home
+
+if TYPE_CHECKING:
+    from spurbench.bench.store.store import Store
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the user's mistakes and the system's refusals into one line and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        fail(f"cannot write or read {error.filename or 'a file'}: {why(error)}; what was finished is kept")
+
+
+def why(error: OSError) -> str:
+    """What the system says, or what it means where it says too little."""
+    if error.errno == errno.EEXIST and isinstance(error.filename, str):
+        there = os.path.exists(error.filename)
+        return "a file is there, and no folder" if there else "it is a link that leads nowhere"
+    return error.strerror or type(error).__name__
+
+
+def fail(message: str) -> None:
+    print(f"spurbench: {terminal.line(message, 3000)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def here() -> None:
+    """Errors: UserError if the working directory is gone, where half of what is imported fails."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working directory is gone or closed to you: change to another one") from None
+
+
+def added(add_to: Callable[[typer.Typer], None], app: typer.Typer) -> typer.Typer:
+    """What a package adds, put into a command line of its own and built once, so that it fails by itself."""
+    alone = typer.Typer()
+    alone.callback()(lambda: None)
+    add_to(alone)
+    taken = set(names(app)) & set(names(alone))
+    if taken:
+        raise UserError(f"there is a command '{min(taken)}' already")
+    return alone
+
+
+def names(of: typer.Typer) -> list[str]:
+    return list(typer.main.get_group(of).commands)
+
+
+def take_home(app: typer.Typer) -> None:
+    """Let every command of a command line, and of its groups, know `~` in the paths it is given."""
+    for one in (app, *(group.typer_instance for group in app.registered_groups)):
+        for command in one.registered_commands if one else ():
+            command.callback = command.callback and with_home(command.callback)
+
+
+def with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with `~` in the paths it is given: a shell leaves it where a path follows `--store=`."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, list):
+            return [own(part) for part in value]
+        return at_home(value) if isinstance(value, Path) else value
+
+    @wraps(command)
+    def called(**arguments: Any) -> None:
+        command(**{name: own(value) for name, value in arguments.items()})
+
+    return called
+
+
+def file_to_write(path: Path) -> Path:
+    """The path, if it can be that of a file.
+
+    Errors: UserError for a folder.
+    """
+    if not path.name or path.is_dir():
+        raise UserError(f"'{path}' is a folder: name the file to write")
+    return path
+
+
+def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
+    """Print what was asked, whether it is in order and what was found, a line each; the names of what is not."""
+    bad = []
+    for name, ok, found in answers:
+        print(f"{'ok  ' if ok else 'FAIL'}  {terminal.line(name)}: {terminal.line(found)}")
+        bad += [] if ok else [name]
+    return bad
+
+
+def complain(store: Store) -> bool:
+    """Name on the standard error what of a store is not used; whether there is a record or plan among it."""
+    found = store.complaints()
+    for one in found:
+        print(f"spurbench: not used: {one.path}: {one.reason}", file=sys.stderr)
+    return any(one.ours for one in found)

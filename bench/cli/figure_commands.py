@@ -1,0 +1,198 @@
+"""The commands that draw: `figure`, `probe` and `report`, added to the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spurbench.bench.cli import options
+
+Train = Annotated[
+    bool, typer.Option("--train", help="Train runs again of which nothing was kept to draw from, and keep it.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes that train again; default one a core.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    for command in (figure, probe, report):
+        app.command()(command)
+
+
+def figure(
+    name: Annotated[str, typer.Argument(help="fig1 to fig6, or paper for all of them; twin; or a .yaml file.")],
+    store: Annotated[
+        Path | None, typer.Argument(help="The folder of the results, or a packed file; fig5 needs none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write, or the folder of NAME.svg; default here.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Draw the panels there are runs for.")] = False,
+    train: Train = False,
+    jobs: Jobs = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Draw a figure from a store: SVG, PDF, PNG, and the plotted numbers as JSON.
+
+    [dim]spurbench figure fig6 stores/paper --out fig6.svg[/dim]
+    """
+    from spurbench.bench.cli import entry
+    from spurbench.bench.core.errors import UserError
+    from spurbench.bench.core.processes import stoppable
+    from spurbench.bench.figures import draw, sheet
+    from spurbench.bench.figures.source import Source
+    from spurbench.bench.launch import retrain
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.store.store import Store
+
+    add_plugins(plugin)
+    figures = sheet.load(name)
+    source = Source(Store.open(store) if store else None)
+    tasks = draw.again_for(figures, source) if train else []
+    if tasks and source.store:
+        writable(where(out, figures[0].name))
+        with stoppable():
+            retrain.all_of(tasks, jobs or cores(), progress(tasks))
+        source.store.damaged.clear()  # it was made anew
+    refused = []
+    for one in figures:
+        try:
+            drawing = draw.make(one, source, partial)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        paths = draw.save(drawing, where(out, one.name))
+        print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
+    if source.store:
+        entry.complain(source.store)
+    if refused and len(figures) == 1:
+        raise UserError(refused[0])
+    for line in refused:
+        print(f"spurbench: {line}", file=sys.stderr)
+    if refused and not (partial and len(refused) < len(figures)):
+        raise typer.Exit(2)
+
+
+def probe(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    run: Annotated[list[str] | None, typer.Option(help="Id of a run, or its beginning; may be repeated.")] = None,
+    cell: Annotated[
+        list[str] | None, typer.Option(help="Label of a cell, or dataset/label, also `fig*`: mean over its seeds.")
+    ] = None,
+    features: Annotated[int, typer.Option(min=1, help="The strongest so many features.")] = 10,
+    sample: Annotated[int, typer.Option(min=2, help="Training examples at most, drawn by the run's own seed.")] = 1000,
+    points: Annotated[int, typer.Option(min=2, help="Moments of training that are looked at.")] = 60,
+    spacing: Annotated[str, typer.Option(help="Of the moments: log or even.")] = "log",
+    out: Annotated[Path | None, typer.Option(help="File to write, or the folder of probe.svg; default here.")] = None,
+    jobs: Jobs = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Tell which features a binary run learned and which it starved, by training it again and watching.
+
+    Features are singular vectors of the label-signed Jacobian at initialisation. Writes SVG, PDF, PNG and JSON.
+
+    [dim]spurbench probe stores/paper --cell 'figure 1: erm' --cell 'figure 1: sd'[/dim]
+    """
+    from spurbench.bench.cli import entry
+    from spurbench.bench.core.errors import unknown
+    from spurbench.bench.core.processes import stoppable
+    from spurbench.bench.core.terminal import show
+    from spurbench.bench.evaluation.starvation import Settings
+    from spurbench.bench.figures import draw, probing
+    from spurbench.bench.launch import retrain
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.store.store import Store
+
+    add_plugins(plugin)
+    if spacing not in ("log", "even"):
+        raise unknown("spacing", spacing, ("log", "even"))
+    settings, source = Settings(features, sample, points, spacing), Store.open(store)
+    groups = probing.chosen(source, run or [], cell or [])
+    tasks = probing.tasks(source, groups, settings)
+    if tasks:
+        writable(where(out, "probe"))
+        with stoppable():
+            retrain.all_of(tasks, jobs or cores(), progress(tasks))
+        source.damaged.clear()  # it was made anew
+    parts = probing.probe(source, groups, settings)
+    for part in parts:
+        probing.table(part, show)
+    entry.complain(source)
+    paths = draw.save(probing.drawing(parts, settings), where(out, "probe"))
+    print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
+
+
+def report(
+    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; files of the same name in it give way.")],
+    grid: Annotated[str | None, typer.Option(help="In the leaderboard only what this grid planned.")] = None,
+) -> None:
+    """Put leaderboards and all figures a store can give into one folder of pages that need no network.
+
+    [dim]spurbench report stores/paper --out report[/dim]
+    """
+    from spurbench.bench.cli import entry
+    from spurbench.bench.figures import report_pages
+    from spurbench.bench.store.store import Store
+
+    opened = Store.open(store)
+    made = report_pages.write(opened, out, grid)
+    entry.complain(opened)
+    print(f"wrote {out / 'index.html'}: {len(made.figures)} figures: {', '.join(one.name for one in made.figures)}")
+    for name, reason in made.lacking.items():
+        print(f"not drawn: {name}: {reason}")
+
+
+def where(out: Path | None, name: str) -> Path:
+    """The path of a figure's files without their endings: `out` is a file or a folder.
+
+    Errors: UserError for a file of another format.
+    """
+    from spurbench.bench.core.errors import UserError
+    from spurbench.bench.figures.draw import FORMATS
+
+    if out is None:
+        return Path(name)
+    if out.suffix.removeprefix(".") in FORMATS:
+        return out.with_suffix("")
+    if out.suffix and not out.is_dir():
+        raise UserError(
+            f"no figure can be written to {out}: expected a folder, or a name ending in {', '.join(FORMATS)}"
+        )
+    return out / name
+
+
+def writable(base: Path) -> None:
+    """Complain before any work is done if nothing can be written there."""
+    from spurbench.bench.figures.draw import put
+
+    test = base.with_name(f".{base.name}.test")
+    put(test, b"")
+    test.unlink()
+
+
+def cores() -> int:
+    from spurbench.bench.core import machine
+
+    return machine.cores()
+
+
+def progress(tasks: list[Any]) -> Callable[[Any, list[bool]], None]:
+    """Says how far training again is, and whether it came out as recorded."""
+    from spurbench.bench.core.terminal import duration
+
+    total = sum(len(task.records) for task in tasks)
+    seconds = sum(record["cost"]["seconds"] for task in tasks for record in task.records)
+    print(f"{total} runs to train again, which took one process {duration(seconds)}", file=sys.stderr)
+    done = 0
+
+    def report(task: Any, same: list[bool]) -> None:
+        nonlocal done
+        done += len(same)
+        first = task.records[0]
+        how = "as recorded" if all(same) else f"{same.count(False)} not quite as recorded (other torch or processor?)"
+        print(f"{done}/{total} {first['dataset']} × {first['method']}: {how}", file=sys.stderr)
+
+    return report

@@ -1,0 +1,144 @@
+"""The commands about grids: `plan`, `estimate` and `run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from math import inf
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spurbench.bench.cli import options
+from spurbench.bench.core import terminal
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.terminal import show
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    app.command()(plan)
+    app.command()(estimate)
+    app.command()(run)
+
+
+def plan(
+    grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
+    only: options.Only = None,
+    plugin: options.Plugin = None,
+    json_: options.Json = False,
+) -> None:
+    """Show what a grid would run, cell by cell, and which cells cannot be run and why."""
+    from spurbench.bench.grid.expand import expand, summary
+    from spurbench.bench.grid.load import load_grid
+    from spurbench.bench.grid.patterns import only as chosen
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.records.record import used
+
+    add_plugins(plugin)
+    planned = expand(chosen(load_grid(grid), only or []), {})
+    if json_:
+        print(json.dumps(planned, indent=1))
+        return
+    rows = summary(planned)
+    for row in rows:
+        row["state"] = f"n/a: {row['na']}" if row["na"] else row["search"] or ""
+        row["options"] = ", ".join(f"{k}={v}" for k, v in used(row["dataset_options"]).items())
+    columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
+               "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
+    show(rows, columns, f"{planned['grid']}: {planned['description']}")
+    total = sum(row["runs"] + row["search_runs"] for row in rows)
+    print(f"{total} runs in {len(rows)} cells, {sum(row['updates'] for row in rows):,} updates")
+
+
+def estimate(
+    grid: options.Grid = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
+    set_: options.Sets = None,
+    only: options.Only = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one to warm up.")] = 3,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    compile_: options.Compile = False,
+    plugin: options.Plugin = None,
+    json_: options.Json = False,
+) -> None:
+    """Measure a few steps of each cell and project what the whole grid would take on this machine.
+
+    Times are those of one process that trains one seed after the other; nothing is recorded.
+
+    [dim]spurbench estimate paper[/dim]
+    [dim]spurbench estimate --dataset cifar10 --method erm --set cifar10.origin=jpeg[/dim]
+    """
+    from spurbench.bench.cli import running
+    from spurbench.bench.grid.patterns import only as chosen
+    from spurbench.bench.launch import estimate as estimates
+    from spurbench.bench.launch.runner import Settings
+    from spurbench.bench.plugins.registry import add_plugins
+
+    add_plugins(plugin)
+    asked = running.the_grid(grid, dataset or [], method or [], None, set_ or [], precision)
+    rows = []
+    for row in estimates.estimate(chosen(asked, only or []), Settings(device, None, threads, compile=compile_), steps):
+        rows.append(row)
+        print(f"{len(rows)}: {row['dataset']} × {terminal.line(row['label'])}", file=sys.stderr)
+    if json_:
+        print(json.dumps(rows, indent=1))
+        return
+    show(
+        [estimates.shown(row) for row in rows], estimates.COLUMNS, f"{asked.name}: {steps} steps of each cell measured"
+    )
+    print(estimates.total(rows))
+
+
+def run(
+    grid: options.Grid = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those of the paper, else 0-9.")
+    ] = None,
+    set_: options.Sets = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
+    only: options.Only = None,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Processes at once; default one a core or GPU. 0: none, for a debugger.")
+    ] = None,
+    threads: options.Threads = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do runs again that were made before their method or data were edited.")
+    ] = False,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Seconds a run may take; one that takes longer has failed.")
+    ] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60,
+    compile_: options.Compile = False,
+    plugin: options.Plugin = None,
+) -> None:
+    """Run a grid, or one dataset × method, on this machine; run it again to go on where it stopped.
+
+    [dim]spurbench run quick[/dim]
+    [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]
+    """
+    from spurbench.bench.cli import running
+    from spurbench.bench.launch.runner import Settings
+    from spurbench.bench.plugins.registry import add_plugins
+
+    add_plugins(plugin)
+    chosen = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
+    for name, value in (("--checkpoint-seconds", checkpoint_seconds), ("--time-limit", time_limit or 0)):
+        if not 0 <= value < inf:
+            raise UserError(f"{name} {value}: expected a number of seconds")
+    if jobs == 0 and time_limit is not None:
+        raise UserError("--time-limit ends a process, and --jobs 0 starts none")
+    where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
+    settings = Settings(
+        device, jobs, threads, retry, fresh, time_limit, only or [], checkpoint_seconds, compile=compile_
+    )
+    raise typer.Exit(running.run(chosen, where, settings))

@@ -1,0 +1,134 @@
+"""What the commands that touch a store do, without the command line around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from spurbench.bench.core import machine, terminal
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.machine import find_devices
+from spurbench.bench.grid import ad_hoc, expand, patterns
+from spurbench.bench.grid import load as grids
+from spurbench.bench.grid.cells import Grid
+from spurbench.bench.launch.runner import Settings, outdated, run_grid
+from spurbench.bench.provenance import edits, plugin_code
+from spurbench.bench.records.plans import name_among
+from spurbench.bench.records.record import OUTSIDE
+from spurbench.bench.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+
+def the_grid(
+    name: str | None,
+    datasets: list[str],
+    methods: list[str],
+    seeds: str | None,
+    sets: list[str],
+    precision: str | None,
+) -> Grid:
+    """The grid a `run` command means: by name or file, or put together from its options."""
+    if name and (datasets or methods or seeds or sets):
+        raise UserError("give either a grid or --dataset, --method, --seeds and --set; a grid names its own")
+    if not name:
+        if not datasets or not methods:
+            raise UserError("name a grid (quick, paper, a .yaml file), or give --dataset and --method")
+        return ad_hoc.adhoc_grid(datasets, methods, seeds, sets, precision)
+    chosen = grids.load_grid(name)
+    if precision is None:
+        return chosen
+    if precision not in ("float32", "bf16"):
+        raise unknown("precision", precision, ("bf16", "float32"))
+    cells = [replace(cell, precision=precision) for cell in chosen.cells]
+    once = {repr(cell): cell for cell in cells}  # the grid may have had it in both
+    return replace(chosen, name=f"{chosen.name}-{precision}", cells=tuple(once.values()))
+
+
+def run(grid: Grid, where: Path, settings: Settings) -> int:
+    """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
+    from spurbench.bench.cli.progress import Bars, Lines
+
+    chosen = patterns.only(grid, settings.only)  # complaints come before anything is written
+    devices = find_devices(settings.device)
+    store, console = Store.open(where, create=True), terminal.console(stderr=True)
+    store.tidy()
+    plugin_code.look_again()
+    if "cpu" in devices and not machine.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
+        console.print("this processor only emulates bf16: --precision float32 is faster")
+    shown: list[Lines] = []
+
+    def announce(work: Sequence[Any], plan: Any) -> Lines:
+        console.print(f"{grid.name}: {len(work)} jobs; {plan}", soft_wrap=True)
+        bars = console.is_terminal and not plan.inside  # they would draw over a debugger
+        watcher = (Bars if bars else Lines)(console, work, len(plan.devices))
+        shown.append(watcher)
+        return watcher
+
+    before = {plan["grid"]: plan for plan in store.plans()}
+    name = name_among(grid.name, grid.origin, before)
+    if name != grid.name:
+        console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
+                      highlight=False, soft_wrap=True)  # fmt: skip
+    for one in store.records()[1]:
+        fate = "set aside" if one.ours and not one.newer else "not used"
+        console.print(f"{fate}: {terminal.line(f'{one.path}: {one.reason}')}", soft_wrap=True)
+    try:
+        result = run_grid(grid, store, settings, announce)
+    finally:
+        for bars in shown:
+            if isinstance(bars, Bars):
+                bars.close()
+    if result.refused and result.plan and name not in before and not begun(result.plan, store):
+        store.drop_plan(name)  # else a mistyped option would stay as a row that waits for ever
+    return conclude(result, store, where, console)
+
+
+def begun(plan: dict[str, Any], store: Store) -> bool:
+    """Whether there is a record of any run of a plan, or someone is at work on one."""
+    there = {record["id"] for record in store.records()[0]} | store.claims.living().keys()
+    return any(run.id in there for run, _ in expand.runs(plan))
+
+
+def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
+    """Say how a launch ended and what to do next."""
+
+    def say(text: str) -> None:
+        console.print(terminal.plain(text), soft_wrap=True)
+
+    store_name = terminal.shell(where)
+
+    for line in result.refused:
+        say(f"spurbench: {line}")
+    if result.interrupted:
+        say(f"stopped; {result.left} runs are left and their state is saved: run the same command again to go on")
+        return 130
+    failed = failures(result.plan, store)
+    if failed:
+        causes = ", ".join(sorted(set(failed)))
+        again = "the same command" if set(failed) <= OUTSIDE else "--retry"
+        say(f"{len(failed)} runs failed, {causes}; `spurbench status {store_name}` says why, {again} does them again")
+    elif result.left and not result.refused:
+        say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
+    records = {record["id"]: record for record in store.records()[0]}
+    for files, ids in outdated(result.plan, list(records.values())).items():
+        code = edits.edited_plugins(records[ids[0]])
+        names = " ".join(terminal.shell(Path(name)) for name in code)
+        or_else = f", `spurbench accept {store_name} {names}` says that the edit alters nothing" if code else ""
+        say(
+            f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again"
+            + or_else
+        )
+    say(f"next: spurbench leaderboard {store_name}")
+    return 2 if failed or result.refused else 0
+
+
+def failures(plan: dict[str, Any], store: Store) -> list[str]:
+    """The cause of every failed run of a plan."""
+    ids = {run.id for run, _ in expand.runs(plan)}
+    return [r["cause"]["kind"] for r in store.records()[0] if r["id"] in ids and r["status"] == "failed"]

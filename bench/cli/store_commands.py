@@ -1,0 +1,155 @@
+"""The commands about stores: `status`, `watch`, `leaderboard`, `pack`, `merge` and `accept`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spurbench.bench.cli import options
+from spurbench.bench.core import terminal
+from spurbench.bench.core.terminal import show
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into the command line."""
+    app.command()(status)
+    app.command()(watch)
+    app.command()(leaderboard)
+    app.command()(pack)
+    app.command()(merge)
+    app.command()(accept)
+
+
+def status(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
+    json_: options.Json = False,
+) -> None:
+    """Show the state of every cell: done, running, failed with its cause, waiting."""
+    from spurbench.bench.cli import entry
+    from spurbench.bench.launch.status import COLUMNS, states_of
+    from spurbench.bench.store.store import Store
+
+    opened = Store.open(store)
+    rows = states_of(opened)
+    if json_:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows, COLUMNS)
+    entry.complain(opened)
+
+
+def watch(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
+) -> None:
+    """Show `status` again and again until nothing is running or queued; Ctrl-C stops only the watching."""
+    import time
+
+    from rich.live import Live
+
+    from spurbench.bench.launch.status import COLUMNS, states_of
+    from spurbench.bench.store.store import Store
+
+    console = terminal.console()
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as screen:
+        while True:
+            rows = states_of(Store.open(store))
+            screen.update(terminal.table(rows, COLUMNS, "", console.width), refresh=True)
+            if not any(row["running"] or row["queued"] for row in rows):
+                break
+            time.sleep(every)
+
+
+def leaderboard(
+    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
+    format_: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv, json or html.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of the screen.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every split and metric, not only the main ones.")] = False,
+    grid: Annotated[str | None, typer.Option(help="Only what this grid planned.")] = None,
+) -> None:
+    """Compare the methods: means with intervals, paired differences, cost, and what was published."""
+    from spurbench.bench.cli import entry
+    from spurbench.bench.formats.render import render
+    from spurbench.bench.leaderboard.build import board
+    from spurbench.bench.store.store import Store
+
+    out = out and entry.file_to_write(out)
+    text = render(board(Store.open(store), all_, grid), format_, terminal.coloured() and out is None)
+    if out is None:
+        print(text if format_ == "table" or not sys.stdout.isatty() else terminal.plain(text))
+        return
+    from spurbench.bench.core.files import write_atomically
+
+    write_atomically(out, text.encode())
+    print(f"wrote {out}")
+
+
+def pack(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    file: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz.")],
+    with_drawings: Annotated[
+        bool, typer.Option("--drawings", help="Also what `figure` and `probe` draw from.")
+    ] = False,
+) -> None:
+    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is.
+
+    What is damaged cannot be packed: it is named, and the command ends with 2.
+    """
+    from spurbench.bench.cli import entry
+    from spurbench.bench.store.store import Store
+
+    file, source = entry.file_to_write(file), Store.open(store)
+    print(f"{source.pack(file)} records in {file}")
+    if with_drawings:
+        from spurbench.bench.store import artifacts
+
+        runs = artifacts.pack(source, file, [record["id"] for record in source.records()[0]])
+        print(f"the drawings of {runs} runs in {artifacts.beside(file)}")
+    if entry.complain(source):
+        raise typer.Exit(2)
+
+
+def merge(
+    store: Annotated[Path, typer.Argument(help="The folder to add records to; made if it is not there.")],
+    sources: Annotated[list[Path], typer.Argument(help="Folders of other results, or packed .jsonl.gz files.")],
+    keep: Annotated[str, typer.Option(help="Of two finished records of one run: ask, ours or theirs.")] = "ask",
+) -> None:
+    """Add the records of other stores, such as those of another cluster; two that contradict each other are named.
+
+    What is whole is added, what is damaged is named, and then the command ends with 2: merge it again once mended.
+
+    [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
+    """
+    from spurbench.bench.cli import entry
+    from spurbench.bench.store import merge as merging
+    from spurbench.bench.store.store import Store
+
+    others = [Store.open(source) for source in sources]
+    for one in others:
+        one.records()  # complaints come before anything is written
+    new, here = merging.merge(Store.open(store, create=True), others, keep, print)
+    print(f"{new} records added to {store}, {here} were there already")
+    if any([entry.complain(one) for one in others]):
+        raise typer.Exit(2)
+
+
+def accept(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    files: Annotated[list[str], typer.Argument(help="Names of the edited files, as `status` says them: mine.py.")],
+    plugin: options.Plugin = None,
+) -> None:
+    """Say that an edit of a method's or dataset's file alters no result: runs made before it count as made after it.
+
+    Their records keep what made them. For an edit that may alter results: `run` with --fresh.
+    """
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.store.merge import accept_edits
+    from spurbench.bench.store.store import Store
+
+    add_plugins(plugin)
+    print(f"{accept_edits(Store.open(store), files)} runs now count as made by the current {', '.join(files)}")

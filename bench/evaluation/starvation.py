@@ -1,0 +1,217 @@
+"""Which features a network learned and which it starved: the paper's analysis, for any binary run.
+
+At initialisation J [n, P] is the Jacobian of the logit by the P parameters on n training examples, Y the diagonal of
+the labels ỹ = ±1, and YJ = U S Vᵀ. A feature is a column u_j of U, its strength s_j; the response of a feature is
+z_j = u_jᵀ Y ŷ for the logits ŷ of the moment. Source: Pezeshki et al., "Gradient Starvation", NeurIPS 2021, section 3.
+
+Whether a feature starves is told from shares of ‖ŷ‖² = Σ_j z_j². Where spectral decoupling comes to rest all margins
+are equal (Eq. 18), so that feature j has a share of (Σ_i u_ij)²/n: what it is due. A feature that is due 1 % or more
+starves if its share at the end of training is below half of that; else it grew.
+
+What a feature is about is told where it can be: Y u_j is a unit vector over the examples, and its squared cosine with
+the spurious attribute ã = ±1, or with the constant 1, is the part of the feature that this makes up. Source: ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call, grad, vjp, vmap
+
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.seeds import stream
+from spurbench.bench.training.engine import Engine
+
+Array = NDArray[Any]
+NOTABLE = 0.01  # of ‖ŷ‖²: features that are due less play no part
+STARVED = 0.5  # of what is due
+ABOUT = ("constant", "attribute")  # what a feature may be about
+MOSTLY = 0.5  # of a feature
+EXACT = 5_000_000  # entries of J up to which it is written down
+OVERSAMPLING, ROUNDS = 6, 6  # of the randomised SVD by block Krylov (Musco and Musco, arXiv 1504.05477)
+START = "probe/"  # of the arrays' names among a run's drawings
+NEEDED = {"settings", "examples", "steps", "strengths", "due", "responses"}  # of the arrays
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is looked at, and when."""
+
+    features: int = 10  # the strongest so many
+    sample: int = 1000  # training examples at most; drawn by the run's stream "starvation" where there are more
+    points: int = 60  # moments from before the first update to after the last
+    spacing: str = "log"  # or "even"
+
+    def steps(self, last: int) -> list[int]:
+        """The moments, in updates done."""
+        if self.spacing == "even":
+            return sorted({round(at) for at in np.linspace(0, last, self.points)})
+        return sorted({round(at) - 1 for at in np.geomspace(1, last + 1, self.points)})
+
+
+class Probe:
+    """Watches replica `r` of an engine that has not begun: to be called before every step and after the last."""
+
+    def __init__(self, engine: Engine, settings: Settings, r: int = 0) -> None:
+        self.r, data, seed = r, engine.seeds[r].data, engine.seeds[r].seed
+        if data.classes != 2:
+            raise UserError(f"features are told apart by labels ±1: this run has {data.classes} classes, not 2")
+        rows = sample(len(data.train.y), settings.sample, seed)
+        self.x, self.sign = data.train.x[rows], signs(data.train.y[rows])
+        self.known = {"constant": torch.ones_like(self.sign)}
+        if data.train.attribute is not None and data.attributes == 2:
+            self.known["attribute"] = signs(data.train.attribute[rows])
+        self.settings, self.steps = settings, settings.steps(engine.training.steps)
+        self.U, self.strengths = features(engine, r, self.x, self.sign, settings.features)
+        self.responses: list[Array] = []
+        self.norms: list[float] = []
+
+    def look(self, engine: Engine) -> None:
+        """Note the responses, if this is a moment to do so."""
+        if len(self.norms) < len(self.steps) and engine.step == self.steps[len(self.norms)]:
+            z = self.sign * one_logit(engine.score(self.r)(self.x)).double()
+            self.responses.append((self.U.T @ z).abs().numpy())
+            self.norms.append(float(z.norm()))
+
+    def arrays(self) -> dict[str, Array]:
+        """All that was seen, for a run's drawings: responses [moments, features], the rest by feature or moment."""
+        found: dict[str, Any] = {
+            "settings": json.dumps(asdict(self.settings)),
+            "examples": len(self.sign),
+            "steps": self.steps[: len(self.norms)],
+            "strengths": self.strengths,
+            "due": self.U.sum(0).square() / len(self.sign),
+            **{name: (self.U.T @ (self.sign * v)).square() / len(v) for name, v in self.known.items()},
+            "responses": np.array(self.responses, np.float32),
+            "norms": self.norms,
+        }
+        return {START + name: np.asarray(value) for name, value in found.items()}
+
+
+def signs(values: Tensor) -> Tensor:
+    """0 and 1 as −1 and 1."""
+    return (2 * values - 1).double()
+
+
+def one_logit(z: Tensor) -> Tensor:
+    """The logit of class 1 against class 0, [n], of one logit or of two."""
+    return z if z.ndim == 1 else z[:, 1] - z[:, 0]
+
+
+def sample(n: int, most: int, seed: int) -> Tensor:
+    """The rows of the training set that are looked at, in order: all, or `most` drawn by a stream of their own."""
+    if n <= most:
+        return torch.arange(n)
+    generator = torch.Generator().manual_seed(stream(seed, "starvation"))
+    return torch.randperm(n, generator=generator)[:most].sort().values
+
+
+# ---- features -----------------------------------------------------------------------------------------------------
+
+
+def features(engine: Engine, r: int, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """U [n, count] and the strengths [count] of replica `r`'s network as it is now, on raw inputs `x`."""
+    network = engine.networks[r][0].eval()
+    leaves = {name: p[r].detach().cpu().double() for name, p in engine.masters[0].items()}
+    buffers = {name: b.cpu().double() if b.is_floating_point() else b.cpu() for name, b in network.named_buffers()}
+    inputs = engine.pixels[r](x).double()
+    count = min(count, len(x))
+
+    def logits(parameters: dict[str, Tensor], some: Tensor) -> Tensor:
+        return one_logit(functional_call(network, parameters | buffers, (some,)))
+
+    parameters = sum(leaf.numel() for leaf in leaves.values())
+    if len(x) * parameters <= EXACT:
+        found: tuple[Tensor, Tensor] = exact(logits, leaves, inputs, sign, count)
+    else:
+        found = randomised(lambda own: logits(own, inputs), leaves, sign, count, stream(engine.seeds[r].seed, "noise"))
+    network.train()
+    return found
+
+
+Leaves = dict[str, Tensor]
+
+
+def exact(logits: Callable[[Leaves, Tensor], Tensor], leaves: Leaves, inputs: Tensor, sign: Tensor, count: int) -> Any:
+    """Singular vectors and values of the Jacobian written down row by row."""
+    rows = vmap(grad(lambda own, one: logits(own, one[None])[0]), (None, 0))(leaves, inputs)
+    jacobian = torch.cat([part.flatten(1) for part in rows.values()], 1) * sign[:, None]
+    U, S, _ = torch.linalg.svd(jacobian, full_matrices=False)
+    return U[:, :count], S[:count]
+
+
+def randomised(logits: Callable[[Leaves], Tensor], leaves: Leaves, sign: Tensor, count: int, seed: int) -> Any:
+    """The leading ones without writing it down: block Lanczos on JJᵀ from noise, by products with J and Jᵀ only."""
+    transposed = vjp(logits, leaves)[1]
+    itself = vjp(transposed, torch.zeros_like(sign))[1]  # the transpose of a linear map's transpose
+
+    def gram(Q: Tensor) -> Tensor:
+        return torch.stack([sign * itself(transposed(sign * column))[0] for column in Q.T], 1)
+
+    noise = torch.Generator().manual_seed(seed)
+    width = min(count + OVERSAMPLING, len(sign))
+    basis = torch.linalg.qr(torch.randn(len(sign), width, generator=noise, dtype=torch.float64)).Q
+    images = gram(basis)
+    for _ in range(min(ROUNDS, len(sign) // width) - 1):
+        block = images[:, -width:]
+        for _ in range(2):  # once is not enough in floating point
+            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
+        basis, images = torch.cat([basis, block], 1), torch.cat([images, gram(block)], 1)
+    squares, vectors = torch.linalg.eigh(basis.T @ images)
+    order = squares.argsort(descending=True)[:count]
+    return basis @ vectors[:, order], squares[order].clamp(min=0).sqrt()
+
+
+# ---- what came out ------------------------------------------------------------------------------------------------
+
+
+def seen(arrays: dict[str, Array], settings: Settings) -> dict[str, Array] | None:
+    """What a probe with these settings kept of a run, by name; None if there was none."""
+    found = {name.removeprefix(START): value for name, value in arrays.items() if name.startswith(START)}
+    if not NEEDED <= found.keys():  # one of them may be damaged
+        return None
+    return found if json.loads(str(found["settings"])) == asdict(settings) else None
+
+
+def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:
+    """A row for each feature with means over runs, and the verdict; strongest feature first."""
+    about = [name for name in ABOUT if all(name in run for run in runs)]
+    mean = {name: np.mean([run[name] for run in runs], 0) for name in ("strengths", "due", "responses", *about)}
+    learned = np.mean([shares(run) for run in runs], 0)
+    return [
+        {
+            "feature": j,
+            "strength": float(mean["strengths"][j]),
+            "first": float(mean["responses"][0, j]),
+            "last": float(mean["responses"][-1, j]),
+            "due": float(mean["due"][j]),
+            "learned": float(learned[j]),
+            "verdict": verdict(mean["due"][j], learned[j]),
+        }
+        | {name: float(mean[name][j]) for name in about}
+        for j in range(len(learned))
+    ]
+
+
+def mostly(row: Mapping[str, Any]) -> str:
+    """What makes up half of a feature of the summary or more, if anything that is known does."""
+    return next((name for name in ABOUT if row.get(name, 0.0) >= MOSTLY), "")
+
+
+def shares(run: dict[str, Array]) -> Array:
+    """Each feature's share of ‖ŷ‖² at the end."""
+    found: Array = run["responses"][-1].astype(float) ** 2 / max(float(run["norms"][-1]) ** 2, 1e-300)
+    return found
+
+
+def verdict(due: float, learned: float) -> str:
+    if due < NOTABLE:
+        return "minor"
+    return "starved" if learned < STARVED * due else "grew"

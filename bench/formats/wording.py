@@ -1,0 +1,278 @@
+"""Numbers and facts of rows in the words all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from spurbench.bench.leaderboard.build import Leaderboard, Section
+from spurbench.bench.leaderboard.cell_results import listed
+from spurbench.bench.leaderboard.comparisons import LEAST, choice
+from spurbench.bench.leaderboard.rows import Row, in_words
+from spurbench.bench.records.metrics import Column
+from spurbench.bench.records.record import used
+from spurbench.bench.records.selection import rule_of
+
+MINUS = "−"
+
+
+def number(value: float | None, unit: str = "%", digits: int | None = None, sign: bool = False) -> str:
+    """A value with two digits after the point for percentages, three figures' worth otherwise; "–" for None."""
+    if value is None:
+        return "–"
+    if digits is None:
+        digits = 2 if unit == "%" else 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return "0" + text[2:] if not sign and float(text) == 0 and text[0] == "-" else text.replace("-", MINUS)
+
+
+def spread(mean: float | None, std: float | None, unit: str, digits: int | None = None) -> str:
+    """`mean ± std`, or the mean alone where one run has no spread."""
+    return number(mean, unit, digits) + (f" ± {number(std, unit, digits)}" if std is not None else "")
+
+
+def mean(row: Row) -> str:
+    """Mean and deviation, with a sign where they are not what they seem: of another step, or not over every group."""
+    return spread(row.mean, row.std, row.unit) + signs(row)
+
+
+def signs(row: Row) -> str:
+    return "‡" * bool(row.partial) + "§" * row.other_step
+
+
+def interval(low: float | None, high: float | None, unit: str) -> str:
+    digits = 1 if unit == "%" else None
+    return "" if low is None else f"[{number(low, unit, digits)}, {number(high, unit, digits)}]"
+
+
+def probability(p: float | None) -> str:
+    return "" if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size * 1.5:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def memory(megabytes: float | None) -> str:
+    if not megabytes:
+        return ""
+    return f"{megabytes / 1024:.1f} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
+
+
+def published(row: Row) -> str:
+    digits = 1 if row.unit == "%" else 2
+    return "" if row.published_mean is None else spread(row.published_mean, row.published_std, row.unit, digits)
+
+
+def difference(row: Row) -> str:
+    """Mean paired difference to the baseline with its interval."""
+    if row.baseline_difference is None:
+        return ""
+    digits = 1 if row.unit == "%" else None
+    mean = number(row.baseline_difference, row.unit, digits, sign=True)
+    return f"{mean} {interval(row.baseline_ci95_low, row.baseline_ci95_high, row.unit)}".rstrip()
+
+
+def named(column: Column) -> str:
+    return " ".join(column).replace("_", " ")
+
+
+def heading(row: Row) -> str:
+    return named((row.split, row.metric)) + (f" ({row.unit})" if row.unit else "")
+
+
+def label(row: Row) -> str:
+    return row.label + ("†" if row.selection_oracle else "")
+
+
+def title(section: Section) -> str:
+    """Dataset, options and precision of a table."""
+    version = f"protocol {section.protocol_version}" if section.protocol_version > 1 else ""
+    options = listed(used(section.options))
+    return " · ".join(part for part in (section.dataset, options, version, section.precision) if part)
+
+
+def parts(section: Section) -> list[list[int]]:
+    """The section's columns by table: all in one if they are few, else one table each."""
+    columns = list(range(len(section.columns)))
+    return [columns] if len(columns) <= 3 else [[column] for column in columns]
+
+
+# ---- notes --------------------------------------------------------------------------------------------------------
+
+
+def together(pairs: Iterable[tuple[str, str]], everyone: int = 0) -> list[str]:
+    """`text: labels` for each text, in order; `text: all rows` where it holds for all, if they are counted."""
+    found: dict[str, list[str]] = {}
+    for text, name in pairs:
+        found.setdefault(text, []).append(name)
+    return [f"{text}: {'all rows' if len(n) == everyone > 1 else '; '.join(n)}" for text, n in found.items()]
+
+
+def faults(rows: Sequence[Row]) -> list[str]:
+    """What is missing or odd in a column, row by row."""
+    notes = []
+    for row in rows:
+        for cause in row.failures:
+            seeds = ", ".join(map(str, cause["seeds"]))
+            word = "seed" if len(cause["seeds"]) == 1 else "seeds"
+            why = " ".join(f"{cause['kind']}: {cause['message']}".split())
+            notes.append(f"{row.label}: {len(cause['seeds'])} of {row.n_planned} runs failed ({word} {seeds}), {why}")
+        if row.unscored:
+            notes.append(f"{row.label}: {row.unscored} finished runs have no {named((row.split, row.metric))}")
+        if row.collapsed:
+            notes.append(
+                f"{row.label}: the runs fall into two groups, {row.collapsed} of {row.n} far from the others; "
+                "mean, deviation and interval describe neither"
+            )
+        if row.below_chance:
+            notes.append(
+                f"{row.label}: worse than chance in training, so it has learned no cue or one the wrong way round and "
+                "does not compete, however well that serves on test"
+            )
+        if row.tied:
+            latest = f"; {row.latest} of them equal in every criterion, the latest taken" if row.latest else ""
+            notes.append(
+                f"{row.label}: {row.tied} of {row.n} runs chose among equal steps, parted by "
+                f"{rule_of(row.selection_rule).refined}{latest}"
+            )
+        notes += [f"{row.label}: {note}" for note in (*row.notes, row.note) if note]
+    return notes
+
+
+def steps(rows: Sequence[Row]) -> list[str]:
+    """After which steps the rows were scored whose rule chose them."""
+    told = [f"{row.label} {step_range(row)}" for row in rows if "selection" in row.used]
+    return [f"step scored, median (range): {'; '.join(told)}"] if told else []
+
+
+def step_range(row: Row) -> str:
+    """`875 (250 to 1250)`: after which steps the runs were scored."""
+    if not row.chosen_steps:
+        return ""
+    least, most = min(row.chosen_steps), max(row.chosen_steps)
+    return f"{median(row.chosen_steps):g}" + (f" ({least} to {most})" if least < most else "")
+
+
+def partly(rows: Sequence[Row]) -> list[str]:
+    """Numbers that are not over every group that training has."""
+    of = [(f"‡ {named((row.split, row.metric))} {row.partial}", row.label) for row in rows if row.partial]
+    return together(of, sum(row.n > 0 for row in rows))
+
+
+def origins(rows: Sequence[Row]) -> list[str]:
+    """Sources of the published numbers, with their number of runs, ddof and selection."""
+    pairs = []
+    for row in rows:
+        if row.published_source:
+            runs = f"{row.published_n} run{'s' if row.published_n != 1 else ''}" if row.published_n else ""
+            ddof = f"deviation with ddof {row.published_ddof}" if row.published_std is not None else ""
+            detail = "; ".join(part for part in (runs, ddof, row.published_selection) if part)
+            pairs.append((f"published, {row.published_source} ({detail})", row.label))
+    return together(pairs, len(rows))
+
+
+def selections(rows: Sequence[Row]) -> list[str]:
+    """How each row's hyper-parameters were chosen."""
+    planned = [row for row in rows if not row.na]
+    return together(
+        ((f"selection{' †' if row.selection_oracle else ''}, {row.selection}", row.label) for row in planned),
+        len(planned),
+    )
+
+
+def tested(rows: Sequence[Row]) -> list[str]:
+    """The size of the comparisons with the baseline: how many, what they could find, who is compared with whom."""
+    compared = [row for row in rows if row.baseline_difference is not None]
+    notes = []
+    found = sorted(row.detectable for row in compared if row.detectable is not None)
+    if found:
+        unit, ends = compared[0].unit, (found[0], found[-1])
+        middle, low, high = (number(value, unit) for value in (median(found), *ends))
+        adjusted = max(row.comparisons for row in compared)
+        notes.append(
+            f"a true difference of {middle} {'points' if unit == '%' else ''} to the baseline (median of the rows; "
+            f"{low} to {high}) is found with 80 % power"
+            + (f"; p is adjusted for {adjusted} comparison{'s' * (adjusted > 1)}" if adjusted else "")
+        )
+    few = sorted({row.baseline_n for row in compared if row.baseline_n < 6 and row.p_holm is not None})
+    if few:
+        least = ", ".join(f"{2 / 2**n:g} for {n} seeds" for n in few)
+        notes.append(f"the smallest p this few seeds can give, before adjustment: {least}")
+    short = [row.label for row in compared if row.baseline_n < LEAST]
+    if short:
+        notes.append(f"no p, fewer than {LEAST} seeds in common with the baseline: {'; '.join(short)}")
+    notes += together(
+        (f"no p, as the difference is not the method's alone: the row was chosen {chosen_by(choice(row.used))}, "
+         f"{row.baseline} {chosen_by(row.baseline_used)}", row.label)
+        for row in compared if row.baseline_used is not None
+    )  # fmt: skip
+    usual = usual_baseline(rows)
+    notes += [f"{row.label} is compared with {row.baseline}" for row in compared if row.baseline != usual]
+    return [" ".join(note.split()) for note in notes]
+
+
+def chosen_by(used: Mapping[str, list[str]]) -> str:
+    """By what information, in words."""
+    return f"by {in_words(dict(used))}" if used else "by nothing"
+
+
+def usual_baseline(rows: Sequence[Row]) -> str:
+    """The label most rows are compared with."""
+    names = [row.baseline for row in rows if row.baseline]
+    return max(dict.fromkeys(names), key=names.count, default="")
+
+
+def section_notes(section: Section, columns: Sequence[int]) -> list[str]:
+    """Everything a reader of this table must know; what belongs to no metric comes with the first table only."""
+    main = [line[columns[0]] for line in section.lines]
+    rest = [[line[column] for line in section.lines] for column in columns[1:]]
+    notes = faults(main)
+    if columns[0] == 0:
+        notes += selections(main) + steps(main)
+    for rows in (main, *rest):
+        notes += partly(rows) + [note for note in origins(rows) if note not in notes]
+    return notes + tested(main)
+
+
+def has(board: Leaderboard, test: Callable[[Row], Any]) -> bool:
+    return any(test(row) for row in board.rows)
+
+
+def general_notes(board: Leaderboard) -> list[str]:
+    """What holds for all tables, only as far as it is used; then the grids' notes and records set aside."""
+    several = has(board, lambda row: row.n > 1)
+    notes = {
+        "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the "
+        "mean, cut where no mean can be": several,
+        "n/N: runs that have the number, of those planned; nothing is filled in or left out where they differ": True,
+        f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
+        "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": has(
+            board, lambda r: r.comparisons
+        ),
+        f"* the best of the rows with {LEAST} runs or more that used no more information (`sees`) than the row itself, "
+        "or not told from that best, as their paired 95 % t interval includes zero; the best of many looks better than "
+        "it is, by chance alone": has(board, lambda row: row.among_best),
+        "† hyper-parameters chosen with a look at the test set (oracle selection)": has(
+            board, lambda row: row.selection_oracle
+        ),
+        "‡ not over every group that training has examples of": has(board, lambda row: row.partial),
+        "§ of the last step, while a rule chose the step of what was held out": has(board, lambda row: row.other_step),
+        "published numbers are shown with verified sources only, beside runs of the same data and budget; "
+        "diff. is ours minus published": has(board, lambda row: row.published_mean is not None),
+        "s/run: median of a run's share of its stack's training time; memory: the largest peak of a process": has(
+            board, lambda row: row.seconds_per_run is not None
+        ),
+    }
+    away = [f"not used: {path}: {reason}" for path, reason in board.set_aside]
+    return [note for note, used in notes.items() if used] + board.notes + away
+
+
+def plain(values: Mapping[str, Any] | None) -> str:
+    return listed(values) if values else "none"

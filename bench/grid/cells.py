@@ -1,0 +1,67 @@
+"""A grid once it is resolved: its cells, each with every value filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from spurbench.bench.core.hashing import fingerprint
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One candidate of a search: the settings it runs with, and those it would give the cell."""
+
+    final: Mapping[str, Mapping[str, Any]]  # place → name → value: the settings of the cell if this one is chosen
+    hyper_parameters: Mapping[str, Any]
+    training: Mapping[str, Any]
+    dataset_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a cell's hyper-parameters are found."""
+
+    rule: str
+    text: str  # the budget and the rule in words
+    seeds: tuple[int, ...]
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of one dataset's table, every value resolved; `na` says why it cannot run."""
+
+    dataset: str
+    dataset_options: Mapping[str, Any]
+    protocol_version: int
+    method: str
+    label: str
+    published: str | None
+    hyper_parameters: Mapping[str, Any]
+    training: Mapping[str, Any]
+    precision: str
+    seeds: tuple[int, ...]
+    na: str | None = None
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    search: Search | None = None
+    resources: Mapping[str, Any] = field(default_factory=dict)  # what a launcher on a cluster should ask for
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A validated grid, every cell resolved; nothing in it can be a user's mistake any more."""
+
+    name: str
+    description: str
+    selection: Mapping[str, Any]  # {rule, oracle, text}
+    notes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    place: str = ""  # where its file is, hashed; the same grid, edited, is found by it
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where it is from and a hash of what is to be run: equal grids have it wherever their files are."""
+        cells = [asdict(cell) | {"resources": None} for cell in self.cells]
+        return {"place": self.place, "content": fingerprint(cells)[:16]}

@@ -1,0 +1,181 @@
+"""One method entry of a grid file: what it sets, where, and what of that has an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from spurbench.bench.core.errors import named
+from spurbench.bench.core.fields import NoEffect, Option, checked, effective
+from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
+from spurbench.bench.grid.search_space import Axis, axis, varies
+from spurbench.bench.plugins.registry import PluginInfo
+from spurbench.bench.plugins.training_settings import FIELDS
+
+Settings = dict[str, dict[str, Any]]
+"""place → name → value; the places are hyper_parameters, training and options."""
+
+
+BLOCK, ENTRY, SEARCH, SPACE, COMMAND = 1, 2, 3, 4, 5
+"""Layers in which values are given; the later ones are nearer to the runs."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value is given, and whether it is several values."""
+
+    layer: int
+    where: Where
+    several: bool
+
+
+Given = dict[tuple[str, str], Source]
+"""(place, name) of each value that is given, and the nearest place where it is."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method entry of the file with everything needed to resolve it."""
+
+    sheet: GridSheet
+    block: DatasetSheet
+    entry: MethodSheet
+    where: Where  # of the entry
+    origin: Origin
+    dataset: PluginInfo
+    method: PluginInfo
+    fields: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)  # place → name → option
+
+    def of(self, place: str) -> str:
+        """Whose values those of a place are, for messages."""
+        return {"hyper_parameters": self.method.name, "options": self.dataset.name}.get(place, place)
+
+    @property
+    def seeds(self) -> list[int]:
+        given = self.entry.seeds or self.block.seeds or self.sheet.seeds
+        if not given:
+            raise self.origin.error(self.where, "no seeds: give 'seeds: 0-9' here or for the whole grid")
+        return given
+
+    @property
+    def rule(self) -> str:
+        return self.block.selection or self.sheet.selection
+
+
+def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Option]]:
+    return {
+        "hyper_parameters": {option.name: option for option in method.options},
+        "training": dict(FIELDS) if method.trains else {},
+        "options": {option.name: option for option in dataset.options},
+    }
+
+
+def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
+    """The settings of an entry with all defaults, what of them the file gives, and what is a list or a range."""
+    settings: Settings = {}
+    given: Given = {}
+    axes: list[Axis] = []
+    layers = {
+        "hyper_parameters": [(ENTRY, row.where, row.entry.hyper_parameters)],
+        "training": [
+            (BLOCK, row.where[:2], row.block.training if row.method.trains else {}),
+            (ENTRY, row.where, row.entry.training),
+        ],
+        "options": [(BLOCK, row.where[:2], row.block.options), (ENTRY, row.where, row.entry.options)],
+    }
+    for place, sources in layers.items():
+        settings[place] = defaults(row, place)
+        varied: dict[str, Axis] = {}
+        for layer, where, values in sources:
+            fixed, several = split(row, place, (*where, place), values)
+            given |= noted(row, layer, place, (*where, place), values)
+            settings[place] |= fixed
+            varied = {name: one for name, one in varied.items() if name not in fixed} | several
+        axes += varied.values()
+    return settings, given, axes
+
+
+def noted(row: Entry, layer: int, place: str, where: Where, values: Mapping[str, Any]) -> Given:
+    """What a part of the file gives of a place; what stands on the command line is above all of it."""
+    found: Given = {}
+    for name, value in values.items():
+        spot = (*where, name)
+        several = varies(row.fields[place][name], value)
+        found[place, name] = Source(COMMAND if spot in row.origin.given else layer, spot, several)
+    return found
+
+
+def in_effect(row: Entry, settings: Settings, given: Given) -> Settings:
+    """The settings without those that have no effect beside the others.
+
+    Errors: UserError with file and line for one that is given where, or nearer to the runs than, what takes its
+    effect away; whatever `given` does not have is left out in silence.
+    """
+    kept = dict(settings)
+    for place in ("hyper_parameters", "training"):
+        layers = {name: source.layer for (of, name), source in given.items() if of == place}
+        try:
+            kept[place] = effective(row.fields[place], settings[place], layers)
+        except NoEffect as error:
+            beside = given.get((place, error.key))
+            more = f"; make it an entry for each {error.key}" if beside and beside.several else ""
+            raise row.origin.error(given[place, error.name].where, f"{error}{more}") from None
+    return kept
+
+
+def completed(row: Entry, kept: Settings) -> Settings:
+    """Settings as runs hold them: all hyper-parameters, and of training's fields those that are set."""
+    hyper = defaults(row, "hyper_parameters") | kept["hyper_parameters"]
+    training = {name: value for name, value in kept["training"].items() if value is not None}
+    return kept | {"hyper_parameters": hyper, "training": training}
+
+
+def firsts(axes: Sequence[Axis]) -> dict[int, Any]:
+    """One combination of what varies."""
+    return {i: one.values[0] if one.values else one.low for i, one in enumerate(axes)}
+
+
+def defaults(row: Entry, place: str) -> dict[str, Any]:
+    """Defaults of a place's fields, as their types; for training, the dataset's over Training's."""
+    fields = row.fields[place]
+    values = {name: option.default for name, option in fields.items()}
+    if place == "training" and row.method.trains:
+        values |= row.dataset.training
+    of = row.of(place)
+    return {name: at(Origin(of), (), partial(checked, fields[name], value, of)) for name, value in values.items()}
+
+
+def split(row: Entry, place: str, where: Where, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Axis]]:
+    """Given values, checked: single ones, and those that vary."""
+    fixed, several = {}, {}
+    for name, value in given.items():
+        option = option_of(row, place, name, (*where, name))
+        if varies(option, value):
+            several[name] = at(row.origin, (*where, name), partial(axis, place, option, value, row.of(place)))
+        else:
+            fixed[name] = at(row.origin, (*where, name), partial(checked, option, value, row.of(place)))
+    return fixed, several
+
+
+def option_of(row: Entry, place: str, name: str, where: Where) -> Option:
+    """The field of that name; an unknown one is named with its line and the nearest."""
+    known = row.fields[place]
+    if name in known:
+        return known[name]
+    if place == "training" and not row.method.trains and name in FIELDS:
+        raise row.origin.error(where, f"{name} has no effect with {row.method.name}, which does not train")
+    if place == "training":
+        raise row.origin.error(where, unknown_key(name, "training", list(FIELDS)))
+    kind = f"{'hyper-parameter' if place == 'hyper_parameters' else 'option'} of {row.of(place)}"
+    raise row.origin.error(where, named(kind, name, known))
+
+
+def with_values(settings: Settings, axes: Sequence[Axis], values: Mapping[int, Any]) -> Settings:
+    """A copy of the settings with the varied values put in."""
+    copy = {place: dict(values) for place, values in settings.items()}
+    for i, one in enumerate(axes):
+        copy[one.place][one.option.name] = values[i]
+    return copy

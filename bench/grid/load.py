@@ -1,0 +1,62 @@
+"""Grids: a YAML file or command-line options, validated, resolved to cells and expanded to runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.files import at_home
+from spurbench.bench.core.hashing import fingerprint
+from spurbench.bench.core.yamlfile import Origin, load
+from spurbench.bench.grid.cells import Grid
+from spurbench.bench.records.selection import RULES
+
+if TYPE_CHECKING:
+    from spurbench.bench.grid.schema import GridSheet
+
+SHIPPED = Path(__file__).with_name("shipped")
+
+
+def shipped_grids() -> dict[str, str]:
+    """The grids that come with spurbench: name → description."""
+    found = {}
+    for file in sorted(SHIPPED.glob("*.yaml")):
+        data, _ = load(file, file.name)
+        found[file.stem] = str(data.get("description", "")).strip()
+    return found
+
+
+def load_grid(name_or_path: str) -> Grid:
+    """The shipped grid of that name, or the grid file at that path.
+
+    Errors: UserError `file:line: what is wrong; the nearest valid name`.
+    """
+    data, origin, stem = read_grid(name_or_path)
+    shipped = SHIPPED / f"{name_or_path}.yaml"
+    place = f"shipped {name_or_path}" if shipped.is_file() else str(at_home(Path(name_or_path)).resolve())
+    return replace(resolve(data, origin, stem), place=fingerprint(place)[:16])
+
+
+def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
+    """The raw content of a grid, where it came from, and its file's stem."""
+    shipped = {file.stem: file for file in SHIPPED.glob("*.yaml")}
+    path = shipped.get(name_or_path) or at_home(Path(name_or_path))
+    try:
+        data, origin = load(path, path.name if name_or_path in shipped else str(path))
+    except FileNotFoundError:
+        error = unknown("grid", name_or_path, shipped)
+        raise UserError(f"{error}, or the path of a .yaml file") from None
+    return data, origin, path.stem
+
+
+def resolve(data: Any, origin: Origin, name: str) -> Grid:
+    """The grid of a file's content; `name` if the file gives none."""
+    from spurbench.bench.grid.resolve import cells_of  # pydantic comes with these
+    from spurbench.bench.grid.schema import validate
+
+    sheet: GridSheet = validate(data, origin)
+    cells = tuple(cells_of(sheet, origin))
+    rule = RULES[sheet.selection].to_dict(sheet.selection)
+    return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)

@@ -1,0 +1,126 @@
+"""From the keys of a grid file to cells: defaults filled in, values checked, lists multiplied out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from spurbench.bench.core import machine
+from spurbench.bench.core.fields import shown
+from spurbench.bench.core.hashing import fingerprint
+from spurbench.bench.core.machine import gpus
+from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.grid.cells import Cell, Search
+from spurbench.bench.grid.entries import (
+    Entry,
+    Given,
+    Settings,
+    completed,
+    fields_of,
+    firsts,
+    in_effect,
+    settle,
+    with_values,
+)
+from spurbench.bench.grid.schema import GridSheet
+from spurbench.bench.grid.search import searched
+from spurbench.bench.grid.search_space import Axis, choices
+from spurbench.bench.plugins import registry
+from spurbench.bench.records.selection import RULES, lack
+
+
+def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[Cell]:
+    """Every cell of the grid, in the file's order.
+
+    Errors: UserError with file and line, also for two rows of one table with the same label.
+    """
+    labels: set[str] = set()
+    for i, block in enumerate(sheet.datasets):
+        here: Where = ("datasets", i)
+        dataset = at(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
+        for j, entry in enumerate(block.methods):
+            there: Where = (*here, "methods", j)
+            method = at(origin, (*there, "method"), partial(registry.method_info, entry.method))
+            row = Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method))
+            for cell in row_cells(row):
+                table = [cell.dataset, dict(cell.dataset_options), cell.precision, cell.label]
+                if fingerprint(table) in labels:
+                    message = f"two rows '{cell.label}' for the same {cell.dataset}; give one a 'label:'"
+                    raise origin.error(there, message)
+                labels.add(fingerprint(table))
+                yield cell
+
+
+def row_cells(row: Entry) -> Iterator[Cell]:
+    """The cells of one method entry: one, or one for each combination or draw of what varies."""
+    settings, given, several = settle(row)
+    axes = alive(row, settings, given, several)
+    taken = at(row.origin, row.where, lambda: choices(axes, row.entry.draws, row.dataset.name, row.method.name))
+    seen: set[str] = set()
+    for values in taken:
+        kept = in_effect(row, with_values(settings, axes, values), {} if row.entry.search else given)
+        own = {i: value for i, value in values.items() if axes[i].option.name in kept[axes[i].place]}
+        varied = suffix(axes, own)
+        if len(own) == len(values) or varied not in seen:  # what differs in what has no effect is one cell
+            yield cell_of(row, completed(row, kept), varied, searched(row, settings, given))
+        seen.add(varied)
+
+
+def cell_of(row: Entry, settings: Settings, varied: str, search: Search | None) -> Cell:
+    label = " ".join(part for part in (row.entry.label or row.method.name, varied) if part)
+    plain = row.entry.label is None and row.entry.search is None and not varied
+    by_default = row.method.name if row.block.paper_budget and plain else None
+    given = "published" in row.entry.model_fields_set
+    rule = search.rule if search else row.rule
+    unserved = lack(search.rule, registry.splits_of(row.dataset)) if search else None
+    return Cell(
+        dataset=row.dataset.name,
+        dataset_options=settings["options"],
+        protocol_version=row.dataset.protocol_version,
+        method=row.method.name,
+        label=label,
+        published=row.entry.published if given else by_default,
+        hyper_parameters=settings["hyper_parameters"],
+        training=settings["training"],
+        precision=settled_precision(row.block.precision or row.sheet.precision),
+        seeds=tuple(row.seeds),
+        na=registry.requirements(row.method, row.dataset) or unserved,
+        selection=RULES[rule].to_dict(rule),
+        search=search,
+        resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
+    )
+
+
+def settled_precision(wanted: str) -> str:
+    """`auto` is bf16 where the machine multiplies it in hardware, else float32, so that a record says which it was."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if machine.has_bf16() or gpus() else "float32"
+
+
+def alive(row: Entry, settings: Settings, given: Given, several: Sequence[Axis]) -> list[Axis]:
+    """What varies and has an effect; errors where that does not go with the entry's search or draws."""
+    axes = [one for one in several if not idle(row, settings, several, one)]
+    if len(axes) < len(several) and row.entry.search is None:
+        in_effect(row, with_values(settings, several, firsts(several)), given)  # only what is inherited may be idle
+    if row.entry.search is not None and axes:
+        message = f"{axes[0].key} varies beside a search; put it into the search's 'space'"
+        raise row.origin.error(row.where, message)
+    if row.entry.draws is not None and not axes:
+        raise row.origin.error((*row.where, "draws"), "draws: nothing varies; give a range {low, high, scale}")
+    return axes
+
+
+def idle(row: Entry, settings: Settings, axes: Sequence[Axis], one: Axis) -> bool:
+    """Whether something inherited would vary in vain: it has no effect, and nothing that varies could give it one."""
+    full = with_values(settings, axes, firsts(axes))
+    others = {each.option.name for each in axes if each.place == one.place}
+    fixed = not any(condition.key in others for condition in one.option.only)
+    return fixed and one.option.name not in in_effect(row, full, {})[one.place]
+
+
+def suffix(axes: Sequence[Axis], values: Mapping[int, Any]) -> str:
+    """What tells the rows of one entry apart: `coef=0.1, delay=3`."""
+    texts = {i: "no" if value is None else shown(value) for i, value in values.items()}
+    return ", ".join(f"{axes[i].key}={text}" for i, text in texts.items())

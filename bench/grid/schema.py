@@ -1,0 +1,161 @@
+"""The keys of a grid file, and errors that name the line and the nearest key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from spurbench.bench.core.errors import cut, named
+from spurbench.bench.core.fields import quoted
+from spurbench.bench.core.seeds import parse_seeds
+from spurbench.bench.core.yamlfile import Origin, Where
+from spurbench.bench.records.selection import RULES
+
+Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
+Precision = Literal["float32", "bf16", "auto"]
+Sheet = TypeVar("Sheet", bound=BaseModel)
+Given = dict[str, Any]
+"""Checked later: against the fields of the method, the dataset or Training; resources by the launcher they are for."""
+
+
+def known_rule(name: object) -> object:
+    """A selection rule's name, as given, if there is such a rule."""
+    if name not in RULES:
+        raise ValueError(named("selection rule", str(name), RULES))
+    return name
+
+
+def by_name(value: object) -> object:
+    """`- erm` is short for `- {method: erm}`."""
+    return {"method": value} if isinstance(value, str) else value
+
+
+RuleName = Annotated[str, BeforeValidator(known_rule)]
+
+
+class Strict(BaseModel):
+    """A mapping with these keys and no others; `1` is no text and `"1"` no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SearchSheet(Strict):
+    """How the hyper-parameters of a cell are found: draws (or all combinations), seeds, rule and budget."""
+
+    draws: int | None = Field(default=None, ge=1, le=100_000)
+    seeds: Seeds = [0]
+    rule: RuleName | None = None
+    space: Given | None = None
+    options: Given = {}
+    training: Given = {}
+
+
+class MethodSheet(Strict):
+    """One row of the leaderboard, or several if values are lists or ranges."""
+
+    method: str
+    label: str | None = Field(default=None, min_length=1, max_length=80)
+    published: str | None = None
+    hyper_parameters: Given = {}
+    training: Given = {}
+    options: Given = {}
+    seeds: Seeds | None = None
+    draws: int | None = Field(default=None, ge=1, le=100_000)
+    search: SearchSheet | None = None
+    resources: Given = {}
+
+
+class DatasetSheet(Strict):
+    """One dataset with the methods that run on it."""
+
+    dataset: str
+    options: Given = {}
+    training: Given = {}
+    precision: Precision | None = None
+    seeds: Seeds | None = None
+    selection: RuleName | None = None
+    paper_budget: bool = False
+    resources: Given = {}
+    methods: list[Annotated[MethodSheet, BeforeValidator(by_name)]] = Field(min_length=1)
+
+
+class GridSheet(Strict):
+    """A grid file."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    description: str = ""
+    selection: RuleName = "none"
+    notes: list[str] = []
+    precision: Precision = "float32"
+    seeds: Seeds | None = None
+    resources: Given = {}
+    datasets: list[DatasetSheet] = Field(min_length=1)
+
+
+def validate(data: Any, origin: Origin) -> GridSheet:
+    """The grid file's content, its keys and their types checked.
+
+    Errors: UserError naming the first mistake's file and line, and the nearest valid key.
+    """
+    if not isinstance(data, Mapping):
+        raise origin.error((), "expected keys such as 'datasets:' at the top of a grid")
+    return checked(data, GridSheet, origin, (), "the grid")
+
+
+def checked(data: Any, model: type[Sheet], origin: Origin, where: Where, inside: str) -> Sheet:
+    """The part of a file at `where`, its keys and their types checked; `inside` is its name in errors."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+        # a misspelt key also leaves its right name missing: tell of the misspelling
+        first = min(wrong, key=lambda item: (item["type"] == "missing", origin.lines.get((*where, *item["loc"]), 0)))
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise origin.error((*where, *first["loc"]), explain(first, model, inside) + more) from None
+
+
+def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
+    """One line for one of pydantic's findings."""
+    where = wrong["loc"]
+    key = str(where[-1]) if where else outermost
+    inside = next((str(part) for part in reversed(where[:-1]) if isinstance(part, str)), outermost)
+    if wrong["type"] == "extra_forbidden":
+        return unknown_key(key, inside, keys_at(where[:-1], root))
+    if wrong["type"] == "missing":
+        return f"the key '{key}' is missing in {inside}"
+    if wrong["type"] == "value_error":
+        return wrong["msg"].removeprefix("Value error, ")
+    if wrong["type"] == "string_pattern_mismatch":
+        return f"{key} must be letters, digits, '.', '_' and '-', not {quoted(wrong['input'])}"
+    said = wrong["msg"]
+    if said.startswith("Input should be "):
+        return f"{key} in {inside} {said.removeprefix('Input ')}, not {quoted(wrong['input'])}"
+    return f"{key} in {inside}: {said[:1].lower()}{said[1:]}"
+
+
+def unknown_key(key: str, inside: str, known: list[str]) -> str:
+    """The complaint about a key that does not exist."""
+    near = get_close_matches(key[:100], known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ";"
+    return f"unknown key '{cut(key)}' in {inside}{hint} there are: {', '.join(known) or 'none'}"
+
+
+def keys_at(where: Where, root: type[BaseModel]) -> list[str]:
+    """The keys the schema has at a place of the file."""
+    model: type[BaseModel] | None = root
+    for part in where:
+        if isinstance(part, str) and model is not None:
+            model = next(models(model.model_fields[part].annotation), None)
+    return sorted(model.model_fields) if model else []
+
+
+def models(annotation: Any) -> Any:
+    """The models inside an annotation such as `list[Annotated[Model, ...]]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models(part)

@@ -1,0 +1,99 @@
+"""The search of a cell's hyper-parameters: its draws, each with the settings of the search's own budget."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from spurbench.bench.core.fields import quoted
+from spurbench.bench.core.yamlfile import Where, at
+from spurbench.bench.grid.cells import Draw, Search
+from spurbench.bench.grid.entries import (
+    SEARCH,
+    SPACE,
+    Entry,
+    Given,
+    Settings,
+    Source,
+    completed,
+    in_effect,
+    noted,
+    option_of,
+    split,
+    with_values,
+)
+from spurbench.bench.grid.schema import SearchSheet
+from spurbench.bench.grid.search_space import Axis, axis, choices, declared, varies
+from spurbench.bench.records.selection import RULES
+
+
+def searched(row: Entry, settings: Settings, given: Given) -> Search | None:
+    """The search of a cell, if it has one: its draws, each with the settings of the search's own budget."""
+    if row.entry.search is None:
+        return None
+    sheet, where = row.entry.search, (*row.where, "search")
+    rule = sheet.rule or row.rule
+    if not RULES[rule].criteria:
+        usable = ", ".join(name for name, known in RULES.items() if known.criteria)
+        raise row.origin.error(where, f"a search needs a selection rule; give 'rule:', one of {usable}")
+    budget = {place: dict(values) for place, values in settings.items()}
+    changes = {"training": sheet.training, "options": sheet.options}
+    for place, values in changes.items():
+        fixed, several = split(row, place, (*where, place), values)
+        if several:
+            name = next(iter(several))
+            raise row.origin.error((*where, place, name), f"{name} varies; put '{place}.{name}' into 'space'")
+        budget[place] |= fixed
+        given = given | noted(row, SEARCH, place, (*where, place), values)
+    axes = search_axes(row, sheet, where)
+    for key in sheet.space or {}:
+        place, name = space_name(key)
+        given = given | {(place, name): Source(SPACE, (*where, "space", key), True)}
+    names = (row.dataset.name, row.method.name)
+    taken = at(row.origin, where, lambda: choices(axes, sheet.draws, *names))
+    draws = tuple(
+        draw_of(row, with_values(settings, axes, one), with_values(budget, axes, one), given) for one in taken
+    )
+    return Search(rule, budget_text(sheet, len(draws), rule), tuple(sheet.seeds), draws)
+
+
+def search_axes(row: Entry, sheet: SearchSheet, where: Where) -> list[Axis]:
+    """What a search varies: its `space` (`eta`, `training.lr`), or else what the method declares."""
+    if sheet.space is None:
+        axes = at(row.origin, where, lambda: declared(row.method.options, row.method.name))
+    else:
+        axes = [space_axis(row, key, value, (*where, "space", key)) for key, value in sheet.space.items()]
+    if not axes:
+        raise row.origin.error(where, f"nothing to search: {row.method.name} declares no range; give a 'space:'")
+    return axes
+
+
+def space_axis(row: Entry, key: str, value: Any, where: Where) -> Axis:
+    place, name = space_name(key)
+    if place not in {"hyper_parameters", "training"}:
+        raise row.origin.error(where, f"'{key}': a space holds hyper-parameters and training.<name>")
+    option = option_of(row, place, name, where)
+    if not varies(option, value):
+        message = f"{key}: a space needs a list or a range {{low, high, scale}}, not {quoted(value)}"
+        raise row.origin.error(where, message)
+    return at(row.origin, where, partial(axis, place, option, value, row.of(place)))
+
+
+def space_name(key: str) -> tuple[str, str]:
+    """Place and name of a key of a search's space."""
+    owner, dot, name = key.partition(".")
+    return (owner, name) if dot else ("hyper_parameters", key)
+
+
+def draw_of(row: Entry, final: Settings, budget: Settings, given: Given) -> Draw:
+    """One candidate; what the file gives without effect in it is an error, as in a row."""
+    full = completed(row, in_effect(row, budget, given))
+    return Draw(completed(row, in_effect(row, final, {})), full["hyper_parameters"], full["training"], full["options"])
+
+
+def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:
+    """The stated budget: draws, seeds, what is smaller than in the final runs, and the rule."""
+    kind = "random draws" if sheet.draws else "combinations"
+    budget = [f"{draws} {kind} × {len(sheet.seeds)} seed{'s' if len(sheet.seeds) > 1 else ''}"]
+    budget += [f"{name} {value}" for name, value in (*sheet.options.items(), *sheet.training.items())]
+    return f"{', '.join(budget)}; chosen by {RULES[rule].text}"

@@ -1,0 +1,110 @@
+"""What a grid would cost on this machine: a few steps of each cell, and from them the time of all its updates."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from spurbench.bench.core.terminal import duration
+from spurbench.bench.grid.cells import Grid
+from spurbench.bench.grid.expand import expand, runs, summary
+from spurbench.bench.launch import placement
+from spurbench.bench.launch.job import Job
+from spurbench.bench.launch.recording import peak_memory, reset_peak_memory
+from spurbench.bench.launch.runner import Settings, step_flops
+from spurbench.bench.launch.worker import plugins, tune
+from spurbench.bench.records.record import IDENTITY, Run
+from spurbench.bench.training.engine import Engine, kernels_for, prepare
+from spurbench.bench.training.execution import Options
+
+COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
+           "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
+
+
+def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, Any]]:
+    """One row a cell: the median time of `steps` steps of one seed alone, after one to warm up, and what follows.
+
+    Seconds of `run` and `total` are of one process that trains one seed after the other, searches included; scoring,
+    attacks and the wait for data that are not yet in memory are left out. Cells that cannot be run, or do not train,
+    have no times.
+    """
+    where = placement.choose(settings.device, settings.jobs, settings.threads, len(runs(expand(grid, {}))))
+    for cell in grid.cells:
+        plan = expand(replace(grid, cells=(cell,)), {})
+        (row,) = summary(plan)
+        known = {key: row[key] for key in ("dataset", "label", "precision", "na")}
+        known |= {"runs": row["runs"] + row["search_runs"]}
+        if row["updates"]:
+            known["total_seconds"] = 0.0
+            for run, updates in shares(plan["cells"][0]):  # of its search, then of the cell itself
+                options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
+                known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
+                known["seconds"] = known["seconds_per_step"] * run.training["steps"]
+                known["total_seconds"] += known["seconds_per_step"] * updates
+        yield known
+
+
+def shares(cell: dict[str, Any]) -> list[tuple[Run, int]]:
+    """A run of a cell's search, if it has one, and a run of the cell itself; each with all updates of its kind."""
+    draws = cell["search"]["draws"] if cell["search"] else []
+    open_ = {name: value for name, value in (draws[0] if draws else {}).items() if cell.get(name) is None}
+    found = []
+    for parts in (draws, [cell | open_]):  # what the search will choose is not known yet, and costs no less or more
+        updates = sum(len(part["seeds"]) * part["training"]["steps"] for part in parts)
+        if updates:
+            fields = {name: parts[0].get(name, cell[name]) for name in IDENTITY}
+            found.append((Run(**fields, seed=parts[0]["seeds"][0]), updates))
+    return found
+
+
+def measure(job: Job, steps: int) -> dict[str, Any]:
+    """Time and memory of one seed's steps."""
+    run, device = job.runs[0], job.options.device
+    dataset, method = plugins(job)
+    training = dataset.protocol(run.training)
+    tune(job.options.threads)
+    reset_peak_memory(device)
+    engine = Engine(method, training, run.precision, job.options, [prepare(dataset, method, training, run.seed)])
+    times = []
+    with kernels_for(training.batch):
+        for _ in range(steps + 1):
+            begun = time.perf_counter()
+            engine.update()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - begun)
+    return {
+        "network": training.network.name,
+        "parameters": sum(p.numel() for p in engine.networks[0][0].parameters()),
+        "rows": training.batch or len(engine.seeds[0].data.train.y),
+        "threads": job.options.threads,
+        "seconds_per_step": statistics.median(times[1:]),
+        "memory_mb": round(peak_memory(device) / 2**20),
+        "steps": training.steps,
+    }
+
+
+def total(rows: Sequence[dict[str, Any]]) -> str:
+    """The time of all rows together, in words."""
+    seconds = sum(row.get("total_seconds", 0) for row in rows)
+    return f"{duration(seconds)} for one process; scoring and attacks come on top"
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as a person reads it."""
+    if "seconds_per_step" not in row:
+        return row | {"step": f"n/a: {row['na']}" if row["na"] else "does not train"}
+    each = row["seconds_per_step"]
+    return row | {
+        "rows": f"{row['rows']:,}",
+        "step": f"{each:.2f} s" if each >= 1 else f"{each * 1e3:.3g} ms",
+        "memory": f"{row['memory_mb']:,}",
+        "steps": f"{row['steps']:,}",
+        "run": duration(row["seconds"]),
+        "total": duration(row["total_seconds"]),
+    }

@@ -1,0 +1,124 @@
+"""Finished runs trained once more from their records alone, for what was not kept of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import isclose
+from pathlib import Path
+
+import torch
+
+from spurbench.bench.core import processes
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.evaluation import counting, starvation
+from spurbench.bench.launch import scoring, worker
+from spurbench.bench.launch.job import Job
+from spurbench.bench.plugins import registry
+from spurbench.bench.provenance import edits
+from spurbench.bench.records.record import Record, Run
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.engine import Engine, prepare
+from spurbench.bench.training.execution import Options
+
+
+@dataclass(frozen=True)
+class Again:
+    """Runs of one cell to train again as one stack, and what to keep of them; plain values, for another process."""
+
+    records: list[Record]
+    store: Path
+    drawings: bool = True
+    probe: starvation.Settings | None = None
+
+
+def stacks(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of one cell in stacks as high as they were: a run rounds by the height of its stack."""
+    found, left = [], sorted(records, key=lambda record: int(record["seed"]))
+    while left:
+        height = left[0]["cost"]["replicas"]
+        found.append(left[:height])
+        left = left[height:]
+    return found
+
+
+def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool]], None]) -> None:
+    """Do the tasks, `jobs` at once; `report` is told of each that is done and which runs came out as recorded."""
+    if jobs == 1 or len(tasks) <= 1:
+        for task in tasks:
+            report(task, do(task))
+        torch.set_flush_denormal(False)  # a worker's process would have ended
+        return
+    for task, same in processes.side_by_side(
+        do, tasks, min(jobs, len(tasks)), partial(registry.add_plugins, registry.plugin_paths())
+    ):
+        report(task, same)
+
+
+def do(task: Again) -> list[bool]:
+    """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
+    engine = before(task.records)
+    places = range(len(task.records))
+    probes = []
+    if task.probe:
+        first = task.records[0]
+        print(f"{first['dataset']} × {first['method']}: looking for its features, {len(places)} runs", file=sys.stderr)
+        probes = [starvation.Probe(engine, task.probe, r) for r in places]
+
+    def look(engine: Engine) -> None:
+        for probe in probes:
+            probe.look(engine)
+
+    engine.train(look)
+    look(engine)
+    dataset, _ = worker.plugins(job_of(task.records))
+    store = Store.open(task.store)
+    for r, record in enumerate(task.records):
+        found = probes[r].arrays() if probes else {}
+        if task.drawings:
+            found |= scoring.drawable(dataset, engine.score(r), engine.seeds[r].data)
+        artifacts.keep(store, record["id"], found)
+    return [as_recorded(record, engine, r) for r, record in enumerate(task.records)]
+
+
+def job_of(records: Sequence[Record]) -> Job:
+    """The job of recorded runs of one cell, to be computed as it was."""
+    runs = [Run.from_dict(record) for record in records]
+    return Job(runs, runs[0].method, Options(threads=records[0]["cost"]["threads"]))
+
+
+def before(records: Sequence[Record]) -> Engine:
+    """The engine of recorded runs before the first step, on the CPU."""
+    job = job_of(records)
+    run = job.runs[0]
+    dataset, method = worker.plugins(job)
+    if not method.trains:
+        raise UserError(f"run {run.id} is of '{run.method}', which does not train")
+    if dataset.protocol_version != run.protocol_version:
+        raise UserError(
+            f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
+            f"{dataset.protocol_version}: it cannot be trained again here"
+        )
+    if edited := edits.edited_plugins(records[0]):
+        raise UserError(
+            f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
+        )
+    worker.tune(job.options.threads)
+    training = dataset.protocol(run.training)
+    seeds = [prepare(dataset, method, training, run.seed) for run in job.runs]
+    return Engine(method, training, run.precision, job.options, seeds)
+
+
+def as_recorded(record: Record, engine: Engine, r: int) -> bool:
+    """Whether a run trained again predicts on its training set as the record says, to the last count.
+
+    It does on the processor and the torch that made the record, in a stack of the same height; elsewhere rounding
+    differs, and with it the run.
+    """
+    data = engine.seeds[r].data
+    counts = counting.count(engine.score(r)(data.train.x), data.train, data)
+    told = record["splits"]["train"]
+    return counts["correct"] == told["correct"] and isclose(counts["loss_sum"], told["loss_sum"], rel_tol=1e-6)

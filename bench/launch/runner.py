@@ -1,0 +1,123 @@
+"""From a grid to records: expand, run what is pending, expand again, until nothing is pending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from spurbench.bench.grid.cells import Grid
+from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.patterns import only
+from spurbench.bench.launch import placement
+from spurbench.bench.launch.job import Job, Redo, gather
+from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch
+from spurbench.bench.plugins import registry
+from spurbench.bench.provenance import edits
+from spurbench.bench.records.plans import draws_of, kept_as
+from spurbench.bench.records.record import Record, Run
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.execution import Options
+
+Announce = Callable[[list[Job], placement.Layout], Watcher]
+"""Called before a round of jobs with the jobs and their layout; gives who watches them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user may say about how a grid is run."""
+
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int | None = None
+    retry: bool = False
+    fresh: bool = False  # do runs again whose plug-ins or data have been edited since
+    time_limit: float | None = None  # seconds that a run may take
+    only: Sequence[str] = ()  # cells to run, by dataset, method, label or dataset/method; the plan stays whole
+    checkpoint_seconds: float = 60.0
+    micro_batch: int | None = None  # rows; by default what suits the device
+    compile: bool = False
+
+
+@dataclass
+class Result(Outcome):
+    """How a grid ended: the plan as it now stands and the runs no one has settled."""
+
+    plan: dict[str, Any] | None = None
+    left: int = 0
+
+
+def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -> Result:
+    """Do every run of the grid that has no record yet; safe to call again, and beside another call, at any time."""
+    result, tried = Result(), set[str]()
+    while True:
+        result.plan, planned, waiting = outstanding(grid, store, settings, tried)
+        result.left = len(waiting)
+        if not waiting - tried or result.interrupted:
+            return result
+        wanted = (
+            waiting & set(draws_of(result.plan))
+        ) - tried or waiting - tried  # searches first: others wait for them
+        add(result, one_round(planned, wanted, store, settings, announce))
+        tried |= wanted
+
+
+def outstanding(
+    grid: Grid, store: Store, settings: Settings, tried: Container[str] = (), look_only: bool = False
+) -> tuple[dict[str, Any], list[tuple[Run, str]], set[str]]:
+    """The plan as it now stands, its runs with their labels, and the ids still to be done.
+
+    The plan is written to the store and unusable records are set aside, so that their runs are done again; not if we
+    `look_only`.
+    """
+    usable, unusable = store.records()
+    records = {record["id"]: record for record in usable}
+    before = store.plans()
+    plan = kept_as(expand(grid, records, before), before)
+    if not look_only:
+        store.set_aside(unusable)
+        store.write_plan(plan)
+    part = expand(only(grid, settings.only), records, before) if settings.only else plan
+    asked, again = Redo(settings.retry, settings.fresh), Redo()
+    waiting = {run.id for run, _ in runs(part) if (again if run.id in tried else asked).asks_for(records.get(run.id))}
+    return plan, [(run, cell["label"]) for run, cell in runs(plan)], waiting
+
+
+def outdated(plan: dict[str, Any], records: Sequence[Record]) -> dict[str, list[str]]:
+    """The runs of a plan that were made before files of theirs were edited: names of the files → ids of the runs."""
+    ids, found = {run.id for run, _ in runs(plan)}, dict[str, list[str]]()
+    for record in records:
+        if record["id"] in ids and (files := edits.edited(record)):
+            found.setdefault(", ".join(files), []).append(record["id"])
+    return found
+
+
+def one_round(
+    planned: list[tuple[Run, str]], wanted: set[str], store: Store, settings: Settings, announce: Announce
+) -> Outcome:
+    """Lay the wanted runs out on this machine and launch them."""
+    plan = placement.choose(settings.device, settings.jobs, settings.threads, len(planned))
+    jobs = arranged(planned, wanted, plan, settings)
+    plan = replace(plan, devices=plan.devices[: len(jobs)])
+    terms = Terms(registry.plugin_paths(), Redo(settings.retry, settings.fresh), settings.time_limit)
+    return launch(jobs, plan, store, announce(jobs, plan), terms)
+
+
+def arranged(planned: list[tuple[Run, str]], wanted: set[str], plan: placement.Layout, settings: Settings) -> list[Job]:
+    """The jobs of the wanted runs under a layout."""
+    rows = settings.micro_batch or plan.micro_batch
+    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows, compile=settings.compile)
+    jobs = gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
+    return [replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0])))) for job in jobs]
+
+
+def step_flops(run: Run) -> float:
+    """Operations of one step of a run; a dataset says how many examples it has in an option of its own."""
+    sizes = [value for name, value in run.dataset_options.items() if name in ("examples", "train_size")]
+    return placement.step_flops(run.training, rows=run.training.get("batch") or max(sizes, default=50_000))
+
+
+def add(result: Result, outcome: Outcome) -> None:
+    result.refused += outcome.refused
+    result.failed += outcome.failed
+    result.interrupted |= outcome.interrupted

@@ -1,0 +1,130 @@
+"""From a trained replica to the counts, measures and predictions of its record."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+
+from spurbench.bench.core.seeds import stream
+from spurbench.bench.evaluation import counting
+from spurbench.bench.launch.recording import failed, finished
+from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
+from spurbench.bench.records.record import Record
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.engine import Engine, Seed, evaluating
+
+
+def guessed(record: Record, seed: Seed) -> Record:
+    """The record of a reference row that predicts uniformly at random."""
+    found = counting.parts("train", seed.data.train, seed.data)
+    splits = {name: split for name, (split, _) in found.items()} | seed.data.tests
+    counts = {name: counting.guess(split, seed.data) for name, split in splits.items()}
+    return finished(record | described(seed.data) | {"status": "done", "splits": counts})
+
+
+def described(data: Data) -> Record:
+    """What a record says of the data: how many classes and attributes there are, and the groups' names."""
+    return {"classes": data.classes, "attributes": data.attributes, "groups": data.groups}
+
+
+def scored(
+    record: Record,
+    engine: Engine,
+    r: int,
+    dataset: Dataset,
+    store: Store,
+    tick: Callable[[], None],
+    hold: Callable[[], None],
+) -> Record:
+    """The complete record of replica `r`: counts of every split, further measures, predictions kept.
+
+    `tick` is called during long work and may raise to stop it, `hold` before anything is written.
+    """
+    data, progress = engine.seeds[r].data, engine.progress[r]
+    record = record | described(data) | {"history": progress.history}
+    record |= {"looks": progress.looks} if progress.looks else {}
+    record |= {"conflicting": list(dataset.conflicting)} if dataset.conflicting else {}
+    if progress.diverged is not None:
+        return failed(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
+    score = engine.score(r)
+    logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
+    counts = counting.by_environment("train", logits["train"], data.train, data)
+    counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
+    if off := [name for name, split in counts.items() if not isfinite(split["loss_sum"] + split["entropy_sum"])]:
+        return failed(record, "diverged", f"the loss on {', '.join(off)} is not finite")
+    measures = finite(dataset.measures(score, data))
+    if attacks := dataset.attacks():
+        found, record["curves"] = attacked(engine, r, attacks, tick)
+        for split, values in found.items():
+            measures[split] = measures.get(split, {}) | values
+    drawn = drawable(dataset, score, data)
+    hold()
+    artifacts.keep(store, record["id"], drawn)
+    return finished(
+        record
+        | {
+            "status": "done",
+            "splits": counts,
+            "measures": measures,
+            "predictions": keep_predictions(record["id"], progress.logits | logits, store),
+        }
+    )
+
+
+def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """A dataset's measures, known to be numbers; a record could not hold others."""
+    for split, values in measures.items():
+        for name, value in values.items():
+            if not isfinite(value):
+                raise ValueError(f"the measure {name} of {split} is {value}: a measure is a number, or is left out")
+    return measures
+
+
+def attacked(
+    engine: Engine, r: int, wanted: Mapping[str, Attack], tick: Callable[[], None]
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """How replica `r` stands up to the dataset's attacks: split → measure → value, and the margins' curves.
+
+    A curve gives how many pictures are flipped by disturbances of at most each thousandth of the pixels' scale.
+    """
+    from spurbench.bench.evaluation import attacks
+
+    target = attacks.Target(engine.function(r), engine.pixels[r], engine.device)
+    data, measures, curves = engine.seeds[r].data, dict[str, dict[str, float]](), {}
+    with evaluating(engine.networks[r][0]):
+        for name, how in wanted.items():
+            split = data.train if how.split == "train" else data.tests[how.split]
+            if isinstance(how, Pgd):
+                right = attacks.right_after_pgd(target, split.x, split.y, how, stream(engine.seeds[r].seed, name), tick)
+                value = right.double().mean().item()
+            else:
+                sizes = attacks.margins(target, split.x, split.y, how, tick)
+                value = sizes.median().item()
+                flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
+                curves[name] = {"split": how.split, "n": len(sizes), "flipped": flipped}
+            measures.setdefault(how.split, {})[name] = value
+    return measures, curves
+
+
+def drawable(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
+    """The dataset's drawings of a trained network, in half precision."""
+    return {name: value.half().numpy() for name, value in dataset.drawings(score, data).items()}
+
+
+def keep_predictions(run_id: str, logits: dict[str, torch.Tensor], store: Store) -> str:
+    """Logits of every split, so that a new metric or selection rule needs no retraining; their path in the store.
+
+    Those of an earlier step at which the held-out splits were scored are called `test@250`.
+    """
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in logits.items()}
+    np.savez_compressed(buffer, **arrays)
+    path = store.path("predictions", run_id, ".npz")
+    store.write(path, buffer.getvalue())
+    return str(path.relative_to(store.root))

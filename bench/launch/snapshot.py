@@ -1,0 +1,54 @@
+"""The code as it was when a grid was submitted, kept in the store by its hash: what runs is what was submitted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from spurbench.bench.core.files import ROOT
+from spurbench.bench.core.hashing import canonical, fingerprint
+from spurbench.bench.provenance import commit
+
+FOLDERS = ("bench", "methods", "datasets", "slurm")
+
+
+def take(store: Path, plugins: Iterable[str]) -> tuple[Path, list[str]]:
+    """Copy the package and the plug-in files into the store, unless they are there; the copy and its plug-ins.
+
+    The copy is a folder to put on Python's path. Beside the package lies where it came from, for the records.
+    """
+    package = ROOT
+    files = {f"spurbench/{name}": file for name, file in sources(package)}
+    own = {f"plugins/{i}/{Path(path).name}": Path(path) for i, path in enumerate(plugins)}
+    files |= own
+    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    target = store.resolve() / "code" / fingerprint(digests)[:16]
+    if not target.exists():
+        copy(files, target)
+    return target, [str(target / name) for name in own]
+
+
+def sources(package: Path) -> Iterator[tuple[str, Path]]:
+    """The files of the package, by their names in it, in order."""
+    for folder in FOLDERS:
+        for file in sorted((package / folder).rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                yield file.relative_to(package).as_posix(), file
+
+
+def copy(files: dict[str, Path], target: Path) -> None:
+    """Copy the files to `target`, which appears at once and whole."""
+    half = target.with_name(f".{target.name}.{os.getpid()}")
+    for name, file in files.items():
+        (half / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, half / name)
+    (half / commit.BESIDE).write_bytes(canonical(commit.code() | {"snapshot": target.name}))
+    try:
+        os.rename(half, target)
+    except OSError:  # another command was faster
+        shutil.rmtree(half)
+        if not target.exists():
+            raise

@@ -1,0 +1,99 @@
+"""The state of every cell of a store: done, running, queued, failed with its cause, waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spurbench.bench.core import entry_points
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.provenance import edits, plugin_code
+from spurbench.bench.records.record import settled
+from spurbench.bench.store.store import Store
+
+STATES = ("done", "running", "queued", "failed", "waiting")
+COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "precision": "precision"} | {
+    name: name for name in (*STATES, "note")
+}
+
+
+def states_of(store: Store) -> list[dict[str, Any]]:
+    """One row a cell: how many of its runs are in each state, and why some failed."""
+    records = store.records()[0]
+    plugin_code.look_again()
+    old = {record["id"]: files for record in records if (files := edits.edited(record))}
+    known = Known({record["id"]: record for record in records}, store.claims.living(), queued(store), old)
+    rows = []
+    for plan in store.plans():
+        for cell in plan["cells"]:
+            draws = cell["search"]["draws"] if cell["search"] else []
+            ids = [id for part in [*draws, cell] for id in part["ids"]]
+            rows.append({"grid": plan["grid"], "dataset": cell["dataset"], "label": cell["label"],
+                         "precision": cell["precision"], **tally(ids, known, cell)})  # fmt: skip
+    return rows
+
+
+def queued(store: Store) -> dict[str, tuple[str, str]]:
+    """What the launchers that other folders add know of unfinished runs: `queued`, `running` or `failed`, and why."""
+    found: dict[str, tuple[str, str]] = {}
+    for told in entry_points.each("spurbench.queues", lambda states: answer(states(store))):
+        found |= told
+    return found
+
+
+def answer(told: Any) -> dict[str, tuple[str, str]]:
+    """What a queue says of runs, in the form it should have.
+
+    Errors: UserError if it has another.
+    """
+    if not isinstance(told, dict):
+        raise UserError(f"expected a dict of runs, got {type(told).__name__}")
+    for id, state in told.items():
+        if not (isinstance(id, str) and isinstance(state, tuple) and len(state) == 2 and state[0] in STATES):
+            raise UserError(f"expected run id → (state, note), a state being one of {', '.join(STATES)}; got {state!r}")
+    return {id: (state, str(note)) for id, (state, note) in told.items()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is known of the runs of a store, by run id."""
+
+    records: dict[str, Any]
+    claims: dict[str, Any]
+    elsewhere: dict[str, tuple[str, str]]
+    edited: dict[str, list[str]] = field(default_factory=dict)  # runs made before files of theirs were edited
+
+    def state(self, id: str) -> str:
+        if not settled(self.records.get(id)):
+            over = self.elsewhere.get(id, ("",))[0] == "failed"
+            if id in self.claims and not (over and self.claims[id]["task"]):  # else the claim of a task that is gone
+                return "running"
+            if id in self.elsewhere:
+                return self.elsewhere[id][0]
+        if id in self.records:
+            return "done" if self.records[id]["status"] == "done" else "failed"
+        return "waiting"
+
+    def note(self, id: str) -> str:
+        """How far a run is, why it failed, or why it is not done."""
+        state = self.state(id)
+        if state == "running" and "step" in self.claims.get(id, {}):
+            return "{step:,} of {steps:,} steps, seen {age:.0f} s ago".format(**self.claims[id])
+        if state == "failed" and id in self.records:
+            return "{kind}: {message}".format(**self.records[id]["cause"])
+        return "" if state == "done" else self.elsewhere.get(id, ("", ""))[1]
+
+
+def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, Any]:
+    """How the runs of a cell stand; the note gives progress, causes, or why the cell cannot be run."""
+    states = [known.state(id) for id in ids]
+    notes = sorted({known.note(id) for id in ids} - {""})
+    if old := [id for id in ids if id in known.edited]:
+        files = sorted({file for id in old for file in known.edited[id]})
+        notes.append(f"{len(old)} made before {', '.join(files)} was edited (--fresh does them again)")
+    if cell["na"]:
+        notes = [f"n/a: {cell['na']}"]
+    elif cell["search"] and cell["search"]["chosen"] is None:
+        notes.append("search not finished")
+    return {name: states.count(name) for name in STATES} | {"note": "; ".join(notes)}

@@ -1,0 +1,141 @@
+"""From records and plans to rows: a pure function, so that a leaderboard can be made at any time, also during runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from spurbench.bench.core.errors import unknown
+from spurbench.bench.leaderboard.cell_results import Square, squares, tables
+from spurbench.bench.leaderboard.code_versions import Edited
+from spurbench.bench.leaderboard.comparisons import baseline_of, compare, mark_best, uncompared
+from spurbench.bench.leaderboard.published import Comparison, load
+from spurbench.bench.leaderboard.rows import Row, facts, row_of
+from spurbench.bench.plugins import registry
+from spurbench.bench.provenance import edits
+from spurbench.bench.records.metrics import ASKED_FOR, Column, columns_of
+from spurbench.bench.records.plans import Plan
+from spurbench.bench.records.record import Record
+from spurbench.bench.store.store import Store
+
+
+class Problem(Protocol):
+    """A record that cannot be used."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: `lines` has for each method one row per column; the first column is the main one."""
+
+    dataset: str
+    options: Mapping[str, Any]
+    protocol_version: int
+    precision: str
+    columns: list[Column]
+    lines: list[list[Row]]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    sections: list[Section]
+    notes: list[str]  # of the grids
+    set_aside: list[tuple[str, str]]  # path and reason of records that are not used
+    baseline: str  # name of the method the others are compared with
+    finished: str = ""  # when the last run ended
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for section in self.sections for line in section.lines for row in line]
+
+
+def build(
+    records: Sequence[Record],
+    plans: Iterable[Plan] = (),
+    problems: Iterable[Problem] = (),
+    all_metrics: bool = False,
+    *,
+    planned_only: bool = False,
+    headlines: Mapping[str, Iterable[Sequence[str]]] | None = None,
+    comparison: Comparison | None = None,
+    edited: Edited = lambda record: (),
+) -> Leaderboard:
+    """The leaderboard of a store's records, plans and unusable records.
+
+    Without `all_metrics` the columns are the dataset's `headlines`, or of one not given there its records' `headline`,
+    and what the runs were asked for. `planned_only` leaves out records no plan asks for. `comparison` replaces
+    datasets/published.yaml. `edited` names the files of a record that have changed since.
+    """
+    plans, comparison = list(plans), comparison or load()
+    shown = headline_of(records, headlines or {})
+    found = squares(records, plans, planned_only, edited)
+    sections = [section(group, shown, all_metrics, comparison) for group in tables(found)]
+    return Leaderboard(
+        sections=sections,
+        notes=notes_of(plans),
+        set_aside=[(one.path, one.reason) for one in problems],
+        baseline=comparison.baseline,
+        finished=max((record["provenance"].get("finished", "") for record in records), default=""),
+    )
+
+
+def notes_of(plans: Sequence[Plan]) -> list[str]:
+    """The grids' notes, each once."""
+    found: dict[str, dict[str, None]] = {}
+    for plan in plans:
+        for note in plan["notes"]:
+            found.setdefault(note, {})[plan["grid"]] = None
+    return [f"{', '.join(grids)}: {note}" for note, grids in found.items()]
+
+
+def headline_of(records: Sequence[Record], known: Mapping[str, Iterable[Sequence[str]]]) -> dict[str, list[Column]]:
+    """Dataset → the columns shown by default."""
+    shown: dict[str, list[Column]] = {}
+    for record in records:
+        if record["dataset"] not in shown and record["headline"]:
+            shown[record["dataset"]] = [(split, metric) for split, metric in record["headline"]]
+    return shown | {name: [(split, metric) for split, metric in pairs] for name, pairs in known.items()}
+
+
+def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, comparison: Comparison) -> Section:
+    first = group[0]
+    columns = list(shown.get(first.dataset, [("test", "accuracy"), ("train", "accuracy")]))
+    there = {column: None for square in group for record in square.done.values() for column in columns_of(record)}
+    columns += [column for column in there if column not in columns and (all_ or column[1].startswith(ASKED_FOR))]
+    group = [s for s in group if s.method not in comparison.references] + [
+        s for s in group if s.method in comparison.references
+    ]
+    lines: list[list[Row]] = [[] for _ in group]
+    common = [facts(square, comparison) for square in group]
+    baselines = [baseline_of(at, group, [fact["used"] for fact in common], comparison) for at in range(len(group))]
+    for fact, note in zip(common, uncompared(group), strict=True):
+        fact["notes"] += note
+    for column in columns:
+        rows = [row_of(square, fact, column, comparison) for square, fact in zip(group, common, strict=True)]
+        compare(rows, group, baselines)
+        mark_best(rows, group)
+        for line, row in zip(lines, rows, strict=True):
+            line.append(row)
+    return Section(first.dataset, first.dataset_options, first.protocol_version, first.precision, columns, lines)
+
+
+def board(store: Store, all_: bool = False, grid: str | None = None) -> Leaderboard:
+    """The leaderboard of a store; `grid` leaves only what that one planned."""
+    records, unusable = store.records()
+    plans = [plan for plan in store.plans() if grid in (None, plan["grid"])]
+    if grid is not None and not plans:
+        raise unknown(f"grid in {store.root}", grid, [plan["grid"] for plan in store.plans()])
+    return build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans),
+                        edited=edits.edited)  # fmt: skip
+
+
+def headlines(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The columns of every planned dataset that is installed here, for cells without a record."""
+    known = registry.datasets()
+    names = {cell["dataset"] for plan in plans for cell in plan["cells"]} & known.keys()
+    return {name: known[name].headline for name in names}

@@ -1,0 +1,185 @@
+"""What an adapter gives: splits, the order of the paper's random draws, and the protocol's defaults."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from spurbench.bench.core.errors import BadData as BadData
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.training_settings import Training as Training
+from spurbench.bench.plugins.training_settings import reduced
+
+
+@dataclass
+class Split:
+    """Examples of one environment or split, raw: the network's input is made on the device."""
+
+    x: Tensor  # [n, ...] float32 or uint8, finite
+    y: Tensor  # [n] int64 class index
+    attribute: Tensor | None = None  # [n] int64 from 0, the spurious one; all splits have one, or none
+    environment: Tensor | None = None  # [n] int64 from 0
+
+    def group(self, attributes: int) -> Tensor:
+        """Group y * attributes + a of each example, [n]; the one place where groups are numbered."""
+        return self.y if self.attribute is None else self.y * attributes + self.attribute
+
+
+@dataclass
+class Data:
+    """What one seed trains and is scored on."""
+
+    train: Split
+    tests: dict[str, Split]
+    classes: int = 2  # as the dataset's class says
+    attributes: int = 1  # values of the spurious attribute
+    environments: int = 0
+    mean: tuple[float, ...] = (0.0,)  # of each channel of pixels in [0, 1]; the network sees (pixel − mean) / std
+    std: tuple[float, ...] = (1.0,)
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups in the order of the counts in a record."""
+        if self.attributes == 1:
+            return [f"y{y}" for y in range(self.classes)]
+        return [f"y{y}a{a}" for y in range(self.classes) for a in range(self.attributes)]
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """Projected gradient descent on a split: steps of `step` uphill in the loss, within `eps`, pixels in [0, 1]."""
+
+    split: str = "test"
+    norm: str = "inf"  # "inf" or "2"
+    eps: float = 8 / 255
+    step: float = 2 / 255
+    steps: int = 10
+    random_start: bool = False
+    mount: str = "correct"  # or "released": gradients at pictures that were not normalised
+    mean: tuple[float, ...] | None = None  # of the scale to attack on; None: the dataset's own
+    std: tuple[float, ...] | None = None
+    batch: int = 250
+
+    def __post_init__(self) -> None:
+        if self.eps < 0 or self.step < 0:
+            raise UserError(f"an attack with eps {self.eps:g} and step {self.step:g}: neither can be negative")
+        if self.steps < 1:
+            raise UserError(f"an attack of {self.steps} steps: it takes 1 or more")
+        if self.norm not in ("inf", "2") or self.mount not in ("correct", "released"):
+            raise UserError(f"no attack with norm {self.norm} mounted {self.mount}: inf or 2, correct or released")
+
+    @classmethod
+    def parse(cls, text: str) -> Pgd:
+        """The attack that "NORM EPS STEP STEPS [random]" describes, such as "inf 8/255 2/255 50 random".
+
+        Errors: UserError for a text of another form, or sizes that cannot be.
+        """
+        try:
+            norm, eps, step, steps, *start = text.split()
+            if start not in ([], ["random"]):
+                raise ValueError
+            return cls(norm=norm, eps=float(Fraction(eps)), step=float(Fraction(step)), steps=int(steps),
+                       random_start=bool(start))  # fmt: skip
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f'no attack "{text}": expected NORM EPS STEP STEPS [random]: inf 8/255 2/255 50') from None
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The search for the smallest L∞ disturbance that flips a picture, as the paper's Figure 2 released it.
+
+    Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
+    attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`
+    (0: as released). `batch` pictures at a time; None leaves it to the device. The released steps go up the loss, whose
+    `gradient` vanishes in float32 where a network is very sure; that of "logits" does not, and for two classes has the
+    same signs elsewhere.
+    """
+
+    split: str = "train"
+    eps: float = 0.3
+    share: float = 1 / 30
+    steps: int = 40
+    tries: int = 20
+    resolution: float = 1e-4
+    gradient: str = "loss"  # or "logits"
+    batch: int | None = None
+
+
+Attack = Pgd | Margins
+Build = Callable[[Tensor], nn.Module]
+"""Makes the network from a few raw inputs, drawing its weights from torch's global generator."""
+Score = Callable[[Tensor], Tensor]
+"""Logits of a trained network for raw inputs, in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """Base of every adapter: fields are the dataset's options, `load` makes the data of one seed.
+
+    What `load` gives is checked (bench/checks/data_checks.py): what is in it agrees with itself and with the class.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset()
+    protocol_version: ClassVar[int] = 1
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (("test", "accuracy"), ("train", "accuracy"))
+    training: ClassVar[Training] = Training()
+    splits: ClassVar[tuple[str, ...] | None] = None  # those held out, where they are known before the data are read
+    conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
+
+    @property
+    def called(self) -> str:
+        """The dataset's name on the command line."""
+        return type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; `classes: ClassVar[int] = 3` says so too. Networks are made for this number."""
+        return 2
+
+    def protocol(self, settings: Mapping[str, Any]) -> Training:
+        """How a run of these settings is trained; one that trains nothing has none, and sees the data as others do."""
+        return Training(**reduced(settings)) if settings else self.training
+
+    @abstractmethod
+    def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
+        """The data and the freshly drawn network of one seed, in the paper's order of random draws."""
+
+    def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
+        """Further numbers of this dataset, split → metric → value, from the trained network."""
+        return {}
+
+    def attacks(self) -> dict[str, Attack]:
+        """What trained networks are attacked with, by name."""
+        return {}
+
+    def drawings(self, score: Score, data: Data) -> dict[str, Tensor]:
+        """Further logits to keep for drawing, by name, such as those on a lattice of the plane; kept as float16."""
+        return {}
+
+    def checksum(self) -> str:
+        """SHA-256 of the raw data the runs rest on; empty for data drawn from the seed alone."""
+        return ""
+
+    def files(self) -> str:
+        """Where the dataset's files are, for `data list`."""
+        return "none: drawn from the seed"
+
+    def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
+        """Make the files ready for training, from the folder `source` if there is one; what was done.
+
+        Pictures that cannot be read are left out if `allow_bad`, else refused.
+        """
+        return f"nothing to prepare ({self.files()})"
+
+    def verify(self, thorough: bool = True) -> str:
+        """Check the files against what is known of them; what was found. Raises BadData if they are wrong.
+
+        Unless `thorough`, only what takes no time.
+        """
+        return f"nothing to verify ({self.files()})"

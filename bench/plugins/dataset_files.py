@@ -1,0 +1,71 @@
+"""What there is: methods, datasets, grids, and the datasets' files. Plug-ins are read, not imported, to be listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spurbench.bench.core.assignments import parsed_sets
+from spurbench.bench.core.errors import BadData, UserError, reason, unknown
+from spurbench.bench.core.fields import checked
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.reader import PluginInfo
+
+if TYPE_CHECKING:
+    from spurbench.bench.plugins.dataset import Dataset
+
+
+def told(info: PluginInfo) -> str:
+    return f"cannot be used: {info.problem}" if info.problem else info.summary
+
+
+def data() -> list[dict[str, Any]]:
+    """Each dataset with where its files come from and their licence; of one that cannot tell, why."""
+    return [
+        {"dataset": name, "source": files_of(info), "licence": info.sections.get("Licence", "")}
+        for name, info in registry.datasets().items()
+    ]
+
+
+def files_of(info: PluginInfo) -> str:
+    """Where a dataset's files come from, or why it cannot say."""
+    try:
+        return told(info) if info.problem else registry.load_dataset(info.name)().files()
+    except Exception as error:  # it is somebody's plug-in
+        return f"cannot be used: {reason(error)}"
+
+
+def prepare(
+    name: str, source: Path | None = None, sets: Sequence[str] = (), allow_bad: bool = False, jobs: int | None = None
+) -> str:
+    """Make a dataset's files ready, with options as `run` takes them (`name.option=value`); what was done."""
+    return with_options(name, sets).prepare(source, allow_bad, jobs)
+
+
+def with_options(name: str, sets: Sequence[str]) -> Dataset:
+    """The dataset with options of the form `name.option=value`."""
+    known = {option.name: option for option in registry.dataset_info(name).options}
+    given = parsed_sets(sets, [name], [])
+    for option in [f"training.{key}" for key in given["training"]] + [key for key in given[name] if key not in known]:
+        raise unknown(f"option of {name}", option, known)
+    try:
+        chosen = {option: checked(known[option], value, name) for option, value in given[name].items()}
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return registry.load_dataset(name)(**chosen)
+
+
+def verify(name: str | None = None, thorough: bool = True) -> Iterator[tuple[str, bool, str]]:
+    """Each dataset, whether its files are in order, and what was found; unless `thorough`, what takes no time."""
+    if name:
+        registry.load_dataset(name)  # complains of a name that there is not
+    for each in [name] if name else [n for n, info in registry.datasets().items() if not info.problem]:
+        try:
+            found = registry.load_dataset(each)().verify(thorough)
+        except Exception as error:  # it is somebody's plug-in, or somebody's files
+            if name and isinstance(error, UserError) and not isinstance(error, BadData):
+                raise
+            yield each, False, str(error) if isinstance(error, OSError) else reason(error)
+        else:
+            yield each, True, found

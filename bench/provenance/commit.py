@@ -1,0 +1,103 @@
+"""Where a number comes from: code, versions, hardware."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from spurbench.bench.core.files import ROOT
+
+BESIDE = "spurbench-code.json"  # in the folder that holds a copy of the package: where the copy comes from
+UNKNOWN = "unknown"
+ROOMS = ("--", "bench", "methods", "datasets")
+PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
+
+
+@cache
+def code() -> dict[str, str | None]:
+    """Commit of the checkout the package runs from, and a hash of what differs from it (None if nothing does).
+
+    A copy of the package says so itself, and what it is called. Where git does not answer, the difference is
+    `unknown: ` and why.
+    """
+    return code_of(ROOT)
+
+
+def code_of(root: Path) -> dict[str, str | None]:
+    """What `code` says of the package in a folder."""
+    beside = root.parent / BESIDE
+    if beside.exists():
+        found: dict[str, str | None] = json.loads(beside.read_bytes())
+        return found
+    if not (root / ".git").exists():
+        return {"commit": None, "diff": None}
+    commit = None
+    try:
+        commit = git(root, "rev-parse", "HEAD").decode().strip()
+        new = git(root, "ls-files", "-z", "--others", "--exclude-standard", *ROOMS).split(b"\0")
+        diff = git(root, "diff", "--no-ext-diff", "HEAD", *ROOMS)
+    except Unanswered as error:
+        return {"commit": commit, "diff": f"{UNKNOWN}: {error}"}
+    for name in map(os.fsdecode, filter(None, new)):
+        diff += f"{name} {content(root / name)}\n".encode(errors="surrogateescape")
+    return {"commit": commit, "diff": hashlib.sha256(diff).hexdigest() if diff else None}
+
+
+def told(source: Mapping[str, Any]) -> str:
+    """The code a record is of, in words: its commit and whether there were changes, as far as that is known."""
+    commit, diff = str(source.get("commit") or "no commit")[:10], str(source.get("diff") or "")
+    changes = f", changes {diff}" if diff.startswith(UNKNOWN) else " + uncommitted changes" if diff else ""
+    return commit + changes
+
+
+class Unanswered(Exception):
+    """Git does not say what it was asked; the text is its reason."""
+
+
+def content(path: Path | None) -> str | None:
+    """SHA-256 of a plug-in's file; None if it is not there."""
+    with suppress(OSError):
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    return None
+
+
+def git(root: Path, *arguments: str) -> bytes:
+    """What git prints about the repository whose folder is `root`, and no other that the environment may name.
+
+    Errors: Unanswered, without the folder's name, which has no place in a record.
+    """
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, check=False, env=own | {"LC_ALL": "C"},
+            timeout=60, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise Unanswered("git is not installed") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unanswered(f"git does not run ({type(error).__name__})") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().split("\n")[0].removeprefix("fatal: ")
+        raise Unanswered(f"git: {said.replace(str(root), 'the checkout')[:200] or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a number depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,79 @@
+"""The saved state of a run that is under way: one file a run, which says whose it is and by what code it was begun."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.provenance.data_files import Files
+from spurbench.bench.provenance.edits import Version
+from spurbench.bench.records.record import Run
+from spurbench.bench.store.store import Store, checkpoint_of
+
+LAYOUT = 4  # version of what is in the file
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from. Other threads or micro-batches would round differently, so it goes on with these."""
+
+    run: str  # id
+    made: Version  # by which code and data it was begun
+    files: Files  # what else it had read
+    threads: int
+    micro_batch: int
+    resumed: int  # how often it had gone on from a checkpoint when this was saved
+    state: dict[str, Any]  # of the engine
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def save(checkpoint: Checkpoint, store: Store) -> None:
+    buffer = io.BytesIO()
+    torch.save({"version": LAYOUT, **vars(checkpoint)}, buffer)
+    store.write(checkpoint_of(store, checkpoint.run), buffer.getvalue())
+
+
+def load(run: Run, store: Store, device: str = "cpu") -> Checkpoint | None:
+    """The checkpoint of a run, if there is one.
+
+    Errors: UserError for one that is damaged, of another layout, of another run, or of a step the run does not have.
+    """
+    file = checkpoint_of(store, run.id)
+    if not file.exists():
+        return None
+    try:
+        saved: dict[str, Any] = torch.load(file, weights_only=True, map_location=device)
+        layout = saved.pop("version")
+    except Exception as error:
+        raise unreadable(file, type(error).__name__) from None
+    if layout != LAYOUT:
+        raise UserError(
+            f"the checkpoint {file} has layout {layout}, this spurbench reads {LAYOUT}: finish the run with the "
+            "version that began it, or delete the file to start over"
+        )
+    try:
+        found = Checkpoint(**saved)
+        whose, step = found.run, found.step
+    except (TypeError, KeyError, ValueError) as error:
+        raise unreadable(file, str(error)) from None
+    if whose != run.id:
+        raise UserError(f"the checkpoint {file} is of another run, {whose} (copied?): delete it to start over")
+    if not 0 <= step <= int(run.training.get("steps", 0)):
+        raise UserError(f"the checkpoint {file} is of step {step:,} of a run with fewer: delete it to start over")
+    return found
+
+
+def delete(run_id: str, store: Store) -> None:
+    checkpoint_of(store, run_id).unlink(missing_ok=True)
+
+
+def unreadable(file: Path, why: str) -> UserError:
+    return UserError(f"cannot read the checkpoint {file} ({why}): delete it to start over")

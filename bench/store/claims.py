@@ -1,0 +1,227 @@
+"""Who is at work on which run of a store. A claim is a file that one process makes and keeps alive.
+
+A claim carries a token. Its holder looks for that token before every write, so that one that was stopped longer than a
+claim lives, and whose run was taken over, writes nothing more. How old a sign of life is, the file system says: the
+clocks of two machines need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from spurbench.bench.core.errors import StoreTrouble
+from spurbench.bench.core.files import now_in, running
+
+TASK = "SPURBENCH_TASK"  # environment variable: the name of a task that may be ended and started again
+LIFE = "SPURBENCH_CLAIM_SECONDS"  # environment variable, see `stale_seconds`
+NAME = re.compile(r"[0-9a-f]{4,64}\.json")  # of a claim; not of a copy that a file synchroniser made
+WIDTH = 400  # bytes: a sign of life replaces the claim's content in one write of the same length
+
+
+class Lost(Exception):
+    """A claim is no longer this process's: another has taken the run over."""
+
+
+def stale_seconds() -> float:
+    """A claim without a sign of life for this long is taken over: ten minutes, or $SPURBENCH_CLAIM_SECONDS."""
+    return float(os.environ.get(LIFE) or 600)
+
+
+@dataclass
+class Claims:
+    """The claims of one store, and the tokens of those that this process holds."""
+
+    root: Path  # the folder of the claims
+    tokens: dict[str, str] = field(default_factory=dict)  # run id → token
+
+    def path(self, run_id: str) -> Path:
+        return self.root / run_id[:2] / f"{run_id}.json"
+
+    def take(self, run_id: str) -> bool:
+        """Reserve a run for this process; False if another living process has it."""
+        path = self.path(run_id)
+        if self.root.parent.exists():  # a store that was deleted does not come back
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not alive(path):
+            take_away(path)
+        token = secrets.token_hex(8)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(padded(holder() | {"token": token}))
+        self.tokens[run_id] = token
+        return True
+
+    def check(self, run_id: str) -> None:
+        """Raise Lost unless this process still holds the claim; to be asked before every write."""
+        os.close(self.held(run_id))
+
+    def keep(self, run_id: str, step: int, steps: int) -> None:
+        """A sign of life, with the progress of the run. Raises Lost like `check`."""
+        descriptor = self.held(run_id)
+        try:  # if the run is taken over from here on, this writes to a deleted file
+            os.pwrite(descriptor, padded(holder() | {"token": self.tokens[run_id], "step": step, "steps": steps}), 0)
+        finally:
+            os.close(descriptor)
+
+    def held(self, run_id: str) -> int:
+        """The claim of this process, opened. Raises Lost if there is none of it."""
+        for _ in range(20):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(self.path(run_id), os.O_RDWR)
+                if parsed(os.pread(descriptor, WIDTH, 0)).get("token") == self.tokens.get(run_id, ""):
+                    return descriptor
+                os.close(descriptor)
+                break
+            time.sleep(0.02)  # another process may hold it in its hand for a moment, see `take_away`
+        raise Lost(run_id)
+
+    def release(self, run_id: str) -> None:
+        """Give a run back, if this process still holds it."""
+        token = self.tokens.pop(run_id, None)
+        if token is not None and token_in(self.path(run_id)) == token:
+            self.path(run_id).unlink(missing_ok=True)
+
+    def remove(self, run_id: str) -> None:
+        """Take away whoever's claim it is: for a launcher that knows its holder to be gone."""
+        self.path(run_id).unlink(missing_ok=True)
+
+    def living(self) -> dict[str, dict[str, Any]]:
+        """The runs under way: run id → holder, its progress and the age in seconds of its last sign of life."""
+        found = {}
+        for path in self.files():
+            with suppress(OSError):
+                if alive(path):
+                    age = now_near(path) - path.stat().st_mtime
+                    found[path.stem] = {"task": None, **parsed(path.read_bytes()), "age": max(0.0, age)}
+        return found
+
+    def files(self) -> Iterator[Path]:
+        """Every claim's file; what else lies among them is left alone."""
+        return (path for path in self.root.glob("??/*.json") if NAME.fullmatch(path.name))
+
+
+@contextmanager
+def kept_alive(claims: Claims, run_ids: Sequence[str], progress: Callable[[], tuple[int, int]]) -> Iterator[set[str]]:
+    """Gives signs of life for claims, with the step and steps that `progress` tells, from a thread of their own.
+
+    Whatever this process is at, they are not taken over while it runs. Yields the claims that were lost nevertheless.
+    """
+    lost: set[str] = set()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(min(10.0, stale_seconds() / 6)):
+            for run_id in run_ids:
+                try:
+                    if run_id in claims.tokens:
+                        claims.keep(run_id, *progress())
+                except Lost:
+                    lost.add(run_id)
+                except OSError:  # a disk that is full for a moment; the next sign may come through
+                    continue
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        over.set()
+        thread.join()
+
+
+def padded(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode().ljust(WIDTH)
+
+
+def parsed(content: bytes) -> dict[str, Any]:
+    """A claim's content; empty for one that is being written or is no claim."""
+    with suppress(ValueError):
+        found = json.loads(content)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def token_in(claim: Path) -> str | None:
+    try:
+        return parsed(claim.read_bytes()).get("token")
+    except FileNotFoundError:
+        return None
+
+
+@cache
+def machine() -> str:
+    """Where process numbers mean the same processes: the host, since it was started, and the space of its numbers."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def begun(pid: int) -> str:
+    """When a process of this machine started, in the kernel's ticks; tells it from a later one of the same number."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def holder() -> dict[str, Any]:
+    """Who this process is; `task` is its name in a queue, which it keeps when it is started again elsewhere."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": machine(), "pid": pid, "begun": begun(pid),
+            "task": os.environ.get(TASK)}  # fmt: skip
+
+
+def alive(claim: Path) -> bool:
+    """Whether the process that holds a claim still gives signs of life."""
+    try:
+        held, said = parsed(claim.read_bytes()), claim.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    if not held:
+        return now_near(claim) - said < 5  # being written, or left half-written by a crash
+    own = holder()
+    here = held.get("machine") == own["machine"]
+    itself = here and (held.get("pid"), held.get("begun")) == (own["pid"], own["begun"])
+    if own["task"] is not None and held.get("task") == own["task"] and not itself:
+        return False  # what this task was before it was put back into the queue
+    if here and not (running(held["pid"]) and begun(held["pid"]) == held.get("begun")):
+        return False
+    return now_near(claim) - said < stale_seconds()
+
+
+def now_near(claim: Path) -> float:
+    """The time by the clock that stamps the claim; where nothing may be written, this machine's."""
+    try:
+        return now_in(claim.parent)
+    except OSError:
+        return time.time()
+
+
+def take_away(claim: Path) -> None:
+    """Remove a dead process's claim, and no other: one made since it was found dead is put back."""
+    aside = claim.with_name(f".{claim.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    with suppress(FileNotFoundError):
+        os.replace(claim, aside)
+        if alive(aside):
+            with suppress(FileExistsError):
+                os.link(aside, claim)
+        aside.unlink()

@@ -1,0 +1,102 @@
+"""Stores of several machines put together: which record of a run is kept, and what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.provenance import edits
+from spurbench.bench.records.plan_merge import together
+from spurbench.bench.records.record import Record, told
+from spurbench.bench.store import artifacts
+from spurbench.bench.store.store import Packed, Store
+
+Kept = dict[str, tuple[Record, Store]]  # run id → its record and the store that has it
+
+
+def merge(
+    store: Store, sources: Sequence[Store], keep: str = "ask", say: Callable[[str], None] = lambda line: None
+) -> tuple[int, int]:
+    """Take over other stores' plans, and records with their predictions and drawings; how many are new, how many not.
+
+    A failed record gives way to a finished one. Two finished ones must tell the same; if not, `keep` decides: `ours`,
+    `theirs`, or (`ask`) a UserError that names them, and nothing is merged. What is kept beside a record goes the way
+    of the record; to one that stays are added drawings it lacks and a record that tells the same has. `say` is told
+    which plans got another name.
+    """
+    if keep not in ("ask", "ours", "theirs"):
+        raise unknown("way to keep records", keep, ("ask", "ours", "theirs"))
+    if isinstance(store, Packed):
+        raise store.refusal()
+    kept, seen = chosen(store, sources, keep)
+    add_plans(store, sources, say)
+    new = [(record, source) for record, source in kept.values() if source is not store]
+    for record, source in new:
+        replace_predictions(store, source, record["id"])
+        artifacts.forget(store, record["id"])
+    for source in sources:
+        alike = [one["id"] for one in source.records()[0] if told(one) == told(kept[one["id"]][0])]
+        artifacts.unpack(store, source, alike)
+    for record, _ in new:  # last: until then a merge that is cut short is done again
+        store.write_record(record)
+    return len(new), seen - len(new)
+
+
+def add_plans(store: Store, sources: Sequence[Store], say: Callable[[str], None]) -> None:
+    """Take over plans; one of another grid whose name is taken gets a name of its own."""
+    own = [(plan, str(store.root)) for plan in store.plans()]
+    found, renamed = together([*own, *((plan, str(source.root)) for source in sources for plan in source.plans())])
+    for line in [*(line for source in sources for line in source.renamed()), *renamed]:
+        say(line)
+    here = {plan["grid"]: plan for plan, _ in own}
+    for plan in found:
+        if here.get(plan["grid"]) != plan:
+            store.write_plan(plan)
+
+
+def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int]:
+    """The record to keep of every run, and how many the sources have; raises UserError for those in question."""
+    kept: Kept = {record["id"]: (record, store) for record in store.records()[0]}
+    conflicts, seen = [], 0
+    for source in sources:
+        for record in source.records()[0]:
+            seen += 1
+            own, holder = kept.get(record["id"], (None, store))
+            if own is not None and own["status"] == record["status"] == "done" and told(own) != told(record):
+                conflicts.append(f"{record['id']} of {holder.root} and {source.root}")
+                better = keep == "theirs"
+            else:
+                better = own is None or (own["status"] == "failed" and record["status"] == "done")
+            if better:
+                kept[record["id"]] = record, source
+    if conflicts and keep == "ask":
+        raise UserError(
+            f"{len(conflicts)} runs have finished records that differ: {', '.join(conflicts[:3])}"
+            f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
+        )
+    return kept, seen
+
+
+def replace_predictions(store: Store, source: Store, run_id: str) -> None:
+    """Put another store's predictions of a run in place of what there are here, or none if it has none."""
+    theirs, ours = (one.path("predictions", run_id, ".npz") for one in (source, store))
+    if theirs.is_file():
+        store.write(ours, theirs.read_bytes())
+    else:
+        ours.unlink(missing_ok=True)
+
+
+def accept_edits(store: Store, files: Sequence[str]) -> int:
+    """Let runs made before plug-in files were edited count as made by them as they are now; how many.
+
+    Errors: UserError for a file that made no run of the store in another version.
+    """
+    records = store.records()[0]
+    known = {name for record in records for name in edits.edited_plugins(record)}
+    for name in files:
+        if name not in known:
+            raise unknown(f"file that was edited after it made runs of {store.root}", name, known)
+    changed = [found for record in records if (found := edits.accepted(record, files))]
+    for record in changed:
+        store.write_record(record)
+    return len(changed)

@@ -1,0 +1,347 @@
+"""A store: plain files, each appearing by atomic rename or not at all; several writers may share one."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spurbench.bench.core.errors import StoreTrouble, UserError
+from spurbench.bench.core.files import sweep, write_atomically
+from spurbench.bench.core.hashing import canonical
+from spurbench.bench.records.parsing import (
+    Unfit,
+    Unusable,
+    content_of,
+    plan_in,
+    printable,
+    record_in,
+    schemas_in,
+    text_of_plan,
+    text_of_record,
+)
+from spurbench.bench.records.record import SCHEMA, Record, settled
+from spurbench.bench.records.validation import Plan, is_file_name
+from spurbench.bench.store import packed
+from spurbench.bench.store.claims import Claims, alive, stale_seconds, take_away
+
+MARK = "spurbench-store.json"
+KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
+OURS = {*KINDS, "claims", "set-aside", "slurm", "code"}  # what lies in a store
+GROUP = re.compile(r"[0-9a-f]{2}")
+NAME = re.compile(r"[0-9a-f]{16}\.json")  # of a record's file, in the folder of its first two digits
+NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
+"""Names of what desktops and file systems leave in any folder, and of what is being written."""
+Read = Callable[[bytes, str], dict[str, Any]]
+
+
+class Store:
+    """Records, plans, predictions, checkpoints and claims of one folder, or the packed records of one file."""
+
+    def __init__(self, root: Path, oldest: int = SCHEMA) -> None:
+        self.root = root
+        self.oldest = oldest  # schema of the oldest records there may be
+        self.claims = Claims(root / "claims")
+        self.read: dict[str, tuple[str, dict[str, Any] | Unusable]] = {}  # path → mark of the file, what it holds
+        self.moved: dict[str, str] | None = None  # run id → the id its files have, see `home`
+        self.damaged: dict[str, Unusable] = {}  # what was found damaged beside the records, each once
+
+    @classmethod
+    def open(cls, path: str | Path, create: bool = False) -> Store:
+        """The store at `path`: a folder, or a packed `.jsonl` or `.jsonl.gz` file (for reading only)."""
+        root = Path(path)
+        if root.is_file():
+            return Packed(root)
+        mark = root / MARK
+        if not mark.exists():
+            if not create:
+                raise UserError(
+                    f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {root}` makes one"
+                )
+            others = {p.name for p in root.iterdir() if not NOBODYS.fullmatch(p.name)} if root.is_dir() else set()
+            if others - OURS and not mark.exists():  # another command may have made the store in the meantime
+                raise UserError(f"{root} is not empty and not a store; name a new folder")
+            write_atomically(mark, canonical({"schema": SCHEMA}))
+        return cls(root, schemas_in(mark)[1])
+
+    def path(self, kind: str, run_id: str, suffix: str) -> Path:
+        """Where a run's file of a kind is, or is to be."""
+        name = run_id if kind == "records" else self.home(run_id)
+        return self.root / kind / name[:2] / f"{name}{suffix}"
+
+    def home(self, run_id: str) -> str:
+        """The id that the files of a run have: its own, or the one it had before its record's schema was migrated."""
+        if self.oldest < SCHEMA and self.moved is None:
+            self.records()
+        return (self.moved or {}).get(run_id, run_id)
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write one of the store's files. Raises StoreTrouble if that cannot be done, or the store is gone."""
+        mark = self.root / MARK
+        if not mark.exists():
+            raise StoreTrouble(f"the store {self.root} is gone (moved or deleted?): runs go on where it is now")
+        try:
+            if self.oldest < SCHEMA and schemas_in(mark)[0] < SCHEMA:  # the first writer says what there is now
+                write_atomically(mark, canonical({"schema": SCHEMA, "oldest": self.oldest}))
+            write_atomically(path, content)
+        except OSError as error:
+            raise StoreTrouble(
+                f"cannot write {error.filename or path}: {error.strerror}; what was finished is kept, the same command "
+                "goes on"
+            ) from error
+
+    def tidy(self) -> None:
+        """Delete what writers left when they were killed: half-written files, claims, checkpoints of finished runs."""
+        for kind in (*KINDS, "claims"):
+            for folder in (self.root / kind, *(self.root / kind).glob("??")):
+                sweep(folder, stale_seconds())
+        sweep(self.root, stale_seconds())
+        for claim in self.claims.files():
+            if not alive(claim):
+                take_away(claim)
+        for file in (self.root / "checkpoints").glob("*.pt"):
+            if not self.claims.path(file.stem).exists() and self.outlived(file):
+                file.unlink(missing_ok=True)
+
+    def outlived(self, checkpoint: Path) -> bool:
+        """Whether a run was recorded after its checkpoint was saved; one saved later is of a run done again."""
+        with suppress(FileNotFoundError):
+            recorded = self.path("records", checkpoint.stem, ".json").stat().st_mtime_ns
+            return recorded >= checkpoint.stat().st_mtime_ns and settled(self.record(checkpoint.stem))
+        return False
+
+    # ---- records ------------------------------------------------------------------------------------------------
+
+    def write_record(self, record: Record) -> None:
+        """Keep a record, once it is certain that it can be read again.
+
+        Errors: UserError that names what is at fault if it cannot; StoreTrouble if the store does not take it.
+        """
+        self.put(self.path("records", record["id"], ".json"), text_of_record(record), record_in)
+
+    def record(self, run_id: str) -> Record | None:
+        """The record of a run; None if there is none or it is unusable."""
+        found = self.look(self.path("records", run_id, ".json"), record_in)
+        if found is None and self.home(run_id) != run_id:
+            found = self.look(self.path("records", self.home(run_id), ".json"), record_in)
+        return None if isinstance(found, Unusable) else found
+
+    def records(self) -> tuple[list[Record], list[Unusable]]:
+        """All usable records, ordered by id, and what else lies among them and the plans, with the reasons."""
+        usable, unusable, moved = dict[str, Record](), list[Unusable](), dict[str, str]()
+        with without_collection():
+            for entry in self.record_files(unusable):
+                found, name = self.once(entry, record_in), entry.name.removesuffix(".json")
+                if isinstance(found, Unusable):
+                    unusable.append(found)
+                elif found is not None and found["id"] == name:
+                    usable[name] = found
+                elif found is not None:  # of an older schema, in which it had another id
+                    moved[found["id"]] = name
+                    usable.setdefault(found["id"], found)
+        self.moved = moved
+        return [usable[id] for id in sorted(usable)], unusable + self.read_plans()[1]
+
+    def record_files(self, foreign: list[Unusable]) -> Iterator[os.DirEntry[str]]:
+        """What lies where records belong, in order; anything else that lies among them is added to `foreign`."""
+        for group in self.entries("records", foreign):
+            if not GROUP.fullmatch(group.name) or not os.path.isdir(group.path):
+                foreign.append(self.unusable(group.path, "not a folder of records", ours=False))
+                continue
+            for entry in self.entries(f"records/{group.name}", foreign):
+                if NAME.fullmatch(entry.name) and entry.name.startswith(group.name):
+                    yield entry
+                else:
+                    foreign.append(self.unusable(entry.path, "its name is not a record's (a copy?)", ours=False))
+
+    # ---- plans --------------------------------------------------------------------------------------------------
+
+    def plans(self) -> list[Plan]:
+        """What was planned, grid by grid; damaged plans are among the unusable of `records`."""
+        return self.read_plans()[0]
+
+    def read_plans(self) -> tuple[list[Plan], list[Unusable]]:
+        usable, unusable = list[Plan](), list[Unusable]()
+        for entry in self.entries("plans", unusable):
+            if not entry.name.endswith(".json") or not is_file_name(entry.name.removesuffix(".json")):
+                unusable.append(self.unusable(entry.path, "its name is not a plan's", ours=False))
+                continue
+            found = self.once(entry, plan_in)
+            if isinstance(found, Unusable):
+                unusable.append(found)
+            elif found is not None:
+                usable.append(found)
+        return usable, unusable
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keep a plan under its grid's name, in place of the one that has it. Errors: as for a record."""
+        self.put(self.plan_path(plan["grid"]), text_of_plan(plan), plan_in)
+
+    def drop_plan(self, grid: str) -> None:
+        self.plan_path(grid).unlink(missing_ok=True)
+
+    def plan_path(self, grid: str) -> Path:
+        return self.root / "plans" / f"{grid}.json"
+
+    def renamed(self) -> list[str]:
+        """Which plans are read under another name than they have, in words."""
+        return []
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    def entries(self, folder: str, foreign: list[Unusable]) -> list[os.DirEntry[str]]:
+        """What lies in a folder, in order, without what is nobody's; that it cannot be read is added to `foreign`."""
+        try:
+            found = [entry for entry in os.scandir(self.root / folder) if not NOBODYS.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            foreign.append(self.unusable(self.root / folder, f"cannot be read: {error.strerror}", ours=False))
+            return []
+        return sorted(found, key=lambda entry: entry.name.removesuffix(".json"))
+
+    def once(self, entry: os.DirEntry[str], read: Read) -> dict[str, Any] | Unusable | None:
+        """What `look` makes of a file, which it looks at again only when it has changed."""
+        try:
+            mark = mark_of(entry.stat())
+        except OSError:
+            return self.look(entry.path, read)
+        if self.read.get(entry.path, ("",))[0] != mark:
+            found = self.look(entry.path, read)
+            if found is None:
+                return None
+            self.read[entry.path] = mark, found
+        return self.read[entry.path][1]
+
+    def look(self, path: str | Path, read: Read) -> dict[str, Any] | Unusable | None:
+        """What `read` makes of a file and its name; None if there is none."""
+        try:
+            return read(content_of(path), os.path.basename(path).removesuffix(".json"))
+        except Unfit as reason:
+            return self.unusable(path, str(reason), reason.ours, reason.newer)
+        except FileNotFoundError:
+            return self.unusable(path, "a link to nothing") if os.path.islink(path) else None
+        except OSError as error:
+            return self.unusable(path, f"cannot be read: {error.strerror}")
+
+    def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable:
+        return Unusable(printable(os.path.relpath(path, self.root)), reason, ours, newer)
+
+    def put(self, path: Path, content: bytes, read: Read) -> None:
+        """Write a record or a plan; what cannot be used and lies in its place is set aside."""
+        found = self.look(path, read)
+        if isinstance(found, Unusable):
+            self.set_aside([replace(found, ours=True)])
+        self.write(path, content)
+
+    def set_aside(self, unusable: list[Unusable]) -> None:
+        """Move what cannot be used from where records and plans belong, so that runs are done again.
+
+        Nothing is deleted, nothing foreign is moved. Errors: UserError if a newer spurbench wrote some of it.
+        """
+        newer = [one for one in unusable if one.newer]
+        if newer:
+            raise UserError(f"{self.root / newer[0].path}: {newer[0].reason}: upgrade, or move it out of the store")
+        for one in unusable:
+            if one.ours:
+                path = self.root / one.path
+                target = self.root / "set-aside" / f"{path.stem[:100]}-{time.time_ns()}.json"
+                target.parent.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):  # another process was faster
+                    os.replace(path, target)
+
+    def pack(self, file: Path) -> int:
+        """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; their number."""
+        records, _ = self.records()
+        write_atomically(file, packed.written(self.plans(), records, file.suffix == ".gz"))
+        return len(records)
+
+    def damage(self, file: Path, reason: str) -> None:
+        """Note that something kept beside the records cannot be used."""
+        self.damaged[f"{file}: {reason}"] = self.unusable(file, reason)
+
+    def complaints(self) -> list[Unusable]:
+        """What is not used of the store, as far as it was read, by its path from here."""
+        folder = self.root.parent if isinstance(self, Packed) else self.root
+        known = [*self.records()[1], *self.damaged.values()]
+        return [replace(one, path=os.path.normpath(folder / one.path)) for one in known]
+
+
+class Packed(Store):
+    """One file of plans and records, as `Store.pack` writes it; nothing can be added."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.mark = ""  # of the file as it was read
+        self.content = packed.Contents()
+
+    def contents(self) -> packed.Contents:
+        """All that can be used, and what cannot; read again only when the file has changed."""
+        mark = mark_of(self.root.stat())
+        if self.mark != mark:
+            with without_collection():
+                self.content = packed.contents(self.root)
+            if not self.content.plans and not self.content.records:
+                bad = self.content.unusable
+                first = f" that can be used ({bad[0].path}: {bad[0].reason})" if bad else ""
+                raise UserError(
+                    f"{self.root} holds no plan and no record{first}; expected a file that `spurbench pack` wrote"
+                )
+            self.mark = mark
+        return self.content
+
+    def records(self) -> tuple[list[Record], list[Unusable]]:
+        found = self.contents()
+        return list(found.records.values()), found.unusable
+
+    def record(self, run_id: str) -> Record | None:
+        return self.contents().records.get(run_id)
+
+    def plans(self) -> list[Plan]:
+        return self.contents().plans
+
+    def renamed(self) -> list[str]:
+        return self.contents().renamed
+
+    def home(self, run_id: str) -> str:
+        return self.contents().moved.get(run_id, run_id)
+
+    def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable:
+        return Unusable(printable(os.path.relpath(path, self.root.parent)), reason, ours, newer)
+
+    def write_record(self, record: Record) -> None:
+        raise self.refusal()
+
+    def write_plan(self, plan: Plan) -> None:
+        raise self.refusal()
+
+    def refusal(self) -> UserError:
+        return UserError(f"{self.root} is a packed store, for reading only; name a folder")
+
+
+def checkpoint_of(store: Store, run_id: str) -> Path:
+    """Where the state of a run that is under way is saved."""
+    return store.root / "checkpoints" / f"{run_id}.pt"
+
+
+def mark_of(stat: os.stat_result) -> str:
+    """What changes when a file does."""
+    return f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No garbage collection: among 10,000 records it takes half the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()

@@ -1,0 +1,17 @@
+"""How to compute, not what: nothing here is part of a run's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compute, not what: nothing here is part of a run's identity."""
+
+    device: str = "cpu"
+    threads: int = 1
+    micro_batch: int = 1000  # rows, so that the activations stay in cache; twice as many in bf16
+    history: int = 20  # points of the learning curve
+    checkpoint_seconds: float = 60.0
+    compile: bool = False  # networks for pictures, by torch.compile
