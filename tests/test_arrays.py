@@ -217,8 +217,8 @@ def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
     assert snapshot.take(tmp_path, [str(plugin)]) == (code, copies) and Path(copies[0]).read_text() == "# first\n"
     plugin.write_text("# second\n")
     assert snapshot.take(tmp_path, [str(plugin)])[0] != code and len(list((tmp_path / "code").iterdir())) == 2
-    ask = "from spurbench.bench.plugins import registry; from spurbench.bench.provenance import commit; import spurbench.slurm.task as t; "
-    ask += "print(t.__file__, commit.code()['snapshot'], len(registry.methods()))"
+    ask = "from spurbench.bench import provenance, registry; import spurbench.slurm.task as t; "
+    ask += "print(t.__file__, provenance.code()['snapshot'], len(registry.methods()))"
     done = subprocess.run([sys.executable, "-c", ask], env=os.environ | {"PYTHONPATH": str(code)},
                           capture_output=True, text=True, check=True)  # fmt: skip
     file, name, count = done.stdout.split()

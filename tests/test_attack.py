@@ -14,10 +14,10 @@ from spurbench.bench.evaluation.attacks import Target, lead, margins, pgd, right
 from spurbench.bench.evaluation.counting import predictions
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Margins, Pgd, Training
-from spurbench.bench.training.batching import Pixels, unit
+from spurbench.bench.training.batching import Preprocessing, to_float
 from spurbench.bench.training.forward import build
 
-PLAIN = Pixels(lambda u: u)
+PLAIN = Preprocessing(lambda u: u)
 
 
 def none() -> None:
@@ -39,7 +39,7 @@ def test_on_a_linear_logit() -> None:
 def test_mounts() -> None:
     """Check N29: gradients through the normalisation, or at pictures that were not normalised."""
     u, y = torch.tensor([[0.4, 0.3]]), torch.tensor([1])
-    target = Target(lambda v: v[:, 0] ** 2 - v[:, 1], Pixels(lambda v: v, (0.5,), (0.25,)))
+    target = Target(lambda v: v[:, 0] ** 2 - v[:, 1], Preprocessing(lambda v: v, (0.5,), (0.25,)))
     how = Pgd(eps=0.02, step=0.002)
     right, wrong = pgd(target.mounted, u, y, how), pgd(target.network, u, y, how)
     assert torch.allclose(right, torch.tensor([[0.42, 0.32]]), atol=1e-6)
@@ -65,11 +65,11 @@ def trained() -> tuple[Target, Tensor, Tensor]:
     x, y = torch.rand(120, 3, 20, 20), torch.arange(120) % 2
     x[y == 1, 0] = x[y == 1, 0] * 0.9 + 0.05
     network = build((3, 20, 20), 2, Training(network="small_conv"))
-    pixels = Pixels(lambda u: u, (0.5, 0.4, 0.6), (0.5, 0.25, 0.3))
+    pixels = Preprocessing(lambda u: u, (0.5, 0.4, 0.6), (0.5, 0.25, 0.3))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(pixels.scaled(x)), y).backward()
+        torch.nn.functional.cross_entropy(network(pixels.normalize(x)), y).backward()
         optimizer.step()
     return Target(network.eval(), pixels), x, y
 
@@ -84,7 +84,7 @@ def test_success_agrees_with_foolbox(network: tuple[Target, Tensor, Tensor], nor
     foolbox = pytest.importorskip("foolbox")
     target, x, y = network
     eps = {"inf": 0.01, "2": 0.15}[norm]
-    scale: dict[str, Any] = {"mean": target.pixels.mean, "std": target.pixels.std, "axis": -3}
+    scale: dict[str, Any] = {"mean": target.preprocessing.mean, "std": target.preprocessing.std, "axis": -3}
     model = foolbox.PyTorchModel(target.network, bounds=(0, 1), preprocessing=scale)
     attack = {"inf": foolbox.attacks.LinfPGD, "2": foolbox.attacks.L2PGD}[norm](
         abs_stepsize=eps / 5, steps=12, random_start=False
@@ -98,7 +98,7 @@ def test_the_released_attack_on_another_scale(network: tuple[Target, Tensor, Ten
     """CIFAR-100's pictures were attacked on CIFAR-10's scale: what the network sees is the same until it is moved."""
     target, x, y = network
     how = Pgd(eps=0.0, step=0.0, steps=1, mount="released", mean=(0.5,) * 3, std=(0.2,) * 3)  # stays within [0, 1]
-    plain = predictions(target.mounted(unit(x))) == y
+    plain = predictions(target.mounted(to_float(x))) == y
     assert 0 < plain.sum() and torch.equal(right_after_pgd(target, x, y, how, 0, none), plain)
     far = replace(how, eps=0.2, step=0.05, steps=10)
     assert right_after_pgd(target, x, y, far, 0, none).sum() < plain.sum()

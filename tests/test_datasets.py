@@ -14,7 +14,7 @@ from torch import Tensor
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import BadData, Data
-from spurbench.bench.training.engine import prepare
+from spurbench.bench.training.replica import prepare
 
 CLASS = registry.load_dataset("colored_mnist")
 MODULE: Any = __import__("sys").modules[CLASS.__module__]

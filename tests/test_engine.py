@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from spurbench.bench.evaluation.monitor import Monitor, Progress
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
 from spurbench.bench.plugins.method import Method
-from spurbench.bench.training import forward as networks
-from spurbench.bench.training import optimizers
-from spurbench.bench.training.engine import Engine, Options, Seed, prepare
+from spurbench.bench.training import forward, optimizers
+from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.losses import problem_of
+from spurbench.bench.training.replica import Replica, prepare
 
 METHODS = [name for name, info in registry.methods().items() if info.trains]
 SMALL = {"colored_mnist": {"train_size": 600}, "two_moon": {}}
@@ -43,7 +44,14 @@ def engine_of(name: str, seeds: list[int], device: str, micro_batch: int = 170, 
     drawn = [prepare(dataset, method, training, seed) for seed in seeds]
     for one in drawn:
         one.data.tests = {name: first(50, split) for name, split in one.data.tests.items()}
-    return Engine(method, training, "float32", Options(device=device, micro_batch=micro_batch, history=4), drawn)
+    options = Options(device=device, micro_batch=micro_batch, history=4)
+    return Engine(method, training, "float32", options, drawn, Monitor(len(seeds)))
+
+
+def progress(engine: Engine) -> list[Progress]:
+    """What was noted of each replica."""
+    assert isinstance(engine.observer, Monitor)
+    return engine.observer.progress
 
 
 def first(n: int, split: Split) -> Split:
@@ -52,23 +60,23 @@ def first(n: int, split: Split) -> Split:
 
 
 def weights(engine: Engine, r: int) -> torch.Tensor:
-    leaves = [leaf[r] for masters in engine.masters for leaf in masters.values()]
-    return torch.cat([leaf.detach().flatten() for leaf in leaves]).cpu()
+    own = [parameter for stack in engine.stacks for parameter in stack.parameters_of(r).values()]
+    return torch.cat([parameter.detach().flatten() for parameter in own]).cpu()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_seeds_together_equal_seeds_alone(name: str, device: str) -> None:
     together = engine_of(name, [3, 4, 5], device)
-    together.train(lambda engine: None)
+    together.train()
     for r, seed in enumerate([3, 4, 5]):
         alone = engine_of(name, [seed], device)
         before = weights(alone, 0)
-        alone.train(lambda engine: None)
+        alone.train()
         assert not torch.allclose(before, weights(alone, 0), atol=1e-4)  # it has learned something
         assert torch.allclose(weights(together, r), weights(alone, 0), atol=1e-5)
         if device == "cpu":
             assert torch.equal(weights(together, r), weights(alone, 0))
-            assert together.progress[r] == alone.progress[0]
+            assert progress(together)[r] == progress(alone)[0]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -76,12 +84,12 @@ def test_seeds_together_equal_seeds_alone(name: str, device: str) -> None:
 def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -> None:
     """The way of a GPU, on the CPU; `plain` networks are differentiated by hand, others by autograd."""
     one_by_one, stacked = (engine_of(name, [3, 4, 5], "cpu") for _ in range(2))
-    stacked = Engine(stacked.method, stacked.training, "float32", stacked.options, stacked.seeds, stacked=True)
-    assert (one_by_one.stacked, stacked.stacked) == (False, True)
-    for network in stacked.networks[0]:
-        network.plain = torch.tensor(plain)
+    stacked = Engine(stacked.method, stacked.training, "float32", stacked.options, stacked.replicas, stacked=True)
+    assert not one_by_one.stacks[0].stacked and all(stack.stacked and stack.plain for stack in stacked.stacks)
+    for stack in stacked.stacks:
+        stack.plain = plain
     for engine in (one_by_one, stacked):
-        engine.train(lambda engine: None)
+        engine.train()
     for r in range(3):
         assert torch.allclose(weights(one_by_one, r), weights(stacked, r), atol=1e-5)
 
@@ -89,9 +97,9 @@ def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_equal_the_whole_batch(name: str, device: str) -> None:
     whole, parts = engine_of(name, [0], device, 10_000), engine_of(name, [0], device, 77)
-    assert len(whole.batches.chunks(0)[0]) == 1 < len(parts.batches.chunks(0)[0])
+    assert len(whole.batches.micro_batches(0)[0]) == 1 < len(parts.batches.micro_batches(0)[0])
     for engine in (whole, parts):
-        engine.train(lambda engine: None)
+        engine.train()
     assert torch.allclose(weights(whole, 0), weights(parts, 0), atol=1e-5)
 
 
@@ -99,7 +107,7 @@ def test_micro_batches_equal_the_whole_batch(name: str, device: str) -> None:
 def test_interrupted_equals_unbroken(name: str) -> None:
     """State goes through a file at step 5; the rest is bit-identical on the CPU."""
     unbroken = engine_of(name, [0, 1], "cpu")
-    unbroken.train(lambda engine: None)
+    unbroken.train()
 
     class Halt(Exception):
         pass
@@ -116,9 +124,9 @@ def test_interrupted_equals_unbroken(name: str) -> None:
     file.seek(0)
     second = engine_of(name, [0, 1], "cpu")
     second.restore(torch.load(file, weights_only=True))
-    second.train(lambda engine: None)
+    second.train()
     assert all(torch.equal(weights(unbroken, r), weights(second, r)) for r in (0, 1))
-    assert unbroken.progress == second.progress
+    assert progress(unbroken) == progress(second)
 
 
 @pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"batch_norm": True}])
@@ -138,7 +146,7 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
     run(first, 1)  # moves the generator on
     second.restore([kept])
     assert torch.equal(run(second, 3), weights(unbroken, 0))
-    ours, theirs = second.state(0)["buffers"][0], unbroken.state(0)["buffers"][0]
+    ours, theirs = (one.state(0)["networks"][0]["buffers"] for one in (second, unbroken))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
@@ -173,14 +181,25 @@ def test_zero_columns_are_left_out_and_change_nothing() -> None:
     method = method_named("erm")
     training = replace(cm.training, width=16, steps=4)
     engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    assert min(chunk.x.shape[-1] for chunk in engine.batches.chunks(0)[0]) < 200
+    assert min(part.x.shape[-1] for part in engine.batches.micro_batches(0)[0]) < 200
     full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    full.first = None
-    full.batches = full._batches(buffers=False)
-    assert all(chunk.live is None for chunk in full.batches.chunks(0)[0])
+    full.stacks[0].first_weight = None
+    full.batches = full._make_batches()
+    assert all(part.columns is None for part in full.batches.micro_batches(0)[0])
     for one in (engine, full):
-        one.train(lambda engine: None)
+        one.train()
     assert torch.allclose(weights(engine, 0), weights(full, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"dropout": 0.5}, {"batch_norm": True}])
+def test_networks_that_autograd_differentiates_see_the_zero_columns_too(changes: dict[str, Any]) -> None:
+    """Colored MNIST's margins are black in every picture."""
+    cm, method = registry.load_dataset("colored_mnist")(train_size=600), method_named("erm")
+    training = replace(cm.training, width=16, steps=2, **changes)
+    engine = Engine(method, training, "float32", Options(), [prepare(cm, method, training, 0)])
+    before = weights(engine, 0)
+    engine.train()
+    assert not torch.equal(weights(engine, 0), before) and engine.is_finite(0)
 
 
 def test_only_what_is_declared_is_handed_over() -> None:
@@ -207,10 +226,10 @@ def test_same_data_and_first_weights_for_every_method() -> None:
 def test_one_diverged_seed_does_not_touch_the_others() -> None:
     engine, alone = engine_of("erm", [0, 1], "cpu"), engine_of("erm", [1], "cpu")
     with torch.no_grad():
-        next(iter(engine.masters[0].values()))[0] = float("nan")
+        next(iter(engine.stacks[0].parameters.values()))[0] = float("nan")
     for one in (engine, alone):
-        one.train(lambda engine: None)
-    assert [one.diverged for one in engine.progress] == [0, None]
+        one.train()
+    assert [one.diverged for one in progress(engine)] == [0, None]
     assert torch.equal(weights(engine, 1), weights(alone, 0))
 
 
@@ -221,14 +240,14 @@ def test_weight_penalty_is_the_squared_norm_of_all_parameters() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Flatten(0))
     training = Training(optimizer="sgd", lr=1.0, steps=1)
     before = [p.detach().clone().requires_grad_() for p in network.parameters()]
-    engine = Engine(oracle, training, "float32", Options(), [Seed(0, data, [network])])
+    engine = Engine(oracle, training, "float32", Options(), [Replica(0, data, [network])])
     engine.update()
     z = x @ before[0].T[:, 0] + before[1]
     loss = torch.nn.functional.binary_cross_entropy_with_logits(z, y.float())
     (loss + 0.1 * sum(p.square().sum() for p in before)).backward()
-    for p, master in zip(before, engine.masters[0].values(), strict=True):
+    for p, parameter in zip(before, engine.stacks[0].parameters.values(), strict=True):
         assert p.grad is not None
-        assert torch.allclose(p - p.grad, master[0], atol=1e-6)
+        assert torch.allclose(p - p.grad, parameter[0], atol=1e-6)
 
 
 def test_loss_of_wrong_shape_is_named() -> None:
@@ -252,9 +271,9 @@ def test_bf16_follows_float32() -> None:
     runs = {}
     for precision in ("float32", "bf16"):
         engine = engine_of("erm", [0], "cpu")
-        engine = Engine(engine.method, engine.training, precision, engine.options, engine.seeds)
-        engine.train(lambda engine: None)
-        assert all(p.dtype == torch.float32 for p in engine.masters[0].values())
+        engine = Engine(engine.method, engine.training, precision, engine.options, engine.replicas)
+        engine.train()
+        assert all(p.dtype == torch.float32 for p in engine.stacks[0].parameters.values())
         runs[precision] = weights(engine, 0)
     assert 0 < (runs["float32"] - runs["bf16"]).abs().max() < 2e-2
 
@@ -265,10 +284,10 @@ def test_the_relu_is_torchs(dtype: torch.dtype) -> None:
     special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])
     z = torch.cat([special, torch.randn(500)]).to(dtype)
     g, h = torch.randn(len(z)).to(dtype), z.clone()
-    networks.rectify(h)
+    forward.relu_(h)
     assert torch.equal(h, z.relu())
     expected = torch.where(z > 0, g, 0.0)
-    networks.rectify_slope(g, h)
+    forward.relu_backward_(g, h)
     assert torch.equal(g, expected)
 
 

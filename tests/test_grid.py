@@ -646,7 +646,7 @@ def test_ten_thousand_runs_are_planned_in_three_seconds_without_torch(tmp_path):
         SMALL.replace("0-1", "0-99").replace("METHOD", f"{{method: sd, hyper_parameters: {{coef: [{coefs}]}}}}")
     )
     code = (
-        "import sys; from spurbench.bench.grid.load import load_grid; from spurbench.bench.grid.expand import *;"
+        "import sys; from spurbench.bench.grid.load import *;"
         f"assert len(runs(expand(load_grid({str(path)!r}), {{}}))) == 10_000; "
         "assert 'torch' not in sys.modules"
     )

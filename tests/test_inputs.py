@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.evaluation.monitor import Monitor, Progress
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training import forward
-from spurbench.bench.training.batching import Mini, Pixels, cropped
-from spurbench.bench.training.engine import Engine, Options, Seed
+from spurbench.bench.training.batching import MiniBatch, Preprocessing, crop_and_flip
+from spurbench.bench.training.engine import Engine, Options
+from spurbench.bench.training.replica import Replica
 
 METHODS = [name for name, info in registry.methods().items() if info.trains and "colour" not in str(info.needs)]
 
@@ -44,23 +46,29 @@ def engine(name: str, seeds: list[int], options: Options | None = None, **change
         data = pictures()
         count = 2 if "second network" in method.needs else 1
         shape = data.train.x.shape[1:]
-        ready.append(Seed(seed, data, [forward.build(shape, training.logits or 1, training) for _ in range(count)]))
-    return Engine(method, training, "float32", options or Options(history=3), ready)
+        ready.append(Replica(seed, data, [forward.build(shape, training.logits or 1, training) for _ in range(count)]))
+    return Engine(method, training, "float32", options or Options(history=3), ready, Monitor(len(seeds)))
+
+
+def progress(engine: Engine) -> Progress:
+    """What was noted of the first replica."""
+    assert isinstance(engine.observer, Monitor)
+    return engine.observer.progress[0]
 
 
 def weights(engine: Engine, r: int) -> torch.Tensor:
-    return torch.cat([leaf[r].flatten() for masters in engine.masters for leaf in masters.values()]).clone()
+    return torch.cat([p.flatten() for stack in engine.stacks for p in stack.parameters_of(r).values()]).clone()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_seeds_together_equal_seeds_alone(name: str) -> None:
     changes: dict[str, Any] = {"augment": "crop,flip", "balanced": True, "logits": 1 if name == "sd_gamma" else 2}
     together = engine(name, [3, 4], **changes)
-    together.train(lambda engine: None)
+    together.train()
     for r, seed in enumerate([3, 4]):
         alone = engine(name, [seed], **changes)
         before = weights(alone, 0)
-        alone.train(lambda engine: None)
+        alone.train()
         assert not torch.allclose(before, weights(alone, 0), atol=1e-4)
         assert torch.allclose(weights(together, r), weights(alone, 0), atol=1e-5)
 
@@ -70,16 +78,17 @@ def test_interrupted_equals_unbroken(kind: str) -> None:
     """Order, random changes, batch statistics and what was seen on the way go on as if nothing had happened."""
     changes: dict[str, Any] = {"network": kind, "augment": "crop,flip", "evaluate": 2, "steps": 6, "batch": 20}
     unbroken, first, second = (engine("erm", [0], **changes) for _ in range(3))
-    unbroken.train(lambda engine: None)
+    unbroken.train()
     for _ in range(3):
         first.update()
-    first.look()
-    first.progress[0].looks.clear()
+    assert isinstance(first.observer, Monitor)
+    first.observer.evaluate(first)
+    progress(first).evaluations.clear()
     second.restore([copy.deepcopy(first.state(0))])
-    second.train(lambda engine: None)
+    second.train()
     assert torch.equal(weights(unbroken, 0), weights(second, 0))
-    ours, theirs = unbroken.progress[0].looks, second.progress[0].looks
-    assert theirs == ours[1:] and [look["step"] for look in ours] == [2, 4, 6]
+    ours, theirs = progress(unbroken).evaluations, progress(second).evaluations
+    assert theirs == ours[1:] and [one["step"] for one in ours] == [2, 4, 6]
     assert sum(ours[0]["splits"]["test"]["n"]) == 30
 
 
@@ -89,30 +98,28 @@ def test_compiled_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: whole(module, backend="aot_eager"))
     eager, compiled = (engine("erm", [0], Options(compile=on), steps=3) for on in (False, True))
     for one in (eager, compiled):
-        one.train(lambda engine: None)
+        one.train()
     x = pictures().train.x
-    assert compiled.networks[0][0]._compiled_call_impl is not None
+    assert compiled.stacks[0].networks[0]._compiled_call_impl is not None
     assert torch.allclose(weights(eager, 0), weights(compiled, 0), atol=1e-5)
-    assert torch.allclose(eager.score(0)(x), compiled.score(0)(x), atol=1e-4)
+    assert torch.allclose(eager.model(0).score(x), compiled.model(0).score(x), atol=1e-4)
 
 
 def test_channels_side_by_side_where_that_pays() -> None:
     """Values stay; only the memory order of several pictures changes, and only for networks that gain by it."""
-    x, plain = pictures().train.x, Pixels(lambda u: u, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    x, plain = pictures().train.x, Preprocessing(lambda u: u, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     beside = replace(plain, channels_last=True)
     assert torch.equal(plain(x), beside(x)) and torch.equal(plain(x[:1]), beside(x[:1]))
     assert beside(x).is_contiguous(memory_format=torch.channels_last) and beside(x[:1]).is_contiguous()
     assert not plain(x).is_contiguous(memory_format=torch.channels_last)
-    assert [engine("erm", [0], network=kind).pixels[0].channels_last for kind in ("small_conv", "vgg15_bn")] == [
-        True,
-        False,
-    ]
+    chosen = [engine("erm", [0], network=kind).model(0).preprocessing for kind in ("small_conv", "vgg15_bn")]
+    assert [one.channels_last for one in chosen] == [True, False]
 
 
-def rows(**changes: Any) -> Mini:
+def rows(**changes: Any) -> MiniBatch:
     sampling = replace(Minibatches(batch=7), **changes)
     data = [pictures(), pictures()]
-    return Mini(data, [0, 1], Pixels(lambda x: x), torch.device("cpu"), sampling, [5, 6])
+    return MiniBatch(data, [0, 1], [Preprocessing(lambda x: x)] * 2, torch.device("cpu"), sampling, [5, 6])
 
 
 def test_an_epoch_sees_every_example_once() -> None:
@@ -128,7 +135,9 @@ def test_an_epoch_sees_every_example_once() -> None:
 def test_only_pictures_are_augmented() -> None:
     points = Data(Split(torch.zeros(9, 2), torch.zeros(9).long()), {})
     with pytest.raises(UserError, match=r"augment=flip changes pictures; these inputs have the shape \[2\]"):
-        Mini([points], [0], Pixels(lambda x: x), torch.device("cpu"), Minibatches(batch=3, augment="flip"), [0])
+        MiniBatch(
+            [points], [0], [Preprocessing(lambda x: x)], torch.device("cpu"), Minibatches(batch=3, augment="flip"), [0]
+        )
 
 
 def test_balanced_draws_make_groups_equal() -> None:
@@ -141,16 +150,18 @@ def test_balanced_draws_make_groups_equal() -> None:
 
 def test_crops_and_flips() -> None:
     x = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    assert torch.equal(cropped(x, 1, torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True]))[0], x[0])
-    assert torch.equal(cropped(x, 1, torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True]))[1], x[1].flip(2))
-    moved = cropped(x, 1, torch.tensor([[0, 2], [1, 1]]), torch.tensor([False, False]))
+    assert torch.equal(crop_and_flip(x, 1, torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True]))[0], x[0])
+    assert torch.equal(
+        crop_and_flip(x, 1, torch.tensor([[1, 1], [1, 1]]), torch.tensor([False, True]))[1], x[1].flip(2)
+    )
+    moved = crop_and_flip(x, 1, torch.tensor([[0, 2], [1, 1]]), torch.tensor([False, False]))
     assert torch.equal(moved[0][:, 1:], x[0][:, :3]) and (moved[0][:, 0] == 0).all()
     assert torch.equal(moved[1][:, :3], x[1][:, 1:]) and (moved[1][:, 3] == 0).all()
 
 
 def test_pixels_are_scaled_by_channel() -> None:
     x = torch.full((2, 3, 2, 2), 51, dtype=torch.uint8)
-    found = Pixels(lambda u: u, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(x)
+    found = Preprocessing(lambda u: u, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(x)
     assert torch.allclose(found[0, :, 0, 0], torch.tensor([-1.5, -2 / 3, -0.25]))
 
 

@@ -32,7 +32,7 @@ from spurbench.bench.images.prepared import Prepared, root
 from spurbench.bench.images.preparing import locked
 from spurbench.bench.plugins import dataset_files, registry
 from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.training.engine import prepare
+from spurbench.bench.training.replica import prepare
 from spurbench.datasets.cifar10 import CLASSES
 from spurbench.datasets.data import twins
 

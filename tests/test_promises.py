@@ -12,7 +12,7 @@ from torch import nn
 
 from spurbench.bench.plugins.dataset import Attack, BadData, Build, Data, Dataset, Pgd, Split, Training
 from spurbench.bench.plugins.registry import load_method
-from spurbench.bench.training.engine import prepare
+from spurbench.bench.training.replica import prepare
 
 ERM = load_method("erm")()
 NAN = float("nan")

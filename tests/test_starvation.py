@@ -23,8 +23,9 @@ from spurbench.bench.launch.worker import run_job, tune
 from spurbench.bench.plugins import registry
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.engine import Engine, prepare
+from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.replica import prepare
 
 
 def engine_of(
@@ -41,9 +42,9 @@ def probed(method: str, hyper: Any = None, **training: Any) -> dict[str, Any]:
     tune(1)
     settings = Settings(points=12)
     engine = engine_of("two_moon", method, [0], {"delta": 0.1}, hyper, **training)
-    probe = Probe(engine, settings)
-    engine.train(probe.look)
-    probe.look(engine)
+    probe = Probe(engine.model(0), engine.training.steps, settings)
+    engine.train(lambda engine: probe.observe(engine.step))
+    probe.observe(engine.step)
     found = starvation.seen(probe.arrays(), settings)
     assert found is not None
     return found
@@ -67,18 +68,19 @@ def test_two_moon_starves_under_erm_and_recovers_under_sd() -> None:
 
 def test_features_are_those_of_finite_differences() -> None:
     engine = engine_of("two_moon", "erm", [3], {"examples": 12}, width=4)
-    split = engine.seeds[0].data.train
+    model = engine.model(0)
+    split = model.data.train
     sign = (2 * split.y - 1).double()
-    U, strengths = starvation.features(engine, 0, split.x, sign, 12)
+    U, strengths = starvation.features(model, split.x, sign, 12)
     columns = []
-    for master in engine.masters[0].values():
-        for i in range(master[0].numel()):
+    for parameter in model.parameters.values():
+        for i in range(parameter.numel()):
             column = []
             for step in (1e-2, -1e-2):
                 with torch.no_grad():
-                    master[0].view(-1)[i] += step
-                    column.append(engine.score(0)(split.x).double())
-                    master[0].view(-1)[i] -= step
+                    parameter.view(-1)[i] += step
+                    column.append(model.score(split.x).double())
+                    parameter.view(-1)[i] -= step
             columns.append((column[0] - column[1]) / 2e-2)
     jacobian = sign[:, None] * torch.stack(columns, 1)
     wanted, values, _ = torch.linalg.svd(jacobian, full_matrices=False)
@@ -89,12 +91,12 @@ def test_features_are_those_of_finite_differences() -> None:
 @pytest.mark.parametrize("dataset", ["two_moon", "colored_mnist"])
 def test_randomised_features_are_the_exact_ones(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"two_moon": {}, "colored_mnist": {"train_size": 300}}[dataset]
-    engine = engine_of(dataset, "erm", [5], options, width=20)
-    data = engine.seeds[0].data.train
+    model = engine_of(dataset, "erm", [5], options, width=20).model(0)
+    data = model.data.train
     sign = (2 * data.y - 1).double()
-    exact = starvation.features(engine, 0, data.x, sign, 6)
+    exact = starvation.features(model, data.x, sign, 6)
     monkeypatch.setattr(starvation, "EXACT", 0)
-    near = starvation.features(engine, 0, data.x, sign, 6)
+    near = starvation.features(model, data.x, sign, 6)
     assert near[1] is not exact[1] and torch.allclose(near[1], exact[1], rtol=1e-3)
     assert ((near[0] * exact[0]).sum(0).abs() > 0.99).all()
     assert torch.allclose(near[0].T @ near[0], torch.eye(6, dtype=torch.float64), atol=1e-9)
@@ -112,9 +114,9 @@ def test_equal_margins_are_what_is_due() -> None:
 
 def test_what_features_are_about() -> None:
     """All features together make up the constant and the attribute; one that is the colour is named after it."""
-    engine = engine_of("colored_mnist", "erm", [0], {"train_size": 40}, width=20)
-    found = Probe(engine, Settings(features=40))
-    split = engine.seeds[0].data.train
+    model = engine_of("colored_mnist", "erm", [0], {"train_size": 40}, width=20).model(0)
+    found = Probe(model, 0, Settings(features=40))
+    split = model.data.train
     seen = found.arrays()
     assert seen["probe/constant"].sum() == pytest.approx(1) and seen["probe/attribute"].sum() == pytest.approx(1)
     colour = (2 * split.attribute - 1) / 40**0.5  # type: ignore[operator]
@@ -133,10 +135,10 @@ def test_moments_and_sample_are_stated() -> None:
 
 
 def test_three_classes_are_refused() -> None:
-    engine = engine_of("two_moon", "erm", [0], {}, width=4)
-    engine.seeds[0].data.classes = 3
+    model = engine_of("two_moon", "erm", [0], {}, width=4).model(0)
+    model.data.classes = 3
     with pytest.raises(UserError, match="3 classes"):
-        Probe(engine, Settings())
+        Probe(model, 0, Settings())
     record = {"id": "ab", "dataset": "letters", "groups": ["y0a0", "y0a1", "y1a0", "y1a1", "y2a0", "y2a1"]}
     with pytest.raises(UserError, match=r"run ab of letters has 3 classes: .* two classes"):
         probing.binary(record)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spurbench.bench.evaluation.counting import losses, predictions
 from spurbench.bench.plugins.dataset import Margins, Pgd
-from spurbench.bench.training.batching import Pixels, unit
+from spurbench.bench.training.batching import Preprocessing, to_float
 
 Logits = Callable[[Tensor], Tensor]
 Tick = Callable[[], None]
@@ -31,12 +31,12 @@ class Target:
     """A trained network in evaluation mode, and the scale of what it sees."""
 
     network: Logits
-    pixels: Pixels
+    preprocessing: Preprocessing
     device: torch.device = torch.device("cpu")
 
     def mounted(self, u: Tensor) -> Tensor:
         """Logits of pictures in [0, 1], through the normalisation the network was trained with."""
-        return self.network(self.pixels.scaled(u))
+        return self.network(self.preprocessing.normalize(u))
 
 
 def slopes(logits: Logits, u: Tensor, y: Tensor, gradient: str = "loss") -> tuple[Tensor, Tensor]:
@@ -103,16 +103,16 @@ def right_after_pgd(target: Target, x: Tensor, y: Tensor, how: Pgd, seed: int, t
     it always sees.
     """
     generator = torch.Generator().manual_seed(seed)
-    own = target.pixels
+    own = target.preprocessing
     if how.mean is not None and how.std is not None:
-        target = replace(target, pixels=replace(own, mean=how.mean, std=how.std))
+        target = replace(target, preprocessing=replace(own, mean=how.mean, std=how.std))
     attacked = target.mounted if how.mount == "correct" else target.network
     found = []
     for rows in torch.split(torch.arange(len(y)), how.batch):
         tick()
-        u, labels = unit(x[rows].to(target.device)), y[rows].to(target.device)
-        if target.pixels is not own:
-            u = target.pixels.unscaled(own.scaled(u))
+        u, labels = to_float(x[rows].to(target.device)), y[rows].to(target.device)
+        if target.preprocessing is not own:
+            u = target.preprocessing.denormalize(own.normalize(u))
         disturbed = pgd(attacked, u, labels, how, generator)
         with torch.no_grad():
             found.append((predictions(target.mounted(disturbed)) == labels).cpu())
@@ -126,7 +126,7 @@ def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> T
     """
     fitting = 100 * torch.get_num_threads() if target.device.type == "cpu" else 1000  # a thread's share in its cache
     parts = torch.split(torch.arange(len(y)), how.batch or fitting)
-    batches = ((unit(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
+    batches = ((to_float(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
     return torch.cat([search(target, u, labels, how, tick).cpu() for u, labels in batches])
 
 

@@ -27,9 +27,10 @@ from torch.func import functional_call, grad, vjp, vmap
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
-from spurbench.bench.training.engine import Engine
+from spurbench.bench.training.model import Model
 
 Array = NDArray[Any]
+Parameters = dict[str, Tensor]
 NOTABLE = 0.01  # of ‖ŷ‖²: features that are due less play no part
 STARVED = 0.5  # of what is due
 ABOUT = ("constant", "attribute")  # what a feature may be about
@@ -57,10 +58,10 @@ class Settings:
 
 
 class Probe:
-    """Watches replica `r` of an engine that has not begun: to be called before every step and after the last."""
+    """Watches a replica that has not begun to train: `observe` is to be called before every step and after the last."""
 
-    def __init__(self, engine: Engine, settings: Settings, r: int = 0) -> None:
-        self.r, data, seed = r, engine.seeds[r].data, engine.seeds[r].seed
+    def __init__(self, model: Model, steps: int, settings: Settings) -> None:
+        self.model, data, seed = model, model.data, model.seed
         if data.classes != 2:
             raise UserError(f"features are told apart by labels ±1: this run has {data.classes} classes, not 2")
         rows = sample(len(data.train.y), settings.sample, seed)
@@ -68,15 +69,15 @@ class Probe:
         self.known = {"constant": torch.ones_like(self.sign)}
         if data.train.attribute is not None and data.attributes == 2:
             self.known["attribute"] = signs(data.train.attribute[rows])
-        self.settings, self.steps = settings, settings.steps(engine.training.steps)
-        self.U, self.strengths = features(engine, r, self.x, self.sign, settings.features)
+        self.settings, self.steps = settings, settings.steps(steps)
+        self.U, self.strengths = features(model, self.x, self.sign, settings.features)
         self.responses: list[Array] = []
         self.norms: list[float] = []
 
-    def look(self, engine: Engine) -> None:
-        """Note the responses, if this is a moment to do so."""
-        if len(self.norms) < len(self.steps) and engine.step == self.steps[len(self.norms)]:
-            z = self.sign * one_logit(engine.score(self.r)(self.x)).double()
+    def observe(self, step: int) -> None:
+        """Note the responses after so many updates, if this is a moment to do so."""
+        if len(self.norms) < len(self.steps) and step == self.steps[len(self.norms)]:
+            z = self.sign * one_logit(self.model.score(self.x)).double()
             self.responses.append((self.U.T @ z).abs().numpy())
             self.norms.append(float(z.norm()))
 
@@ -116,40 +117,40 @@ def sample(n: int, most: int, seed: int) -> Tensor:
 # ---- features -----------------------------------------------------------------------------------------------------
 
 
-def features(engine: Engine, r: int, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """U [n, count] and the strengths [count] of replica `r`'s network as it is now, on raw inputs `x`."""
-    network = engine.networks[r][0].eval()
-    leaves = {name: p[r].detach().cpu().double() for name, p in engine.masters[0].items()}
+def features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """U [n, count] and the strengths [count] of a network as it is now, on raw inputs `x`."""
+    network = model.network
+    parameters = {name: p.detach().cpu().double() for name, p in model.parameters.items()}
     buffers = {name: b.cpu().double() if b.is_floating_point() else b.cpu() for name, b in network.named_buffers()}
-    inputs = engine.pixels[r](x).double()
+    inputs = model.preprocessing(x).double()
     count = min(count, len(x))
 
-    def logits(parameters: dict[str, Tensor], some: Tensor) -> Tensor:
-        return one_logit(functional_call(network, parameters | buffers, (some,)))
+    def logits(own: Parameters, some: Tensor) -> Tensor:
+        return one_logit(functional_call(network, own | buffers, (some,)))
 
-    parameters = sum(leaf.numel() for leaf in leaves.values())
-    if len(x) * parameters <= EXACT:
-        found: tuple[Tensor, Tensor] = exact(logits, leaves, inputs, sign, count)
-    else:
-        found = randomised(lambda own: logits(own, inputs), leaves, sign, count, stream(engine.seeds[r].seed, "noise"))
-    network.train()
-    return found
-
-
-Leaves = dict[str, Tensor]
+    size = sum(parameter.numel() for parameter in parameters.values())
+    with model.evaluating():
+        if len(x) * size <= EXACT:
+            return exact(logits, parameters, inputs, sign, count)
+        seed = stream(model.seed, "noise")
+        return randomised(lambda own: logits(own, inputs), parameters, sign, count, seed)
 
 
-def exact(logits: Callable[[Leaves, Tensor], Tensor], leaves: Leaves, inputs: Tensor, sign: Tensor, count: int) -> Any:
+def exact(
+    logits: Callable[[Parameters, Tensor], Tensor], parameters: Parameters, inputs: Tensor, sign: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """Singular vectors and values of the Jacobian written down row by row."""
-    rows = vmap(grad(lambda own, one: logits(own, one[None])[0]), (None, 0))(leaves, inputs)
+    rows = vmap(grad(lambda own, one: logits(own, one[None])[0]), (None, 0))(parameters, inputs)
     jacobian = torch.cat([part.flatten(1) for part in rows.values()], 1) * sign[:, None]
     U, S, _ = torch.linalg.svd(jacobian, full_matrices=False)
     return U[:, :count], S[:count]
 
 
-def randomised(logits: Callable[[Leaves], Tensor], leaves: Leaves, sign: Tensor, count: int, seed: int) -> Any:
+def randomised(
+    logits: Callable[[Parameters], Tensor], parameters: Parameters, sign: Tensor, count: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """The leading ones without writing it down: block Lanczos on JJᵀ from noise, by products with J and Jᵀ only."""
-    transposed = vjp(logits, leaves)[1]
+    transposed = vjp(logits, parameters)[1]
     itself = vjp(transposed, torch.zeros_like(sign))[1]  # the transpose of a linear map's transpose
 
     def gram(Q: Tensor) -> Tensor:

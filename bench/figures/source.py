@@ -20,7 +20,7 @@ from spurbench.bench.plugins.dataset import Data
 from spurbench.bench.records.record import Record, Run
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Packed, Store
-from spurbench.bench.training.engine import prepare
+from spurbench.bench.training.replica import prepare
 
 Part = dict[str, Any]
 """The plotted numbers of a panel, ready for JSON."""

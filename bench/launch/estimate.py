@@ -19,8 +19,9 @@ from spurbench.bench.launch.recording import peak_memory, reset_peak_memory
 from spurbench.bench.launch.runner import Settings, step_flops
 from spurbench.bench.launch.worker import plugins, tune
 from spurbench.bench.records.record import IDENTITY, Run
-from spurbench.bench.training.engine import Engine, kernels_for, prepare
+from spurbench.bench.training.engine import Engine, kernels_for
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.replica import prepare
 
 COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
            "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
@@ -70,7 +71,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     tune(job.options.threads)
     reset_peak_memory(device)
     engine = Engine(method, training, run.precision, job.options, [prepare(dataset, method, training, run.seed)])
-    times = []
+    model, times = engine.model(0), []
     with kernels_for(training.batch):
         for _ in range(steps + 1):
             begun = time.perf_counter()
@@ -80,8 +81,8 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
             times.append(time.perf_counter() - begun)
     return {
         "network": training.network.name,
-        "parameters": sum(p.numel() for p in engine.networks[0][0].parameters()),
-        "rows": training.batch or len(engine.seeds[0].data.train.y),
+        "parameters": sum(parameter.numel() for parameter in model.parameters.values()),
+        "rows": training.batch or len(model.data.train.y),
         "threads": job.options.threads,
         "seconds_per_step": statistics.median(times[1:]),
         "memory_mb": round(peak_memory(device) / 2**20),

@@ -21,8 +21,10 @@ from spurbench.bench.provenance import edits
 from spurbench.bench.records.record import Record, Run
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.engine import Engine, prepare
+from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.model import Model
+from spurbench.bench.training.replica import prepare
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,27 @@ def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool
 def do(task: Again) -> list[bool]:
     """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
     engine = before(task.records)
-    places = range(len(task.records))
+    models = [engine.model(r) for r in range(len(task.records))]
     probes = []
     if task.probe:
         first = task.records[0]
-        print(f"{first['dataset']} × {first['method']}: looking for its features, {len(places)} runs", file=sys.stderr)
-        probes = [starvation.Probe(engine, task.probe, r) for r in places]
+        print(f"{first['dataset']} × {first['method']}: looking for its features, {len(models)} runs", file=sys.stderr)
+        probes = [starvation.Probe(model, engine.training.steps, task.probe) for model in models]
 
-    def look(engine: Engine) -> None:
+    def observe(engine: Engine) -> None:
         for probe in probes:
-            probe.look(engine)
+            probe.observe(engine.step)
 
-    engine.train(look)
-    look(engine)
+    engine.train(observe)
+    observe(engine)
     dataset, _ = worker.plugins(job_of(task.records))
     store = Store.open(task.store)
     for r, record in enumerate(task.records):
         found = probes[r].arrays() if probes else {}
         if task.drawings:
-            found |= scoring.drawable(dataset, engine.score(r), engine.seeds[r].data)
+            found |= scoring.drawable(dataset, models[r].score, models[r].data)
         artifacts.keep(store, record["id"], found)
-    return [as_recorded(record, engine, r) for r, record in enumerate(task.records)]
+    return [as_recorded(record, model) for record, model in zip(task.records, models, strict=True)]
 
 
 def job_of(records: Sequence[Record]) -> Job:
@@ -108,17 +110,16 @@ def before(records: Sequence[Record]) -> Engine:
         )
     worker.tune(job.options.threads)
     training = dataset.protocol(run.training)
-    seeds = [prepare(dataset, method, training, run.seed) for run in job.runs]
-    return Engine(method, training, run.precision, job.options, seeds)
+    replicas = [prepare(dataset, method, training, run.seed) for run in job.runs]
+    return Engine(method, training, run.precision, job.options, replicas)
 
 
-def as_recorded(record: Record, engine: Engine, r: int) -> bool:
+def as_recorded(record: Record, model: Model) -> bool:
     """Whether a run trained again predicts on its training set as the record says, to the last count.
 
     It does on the processor and the torch that made the record, in a stack of the same height; elsewhere rounding
     differs, and with it the run.
     """
-    data = engine.seeds[r].data
-    counts = counting.count(engine.score(r)(data.train.x), data.train, data)
+    counts = counting.count(model.score(model.data.train.x), model.data.train, model.data)
     told = record["splits"]["train"]
     return counts["correct"] == told["correct"] and isclose(counts["loss_sum"], told["loss_sum"], rel_tol=1e-6)

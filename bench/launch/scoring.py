@@ -12,20 +12,21 @@ import torch
 
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.evaluation import counting
+from spurbench.bench.evaluation.monitor import Progress
 from spurbench.bench.launch.recording import failed, finished
 from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
 from spurbench.bench.records.record import Record
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.engine import Engine, Seed, evaluating
+from spurbench.bench.training.model import Model
 
 
-def guessed(record: Record, seed: Seed) -> Record:
+def guessed(record: Record, data: Data) -> Record:
     """The record of a reference row that predicts uniformly at random."""
-    found = counting.parts("train", seed.data.train, seed.data)
-    splits = {name: split for name, (split, _) in found.items()} | seed.data.tests
-    counts = {name: counting.guess(split, seed.data) for name, split in splits.items()}
-    return finished(record | described(seed.data) | {"status": "done", "splits": counts})
+    found = counting.parts("train", data.train, data)
+    splits = {name: split for name, (split, _) in found.items()} | data.tests
+    counts = {name: counting.guess(split, data) for name, split in splits.items()}
+    return finished(record | described(data) | {"status": "done", "splits": counts})
 
 
 def described(data: Data) -> Record:
@@ -35,24 +36,23 @@ def described(data: Data) -> Record:
 
 def scored(
     record: Record,
-    engine: Engine,
-    r: int,
+    model: Model,
+    progress: Progress,
     dataset: Dataset,
     store: Store,
     tick: Callable[[], None],
     hold: Callable[[], None],
 ) -> Record:
-    """The complete record of replica `r`: counts of every split, further measures, predictions kept.
+    """The complete record of a trained replica: counts of every split, further measures, predictions kept.
 
     `tick` is called during long work and may raise to stop it, `hold` before anything is written.
     """
-    data, progress = engine.seeds[r].data, engine.progress[r]
+    data, score = model.data, model.score
     record = record | described(data) | {"history": progress.history}
-    record |= {"looks": progress.looks} if progress.looks else {}
+    record |= {"looks": progress.evaluations} if progress.evaluations else {}
     record |= {"conflicting": list(dataset.conflicting)} if dataset.conflicting else {}
     if progress.diverged is not None:
         return failed(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
-    score = engine.score(r)
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
     counts = counting.by_environment("train", logits["train"], data.train, data)
     counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
@@ -60,7 +60,7 @@ def scored(
         return failed(record, "diverged", f"the loss on {', '.join(off)} is not finite")
     measures = finite(dataset.measures(score, data))
     if attacks := dataset.attacks():
-        found, record["curves"] = attacked(engine, r, attacks, tick)
+        found, record["curves"] = attacked(model, attacks, tick)
         for split, values in found.items():
             measures[split] = measures.get(split, {}) | values
     drawn = drawable(dataset, score, data)
@@ -87,21 +87,21 @@ def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]
 
 
 def attacked(
-    engine: Engine, r: int, wanted: Mapping[str, Attack], tick: Callable[[], None]
+    model: Model, wanted: Mapping[str, Attack], tick: Callable[[], None]
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """How replica `r` stands up to the dataset's attacks: split → measure → value, and the margins' curves.
+    """How a trained replica stands up to the dataset's attacks: split → measure → value, and the margins' curves.
 
     A curve gives how many pictures are flipped by disturbances of at most each thousandth of the pixels' scale.
     """
     from spurbench.bench.evaluation import attacks
 
-    target = attacks.Target(engine.function(r), engine.pixels[r], engine.device)
-    data, measures, curves = engine.seeds[r].data, dict[str, dict[str, float]](), {}
-    with evaluating(engine.networks[r][0]):
+    target = attacks.Target(model.function, model.preprocessing, model.device)
+    data, measures, curves = model.data, dict[str, dict[str, float]](), {}
+    with model.evaluating():
         for name, how in wanted.items():
             split = data.train if how.split == "train" else data.tests[how.split]
             if isinstance(how, Pgd):
-                right = attacks.right_after_pgd(target, split.x, split.y, how, stream(engine.seeds[r].seed, name), tick)
+                right = attacks.right_after_pgd(target, split.x, split.y, how, stream(model.seed, name), tick)
                 value = right.double().mean().item()
             else:
                 sizes = attacks.margins(target, split.x, split.y, how, tick)

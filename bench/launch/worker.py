@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from spurbench.bench.core.errors import BadSeed, StoreTrouble, UserError
+from spurbench.bench.evaluation.monitor import Monitor
 from spurbench.bench.launch import recording, scoring
 from spurbench.bench.launch.job import Job, Redo
 from spurbench.bench.plugins import registry
@@ -26,8 +27,9 @@ from spurbench.bench.store import checkpoints
 from spurbench.bench.store.checkpoints import Checkpoint
 from spurbench.bench.store.claims import Lost, kept_alive
 from spurbench.bench.store.store import Store, checkpoint_of
-from spurbench.bench.training.engine import Engine, Seed, prepare
+from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.replica import Replica, prepare
 
 
 class Stopped(Exception):
@@ -212,9 +214,11 @@ def trained(job: Job, saved: Sequence[Checkpoint | None], desk: Desk) -> list[tu
     recording.reset_peak_memory(job.options.device)
     drawn = [load(run, dataset, method, training, job.options) for run in job.runs]
     if not method.trains:
-        return [(record, partial(scoring.guessed, record, seed)) for record, seed in drawn]
-    engine = Engine(method, training, job.runs[0].precision, job.options, [seed for _, seed in drawn])
-    course = Course(job, engine, desk, [record for record, _ in drawn], [at.resumed + 1 if at else 0 for at in saved])
+        return [(record, partial(scoring.guessed, record, replica.data)) for record, replica in drawn]
+    monitor = Monitor(len(drawn))
+    engine = Engine(method, training, job.runs[0].precision, job.options, [replica for _, replica in drawn], monitor)
+    resumed = [at.resumed + 1 if at else 0 for at in saved]
+    course = Course(job, engine, monitor, desk, [record for record, _ in drawn], resumed)
     course.restore(saved)
     engine.train(course.watch)
     desk.report(training.steps)
@@ -223,14 +227,14 @@ def trained(job: Job, saved: Sequence[Checkpoint | None], desk: Desk) -> list[tu
     return [(record, partial(course.result, r, dataset)) for r, (record, _) in enumerate(drawn)]
 
 
-def load(run: Run, dataset: Dataset, method: Method, training: Training, options: Options) -> tuple[Record, Seed]:
+def load(run: Run, dataset: Dataset, method: Method, training: Training, options: Options) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.frame(run, options)
     with data_files.watching(run.dataset) as files:
-        seed = prepare(dataset, method, training, run.seed)
+        replica = prepare(dataset, method, training, run.seed)
         checksum = dataset.checksum()
     record["provenance"] |= {"data": checksum, "files": files}
-    return record, seed
+    return record, replica
 
 
 @dataclass
@@ -239,6 +243,7 @@ class Course:
 
     job: Job
     engine: Engine
+    monitor: Monitor
     desk: Desk
     records: list[Record]  # what is known of each run so far
     resumed: list[int]  # how often each has gone on from a checkpoint
@@ -300,7 +305,8 @@ class Course:
         engine, options = self.engine, self.job.options
         cost = recording.cost(engine.seconds, engine.step, len(self.job.runs), self.resumed[r], options)
         hold = partial(self.desk.store.claims.check, self.job.runs[r].id)
-        return scoring.scored(self.records[r] | {"cost": cost}, engine, r, dataset, self.desk.store, self.tick, hold)
+        record, progress = self.records[r] | {"cost": cost}, self.monitor.progress[r]
+        return scoring.scored(record, engine.model(r), progress, dataset, self.desk.store, self.tick, hold)
 
 
 def changed_data(saved: Checkpoint, record: Record) -> str:

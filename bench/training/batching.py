@@ -9,39 +9,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.dataset import Data, Split
 from spurbench.bench.plugins.training_settings import Minibatches
 
-Lane = int | slice
-"""What passes through the network at once: one replica (its index on the axis R), or all of them (slice(None))."""
+Pass = int | slice
+"""The replicas that go through the network at once, as an index into the axis R: one, or all of them (slice(None))."""
 PADDING = 4  # pixels around a picture before a random crop of its own size
 ON_DEVICE = 4 << 30  # bytes of training inputs of one seed that are kept on a GPU
 
 
 @dataclass
-class Chunk:
-    """A micro-batch: inputs [b, ...] or [R, b, ...] and, where all other columns are zero, the live ones."""
+class MicroBatch:
+    """Inputs [b, ...] or [R, b, ...]; only the given columns of flat inputs, where all others are zero."""
 
     x: Tensor
-    live: slice | None = None
+    columns: slice | None = None
 
 
-def drawn_from(seed: int, name: str) -> torch.Generator:
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """A generator at the start of a seed's named stream."""
     return torch.Generator().manual_seed(stream(seed, name))
 
 
-def unit(x: Tensor) -> Tensor:
+def to_float(x: Tensor) -> Tensor:
     """Raw inputs as float32, bytes scaled to [0, 1]."""
     return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x.float()
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, the dataset's scale.
+class Preprocessing:
+    """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, normalisation by channel.
 
     With `channels_last` the channels of a pixel lie side by side in memory, unless it is a single picture.
     """
@@ -52,80 +53,87 @@ class Pixels:
     channels_last: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.scaled(self.transform(unit(x)))
+        return self.normalize(self.transform(to_float(x)))
 
-    def scaled(self, u: Tensor) -> Tensor:
+    def normalize(self, u: Tensor) -> Tensor:
         """(u − mean) / std of each channel; `u` [b, channels, ...] is in [0, 1]."""
         if self.channels_last and len(u) > 1:
             u = u.contiguous(memory_format=torch.channels_last)
         if self.mean == (0.0,) and self.std == (1.0,):
             return u
-        return (u - self.each(u, self.mean)) / self.each(u, self.std)
+        return (u - self.per_channel(u, self.mean)) / self.per_channel(u, self.std)
 
-    def unscaled(self, x: Tensor) -> Tensor:
-        """What `scaled` makes `x` of."""
-        return x * self.each(x, self.std) + self.each(x, self.mean)
+    def denormalize(self, x: Tensor) -> Tensor:
+        """What `normalize` makes `x` of."""
+        return x * self.per_channel(x, self.std) + self.per_channel(x, self.mean)
 
     @staticmethod
-    def each(u: Tensor, values: tuple[float, ...]) -> Tensor:
-        """One value for each channel of `u`."""
+    def per_channel(u: Tensor, values: tuple[float, ...]) -> Tensor:
+        """One value for each channel of `u`, ready to broadcast."""
         return u.new_tensor(values).view(-1, *[1] * (u.ndim - 2))
 
 
 class Batches:
-    """The training inputs of R replicas, lane by lane."""
+    """The training inputs of R replicas, step by step; `preprocessing` is each replica's own."""
 
-    def __init__(self, data: Sequence[Data], lanes: Sequence[Lane], pixels: Pixels, device: torch.device) -> None:
-        self.data, self.lanes, self.pixels, self.device = data, lanes, pixels, device
+    def __init__(
+        self,
+        data: Sequence[Data],
+        passes: Sequence[Pass],
+        preprocessing: Sequence[Preprocessing],
+        device: torch.device,
+    ) -> None:
+        self.data, self.passes, self.preprocessing, self.device = data, passes, preprocessing, device
 
     def rows(self, step: int) -> Tensor | None:
         """The rows of the training set that a step sees, [R, B]; None for all of them, in order."""
         return None
 
-    def chunks(self, step: int) -> list[list[Chunk]]:
-        """The inputs of a step, cut into micro-batches, for each lane."""
+    def micro_batches(self, step: int) -> list[list[MicroBatch]]:
+        """The inputs of a step, cut into micro-batches, for each pass."""
         raise NotImplementedError
 
-    def of(self, lane: Lane) -> list[int]:
-        """The replicas of a lane."""
-        return list(range(len(self.data)))[lane] if isinstance(lane, slice) else [lane]
+    def replicas_in(self, replicas: Pass) -> list[int]:
+        """The indices of the replicas of a pass."""
+        return list(range(len(self.data)))[replicas] if isinstance(replicas, slice) else [replicas]
 
 
-class Whole(Batches):
-    """Every step sees the whole training set: cut and converted once."""
+class FullBatch(Batches):
+    """Every step sees the whole training set, which is cut and converted once."""
 
     def __init__(
         self,
         data: Sequence[Data],
-        lanes: Sequence[Lane],
-        pixels: Pixels,
+        passes: Sequence[Pass],
+        preprocessing: Sequence[Preprocessing],
         device: torch.device,
         size: int,
         dtype: torch.dtype,
-        flat: bool,
+        skip_zeros: bool,
     ) -> None:
-        super().__init__(data, lanes, pixels, device)
-        self.dtype, self.flat = dtype, flat
-        rows = len(data[0].train.y)
-        self.cut = [[self.chunk(lane, slice(at, at + size)) for at in range(0, rows, size)] for lane in lanes]
+        super().__init__(data, passes, preprocessing, device)
+        self.dtype, self.skip_zeros = dtype, skip_zeros
+        starts = range(0, len(data[0].train.y), size)
+        self.parts = [[self.convert(replicas, slice(at, at + size)) for at in starts] for replicas in passes]
 
-    def chunks(self, step: int) -> list[list[Chunk]]:
-        return self.cut
+    def micro_batches(self, step: int) -> list[list[MicroBatch]]:
+        return self.parts
 
-    def chunk(self, lane: Lane, rows: slice) -> Chunk:
-        """A micro-batch; if the network takes flat inputs, without the columns that are zero in all of it."""
-        inputs = [self.pixels(self.data[r].train.x[rows].to(self.device)) for r in self.of(lane)]
-        x = torch.stack(inputs) if isinstance(lane, slice) else inputs[0]
-        if not self.flat:
-            return Chunk(x.to(self.dtype))
-        x = x.flatten(2 if isinstance(lane, slice) else 1)
-        columns = x.reshape(-1, x.shape[-1]).any(0).nonzero()[:, 0]
-        live = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1)
-        whole = live == slice(0, x.shape[-1])
-        return Chunk(x[..., live].to(self.dtype).contiguous(), None if whole else live)
+    def convert(self, replicas: Pass, rows: slice) -> MicroBatch:
+        """A micro-batch; with `skip_zeros` flat, and without columns at its ends that are zero in all of it."""
+        of = self.replicas_in(replicas)
+        inputs = [self.preprocessing[r](self.data[r].train.x[rows].to(self.device)) for r in of]
+        x = torch.stack(inputs) if isinstance(replicas, slice) else inputs[0]
+        if not self.skip_zeros:
+            return MicroBatch(x.to(self.dtype))
+        x = x.flatten(2 if isinstance(replicas, slice) else 1)
+        nonzero = x.reshape(-1, x.shape[-1]).any(0).nonzero()[:, 0]
+        columns = slice(int(nonzero[0]), int(nonzero[-1]) + 1) if len(nonzero) else slice(0, 1)
+        whole = columns == slice(0, x.shape[-1])
+        return MicroBatch(x[..., columns].to(self.dtype).contiguous(), None if whole else columns)
 
 
-class Mini(Batches):
+class MiniBatch(Batches):
     """Steps go through the training set in an order drawn for each seed and epoch; an incomplete batch is left out.
 
     With `balanced` an epoch is as many draws with replacement as there are examples, every group equally likely. The
@@ -135,71 +143,72 @@ class Mini(Batches):
     def __init__(
         self,
         data: Sequence[Data],
-        lanes: Sequence[Lane],
-        pixels: Pixels,
+        passes: Sequence[Pass],
+        preprocessing: Sequence[Preprocessing],
         device: torch.device,
         sampling: Minibatches,
         seeds: Sequence[int],
     ) -> None:
-        super().__init__(data, lanes, pixels, device)
+        super().__init__(data, passes, preprocessing, device)
         self.sampling, self.seeds = sampling, seeds
         self.size, examples, shape = sampling.batch or 1, len(data[0].train.y), data[0].train.x.shape[1:]
         if self.size > examples:
             raise UserError(f"a batch of {self.size} examples, but the training set has {examples}: a smaller 'batch'")
         if sampling.augment and len(shape) != 3:
             raise UserError(f"augment={sampling.augment} changes pictures; these inputs have the shape {list(shape)}")
-        self.epoch_steps = examples // self.size
-        self.order: tuple[int, Tensor] = -1, torch.empty(0)
-        self.x = [kept(d.train.x, device) for d in data]
+        self.steps_per_epoch = examples // self.size
+        self.order: tuple[int, Tensor] = -1, torch.empty(0)  # the epoch, and its rows [R, n]
+        self.x = [move_if_small(d.train.x, device) for d in data]
 
     def rows(self, step: int) -> Tensor:
-        epoch, at = divmod(step, self.epoch_steps)
+        epoch, at = divmod(step, self.steps_per_epoch)
         if self.order[0] != epoch:
             drawn = [
-                self.draw(d.train, d.attributes, seed, epoch) for d, seed in zip(self.data, self.seeds, strict=True)
+                self.draw_order(d.train, d.attributes, seed, epoch)
+                for d, seed in zip(self.data, self.seeds, strict=True)
             ]
             self.order = epoch, torch.stack(drawn)
         return self.order[1][:, at * self.size : (at + 1) * self.size]
 
-    def draw(self, train: Split, attributes: int, seed: int, epoch: int) -> Tensor:
-        """The order of one epoch, [n]."""
-        generator = drawn_from(seed, f"order {epoch}")
+    def draw_order(self, train: Split, attributes: int, seed: int, epoch: int) -> Tensor:
+        """The rows of one epoch in their order, [n]."""
+        generator = generator_for(seed, f"order {epoch}")
         if not self.sampling.balanced:
             return torch.randperm(len(train.y), generator=generator)
         group = train.group(attributes)
         weights = 1.0 / group.bincount()[group]
         return torch.multinomial(weights, len(group), replacement=True, generator=generator)
 
-    def chunks(self, step: int) -> list[list[Chunk]]:
+    def micro_batches(self, step: int) -> list[list[MicroBatch]]:
         rows = self.rows(step)
-        inputs = [
-            self.pixels(self.changed(taken(x, rows[r]).to(self.device, non_blocking=True), self.seeds[r], step))
-            for r, x in enumerate(self.x)
-        ]
+        inputs = []
+        for r, x in enumerate(self.x):
+            raw = select_rows(x, rows[r]).to(self.device, non_blocking=True)
+            inputs.append(self.preprocessing[r](self.augment(raw, self.seeds[r], step)))
         return [
-            [Chunk(torch.stack([inputs[r] for r in self.of(lane)]) if isinstance(lane, slice) else inputs[lane])]
-            for lane in self.lanes
+            [MicroBatch(torch.stack(inputs) if isinstance(replicas, slice) else inputs[replicas])]
+            for replicas in self.passes
         ]
 
-    def changed(self, x: Tensor, seed: int, step: int) -> Tensor:
-        """Pictures [b, channels, height, width] after the protocol's random changes."""
+    def augment(self, x: Tensor, seed: int, step: int) -> Tensor:
+        """Pictures [b, channels, height, width] after the protocol's random crops and flips."""
         kinds = (self.sampling.augment or "").split(",")
         if kinds == [""]:
             return x
-        generator = drawn_from(seed, f"augment {step}")
+        generator = generator_for(seed, f"augment {step}")
         flips = torch.rand(len(x), generator=generator) < (0.5 if "flip" in kinds else 0.0)
-        reach = PADDING if "crop" in kinds else 0
-        corners = torch.randint(2 * reach + 1, (2, len(x)), generator=generator)
-        return cropped(x, reach, corners.to(x.device), flips.to(x.device))
+        padding = PADDING if "crop" in kinds else 0
+        corners = torch.randint(2 * padding + 1, (2, len(x)), generator=generator)
+        return crop_and_flip(x, padding, corners.to(x.device), flips.to(x.device))
 
 
-def cropped(x: Tensor, reach: int, corners: Tensor, flips: Tensor) -> Tensor:
-    """Windows of the pictures' own size at `corners` [2, b] of the pictures with `reach` black pixels around them.
+def crop_and_flip(x: Tensor, padding: int, corners: Tensor, flips: Tensor) -> Tensor:
+    """Windows of the pictures' own size at `corners` [2, b] of the pictures with `padding` black pixels around them.
 
     Where `flips` [b] is true, left and right change places.
     """
     height, width = x.shape[-2:]
-    padded = torch.nn.functional.pad(x, (reach,) * 4)
+    padded = torch.nn.functional.pad(x, (padding,) * 4)
     rows = corners[0][:, None] + torch.arange(height, device=x.device)
     columns = torch.arange(width, device=x.device).expand(len(x), width)
     columns = corners[1][:, None] + torch.where(flips[:, None], columns.flip(1), columns)
@@ -208,11 +217,18 @@ def cropped(x: Tensor, reach: int, corners: Tensor, flips: Tensor) -> Tensor:
     return padded[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def taken(x: Tensor, rows: Tensor) -> Tensor:
+def select_rows(x: Tensor, rows: Tensor) -> Tensor:
     """Rows of `x`, each copied as one piece: 7 × as fast as `x[rows]` for memory-mapped pictures."""
     return torch.index_select(x, 0, rows.to(x.device))
 
 
-def kept(x: Tensor, device: torch.device) -> Tensor:
-    """Training inputs where rows are taken from: on the device if they fit, else where they are (memory-mapped)."""
+def move_if_small(x: Tensor, device: torch.device) -> Tensor:
+    """Training inputs on the device if they fit, else where they are (memory-mapped); rows are taken from them."""
     return x.to(device) if x.numel() * x.element_size() <= ON_DEVICE else x
+
+
+def prefers_channels_last(network: nn.Module, device: torch.device) -> bool:
+    """Whether pictures with the channels of a pixel side by side are faster: on a GPU for every convolution, on a CPU
+    for narrow ones, whose time is in the pooling (1.7 × for the CIFAR-2 net; VGG-15 would lose a tenth)."""
+    widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return bool(widths) and (device.type == "cuda" or min(widths) < 16)

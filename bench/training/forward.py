@@ -62,65 +62,62 @@ def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
     return convnets.build(shape, outputs, chosen)
 
 
-Leaves = dict[str, Tensor]
-Pullback = Callable[[Tensor, Leaves], Leaves]
+Tensors = dict[str, Tensor]
+"""Parameters or their gradients, by name."""
+Backward = Callable[[Tensor, Tensors], Tensors]
 """From d loss / d logits to the gradients of the parameters, by name; call it once.
 
 It may write them into the tensors of its second argument. Those not named in the answer are where they belong.
 """
 
 
-def forward(network: nn.Module, leaves: Leaves, x: Tensor, stacked: bool, amp: bool) -> tuple[Tensor, Pullback]:
-    """Logits of `x` under the parameters `leaves`, and the way back from them.
-
-    `stacked`: parameters, inputs and logits have a leading axis of replicas; if not, `leaves` are the network's own.
-    A plain MLP is differentiated by hand, in place and without a graph (twice as fast for small layers); any other
-    network by autograd, in bf16 where that is safe if `amp`.
-    """
-    if is_plain(network):
-        return relu_layers(leaves, x.flatten(2 if stacked else 1))
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
-        return traced(network, leaves, x) if stacked else called(network, x)
-
-
 def is_plain(network: nn.Module) -> bool:
+    """Whether a network is affine layers with ReLU between them, which `by_hand` differentiates."""
     return isinstance(network, MLP) and network.plain
 
 
-def relu_layers(leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
-    """Affine layers with ReLU between them, on inputs [..., b, features]; `leaves` alternate weight and bias."""
-    names = list(leaves)
+def first_weight(network: nn.Module) -> str | None:
+    """Name of the weight that multiplies the flat input, if there is one: zero inputs can skip its columns."""
+    return next(iter(dict(network.named_parameters()))) if is_plain(network) else None
+
+
+def by_hand(parameters: Tensors, x: Tensor) -> tuple[Tensor, Backward]:
+    """Logits of a plain network on inputs [..., b, features] and the way back, in place and without a graph.
+
+    `parameters` alternate weight and bias. Twice as fast as autograd for small layers.
+    """
+    names = list(parameters)
     layers = list(zip(names[::2], names[1::2], strict=True))
     inputs, z = [], x
     for weight, bias in layers:
         inputs.append(z)
-        z = affine(z, leaves[weight], leaves[bias])
+        z = affine(z, parameters[weight], parameters[bias])
         if weight != names[-2]:
-            rectify(z)
+            relu_(z)
 
-    def pullback(slope: Tensor, into: Leaves) -> Leaves:
-        grads, g = {}, slope[..., None] if z.shape[-1] == 1 else slope
+    def backward(gradient: Tensor, into: Tensors) -> Tensors:
+        found, g = {}, gradient[..., None] if z.shape[-1] == 1 else gradient
         for (weight, bias), h in zip(reversed(layers), reversed(inputs), strict=True):
             # the product whose result has fewer rows: thin ones are several times faster that way round
             thin = h.shape[-1] < g.shape[-1]
-            grads[weight] = (h.mT @ g).mT if thin else torch.matmul(g.mT, h, out=into.get(weight))
+            found[weight] = (h.mT @ g).mT if thin else torch.matmul(g.mT, h, out=into.get(weight))
             if into and thin:
-                into[weight].copy_(grads[weight])
-            grads[bias] = torch.sum(g, -2, out=into.get(bias))
+                into[weight].copy_(found[weight])
+            found[bias] = torch.sum(g, -2, out=into.get(bias))
             if h is not x:
-                g = g @ leaves[weight]
-                rectify_slope(g, h)
-        return {} if into else grads
+                g = g @ parameters[weight]
+                relu_backward_(g, h)
+        return {} if into else found
 
-    return z[..., 0] if z.shape[-1] == 1 else z, pullback
+    return z[..., 0] if z.shape[-1] == 1 else z, backward
 
 
-def rectify(z: Tensor) -> None:
+def relu_(z: Tensor) -> None:
     """ReLU in place. The bits of bf16 taken as whole numbers have the same sign; torch's takes longer."""
     z.view(torch.int16).clamp_(min=0) if z.dtype == torch.bfloat16 else z.relu_()
 
 
-def rectify_slope(g: Tensor, h: Tensor) -> None:
+def relu_backward_(g: Tensor, h: Tensor) -> None:
     """Set `g` to zero where the ReLU's output `h` is, in place."""
     if g.dtype == torch.bfloat16:
         g.view(torch.int16).mul_(h.view(torch.int16).clamp(max=1))
@@ -129,48 +126,37 @@ def rectify_slope(g: Tensor, h: Tensor) -> None:
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x Wᵀ + b, of one replica or of each of a stack."""
     if x.ndim == 2:
         return torch.addmm(bias, x, weight.T)
     return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
-def called(network: nn.Module, x: Tensor) -> tuple[Tensor, Pullback]:
-    """The same for one replica's own network; its gradients are added to those the parameters have."""
+def by_autograd(network: nn.Module, x: Tensor) -> tuple[Tensor, Backward]:
+    """Logits of one replica's own network and the way back, which adds to the gradients its parameters have."""
     with torch.enable_grad():
         z: Tensor = network(x)
 
-    def pullback(slope: Tensor, into: Leaves) -> Leaves:
-        z.backward(slope)  # type: ignore[no-untyped-call]
+    def backward(gradient: Tensor, into: Tensors) -> Tensors:
+        z.backward(gradient)  # type: ignore[no-untyped-call]
         return {}
 
-    return z.detach(), pullback
+    return z.detach(), backward
 
 
-def traced(network: nn.Module, leaves: Leaves, x: Tensor) -> tuple[Tensor, Pullback]:
-    """The same for stacked replicas of any network without buffers."""
+def lifted(network: nn.Module, parameters: Tensors, x: Tensor) -> tuple[Tensor, Backward]:
+    """Logits [R, b] or [R, b, C] of stacked replicas of any network without buffers, and the way back, by autograd."""
 
-    def logits(own: Leaves, inputs: Tensor) -> Tensor:
+    def logits(own: Tensors, inputs: Tensor) -> Tensor:
         found: Tensor = functional_call(network, own, (inputs,))
         return found
 
     with torch.enable_grad():
-        traced_leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
-        z: Tensor = vmap(logits)(traced_leaves, x)
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+        z: Tensor = vmap(logits)(leaves, x)
 
-    def pullback(slope: Tensor, into: Leaves) -> Leaves:
-        grads = torch.autograd.grad(z, list(traced_leaves.values()), slope)
-        return dict(zip(traced_leaves, grads, strict=True))
+    def backward(gradient: Tensor, into: Tensors) -> Tensors:
+        gradients = torch.autograd.grad(z, list(leaves.values()), gradient)
+        return dict(zip(leaves, gradients, strict=True))
 
-    return z.detach(), pullback
-
-
-def prefers_channels_last(network: nn.Module, device: torch.device) -> bool:
-    """Whether pictures with the channels of a pixel side by side are faster: on a GPU for every convolution, on a CPU
-    for narrow ones, whose time is in the pooling (1.7 × for the CIFAR-2 net; VGG-15 would lose a tenth)."""
-    widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
-    return bool(widths) and (device.type == "cuda" or min(widths) < 16)
-
-
-def first_layer(network: nn.Module) -> str | None:
-    """Name of the weight that multiplies the flat input, if there is one: zero inputs can skip its columns."""
-    return "0.weight" if isinstance(network, MLP) else None
+    return z.detach(), backward

@@ -1,6 +1,6 @@
 """The method's loss of R replicas, and what the method keeps from step to step.
 
-Axes in names: R replicas, B examples of the batch, C classes. A lane is one replica, or all of them stacked.
+Axes in names: R replicas, B examples of the batch, C classes. A pass is of one replica, or of all of them stacked.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from torch.func import vmap
 from spurbench.bench.checks.purity import generators
 from spurbench.bench.plugins.dataset import Data
 from spurbench.bench.plugins.method import Batch, Method, Problem, untouched
-from spurbench.bench.training.batching import Lane
 
 State = dict[str, Tensor]
-"""Tensors by name: what a method keeps, or what it is told."""
+"""Tensors by name: what a method keeps from step to step, or the targets it is given."""
 
 
 class Losses:
@@ -28,59 +27,64 @@ class Losses:
     do not depend on the others, to the last bit; those that pass as one stack are lifted with `vmap`.
     """
 
-    def __init__(self, method: Method, data: Sequence[Data], lanes: Sequence[Lane], device: torch.device) -> None:
-        self.method, self.lanes, self.name = method, lanes, f"{type(method).__name__}.loss"
+    def __init__(self, method: Method, data: Sequence[Data], stacked: bool, device: torch.device) -> None:
+        self.method, self.stacked, self.name = method, stacked, f"{type(method).__name__}.loss"
         self.problems = [problem_of(one, method, device) for one in data]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
-        self.lifted = isinstance(lanes[0], slice) and method.stackable
-        self.tried = False  # whether it is known that the loss draws no random numbers
+        self.lifted = stacked and method.stackable
+        self.checked = False  # whether it is known that the loss draws no random numbers
         if self.lifted:
             counts = [p.group_counts for p in self.problems if p.group_counts is not None]
             self.known = {"group_counts": torch.stack(counts)} if counts else {}
-            self.stack = stacked(self.states)
+            self.stacked_state = stack(self.states)
 
     def __call__(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
         """The loss of each replica, a scalar; the method's states are replaced by those of the next step.
 
-        `targets` has for each lane the labels and what was declared, `logits` for each network and lane its logits.
+        `targets` has for each pass the labels and what was declared, `logits` for each network and pass its logits.
         """
-        if self.tried:
-            return self.asked(targets, logits, step)
+        if self.checked:
+            return self.compute(targets, logits, step)
         before = generators()
-        losses = self.asked(targets, logits, step)
+        losses = self.compute(targets, logits, step)
         if generators() != before:
             raise ValueError(f"{self.name} draws random numbers, which seeds would share: it must not")
-        self.tried = True
+        self.checked = True
         return losses
 
-    def asked(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
-        told = [dict(of_lane) for of_lane in targets]
-        for of_lane, second in zip(told, logits[1] if len(logits) > 1 else (), strict=False):
-            of_lane["second_logits"] = second
+    def compute(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
+        """The losses, all at once or one after the other."""
+        given = [dict(of_pass) for of_pass in targets]
+        for of_pass, second in zip(given, logits[1] if len(logits) > 1 else (), strict=False):
+            of_pass["second_logits"] = second
         if self.lifted:
-            return self.together(logits[0][0], told[0], step)
-        if isinstance(self.lanes[0], slice):
+            return self.all_at_once(logits[0][0], given[0], step)
+        if self.stacked:
             replicas = range(len(self.states))
-            return [self.alone(r, logits[0][0][r], {n: t[r] for n, t in told[0].items()}, step) for r in replicas]
-        return [self.alone(r, z, told[r], step) for r, z in enumerate(logits[0])]
+            return [self.one(r, logits[0][0][r], {n: t[r] for n, t in given[0].items()}, step) for r in replicas]
+        return [self.one(r, z, given[r], step) for r, z in enumerate(logits[0])]
 
-    def alone(self, r: int, logits: Tensor, told: State, step: int) -> Tensor:
+    def one(self, r: int, logits: Tensor, given: State, step: int) -> Tensor:
+        """The loss of replica `r`."""
         state = dict(self.states[r])
-        with untouched(self.name, {"logits": logits, **told, **state}):
-            loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **told), state, step))
-        if not self.tried and form(state) != form(self.states[r]):
-            raise ValueError(f"{self.name} puts {form(state)} into its state, which began as {form(self.states[r])}")
+        with untouched(self.name, {"logits": logits, **given, **state}):
+            loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **given), state, step))
+        if not self.checked and shapes(state) != shapes(self.states[r]):
+            began = shapes(self.states[r])
+            raise ValueError(f"{self.name} puts {shapes(state)} into its state, which began as {began}")
         self.states[r] = {name: value.detach() for name, value in state.items()}
         return loss
 
-    def together(self, logits: Tensor, told: State, step: int) -> list[Tensor]:
-        def one(z: Tensor, told: State, state: State, known: State) -> tuple[Tensor, State]:
-            problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
-            return self.scalar(self.method.loss(z, Batch(problem=problem, **told), state, step)), state
+    def all_at_once(self, logits: Tensor, given: State, step: int) -> list[Tensor]:
+        """The losses of stacked replicas, of the method's loss lifted over the axis R."""
 
-        with untouched(self.name, {"logits": logits, **told, **self.stack}):
-            losses, states = vmap(one)(logits, told, self.stack, self.known)
-        self.stack = {name: value.detach() for name, value in states.items()}
+        def one(z: Tensor, given: State, state: State, known: State) -> tuple[Tensor, State]:
+            problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
+            return self.scalar(self.method.loss(z, Batch(problem=problem, **given), state, step)), state
+
+        with untouched(self.name, {"logits": logits, **given, **self.stacked_state}):
+            losses, states = vmap(one)(logits, given, self.stacked_state, self.known)
+        self.stacked_state = {name: value.detach() for name, value in states.items()}
         return list(losses.unbind())
 
     def scalar(self, loss: Any) -> Tensor:
@@ -92,7 +96,7 @@ class Losses:
 
     def state(self, r: int) -> State:
         """What the method keeps of one replica."""
-        return {name: value[r].clone() for name, value in self.stack.items()} if self.lifted else self.states[r]
+        return {n: value[r].clone() for n, value in self.stacked_state.items()} if self.lifted else self.states[r]
 
     def restore(self, states: Sequence[State]) -> None:
         """Go on from such states of all replicas, on the device of those there are."""
@@ -102,15 +106,15 @@ class Losses:
             for state, where in zip(states, devices, strict=True)
         ]
         if self.lifted:
-            self.stack = stacked(self.states)
+            self.stacked_state = stack(self.states)
 
 
-def form(state: State) -> dict[str, list[int]]:
+def shapes(state: State) -> dict[str, list[int]]:
     """The names and shapes of what a method keeps."""
     return {name: list(value.shape) for name, value in state.items()}
 
 
-def stacked(states: Sequence[State]) -> State:
+def stack(states: Sequence[State]) -> State:
     """States of replicas along a new first axis R."""
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 

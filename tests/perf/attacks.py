@@ -17,8 +17,8 @@ from turns import ROUNDS
 
 from spurbench.bench.evaluation.attacks import Target, margins
 from spurbench.bench.plugins.dataset import Margins, Training
-from spurbench.bench.training.batching import Pixels
-from spurbench.bench.training.forward import build, prefers_channels_last
+from spurbench.bench.training.batching import Preprocessing, prefers_channels_last
+from spurbench.bench.training.forward import build
 
 PICTURES, ALONE = 200, 1
 
@@ -31,21 +31,21 @@ def network() -> tuple[Target, Tensor, Tensor]:
     x[y == 1, :, :12, :12] = (x[y == 1, :, :12, :12] + 0.15).clamp(max=1)
     made = build((3, 32, 32), 2, Training(network="small_conv"))
     side_by_side = prefers_channels_last(made, torch.device("cpu"))
-    pixels = Pixels(lambda u: u, (0.5,) * 3, (0.5,) * 3, side_by_side)
+    preprocessing = Preprocessing(lambda u: u, (0.5,) * 3, (0.5,) * 3, side_by_side)
     optimizer = torch.optim.SGD(made.parameters(), lr=0.02, momentum=0.9)
     for step in range(100):
         rows = torch.arange(100) + 100 * (step % 2)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(made(pixels.scaled(x[rows])), y[rows]).backward()
+        torch.nn.functional.cross_entropy(made(preprocessing.normalize(x[rows])), y[rows]).backward()
         optimizer.step()
-    return Target(made.eval(), pixels), x, y
+    return Target(made.eval(), preprocessing), x, y
 
 
 def by_foolbox(target: Target, x: Tensor, y: Tensor) -> Tensor:
     """Margins by Foolbox 3's attack, one picture after another, inf where the search fails."""
     import foolbox
 
-    scale = {"mean": target.pixels.mean, "std": target.pixels.std, "axis": -3}
+    scale = {"mean": target.preprocessing.mean, "std": target.preprocessing.std, "axis": -3}
     model = foolbox.PyTorchModel(target.network, bounds=(0, 1), preprocessing=scale)
     found = []
     for u, label in zip(x.split(1), y.split(1), strict=True):

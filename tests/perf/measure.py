@@ -35,7 +35,9 @@ from spurbench.bench.launch import placement
 from spurbench.bench.launch.worker import tune
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Training
-from spurbench.bench.training.engine import Engine, Options, prepare
+from spurbench.bench.training.engine import Engine
+from spurbench.bench.training.execution import Options
+from spurbench.bench.training.replica import prepare
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "perf"
@@ -211,7 +213,6 @@ def finished_store(folder: Path, grid: Path) -> Path:
     from spurbench.bench.grid.load import load_grid
     from spurbench.bench.launch.recording import frame
     from spurbench.bench.store.store import Store
-    from spurbench.bench.training.execution import Options
 
     store = Store.open(folder / "store", create=True)
     planned = expand(load_grid(str(grid)), {})

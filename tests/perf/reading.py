@@ -21,7 +21,7 @@ from turns import in_turn
 from spurbench.bench.core import machine
 from spurbench.bench.launch.local import environment
 from spurbench.bench.plugins import dataset_files, registry
-from spurbench.bench.training.batching import taken
+from spurbench.bench.training.batching import select_rows
 from spurbench.datasets.data import twins
 
 BATCH, PICTURES = 128, 6500  # in all; 5,222 of them in training
@@ -58,7 +58,7 @@ def ours(size: int) -> float:
     order, seen = torch.randperm(len(x)), 0
     begun = time.perf_counter()
     for rows in order.split(BATCH):
-        seen += len(taken(x, rows))
+        seen += len(select_rows(x, rows))
     return seen / (time.perf_counter() - begun)
 
 

@@ -1,0 +1,81 @@
+"""What is noted of replicas while they train: learning curves, counts on the held-out splits, and divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from spurbench.bench.evaluation import counting
+from spurbench.bench.training.engine import Engine, Observer, Step
+
+
+@dataclass
+class Progress:
+    """What has been noted of one replica so far."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)  # points of the learning curve
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # counts on the held-out splits
+    logits: dict[str, Tensor] = field(default_factory=dict)  # of the same splits, by `split@step`
+    diverged: int | None = None  # the step at which it was noticed
+
+
+class Monitor(Observer):
+    """Notes the progress of every replica; training ends early once all of them have diverged."""
+
+    def __init__(self, replicas: int) -> None:
+        self.progress = [Progress() for _ in range(replicas)]
+
+    def after_step(self, engine: Engine, step: Step) -> None:
+        training = engine.training
+        interval = max(1, training.steps // engine.options.history)
+        if (engine.step - 1) % interval == 0:
+            self.extend_history(engine, step)
+        if training.evaluate and engine.step % training.evaluate == 0:
+            self.evaluate(engine)
+
+    def extend_history(self, engine: Engine, step: Step) -> None:
+        """Add a point to the learning curve of each replica, and notice those that have diverged."""
+        at = engine.step - 1
+        for r, (progress, loss) in enumerate(zip(self.progress, step.losses, strict=True)):
+            if progress.diverged is not None or not loss.isfinite():
+                progress.diverged = at if progress.diverged is None else progress.diverged
+                continue
+            point: dict[str, Any] = {"step": at, "loss": loss.item()}
+            point["train_accuracy"] = accuracy(step.logits[r], step.labels[r])  # of the step's batch
+            model = engine.model(r)
+            test = model.data.tests.get("test")
+            if test and not engine.training.evaluate:
+                point["test_accuracy"] = accuracy(model.score(test.x), test.y)
+            progress.history.append(point)
+
+    def evaluate(self, engine: Engine) -> None:
+        """Score every held-out split, so that a selection rule may choose a step afterwards."""
+        for r, progress in enumerate(self.progress):
+            if progress.diverged is None:
+                model = engine.model(r)
+                logits = {name: model.score(split.x) for name, split in model.data.tests.items()}
+                counts = {name: counting.count(z, model.data.tests[name], model.data) for name, z in logits.items()}
+                progress.evaluations.append({"step": engine.step, "splits": counts})
+                progress.logits |= {f"{name}@{engine.step}": z for name, z in logits.items()}
+
+    def gives_up(self) -> bool:
+        return all(progress.diverged is not None for progress in self.progress)
+
+    def after_training(self, engine: Engine) -> None:
+        for r, progress in enumerate(self.progress):
+            if progress.diverged is None and not engine.is_finite(r):
+                progress.diverged = engine.step
+
+    def state(self, r: int) -> dict[str, Any]:
+        return vars(self.progress[r])
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        self.progress = [Progress(**state) for state in states]
+
+
+def accuracy(logits: Tensor, y: Tensor) -> float:
+    """The share of right predictions."""
+    return (counting.predictions(logits).cpu() == y.cpu()).double().mean().item()

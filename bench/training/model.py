@@ -1,0 +1,43 @@
+"""One replica in training or trained, as a function from raw inputs to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.training.batching import Preprocessing
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is evaluated of a replica: its network with the parameters of the moment, and the data it is trained on."""
+
+    seed: int
+    data: Data
+    network: nn.Module  # the replica's own, or the one that all replicas pass through
+    parameters: dict[str, Tensor]  # the replica's own, by name; views that follow every update
+    function: Callable[[Tensor], Tensor]  # from preprocessed inputs to logits, in the mode the network is in
+    preprocessing: Preprocessing
+    device: torch.device
+    micro_batch: int  # rows that are scored at once
+
+    @torch.no_grad()
+    def score(self, x: Tensor) -> Tensor:
+        """Logits [n] or [n, C] of raw inputs [n, ...], float32, in evaluation mode, on the CPU."""
+        with self.evaluating():
+            parts = torch.split(x, self.micro_batch)
+            return torch.cat([self.function(self.preprocessing(part.to(self.device))).cpu() for part in parts])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode: dropout off, batch statistics as learnt."""
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train()

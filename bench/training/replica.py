@@ -1,0 +1,44 @@
+"""One seed before training: its data and its networks, drawn in the order that the dataset's paper draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spurbench.bench.checks import data_checks
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.seeds import stream
+from spurbench.bench.plugins.dataset import Data, Dataset, Training
+from spurbench.bench.plugins.method import Method
+from spurbench.bench.training import forward
+
+
+@dataclass
+class Replica:
+    """The data of one seed and its networks (two where the method needs a second)."""
+
+    seed: int
+    data: Data
+    networks: list[nn.Module]
+
+
+def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> Replica:
+    """Draw data and networks of one seed; every method gets the same data and the same first weights."""
+
+    def build(x: Tensor) -> nn.Module:
+        outputs = training.logits or (1 if classes == 2 else classes)
+        return forward.build(method.transform(x[:1]).shape[1:], outputs, training)
+
+    classes = data_checks.declared_classes(dataset)
+    if training.logits not in (None, classes, 1 if classes == 2 else None):
+        needed = "2, or 1" if classes == 2 else f"{classes}"
+        raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
+    data, network = data_checks.kept(dataset.load(seed, build), dataset, method, seed)
+    networks = [network]
+    if "second network" in method.needs:
+        torch.manual_seed(stream(seed, "second network"))
+        networks.append(build(data.train.x))
+    torch.manual_seed(stream(seed, "training"))  # dropout
+    return Replica(seed, data, networks)

@@ -1,0 +1,160 @@
+"""R replicas of one network: their parameters, and the forward and backward passes that fill the gradients.
+
+Axes in names: R replicas, B examples of the batch, b of a micro-batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from spurbench.bench.training import forward
+from spurbench.bench.training.batching import MicroBatch, Pass
+from spurbench.bench.training.forward import Backward, Tensors
+
+
+@dataclass
+class ForwardPass:
+    """A forward pass of all replicas, kept until the backward pass: the logits of each micro-batch and the way back."""
+
+    inputs: list[list[MicroBatch]]
+    outputs: list[list[tuple[Tensor, Backward]]]
+    axis: int  # of the examples in a micro-batch's logits
+
+    def logits(self) -> list[Tensor]:
+        """The logits of the whole batch for each pass, float32, [B] or [B, C], with R before it if stacked."""
+        return [torch.cat([z for z, _ in parts], self.axis).float() if len(parts) > 1 else parts[0][0].detach().float()
+                for parts in self.outputs]  # fmt: skip
+
+
+class ReplicaStack:
+    """R replicas of one network; parameters and gradients are [R, ...].
+
+    On a CPU, or with batch statistics, the replicas pass through networks of their own, one by one, so that their
+    activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device, stacked: bool, bf16: bool) -> None:
+        self.networks = [network.to(device).train() for network in networks]
+        self.stacked, self.axis = stacked, 1 if stacked else 0
+        self.passes: list[Pass] = [slice(None)] if stacked else list(range(len(networks)))
+        self.plain = forward.is_plain(self.networks[0])
+        self.dtype = torch.bfloat16 if bf16 and self.plain else torch.float32  # of parameters in the forward pass
+        self.autocast = bf16 and not self.plain
+        self.first_weight = forward.first_weight(self.networks[0])
+        self.parameters = {name: torch.stack([dict(network.named_parameters())[name].detach() for network in networks])
+                           for name, _ in networks[0].named_parameters()}  # fmt: skip
+        self.gradients = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            parameter.grad = self.gradients[name]
+        if not stacked:
+            self._share_memory()
+        self.views, self.gradient_views = self._by_pass(self.parameters), self._by_pass(self.gradients)
+
+    def _share_memory(self) -> None:
+        """Let the parameters of each replica's own network, and their gradients, be views of the stacked ones."""
+        for r, network in enumerate(self.networks):
+            for name, parameter in network.named_parameters():
+                parameter.data, parameter.grad = self.parameters[name][r], self.gradients[name][r]
+
+    def _by_pass(self, tensors: Tensors) -> list[Tensors]:
+        return by_pass(tensors, self.passes)
+
+    def compile(self) -> None:
+        """Compile the networks, where they are called at all: a plain one is differentiated by hand."""
+        if not self.stacked and not self.plain:
+            for network in self.networks:
+                network.compile()
+
+    def forward(self, inputs: list[list[MicroBatch]]) -> ForwardPass:
+        """Forward all replicas, micro-batch by micro-batch; `inputs` has a list of micro-batches for each pass."""
+        outputs = [
+            [self._forward_one(network, parameters, part) for part in parts]
+            for network, parameters, parts in zip(self.networks, self._cast_parameters(), inputs, strict=False)
+        ]
+        return ForwardPass(inputs, outputs, self.axis)
+
+    def _cast_parameters(self) -> list[Tensors]:
+        """The parameters of each pass in the precision of the forward pass."""
+        if self.dtype == torch.float32:
+            return self.views
+        return self._by_pass({name: p.to(self.dtype) for name, p in self.parameters.items()})
+
+    def _forward_one(self, network: nn.Module, parameters: Tensors, part: MicroBatch) -> tuple[Tensor, Backward]:
+        """Logits of a micro-batch and the way back; columns of the first weight that meet only zeros are left out."""
+        if self.first_weight is not None and part.columns is not None:
+            parameters = parameters | {self.first_weight: parameters[self.first_weight][..., part.columns]}
+        x = part.x.to(self.dtype)
+        if self.plain:
+            return forward.by_hand(parameters, x.flatten(self.axis + 1))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            return forward.lifted(network, parameters, x) if self.stacked else forward.by_autograd(network, x)
+
+    def backward(self, done: ForwardPass, logit_gradients: Sequence[Tensor], weight_penalty: float) -> None:
+        """Set the gradients to those of loss + weight_penalty · ‖parameters‖², given d loss / d logits of each pass.
+
+        Each micro-batch is handed its slice; gradients are summed in float32.
+        """
+        whole = all(len(parts) == 1 and parts[0].columns is None for parts in done.inputs)
+        overwrite = whole and self.plain and self.dtype == torch.float32 and not weight_penalty  # nothing to add to
+        for name, gradient in () if overwrite else self.gradients.items():
+            torch.mul(self.parameters[name], 2 * weight_penalty, out=gradient) if weight_penalty else gradient.zero_()
+        for gradient, parts, outputs, gradients in zip(
+            logit_gradients, done.inputs, done.outputs, self.gradient_views, strict=True
+        ):
+            slices = split(gradient.to(self.dtype), [z for z, _ in outputs], self.axis)
+            # backwards: the last micro-batches are still in cache
+            for part, (z, backward), piece in reversed(list(zip(parts, outputs, slices, strict=True))):
+                found = backward(piece.to(z.dtype), gradients if overwrite else {})
+                if not found:
+                    continue
+                if self.first_weight is not None and part.columns is not None:
+                    gradients[self.first_weight][..., part.columns].add_(found.pop(self.first_weight))
+                torch._foreach_add_([gradients[name] for name in found], list(found.values()))
+
+    def function(self, r: int) -> Callable[[Tensor], Tensor]:
+        """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""
+        if not self.stacked:
+            return self.networks[r]
+        network, parameters = self.networks[r], self.parameters_of(r)
+        return lambda x: functional_call(network, parameters, (x,))
+
+    def parameters_of(self, r: int) -> Tensors:
+        return {name: parameter[r] for name, parameter in self.parameters.items()}
+
+    def state(self, r: int) -> dict[str, Any]:
+        """Parameters and buffers (batch statistics and the like) of one replica."""
+        parameters = {name: parameter.clone() for name, parameter in self.parameters_of(r).items()}
+        return {"parameters": parameters, "buffers": dict(self.networks[r].named_buffers())}
+
+    @torch.no_grad()
+    def restore(self, r: int, state: dict[str, Any]) -> None:
+        """Copy such a state of a replica back."""
+        own = {"parameters": self.parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
+        for kind, tensors in own.items():
+            for name, value in state[kind].items():
+                tensors[name].copy_(value)
+
+
+def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
+    """What each pass has of tensors [R, ...]: views, so that they follow every update."""
+    return [{name: tensor[replicas] for name, tensor in tensors.items()} for replicas in passes]
+
+
+def split(gradient: Tensor, like: Sequence[Tensor], axis: int) -> Sequence[Tensor]:
+    """The gradient of the joined logits, cut at the bounds of the micro-batches whose logits are `like`."""
+    return torch.split(gradient, [z.shape[axis] for z in like], axis) if len(like) > 1 else [gradient]
+
+
+def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
+    """Whether replicas go through the network all at once: on a GPU, if they share no batch statistics."""
+    return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0])
+
+
+def has_buffers(network: nn.Module) -> bool:
+    return any(True for _ in network.buffers())
