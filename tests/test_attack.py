@@ -15,7 +15,7 @@ from spurbench.bench.evaluation.counting import predictions
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Margins, Pgd, Training
 from spurbench.bench.training.batching import Preprocessing, to_float
-from spurbench.bench.training.forward import build
+from spurbench.bench.training.replica import build_network
 
 PLAIN = Preprocessing(lambda u: u)
 
@@ -64,7 +64,7 @@ def trained() -> tuple[Target, Tensor, Tensor]:
     torch.manual_seed(0)
     x, y = torch.rand(120, 3, 20, 20), torch.arange(120) % 2
     x[y == 1, 0] = x[y == 1, 0] * 0.9 + 0.05
-    network = build((3, 20, 20), 2, Training(network="small_conv"))
+    network = build_network((3, 20, 20), 2, Training(network="small_conv"))
     pixels = Preprocessing(lambda u: u, (0.5, 0.4, 0.6), (0.5, 0.25, 0.3))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for _ in range(60):

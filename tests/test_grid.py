@@ -129,7 +129,7 @@ MISTAKES = [
     ),
     (
         "{method: erm, training: {network: vgg15}}",
-        "6: no network 'vgg15'; did you mean vgg15_bn? there are: mlp, small_conv",
+        "6: no network 'vgg15'; did you mean vgg15_bn? there are: mlp, preact_resnet110, small_conv, timm:MODEL",
     ),
     ("{method: erm, training: {steps: -1}}", "steps of training must lie in 0..1e+09, not -1"),
     (

@@ -14,10 +14,9 @@ from spurbench.bench.evaluation.monitor import Monitor, Progress
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.bench.plugins.training_settings import Minibatches
-from spurbench.bench.training import forward
 from spurbench.bench.training.batching import MiniBatch, Preprocessing, crop_and_flip
 from spurbench.bench.training.engine import Engine, Options
-from spurbench.bench.training.replica import Replica
+from spurbench.bench.training.replica import Replica, build_network
 
 METHODS = [name for name, info in registry.methods().items() if info.trains and "colour" not in str(info.needs)]
 
@@ -46,7 +45,7 @@ def engine(name: str, seeds: list[int], options: Options | None = None, **change
         data = pictures()
         count = 2 if "second network" in method.needs else 1
         shape = data.train.x.shape[1:]
-        ready.append(Replica(seed, data, [forward.build(shape, training.logits or 1, training) for _ in range(count)]))
+        ready.append(Replica(seed, data, [build_network(shape, training.logits or 1, training) for _ in range(count)]))
     return Engine(method, training, "float32", options or Options(history=3), ready, Monitor(len(seeds)))
 
 
@@ -171,27 +170,27 @@ def test_pixels_are_scaled_by_channel() -> None:
      ("preact_resnet110", 10, 1_730_522), ("preact_resnet110", 100, 1_736_372)],
 )  # fmt: skip
 def test_networks_have_the_published_size(name: str, outputs: int, parameters: int) -> None:
-    made = forward.build((3, 32, 32), outputs, Training(network=name))
+    made = build_network((3, 32, 32), outputs, Training(network=name))
     assert sum(p.numel() for p in made.parameters()) == parameters
     assert made(torch.zeros(2, 3, 32, 32)).shape == (2, outputs)
 
 
 def test_networks_that_cannot_be_had_are_named(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="no network 'vgg15'; did you mean vgg15_bn"):
-        forward.build((3, 32, 32), 2, Training(network="vgg15"))
+        build_network((3, 32, 32), 2, Training(network="vgg15"))
     with pytest.raises(UserError, match="takes pictures"):
-        forward.build((2,), 2, Training(network="small_conv"))
+        build_network((2,), 2, Training(network="small_conv"))
     pytest.importorskip("timm")
     with pytest.raises(UserError, match="did you mean resnet50"):
-        forward.build((3, 32, 32), 2, Training(network="timm:resnet5O"))
+        build_network((3, 32, 32), 2, Training(network="timm:resnet5O"))
     with pytest.raises(UserError, match="does not take pictures of 3 × 32 × 32: Input height"):
-        forward.build((3, 32, 32), 2, Training(network="timm:vit_tiny_patch16_224"))
+        build_network((3, 32, 32), 2, Training(network="timm:vit_tiny_patch16_224"))
     other = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(1)}, other)
     with pytest.raises(UserError, match="of another network"):
-        forward.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
-    made = forward.build((3, 32, 32), 1, Training(network="timm:resnet18"))
+        build_network((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
+    made = build_network((3, 32, 32), 1, Training(network="timm:resnet18"))
     assert made(torch.zeros(2, 3, 32, 32)).shape == (2,)
     torch.save(made.body.state_dict(), other)
-    again = forward.build((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
+    again = build_network((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
     assert torch.equal(again.state_dict()["conv1.weight"], made.body.state_dict()["conv1.weight"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,24 @@ class Option:
     limits: Limits | None = None
     normal: Callable[[Any], Any] | None = None  # one spelling for values that mean the same
     only: tuple[Condition, ...] = ()  # without which it has no effect
+
+
+def setting(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    above: Mapping[str, float] | None = None,
+    hint: str = "",
+) -> Any:
+    """A field of a network or optimizer, all in literals: default, limits or the words there are.
+
+    `above={"hidden_layers": 0}` says that it has an effect only where another setting is above that; `hint` tells the
+    user why.
+    """
+    given = {"low": low, "high": high, "choices": choices, "above": above, "hint": hint}
+    return dataclasses.field(default=default, metadata={"setting": given})
 
 
 class NoEffect(ValueError):

@@ -13,7 +13,7 @@ from spurbench.bench.core.yamlfile import Origin, Where, at
 from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
 from spurbench.bench.grid.search_space import Axis, axis, varies
 from spurbench.bench.plugins.registry import PluginInfo
-from spurbench.bench.plugins.training_settings import FIELDS
+from spurbench.bench.plugins.training_settings import training_fields
 
 Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
@@ -68,7 +68,7 @@ class Entry:
 def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Option]]:
     return {
         "hyper_parameters": {option.name: option for option in method.options},
-        "training": dict(FIELDS) if method.trains else {},
+        "training": training_fields() if method.trains else {},
         "options": {option.name: option for option in dataset.options},
     }
 
@@ -165,10 +165,10 @@ def option_of(row: Entry, place: str, name: str, where: Where) -> Option:
     known = row.fields[place]
     if name in known:
         return known[name]
-    if place == "training" and not row.method.trains and name in FIELDS:
+    if place == "training" and not row.method.trains and name in training_fields():
         raise row.origin.error(where, f"{name} has no effect with {row.method.name}, which does not train")
     if place == "training":
-        raise row.origin.error(where, unknown_key(name, "training", list(FIELDS)))
+        raise row.origin.error(where, unknown_key(name, "training", list(training_fields())))
     kind = f"{'hyper-parameter' if place == 'hyper_parameters' else 'option'} of {row.of(place)}"
     raise row.origin.error(where, named(kind, name, known))
 

@@ -31,15 +31,18 @@ def base_name(base: ast.expr) -> str:
 
 
 def option(name: str, kind: str, value: ast.expr | None, constants: Mapping[str, Any]) -> Option:
-    """One field; `hyper(...)` and `field(default=...)` are understood."""
+    """One field; `hyper(...)`, `setting(...)` and `field(default=...)` are understood."""
     if value is None:
         return Option(name, kind, MISSING)
-    if not (isinstance(value, ast.Call) and base_name(value.func) in {"hyper", "field"}):
+    if not (isinstance(value, ast.Call) and base_name(value.func) in {"hyper", "setting", "field"}):
         return Option(name, kind, evaluate(value, constants))
     given = {keyword.arg: evaluate(keyword.value, constants) for keyword in value.keywords}
     default = evaluate(value.args[0], constants) if value.args else given.get("default", MISSING)
     if base_name(value.func) == "field":
         return Option(name, kind, UNREAD if default is MISSING and "default_factory" in given else default)
+    if base_name(value.func) == "setting":
+        limits = {key: found for key, found in given.items() if key and key != "default"}
+        return Option(name, kind, UNREAD if UNREAD in limits.values() else default, limits)
     search = {key: given.get(key) for key in ("low", "high")} | {"scale": given.get("scale", "linear")}
     if given.get("choices"):
         search = {"choices": given["choices"]}

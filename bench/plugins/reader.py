@@ -25,16 +25,25 @@ from spurbench.bench.plugins.literals import (
     sections,
     training_call,
 )
-from spurbench.bench.plugins.training_settings import Training
 
-ROOTS = {"method": "Method", "dataset": "Dataset"}
+ROOTS = {"dataset": "Dataset", "method": "Method", "network": "Network", "optimizer": "Optimizer"}
+
+
+"""What a class of each kind derives from."""
+CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
+    "method": frozenset({"needs", "stackable", "trains"}),
+    "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training"}),
+    "network": frozenset({"variants"}),
+    "optimizer": frozenset(),
+}
+"""Of those, what a listing tells."""
 
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A method or dataset as its file describes it; `problem` says why it cannot be used, or is None."""
+    """A plug-in as its file describes it; `problem` says why it cannot be used, or is None."""
 
-    kind: str  # "method" or "dataset"
+    kind: str  # of ROOTS
     name: str
     path: Path
     class_name: str = ""
@@ -47,6 +56,7 @@ class PluginInfo:
     headline: tuple[tuple[str, str], ...] = (("test", "accuracy"), ("train", "accuracy"))
     splits: tuple[str, ...] | None = None  # held out; None: known only once the data are read
     training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
+    variants: str = ""  # what follows a network family's name and a colon
     stackable: bool = True
     trains: bool = True
     origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"
@@ -82,7 +92,7 @@ Lineage = list[tuple[ast.ClassDef, Mapping[str, Any]]]
 
 
 def describe(path: Path, name: str, kind: str | None = None, origin: str = "folder") -> PluginInfo:
-    """The plug-in in `path`; without `kind` it is a dataset if it derives from Dataset, else a method."""
+    """The plug-in in `path`; without `kind` it is what its class derives from, a method if that is nothing known."""
     try:
         return described(parse(path), name, kind, origin)
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes, not UTF-8
@@ -97,7 +107,7 @@ def describe(path: Path, name: str, kind: str | None = None, origin: str = "fold
 
 def described(module: Module, name: str, kind: str | None, origin: str) -> PluginInfo:
     """The plug-in in a parsed file."""
-    kind = kind or ("dataset" if leaves(module, "Dataset") else "method")
+    kind = kind or next((kind for kind, root in ROOTS.items() if leaves(module, root)), "method")
     found = leaves(module, ROOTS[kind])
     chosen = chosen_class(found, name)
     lineage = found.get(chosen, [])
@@ -125,16 +135,7 @@ def with_problem(info: PluginInfo, module: Module, found: list[str]) -> PluginIn
         problem = f"field '{bare}' has no default"
     elif info.needs is not UNREAD:
         problem = unknown_need(info.needs)
-    return replace(info, problem=problem or wrong_training(info.training) or wrong_condition(info.options))
-
-
-def wrong_training(given: Any) -> str | None:
-    """The complaint about a dataset's `Training(...)`, where it could be read."""
-    try:
-        Training(**given if given is not UNREAD else {})
-    except UserError as error:
-        return str(error)
-    return None
+    return replace(info, problem=problem or wrong_condition(info.options))
 
 
 def wrong_condition(options: Sequence[Option]) -> str | None:
@@ -211,9 +212,7 @@ def chosen_class(found: Mapping[str, Lineage], stem: str) -> str:
 
 def members(line: Lineage, kind: str) -> dict[str, Any]:
     """Options and class attributes of the plug-in's class."""
-    wanted = {"needs", "stackable", "trains"}
-    if kind == "dataset":
-        wanted = {"provides", "protocol_version", "headline", "splits", "training"}
+    wanted = CLASS_ATTRIBUTES[kind]
     values: dict[str, Any] = {"options": class_options(line)}
     for node, constants in line:
         for target, value in (pair for statement in node.body for pair in assigned(statement)):

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from spurbench.bench.core.entry_points import announced
-from spurbench.bench.core.errors import UserError, reason, unknown
+from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option, conditions
-from spurbench.bench.core.files import ROOT
-from spurbench.bench.plugins.reader import (
-    ROOTS,
-    PluginInfo,
-    describe,
-    module_file,
-    needs_known,
-    unknown_need,
-    wrong_condition,
-)
+from spurbench.bench.plugins import discovery, training_settings
+from spurbench.bench.plugins.components import components
+from spurbench.bench.plugins.discovery import FOLDERS, load_class
+from spurbench.bench.plugins.literals import UNREAD
+from spurbench.bench.plugins.reader import PluginInfo, describe, needs_known, unknown_need, wrong_condition
+from spurbench.bench.plugins.training_settings import Training
 
 if TYPE_CHECKING:
     from spurbench.bench.plugins.dataset import Dataset
     from spurbench.bench.plugins.method import Method
 
 __all__ = [
-    "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "forget_plugins", "load_class", "load_dataset",
-    "load_method", "method_info", "methods", "plugin_paths", "plugins", "requirements", "splits_of",
+    "FOLDERS", "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "forget_plugins", "load_class",
+    "load_dataset", "load_method", "method_info", "methods", "plugin_paths", "plugins", "requirements", "splits_of",
 ]  # fmt: skip
 
-FOLDERS = {"method": ROOT / "methods", "dataset": ROOT / "datasets"}
 INNATE = frozenset({"index", "second network"})  # needs that the engine meets for every dataset
-_added: dict[Path, PluginInfo] = {}
 
 
 def methods() -> dict[str, PluginInfo]:
@@ -94,8 +82,8 @@ def add_plugin(path: str | Path) -> PluginInfo:
     Errors: UserError if the file does not exist, cannot be used, or its name is taken.
     """
     file = Path(path).resolve()
-    if file in _added:
-        return _added[file]
+    if file in discovery.added:
+        return discovery.added[file]
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"no plug-in {path}: expected a Python file")
     info = describe(file, file.stem, origin="file")
@@ -106,53 +94,49 @@ def add_plugin(path: str | Path) -> PluginInfo:
         return taken
     if taken:
         raise UserError(f"plug-in {path}: the {info.kind} '{info.name}' exists ({taken.path}); rename the file")
-    _added[file] = info
-    plugins.cache_clear()
+    discovery.added[file] = info
+    look_again()
+    if problem := plugins(info.kind)[info.name].problem:
+        del discovery.added[file]
+        look_again()
+        raise UserError(f"plug-in {path}: {problem}")
     return info
 
 
 def plugin_paths() -> list[str]:
     """The files added with `add_plugin`, for worker processes to add too."""
-    return [str(path) for path in _added]
+    return [str(path) for path in discovery.added]
 
 
 def forget_plugins() -> None:
     """Undo every `add_plugin` and read the folders again."""
-    _added.clear()
-    plugins.cache_clear()
+    discovery.added.clear()
+    look_again()
+
+
+def look_again() -> None:
+    """Forget what was listed, and what follows from it."""
+    for listing in (discovery.listed, plugins):
+        listing.cache_clear()
+    training_settings.look_again()
 
 
 @cache
 def plugins(kind: str) -> dict[str, PluginInfo]:
-    """All plug-ins of a kind; a name found twice keeps its first owner: folder, then file, then package."""
-    found = {}
-    for file in sorted(FOLDERS[kind].glob("*.py")):
-        if not file.stem.startswith("_"):
-            found[file.stem] = describe(file, file.stem, kind)
-    found |= {info.name: info for info in _added.values() if info.kind == kind}
-    for point in announced(f"spurbench.{kind}s"):
-        info = from_entry_point(point, kind)
-        if info.name in found:
-            name = f"{info.name} ({point.dist.name if point.dist else point.value})"
-            problem = f"the name '{info.name}' is taken by {found[info.name].path}"
-            info = dataclasses.replace(info, name=name, problem=problem)
-        found[info.name] = info
-    return dict(sorted(found.items()))
+    """All plug-ins of a kind by name, with the reason where one cannot be used."""
+    if kind in ("network", "optimizer"):
+        return components(kind)
+    found = discovery.listed(kind)
+    return {name: with_training(info) for name, info in found.items()} if kind == "dataset" else found
 
 
-def from_entry_point(point: EntryPoint, kind: str) -> PluginInfo:
-    """The plug-in an installed package announces, read without importing the package."""
-    problem = "no such module"
+def with_training(info: PluginInfo) -> PluginInfo:
+    """The dataset, with the complaint about its `Training(...)`, where it could be read."""
     try:
-        file = module_file(point.module)
-    except AttributeError:  # what importlib raises for a value of another form
-        file, problem = None, "not the name of a module"
+        Training(**info.training if info.training is not UNREAD else {})
     except UserError as error:
-        file, problem = None, str(error)
-    if file is None:
-        told = f"entry point {point.value}: {problem}"
-        return PluginInfo(kind, point.name, Path(point.value), origin="entry point", problem=told)
-    return describe(file, point.name, kind, origin="entry point")
+        return dataclasses.replace(info, problem=info.problem or str(error))
+    return info
 
 
 def known(kind: str, name: str) -> PluginInfo:
@@ -167,42 +151,6 @@ def known(kind: str, name: str) -> PluginInfo:
 def usable(kind: str, name: str) -> PluginInfo:
     info = known(kind, name)
     return info if info.literal else resolved(info)
-
-
-def load_class(info: PluginInfo) -> Any:
-    """The plug-in's class, imported; a file that raises as it is imported is a UserError of one line."""
-    try:
-        module = import_file(info)
-    except UserError as error:
-        raise UserError(f"{info.kind} '{info.name}' does not import: {error} ({info.path})") from error
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise UserError(f"{info.kind} '{info.name}' does not import: {reason(error)} ({info.path})") from error
-    found = getattr(module, info.class_name, None)
-    if not isinstance(found, type):
-        raise UserError(f"{info.kind} '{info.name}': no class {info.class_name} once imported ({info.path})")
-    return found
-
-
-def import_file(info: PluginInfo) -> ModuleType:
-    """In-tree files under their package name, others by path."""
-    if info.path.parent == ROOT / f"{info.kind}s":
-        return importlib.import_module(f"spurbench.{info.kind}s.{info.path.stem}")
-    name = f"spurbench_plugin_{info.path.stem}"
-    loaded = sys.modules.get(name)
-    if loaded is not None and loaded.__file__ == str(info.path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(name, info.path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 @cache
@@ -235,9 +183,6 @@ def from_field(item: dataclasses.Field[Any]) -> Option:
     known = item.metadata
     only = conditions(known.get("only", {}))
     return Option(item.name, kind, default, known.get("search", {}), known.get("symbol", ""), only=only)
-
-
-assert set(ROOTS) == set(FOLDERS)
 
 
 def add_plugins(paths: Iterable[str | Path] | None) -> None:

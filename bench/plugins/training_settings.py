@@ -1,45 +1,42 @@
 """How runs are trained: four choices, each with the fields of its own, written flat by users and in records.
 
-What may be set follows from the classes here: the keys of a grid's `training:` and of `--set training.`, their limits,
-and which of them have no effect beside the others. A network or optimizer with further fields is a class more.
+What may be set follows from the classes here and from the files of networks and optimizers: the keys of a grid's
+`training:` and of `--set training.`, their limits, and which of them have no effect beside the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from math import inf
 from typing import Any
 
 from spurbench.bench.core.errors import UserError, named
 from spurbench.bench.core.fields import Condition, Limits, Option, checked, effective
+from spurbench.bench.plugins.components import (
+    DEFAULTS,
+    SHARED,
+    Component,
+    alternatives,
+    components,
+    known_network,
+    network_info,
+    own_options,
+    word_for,
+)
 
 
-def setting(
+def field(
     default: Any,
     limits: Limits | None = None,
     normal: Callable[[Any], Any] | None = None,
     only: tuple[Condition, ...] = (),
 ) -> Any:
-    """A field of a choice; `only` are conditions beside the choice's own."""
+    """A field of a schedule or of sampling; `only` are conditions beside that of the choice."""
     return dataclasses.field(default=default, metadata={"limits": limits, "normal": normal, "only": only})
-
-
-def known_network(name: str) -> None:
-    """Raise ValueError, with the nearest names, if there is no such network; timm's are imported to be looked at."""
-    kind, _, model = name.partition(":")
-    if kind != "timm" and name not in NETWORKS:
-        raise ValueError(named("network", name, NETWORKS))
-    if kind == "timm" and importlib.util.find_spec("timm"):  # if not, it may be where the runs will be
-        import timm
-
-        if not timm.is_model(model):
-            near = ", ".join(get_close_matches(model[:100], timm.list_models(), n=3))
-            raise ValueError(f"timm has no model '{model[:100]}'" + (f"; did you mean {near}?" if near else ""))
 
 
 def shares(text: str | None) -> str | None:
@@ -48,76 +45,26 @@ def shares(text: str | None) -> str | None:
     return ",".join(f"0.{one}" for one in sorted(digits)) or None  # in the order of their digits shares are in order
 
 
-HIDDEN = Condition("hidden_layers", lambda v: v.get("hidden_layers", 1) > 0, "it is about hidden layers")
-MOVING = Condition("momentum", lambda v: v.get("momentum", 0.0) > 0, "it is a form of momentum: give one above 0")
 ON_THE_WAY = Condition("steps", lambda v: (v.get("evaluate") or 1) < v.get("steps", inf),
                        "it asks for looks before the last step, which is always scored")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is trained. Most networks leave nothing to set but the number of their logits."""
-
-    name: str = setting("mlp", known_network)
-    logits: int | None = setting(None, (1, 10**6))  # None: one for two classes, else one a class
-
-
-@dataclass(frozen=True)
-class Mlp(Network):
-    """ReLU layers."""
-
-    width: int = setting(300, (1, 1_000_000), only=(HIDDEN,))
-    hidden_layers: int = setting(1, (0, 1000))
-    init: str = setting("torch", ("torch", "xavier"))  # default of nn.Linear, or uniform weights and zero biases
-    dropout: float = setting(0.0, (0.0, 0.999), only=(HIDDEN,))  # on hidden pre-activations
-    batch_norm: bool = setting(False, only=(HIDDEN,))  # on hidden pre-activations
-
-
-@dataclass(frozen=True)
-class Timm(Network):
-    """A model of timm's."""
-
-    pretrained: str | None = setting(None)  # "timm", or a file of weights
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How gradients move weights."""
-
-    name: str = setting("sgd", ("sgd", "adam"))
-    lr: float = setting(0.01, (0.0, 1e30))
-    weight_decay: float = setting(0.0, (0.0, 1e30))
-
-
-@dataclass(frozen=True)
-class Sgd(Optimizer):
-    """Stochastic gradient descent."""
-
-    momentum: float = setting(0.0, (0.0, 0.9999))
-    nesterov: bool | None = setting(None, normal=lambda on: on or None, only=(MOVING,))  # momentum as Nesterov's
-
-
-@dataclass(frozen=True)
-class Adam(Optimizer):
-    """Kingma and Ba's, with the usual β and ε."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long, and what happens on the way."""
 
-    steps: int = setting(1000, (0, 10**9))  # updates
+    steps: int = field(1000, (0, 10**9))  # updates
     # shares of the steps after which lr falls to a tenth, as "0.5,0.75"
-    drops: str | None = setting(None, re.compile(r"0?\.\d+(,0?\.\d+)*"), shares)
+    drops: str | None = field(None, re.compile(r"0?\.\d+(,0?\.\d+)*"), shares)
     # steps between two looks at validation and test; None: only at the end
-    evaluate: int | None = setting(None, (1, 10**9), only=(ON_THE_WAY,))
+    evaluate: int | None = field(None, (1, 10**9), only=(ON_THE_WAY,))
 
 
 @dataclass(frozen=True)
 class Sampling:
     """What a step sees: the whole training set, in order."""
 
-    batch: int | None = setting(None, (1, 10**9))  # examples of an update; None: all
+    batch: int | None = field(None, (1, 10**9))  # examples of an update; None: all
 
 
 @dataclass(frozen=True)
@@ -125,62 +72,86 @@ class Minibatches(Sampling):
     """What a step sees: some examples."""
 
     # draw examples, with replacement, so that every group is as frequent
-    balanced: bool | None = setting(None, normal=lambda on: on or None)
-    augment: str | None = setting(None, ("crop", "flip", "crop,flip"))  # "crop" has 4 pixels of padding
+    balanced: bool | None = field(None, normal=lambda on: on or None)
+    augment: str | None = field(None, ("crop", "flip", "crop,flip"))  # "crop" has 4 pixels of padding
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice between classes; the flat field `key` says which, as one of the words in `alternatives`."""
+    """A choice between alternatives; the flat field `key` says which, as one of their words."""
 
     key: str
     word: Callable[[Any], str]
-    alternatives: Mapping[str, type[Any]]
+    fields: Mapping[str, tuple[Option, ...]]  # of each alternative, without the conditions that it is chosen
+    make: Callable[[str, dict[str, Any]], Any]
 
     def made(self, flat: Mapping[str, Any]) -> Any:
         """The alternative that flat fields describe."""
-        cls = self.alternatives[self.word(flat.get(self.key))]
-        return cls(**{own: flat[name] for own, name in names(cls, self.key).items() if name in flat})
-
-    def flat(self, made: Any) -> dict[str, Any]:
-        return {name: getattr(made, own) for own, name in names(type(made), self.key).items()}
+        word = self.word(flat.get(self.key))
+        return self.make(word, {one.name: flat[one.name] for one in self.fields[word] if one.name in flat})
 
     def options(self) -> dict[str, Option]:
         """The flat fields of all alternatives."""
-        return {option.name: option for cls in self.alternatives.values() for option in self.options_of(cls)}
-
-    def options_of(self, cls: type[Any]) -> Iterator[Option]:
-        for item in dataclasses.fields(cls):
-            name, about = names(cls, self.key)[item.name], dict(item.metadata)
-            only = self.owned(name) + about.pop("only")
-            yield Option(name, str(item.type), item.default, only=only, **about)
+        every = [option for options in self.fields.values() for option in options]
+        return {one.name: replace(one, only=self.owned(one.name) + one.only) for one in every}
 
     def owned(self, name: str) -> tuple[Condition, ...]:
         """The condition that an alternative with this field is chosen; none if all have it."""
-        owners = [word for word, cls in self.alternatives.items() if name in names(cls, self.key).values()]
-        if len(owners) == len(self.alternatives):
+        owners = [word for word, options in self.fields.items() if any(one.name == name for one in options)]
+        if len(owners) == len(self.fields):
             return ()
         hint = f"it is a field of {' and '.join(owners)}"
         return (Condition(self.key, lambda values: self.word(values.get(self.key)) in owners, hint),)
 
 
-def names(cls: type[Any], key: str) -> dict[str, str]:
-    """Each field of an alternative with its flat name: the same, but for `name`."""
-    return {item.name: key if item.name == "name" else item.name for item in dataclasses.fields(cls)}
+def component_choice(kind: str, limits: Limits) -> Choice:
+    """The choice of a network or an optimizer."""
+    key = Option(kind, "str", DEFAULTS[kind], limits=limits)
+    fields = {word: (key, *SHARED[kind], *own_options(info)) for word, info in alternatives(kind).items()}
+
+    def make(word: str, values: dict[str, Any]) -> Component:
+        return Component(values.pop(kind, DEFAULTS[kind]), tuple(values.items()))
+
+    return Choice(kind, lambda name: word_for(kind, name), fields, make)
 
 
-NETWORKS: Mapping[str, type[Network]] = {
-    "mlp": Mlp, "small_conv": Network, "vgg15_bn": Network, "preact_resnet110": Network, "timm:MODEL": Timm,
-}  # fmt: skip
-CHOICES = {
-    "network": Choice("network", lambda n: "timm:MODEL" if str(n).startswith("timm:") else str(n or "mlp"), NETWORKS),
-    "optimizer": Choice("optimizer", lambda name: str(name or "sgd"), {"sgd": Sgd, "adam": Adam}),
-    "schedule": Choice("steps", lambda steps: "any", {"any": Schedule}),
-    "sampling": Choice("batch", lambda batch: "minibatches (batch: 128)" if batch else "all",
-                       {"all": Sampling, "minibatches (batch: 128)": Minibatches}),
-}  # fmt: skip
-FIELDS: Mapping[str, Option] = {name: one for choice in CHOICES.values() for name, one in choice.options().items()}
-"""The flat fields: what a grid's `training:` may hold."""
+def class_choice(key: str, word: Callable[[Any], str], classes: Mapping[str, type[Any]]) -> Choice:
+    """The choice between dataclasses."""
+    fields = {
+        name: tuple(Option(one.name, str(one.type), one.default, **one.metadata) for one in dataclasses.fields(cls))
+        for name, cls in classes.items()
+    }
+    return Choice(key, word, fields, lambda word, values: classes[word](**values))
+
+
+def flattened(kind: str, made: Any) -> dict[str, Any]:
+    """The flat fields of an alternative that was made."""
+    return {kind: made.name, **made.settings} if isinstance(made, Component) else dict(vars(made))
+
+
+@cache
+def choices() -> dict[str, Choice]:
+    """The four choices; networks and optimizers are those there are now."""
+    batch = "minibatches (batch: 128)"
+    return {
+        "network": component_choice("network", known_network),
+        "optimizer": component_choice("optimizer", tuple(alternatives("optimizer"))),
+        "schedule": class_choice("steps", lambda steps: "any", {"any": Schedule}),
+        "sampling": class_choice("batch", lambda given: batch if given else "all",
+                                 {"all": Sampling, batch: Minibatches}),
+    }  # fmt: skip
+
+
+@cache
+def training_fields() -> dict[str, Option]:
+    """The flat fields: what a grid's `training:` may hold."""
+    return {name: one for choice in choices().values() for name, one in choice.options().items()}
+
+
+def look_again() -> None:
+    """Forget which networks and optimizers there are, and what follows from it."""
+    for known in (components, choices, training_fields):
+        known.cache_clear()
 
 
 @dataclass(frozen=True, init=False)
@@ -191,33 +162,35 @@ class Training:
     an effect is part of a run's identity.
     """
 
-    network: Network
-    optimizer: Optimizer
+    network: Component
+    optimizer: Component
     schedule: Schedule
     sampling: Sampling
 
     def __init__(self, **given: Any) -> None:
         """Errors: UserError for a field that there is not, a wrong value, or a field of another choice."""
-        before = {name: one.default for name, one in FIELDS.items()}
-        for name, choice in CHOICES.items():
-            if dataclasses.is_dataclass(given.get(name)):  # what `replace` takes over from the training it changes
-                before |= choice.flat(given.pop(name))
+        known = training_fields()
+        before = {name: one.default for name, one in known.items()}
+        for kind in choices():
+            if dataclasses.is_dataclass(given.get(kind)):  # what `replace` takes over from the training it changes
+                before |= flattened(kind, given.pop(kind))
         try:
             own = {name: verified(name, value) for name, value in given.items()}
-            kept = effective(FIELDS, before | own, dict.fromkeys(own, 1))
+            kept = effective(known, before | own, dict.fromkeys(own, 1))
         except ValueError as error:
             raise UserError(f"training: {error}") from None
-        for name, choice in CHOICES.items():
-            object.__setattr__(self, name, choice.made(kept))
+        for kind, choice in choices().items():
+            object.__setattr__(self, kind, choice.made(kept))
 
     def flat(self) -> dict[str, Any]:
         """The fields that are set and have an effect, as records hold them; `Training(**flat)` is the same again."""
-        return reduced({name: value for one, choice in CHOICES.items()
-                        for name, value in choice.flat(getattr(self, one)).items()})  # fmt: skip
+        parts = [flattened(kind, getattr(self, kind)) for kind in choices()]
+        return reduced({name: value for part in parts for name, value in part.items()})
 
     @property
     def logits(self) -> int | None:
-        return self.network.logits
+        logits: int | None = self.network["logits"]
+        return logits
 
     @property
     def steps(self) -> int:
@@ -233,12 +206,14 @@ class Training:
 
 
 def verified(name: str, value: Any) -> Any:
-    """A field's value, checked; a model of timm's is looked up only in grids, since that imports timm."""
-    if name not in FIELDS:
-        raise ValueError(named("field", name, FIELDS))
-    if name == "network" and str(value).startswith("timm:"):
+    """A field's value, checked; a model of a family is looked up only in grids, since that imports the family."""
+    known = training_fields()
+    if name not in known:
+        raise ValueError(named("field", name, known))
+    if name == "network" and ":" in str(value):
+        network_info(str(value))
         return value
-    return checked(FIELDS[name], value, "training")
+    return checked(known[name], value, "training")
 
 
 def reduced(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,11 +221,12 @@ def reduced(flat: Mapping[str, Any]) -> dict[str, Any]:
 
     What is no field stays as it is.
     """
-    known = effective(FIELDS, {name: spelt(name, value) for name, value in flat.items() if name in FIELDS}, {})
-    rest = {name: value for name, value in flat.items() if name not in FIELDS}
-    return {name: value for name, value in (known | rest).items() if value is not None}
+    known = training_fields()
+    own = {name: spelt(known[name], value) for name, value in flat.items() if name in known}
+    kept = effective(known, own, {}) | {name: value for name, value in flat.items() if name not in known}
+    return {name: value for name, value in kept.items() if value is not None}
 
 
-def spelt(name: str, value: Any) -> Any:
-    normal = FIELDS[name].normal
-    return normal(value) if normal else value
+def spelt(option: Option, value: Any) -> Any:
+    """A value in its one spelling."""
+    return option.normal(value) if option.normal else value

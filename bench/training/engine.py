@@ -19,11 +19,11 @@ from torch import Tensor
 from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
-from spurbench.bench.training import optimizers
 from spurbench.bench.training.batching import Batches, FullBatch, MiniBatch, Preprocessing, prefers_channels_last
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
+from spurbench.bench.training.optimization import Optimization
 from spurbench.bench.training.replica import Replica
 from spurbench.bench.training.stack import ReplicaStack, by_pass, has_buffers, pays_to_stack
 
@@ -80,7 +80,7 @@ class Engine:
         networks = list(zip(*(replica.networks for replica in replicas), strict=True))
         stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
         self.stacks = [ReplicaStack(each, self.device, stacked, precision == "bf16") for each in networks]
-        self.optimizer = optimizers.make([p for stack in self.stacks for p in stack.parameters.values()], training)
+        self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
         self.losses = Losses(method, [replica.data for replica in replicas], stacked, self.device)
         self.targets = {name: torch.stack(of).to(self.device) for name, of in targets_of(replicas, method).items()}
         self.targets_by_pass = by_pass(self.targets, self.stacks[0].passes)

@@ -1,66 +1,14 @@
-"""Networks by name; weights are drawn from torch's global generator, in the order of the layers."""
+"""A forward pass of one micro-batch and the way back from it, in three ways: by hand, by autograd, lifted by vmap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from spurbench.bench.core.errors import UserError
-from spurbench.bench.plugins.training_settings import Mlp, Training, known_network
-
-
-class MLP(nn.Sequential):
-    """ReLU layers on the flattened input; dropout and batch normalisation act before the ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, chosen: Mlp) -> None:
-        widths = [inputs, *[chosen.width] * chosen.hidden_layers]
-        layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
-            layers.append(nn.Linear(before, after))
-            if chosen.batch_norm:
-                layers.append(nn.BatchNorm1d(after))
-            if chosen.dropout:
-                layers.append(nn.Dropout(chosen.dropout))
-            layers.append(nn.ReLU(inplace=True))
-        super().__init__(*layers, nn.Linear(widths[-1], outputs))
-        self.plain = not (chosen.hidden_layers and (chosen.batch_norm or chosen.dropout))
-        if chosen.init == "xavier":
-            self.apply(xavier)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B] for one output, [B, C] for more, of inputs [B, ...]."""
-        z: Tensor = super().forward(x.flatten(1))  # type: ignore[no-untyped-call]
-        return z[:, 0] if z.shape[1] == 1 else z
-
-
-def xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
-
-
-def build(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
-    """The network of a training for inputs of `shape` (no batch axis) and this many logits.
-
-    Errors: UserError for an unknown name, with the nearest one.
-    """
-    chosen = training.network
-    try:
-        known_network(chosen.name)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    if isinstance(chosen, Mlp):
-        return MLP(prod(shape), outputs, chosen)
-    from spurbench.bench.training import convnets
-
-    if len(shape) != 3:
-        raise UserError(f"the network {chosen.name} takes pictures; these inputs have the shape {list(shape)}")
-    return convnets.build(shape, outputs, chosen)
-
+from spurbench.bench.training.networks.mlp import Layers
 
 Tensors = dict[str, Tensor]
 """Parameters or their gradients, by name."""
@@ -71,9 +19,22 @@ It may write them into the tensors of its second argument. Those not named in th
 """
 
 
+class OneLogit(nn.Module):
+    """A network whose single output is a logit, [B] instead of [B, 1]."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.body(x)
+        return z[:, 0]
+
+
 def is_plain(network: nn.Module) -> bool:
     """Whether a network is affine layers with ReLU between them, which `by_hand` differentiates."""
-    return isinstance(network, MLP) and network.plain
+    body = network.body if isinstance(network, OneLogit) else network
+    return isinstance(body, Layers) and body.plain
 
 
 def first_weight(network: nn.Module) -> str | None:

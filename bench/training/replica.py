@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from spurbench.bench.checks import data_checks
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
+from spurbench.bench.plugins.components import known_network
 from spurbench.bench.plugins.dataset import Data, Dataset, Training
+from spurbench.bench.plugins.discovery import load_component
 from spurbench.bench.plugins.method import Method
-from spurbench.bench.training import forward
+from spurbench.bench.plugins.network import Network
+from spurbench.bench.training.forward import OneLogit
 
 
 @dataclass
@@ -29,7 +33,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
 
     def build(x: Tensor) -> nn.Module:
         outputs = training.logits or (1 if classes == 2 else classes)
-        return forward.build(method.transform(x[:1]).shape[1:], outputs, training)
+        return build_network(method.transform(x[:1]).shape[1:], outputs, training)
 
     classes = data_checks.declared_classes(dataset)
     if training.logits not in (None, classes, 1 if classes == 2 else None):
@@ -42,3 +46,18 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
         networks.append(build(data.train.x))
     torch.manual_seed(stream(seed, "training"))  # dropout
     return Replica(seed, data, networks)
+
+
+def build_network(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
+    """The network of a training for inputs [B, *shape] and this many logits; of one logit [B], of more [B, C].
+
+    Errors: UserError for an unknown name, with the nearest one, or for a shape that the network cannot take.
+    """
+    settings = {name: value for name, value in training.network.settings.items() if name != "logits"}
+    try:
+        known_network(training.network.name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    network: Network = load_component("network", training.network.name, settings)
+    module = network.build(shape, outputs)
+    return OneLogit(module) if outputs == 1 else module

@@ -18,7 +18,7 @@ from turns import ROUNDS
 from spurbench.bench.evaluation.attacks import Target, margins
 from spurbench.bench.plugins.dataset import Margins, Training
 from spurbench.bench.training.batching import Preprocessing, prefers_channels_last
-from spurbench.bench.training.forward import build
+from spurbench.bench.training.replica import build_network
 
 PICTURES, ALONE = 200, 1
 
@@ -29,7 +29,7 @@ def network() -> tuple[Target, Tensor, Tensor]:
     y = torch.arange(PICTURES) % 2
     x = torch.rand(PICTURES, 3, 32, 32)
     x[y == 1, :, :12, :12] = (x[y == 1, :, :12, :12] + 0.15).clamp(max=1)
-    made = build((3, 32, 32), 2, Training(network="small_conv"))
+    made = build_network((3, 32, 32), 2, Training(network="small_conv"))
     side_by_side = prefers_channels_last(made, torch.device("cpu"))
     preprocessing = Preprocessing(lambda u: u, (0.5,) * 3, (0.5,) * 3, side_by_side)
     optimizer = torch.optim.SGD(made.parameters(), lr=0.02, momentum=0.9)

@@ -1,0 +1,134 @@
+"""Networks and optimizers as parts of a training: which there are, and the fields that each brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from math import inf
+from typing import Any
+
+from spurbench.bench.core.errors import named
+from spurbench.bench.core.fields import Condition, Option
+from spurbench.bench.plugins.discovery import listed, load_class
+from spurbench.bench.plugins.literals import MISSING, UNREAD
+from spurbench.bench.plugins.reader import PluginInfo
+
+
+@dataclass(frozen=True)
+class Component:
+    """The chosen network or optimizer: its name, and the values of its fields: `training.network["width"]`."""
+
+    name: str
+    values: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values of its fields, by name."""
+        return dict(self.values)
+
+    def __getitem__(self, field: str) -> Any:
+        return self.settings[field]
+
+
+DEFAULTS = {"network": "mlp", "optimizer": "sgd"}
+SHARED: Mapping[str, tuple[Option, ...]] = {
+    "network": (
+        Option("logits", "int | None", None, limits=(1, 10**6)),
+    ),  # None: one for two classes, else one a class
+    "optimizer": (
+        Option("lr", "float", 0.01, limits=(0.0, 1e30)),
+        Option("weight_decay", "float", 0.0, limits=(0.0, 1e30)),
+    ),
+}  # fmt: skip
+"""The fields of every network, and of every optimizer."""
+TAKEN = frozenset({*DEFAULTS, "variant", "steps", "drops", "evaluate", "batch", "balanced", "augment"})
+"""Names of other fields of training, which no network or optimizer may have for its own."""
+
+
+@cache
+def components(kind: str) -> dict[str, PluginInfo]:
+    """The networks or the optimizers by name, the default first, each with the reason where it cannot be used."""
+    found = dict[str, PluginInfo]()
+    for name, info in sorted(listed(kind).items(), key=lambda pair: (pair[0] != DEFAULTS[kind], pair[0])):
+        problem = info.problem or clash(info, found.values())
+        found[name] = replace(info, problem=problem)
+    return found
+
+
+def clash(info: PluginInfo, others: Iterable[PluginInfo]) -> str | None:
+    """Why the settings of a network or optimizer cannot be, or cannot stand among those of the others."""
+    if info.variants is UNREAD:
+        return "variants is no literal"
+    taken = TAKEN | {option.name for options in SHARED.values() for option in options}
+    names = [option.name for option in info.options]
+    elsewhere = {option.name: option for other in others if not other.problem for option in other.options}
+    for option in info.options:
+        if option.default is UNREAD or option.default is MISSING:
+            return f"field '{option.name}' has no literal default: settings are read without running the file"
+        if option.name in taken or elsewhere.get(option.name, option) != option:
+            return f"field '{option.name}' is another field of training already: choose another name"
+        for other in option.search.get("above") or ():
+            if other not in names:
+                return f"field '{option.name}': {named('other field', other, names)}"
+    return None
+
+
+def alternatives(kind: str) -> dict[str, PluginInfo]:
+    """The usable networks or optimizers by what a user writes: `timm:MODEL` for the family timm."""
+    usable = {name: info for name, info in components(kind).items() if not info.problem}
+    return {f"{name}:{info.variants}" if info.variants else name: info for name, info in usable.items()}
+
+
+def word_for(kind: str, name: Any) -> str:
+    """Which of the alternatives a name is of; a name of none as it is."""
+    family, colon, _ = str(name or DEFAULTS[kind]).partition(":")
+    info = components(kind).get(family)
+    return f"{family}:{info.variants}" if info and info.variants and colon else family + colon
+
+
+def own_options(info: PluginInfo) -> Iterator[Option]:
+    """The settings of a network or optimizer, with their limits and conditions."""
+    defaults = {option.name: option.default for option in info.options}
+    for option in info.options:
+        told = {"low": -inf, "high": inf, "choices": None, "above": None, "hint": ""} | dict(option.search)
+        bounded = (told["low"], told["high"]) != (-inf, inf)
+        above = (told["above"] or {}).items()
+        conditions = [is_above(name, least, defaults[name], told["hint"]) for name, least in above]
+        yield replace(
+            option,
+            search={},
+            limits=(told["low"], told["high"]) if bounded else told["choices"],
+            normal=none_if_false if option.type == "bool | None" else None,
+            only=tuple(conditions),
+        )
+
+
+def none_if_false(on: Any) -> Any:
+    return on or None
+
+
+def is_above(name: str, least: float, default: Any, hint: str) -> Condition:
+    """The condition that another setting is above a value."""
+    return Condition(name, lambda values: values.get(name, default) > least, hint)
+
+
+def known_network(name: str) -> None:
+    """Raise ValueError, with the nearest names, if there is no such network; a family is imported to be asked."""
+    info = network_info(name)
+    if info.variants:
+        load_class(info).check_variant(name.partition(":")[2])
+
+
+def network_info(name: str) -> PluginInfo:
+    """The network, or the family of networks, that a name such as `mlp` or `timm:resnet18` is of.
+
+    Errors: ValueError, with the nearest names, if there is none, or it cannot be used.
+    """
+    kind, colon, _ = name.partition(":")
+    info = components("network").get(kind)
+    if info is None or bool(info.variants) != bool(colon):
+        raise ValueError(named("network", name, alternatives("network")))
+    if info.problem:
+        raise ValueError(f"network '{kind}' cannot be used: {info.problem} ({info.path})")
+    return info

@@ -1,0 +1,76 @@
+"""What a network is: settings, and a module built for inputs of one shape.
+
+One file holds one network; its docstring says what it is, and its Source. `training.network=NAME` trains it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.fields import setting as setting
+
+
+@dataclass(frozen=True)
+class Network(ABC):
+    """Base of every network: fields are its settings, given flat among those of `training`.
+
+    A family of networks, such as all models of a library, sets `variants` to a word for what follows its name and a
+    colon, and is given it as `variant`: `training.network=timm:resnet18`.
+    """
+
+    variants: ClassVar[str] = ""
+
+    variant: str = ""
+
+    @abstractmethod
+    def build(self, shape: Sequence[int], outputs: int) -> nn.Module:
+        """The module from inputs [B, *shape] to logits [B, outputs].
+
+        Its weights are drawn from torch's global generator, layer after layer.
+
+        Errors: UserError for a shape that it cannot take.
+        """
+
+    @abstractmethod
+    def head(self, module: nn.Module) -> str:
+        """Name in `module` (as built here) of its last layer; what that is given are the features."""
+
+    @classmethod
+    def check_variant(cls, variant: str) -> None:
+        """Raise ValueError, with the nearest names, if the family has no such network."""
+        return
+
+    @property
+    def called(self) -> str:
+        """The network's name on the command line."""
+        name = type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
+        return f"{name}:{self.variant}" if self.variants else name
+
+    def picture(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Channels, height and width.
+
+        Errors: UserError if inputs of this shape are no pictures.
+        """
+        if len(shape) != 3:
+            raise UserError(f"the network {self.called} takes pictures; these inputs have the shape {list(shape)}")
+        channels, height, width = shape
+        return channels, height, width
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """Weights of convolutions normal, scaled by fan-out; scales of batch norms uniform in [0, 1]; biases zero."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

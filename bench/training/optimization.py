@@ -1,0 +1,52 @@
+"""One step of the protocol's optimizer under its learning-rate schedule, for all replicas at once.
+
+The optimizers use the functions of torch.optim: making an object of torch.optim would import torch's compiler, three
+seconds at the start of every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spurbench.bench.plugins.discovery import load_component
+from spurbench.bench.plugins.optimizer import Optimizer
+from spurbench.bench.plugins.training_settings import Training
+
+DECAY = 0.1  # of the learning rate at each milestone
+
+
+class Optimization:
+    """Moves `parameters` in place by their `.grad`; `steps` and `kept` are all that it remembers."""
+
+    def __init__(self, parameters: Sequence[Tensor], training: Training) -> None:
+        self.parameters = list(parameters)
+        self.optimizer: Optimizer = load_component("optimizer", training.optimizer.name, training.optimizer.settings)
+        shares = (training.schedule.drops or "").split(",")
+        self.milestones = [float(share) * training.steps for share in shares if share]  # in steps
+        self.steps = 0
+        self.kept = {name: [torch.zeros_like(p) for p in self.parameters] for name in self.optimizer.buffers}
+
+    def lr(self) -> float:
+        """The learning rate of the next step: a tenth as large after each milestone."""
+        return self.optimizer.lr * DECAY ** sum(self.steps >= milestone for milestone in self.milestones)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.optimizer.update(self.parameters, gradients, self.kept, self.steps, self.lr())
+        self.steps += 1
+
+    def state(self, r: int) -> dict[str, Any]:
+        """What is remembered of one replica."""
+        return {"steps": self.steps, "kept": {name: [t[r].clone() for t in of] for name, of in self.kept.items()}}
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Remember what such states of all replicas say."""
+        self.steps = states[0]["steps"]
+        for name, tensors in self.kept.items():
+            for place, tensor in enumerate(tensors):
+                tensor.copy_(torch.stack([state["kept"][name][place] for state in states]))

@@ -1,0 +1,39 @@
+"""Stochastic gradient descent with momentum, v ← μ v + g, θ ← θ − lr v; with Nesterov's, θ ← θ − lr (g + μ v).
+
+Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, in the form
+of torch.optim.SGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from spurbench.bench.plugins.optimizer import Optimizer, setting
+
+
+@dataclass(frozen=True)
+class Sgd(Optimizer):
+    buffers: ClassVar[tuple[str, ...]] = ("velocity",)
+
+    momentum: float = setting(0.0, low=0.0, high=0.9999)
+    nesterov: bool | None = setting(
+        None, above={"momentum": 0}, hint="it is a form of momentum: give one above 0"
+    )  # momentum as Nesterov's
+
+    def update(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        kept: Mapping[str, list[Tensor]],
+        steps: int,
+        lr: float,
+    ) -> None:
+        sgd(
+            parameters, gradients, list(kept["velocity"]), foreach=True, lr=lr, momentum=self.momentum,
+            nesterov=bool(self.nesterov), weight_decay=self.weight_decay, dampening=0.0, maximize=False,
+        )  # fmt: skip
