@@ -21,10 +21,11 @@ from spurbench.bench.training.execution import Options
 def frame(run: Run, options: Options, hardware: bool = True) -> Record:
     """Everything that is known of a run before it is done; usable even where a plug-in is not."""
     method, dataset = registry.methods().get(run.method), registry.datasets().get(run.dataset)
-    paths = {"method": method and method.path, "dataset": dataset and dataset.path}
+    makers = plugin_code.makers(run.to_dict())
+    paths = {kind: info.path for kind, name in makers.items() if (info := registry.plugins(kind).get(name))}
     source = commit.code() | {
-        "code": {kind: plugin_code.loaded(kind, getattr(run, kind)) for kind in paths},
-        "paths": {kind: str(path) for kind, path in paths.items() if path},
+        "code": {kind: plugin_code.loaded(kind, name) for kind, name in makers.items()},
+        "paths": {kind: str(path) for kind, path in paths.items()},
         "data": "",
         "files": {},
         "versions": commit.versions(),

@@ -103,7 +103,7 @@ def together(job: Job, desk: Desk) -> None:
 def begun(run: Run, options: Options, store: Store) -> Checkpoint | None:
     """The checkpoint of a run, unless its plug-ins have been edited since it was saved: then the run starts over."""
     saved = checkpoints.load(run, store, options.device)
-    changed = [kind for kind in ("method", "dataset") if saved and saved.made[kind] != made_by(run)[kind]]
+    changed = [kind for kind, code in made_by(run).items() if saved and saved.made.get(kind) != code]
     if not changed:
         return saved
     say_outdated(run, f"the {' and the '.join(changed)}", store)
@@ -118,7 +118,7 @@ def say_outdated(run: Run, what: str, store: Store) -> None:
 
 def made_by(run: Run) -> edits.Version:
     """The code that this process makes a run with."""
-    return {kind: plugin_code.loaded(kind, getattr(run, kind)) for kind in ("method", "dataset")}
+    return {kind: plugin_code.loaded(kind, name) for kind, name in plugin_code.makers(run.to_dict()).items()}
 
 
 def alike(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) -> list[list[Run]]:

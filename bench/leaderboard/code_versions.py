@@ -12,7 +12,8 @@ from spurbench.bench.records.record import Record
 Version = Mapping[str, str]  # part, or path of a file that was read → hash, empty where it is not known
 Edited = Callable[[Record], Sequence[str]]
 """The files of a record that have changed since on this machine, in words."""
-PARTS = {"method": "the method's file", "dataset": "the dataset's file", "data": "the data"}
+PARTS = {"method": "the method's file", "dataset": "the dataset's file", "data": "the data",
+         "network": "the network's file", "optimizer": "the optimizer's file"}  # fmt: skip
 FRESH = "`spurbench run` with --fresh trains"
 
 

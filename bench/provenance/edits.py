@@ -18,13 +18,18 @@ from spurbench.bench.provenance.plugin_code import code
 from spurbench.bench.records.record import Record
 
 Version = dict[str, str]
-"""method, dataset, data → what made a run; "" where that is not known, or the data have no checksum."""
+"""method, dataset, data → what made a run; "" where that is not known, or the data have no checksum.
+
+A network and an optimizer of a user's own are among them.
+"""
 
 
 def of(record: Record) -> Version:
     """What made a run, as its record tells."""
     source = record["provenance"]
-    made = {kind: str((source.get("code") or {}).get(kind) or "") for kind in ("method", "dataset")}
+    code_of = source.get("code") or {}
+    kinds = ["method", "dataset", *(kind for kind in ("network", "optimizer") if kind in code_of)]
+    made = {kind: str(code_of.get(kind) or "") for kind in kinds}
     files = source.get("plugins") or {}  # of schema 1: the hash of the whole file, comments and all
     for kind in (kind for kind in made if files.get(kind) and not made[kind]):
         path = file_of_plugin(kind, record)
@@ -46,9 +51,15 @@ def edited(record: Record) -> list[str]:
 
 
 def edited_plugins(record: Record) -> list[str]:
-    """Of those, the method's and the dataset's."""
-    made, pairs = of(record), ((kind, file_of_plugin(kind, record)) for kind in ("method", "dataset"))
+    """Of those, the plug-ins."""
+    made = code_by_kind(record)
+    pairs = [(kind, file_of_plugin(kind, record)) for kind in made]
     return [path.name for kind, path in pairs if path and made[kind] and code(path) not in (made[kind], "")]
+
+
+def code_by_kind(record: Record) -> Version:
+    """What made a run, without the data."""
+    return {kind: made for kind, made in of(record).items() if kind != "data"}
 
 
 def accepted(record: Record, names: Collection[str]) -> Record | None:
@@ -56,10 +67,10 @@ def accepted(record: Record, names: Collection[str]) -> Record | None:
 
     What did make it is kept in it, as `accepted`.
     """
-    source, made = record["provenance"], of(record)
+    source, made = record["provenance"], code_by_kind(record)
     found, before = dict(source.get("code") or {}), dict(source.get("accepted") or {})
     changed = set(edited_plugins(record)) & set(names)
-    for kind in ("method", "dataset"):
+    for kind in made:
         path = file_of_plugin(kind, record)
         if path and path.name in changed and code(path) != made[kind]:
             before[kind], found[kind] = [*before.get(kind, ()), made[kind]], code(path)
@@ -68,7 +79,8 @@ def accepted(record: Record, names: Collection[str]) -> Record | None:
 
 def file_of_plugin(kind: str, record: Record) -> Path | None:
     """A run's plug-in as it is now: the file known by its name here, else the one it had, if that is still there."""
-    info = registry.plugins(kind).get(record[kind])
+    name = record["training"].get(kind) if kind in ("network", "optimizer") else record[kind]
+    info = registry.plugins(kind).get(str(name).partition(":")[0])
     recorded = (record["provenance"].get("paths") or {}).get(kind)
     path = info.path if info is not None else Path(recorded) if recorded else None
     return path if path is not None and path.is_file() else None

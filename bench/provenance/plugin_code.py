@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,20 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.reader import PluginInfo, file_of, former, is_ours, module_file
 
 IN_IDENTITY = {"training", "headline", "splits"}  # class attributes that alter no number of a run
+
+
+def makers(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The plug-ins whose code a run counts as made by, by kind: method, dataset, and what of its training is a user's.
+
+    `fields` are those of a run, a record or a cell. Our own networks and optimizers are the harness, as the engine is.
+    """
+    found = {"method": str(fields["method"]), "dataset": str(fields["dataset"])}
+    for kind in ("network", "optimizer"):
+        name = str(fields["training"].get(kind) or "").partition(":")[0]
+        info = registry.plugins(kind).get(name)
+        if info and info.origin != "folder":
+            found[kind] = name
+    return found
 
 
 def loaded(kind: str, name: str) -> str:
