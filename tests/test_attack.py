@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.evaluation.attacks import Target, lead, margins, pgd, right_after_pgd
-from spurbench.bench.evaluation.counting import predictions
+from spurbench.bench.evaluation.attacks import Target, correct_after_pgd, find_margins, margin_loss, pgd
+from spurbench.bench.evaluation.counting import predict
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Margins, Pgd, Training
 from spurbench.bench.training.batching import Preprocessing, to_float
@@ -90,7 +90,7 @@ def test_success_agrees_with_foolbox(network: tuple[Target, Tensor, Tensor], nor
         abs_stepsize=eps / 5, steps=12, random_start=False
     )
     _, _, fooled = attack(model, x, y, epsilons=eps)
-    ours = right_after_pgd(target, x, y, Pgd(norm=norm, eps=eps, step=eps / 5, steps=12, batch=50), 0, none)
+    ours = correct_after_pgd(target, x, y, Pgd(norm=norm, eps=eps, step=eps / 5, steps=12, batch=50), 0, none)
     assert 0.1 < fooled.float().mean() < 0.9 and (ours == ~fooled).float().mean() >= 0.99
 
 
@@ -98,10 +98,10 @@ def test_the_released_attack_on_another_scale(network: tuple[Target, Tensor, Ten
     """CIFAR-100's pictures were attacked on CIFAR-10's scale: what the network sees is the same until it is moved."""
     target, x, y = network
     how = Pgd(eps=0.0, step=0.0, steps=1, mount="released", mean=(0.5,) * 3, std=(0.2,) * 3)  # stays within [0, 1]
-    plain = predictions(target.mounted(to_float(x))) == y
-    assert 0 < plain.sum() and torch.equal(right_after_pgd(target, x, y, how, 0, none), plain)
+    plain = predict(target.mounted(to_float(x))) == y
+    assert 0 < plain.sum() and torch.equal(correct_after_pgd(target, x, y, how, 0, none), plain)
     far = replace(how, eps=0.2, step=0.05, steps=10)
-    assert right_after_pgd(target, x, y, far, 0, none).sum() < plain.sum()
+    assert correct_after_pgd(target, x, y, far, 0, none).sum() < plain.sum()
 
 
 def test_attacks_in_words() -> None:
@@ -123,7 +123,7 @@ def test_margins_of_a_linear_network_are_exact() -> None:
     target = Target(lambda v: v.flatten(1) @ w - 0.5, PLAIN)
     y = (target.mounted(u) > 0).long()
     y[:3] = 1 - y[:3]
-    found = margins(target, u, y, Margins(batch=16), none)
+    found = find_margins(target, u, y, Margins(batch=16), none)
     exact = target.mounted(u).abs() / w.abs().sum()
     assert (found[:3] == 0).all() and (found[3:] >= exact[3:] - 1e-6).all()
     assert (found[3:] <= exact[3:] * (1 + 1 / 20) + 1e-6).all()
@@ -137,21 +137,21 @@ def test_margins_where_the_loss_is_flat() -> None:
         Target(lambda v, scale=scale: torch.stack([torch.zeros(len(v)), scale * (v.flatten(1) @ w + 0.5)], 1), PLAIN)
         for scale in (1.0, 1e4)
     )
-    expected = margins(tame, u, y, Margins(), none)
-    assert expected.isfinite().all() and margins(sure, u, y, Margins(), none).isinf().all()
-    assert torch.allclose(margins(sure, u, y, Margins(gradient="logits"), none), expected, atol=1e-4)
-    assert lead(torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([1])).tolist() == [-3.0]
-    assert lead(torch.tensor([2.0, 2.0]), torch.tensor([0, 1])).tolist() == [2.0, -2.0]
+    expected = find_margins(tame, u, y, Margins(), none)
+    assert expected.isfinite().all() and find_margins(sure, u, y, Margins(), none).isinf().all()
+    assert torch.allclose(find_margins(sure, u, y, Margins(gradient="logits"), none), expected, atol=1e-4)
+    assert margin_loss(torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([1])).tolist() == [-3.0]
+    assert margin_loss(torch.tensor([2.0, 2.0]), torch.tensor([0, 1])).tolist() == [2.0, -2.0]
 
 
 def test_margins_of_batches_equal_those_of_single_pictures(network: tuple[Target, Tensor, Tensor]) -> None:
     target, x, y = network
     how = Margins(steps=10, tries=6)
-    together = margins(target, x[:6], y[:6], how, none)
-    alone = torch.cat([margins(target, x[i : i + 1], y[i : i + 1], how, none) for i in range(6)])
+    together = find_margins(target, x[:6], y[:6], how, none)
+    alone = torch.cat([find_margins(target, x[i : i + 1], y[i : i + 1], how, none) for i in range(6)])
     assert torch.allclose(together, alone, atol=1e-5) and (together > 0).any()
     hopeless = Target(lambda v: v.flatten(1).sum(1) * 0 + 1, PLAIN)  # nothing flips it
-    assert margins(hopeless, x[:2], torch.ones(2), how, none).isinf().all()
+    assert find_margins(hopeless, x[:2], torch.ones(2), how, none).isinf().all()
 
 
 def test_an_attack_that_stands_still_is_given_up() -> None:
@@ -162,7 +162,9 @@ def test_an_attack_that_stands_still_is_given_up() -> None:
         seen.append(len(v))
         return v.flatten(1).sum(1) * 0 + 1
 
-    assert margins(Target(flat, PLAIN), torch.rand(5, 3, 4, 4), torch.ones(5), Margins(tries=6), none).isinf().all()
+    assert (
+        find_margins(Target(flat, PLAIN), torch.rand(5, 3, 4, 4), torch.ones(5), Margins(tries=6), none).isinf().all()
+    )
     assert len(seen) == 1
 
 

@@ -7,18 +7,18 @@ import math
 import pytest
 import torch
 
-from spurbench.bench.evaluation.counting import by_environment, count, entropies, guess
+from spurbench.bench.evaluation.counting import count, count_by_environment, count_random_guess, entropy
 from spurbench.bench.plugins.dataset import Data, Split
 
 
 @pytest.mark.parametrize(("z", "mean"), [((2, -1, 0.5, -3), 0.45031230), ((0, 4, -4, 1), 0.36388495)])
 def test_entropy(z: tuple[float, ...], mean: float) -> None:
     """The published values have 1e-8 inside one logarithm."""
-    assert entropies(torch.tensor(z, dtype=torch.float64)).mean().item() == pytest.approx(mean, abs=3e-8)
+    assert entropy(torch.tensor(z, dtype=torch.float64)).mean().item() == pytest.approx(mean, abs=3e-8)
 
 
 def test_entropy_of_certainty_is_zero() -> None:
-    assert entropies(torch.tensor([1e4, -1e4])).tolist() == [0.0, 0.0]
+    assert entropy(torch.tensor([1e4, -1e4])).tolist() == [0.0, 0.0]
 
 
 def data() -> tuple[Split, Data]:
@@ -30,7 +30,7 @@ def data() -> tuple[Split, Data]:
 def test_counts_of_groups_and_environments() -> None:
     split, whole = data()
     z = torch.tensor([2.0, -1.0, 0.5, -3.0])
-    found = by_environment("train", z, split, whole)
+    found = count_by_environment("train", z, split, whole)
     assert set(found) == {"train", "train_e0", "train_e1"}
     assert found["train"]["n"] == [1, 1, 0, 2] and found["train"]["correct"] == [0, 1, 0, 1]
     assert found["train_e0"]["n"] == [0, 1, 0, 1] and found["train_e0"]["correct"] == [0, 1, 0, 1]
@@ -46,5 +46,5 @@ def test_several_classes() -> None:
 
 def test_a_uniform_guess() -> None:
     split, whole = data()
-    found = guess(split, whole)
+    found = count_random_guess(split, whole)
     assert sum(found["correct"]) == 2 and found["entropy_sum"] == pytest.approx(4 * math.log(2))

@@ -71,7 +71,7 @@ def test_features_are_those_of_finite_differences() -> None:
     model = engine.model(0)
     split = model.data.train
     sign = (2 * split.y - 1).double()
-    U, strengths = starvation.features(model, split.x, sign, 12)
+    U, strengths = starvation.find_features(model, split.x, sign, 12)
     columns = []
     for parameter in model.parameters.values():
         for i in range(parameter.numel()):
@@ -94,9 +94,9 @@ def test_randomised_features_are_the_exact_ones(dataset: str, monkeypatch: pytes
     model = engine_of(dataset, "erm", [5], options, width=20).model(0)
     data = model.data.train
     sign = (2 * data.y - 1).double()
-    exact = starvation.features(model, data.x, sign, 6)
+    exact = starvation.find_features(model, data.x, sign, 6)
     monkeypatch.setattr(starvation, "EXACT", 0)
-    near = starvation.features(model, data.x, sign, 6)
+    near = starvation.find_features(model, data.x, sign, 6)
     assert near[1] is not exact[1] and torch.allclose(near[1], exact[1], rtol=1e-3)
     assert ((near[0] * exact[0]).sum(0).abs() > 0.99).all()
     assert torch.allclose(near[0].T @ near[0], torch.eye(6, dtype=torch.float64), atol=1e-9)
@@ -129,9 +129,9 @@ def test_what_features_are_about() -> None:
 def test_moments_and_sample_are_stated() -> None:
     assert Settings(points=5).steps(1000)[0] == 0 and Settings(points=5).steps(1000)[-1] == 1000
     assert Settings(points=5, spacing="even").steps(1000) == [0, 250, 500, 750, 1000]
-    first, same, other = (starvation.sample(500, 50, seed) for seed in (1, 1, 2))
+    first, same, other = (starvation.draw_sample(500, 50, seed) for seed in (1, 1, 2))
     assert first.equal(same) and not first.equal(other) and len(set(first.tolist())) == 50
-    assert starvation.sample(40, 50, 1).tolist() == list(range(40))
+    assert starvation.draw_sample(40, 50, 1).tolist() == list(range(40))
 
 
 def test_three_classes_are_refused() -> None:

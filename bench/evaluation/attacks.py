@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spurbench.bench.evaluation.counting import losses, predictions
+from spurbench.bench.evaluation.counting import cross_entropy, predict
 from spurbench.bench.plugins.dataset import Margins, Pgd
 from spurbench.bench.training.batching import Preprocessing, to_float
 
 Logits = Callable[[Tensor], Tensor]
 Tick = Callable[[], None]
 """Called now and then during long work; may raise to stop it."""
-LEAST = 1e-12  # so that a gradient of zero has a direction of zero
+TINY = 1e-12  # so that a gradient of zero has a direction of zero
 
 
 @dataclass(frozen=True)
@@ -39,63 +39,63 @@ class Target:
         return self.network(self.preprocessing.normalize(u))
 
 
-def slopes(logits: Logits, u: Tensor, y: Tensor, gradient: str = "loss") -> tuple[Tensor, Tensor]:
-    """Logits of `u`, and with respect to `u` the gradient of the summed cross-entropy, or of the summed `lead`."""
+def differentiate_input(logits: Logits, u: Tensor, y: Tensor, objective: str = "loss") -> tuple[Tensor, Tensor]:
+    """Logits of `u`, and the gradient of the summed cross-entropy, or of the summed margin loss, by `u`."""
     u = u.detach().requires_grad_()
     with torch.enable_grad():
         z = logits(u)
-        each = lead(z, y) if gradient == "logits" else losses(z, y)
-        (slope,) = torch.autograd.grad(each.sum(), u)
-    return z.detach(), slope
+        each = margin_loss(z, y) if objective == "logits" else cross_entropy(z, y)
+        (gradient,) = torch.autograd.grad(each.sum(), u)
+    return z.detach(), gradient
 
 
-def lead(z: Tensor, y: Tensor) -> Tensor:
-    """How far the best wrong logit is above the right one, [n]; its slope stays where that of the loss vanishes."""
+def margin_loss(z: Tensor, y: Tensor) -> Tensor:
+    """How far the best wrong logit is above the right one, [n]; its gradient stays where cross-entropy's vanishes."""
     if z.ndim == 1:
         return (1 - 2 * y) * z
     right = F.one_hot(y, z.shape[1]).bool()
     return z.masked_fill(right, -torch.inf).amax(1) - z[right]
 
 
-def pgd(logits: Logits, u: Tensor, y: Tensor, how: Pgd, generator: torch.Generator | None = None) -> Tensor:
-    """Pictures within `how.eps` of `u` after `how.steps` steps uphill in the loss, in [0, 1].
+def pgd(logits: Logits, u: Tensor, y: Tensor, attack: Pgd, generator: torch.Generator | None = None) -> Tensor:
+    """Pictures within `attack.eps` of `u` after `attack.steps` steps uphill in the loss, in [0, 1].
 
     Errors: ValueError for a negative eps or step (see Pgd).
     """
     x = u.clone()
-    if how.random_start:
+    if attack.random_start:
         noise = torch.rand(u.shape, generator=generator).to(u) * 2 - 1
-        x = projected(u + how.eps * noise, u, how)
-    for _ in range(how.steps):
-        x = projected(x + how.step * direction(slopes(logits, x, y)[1], how.norm), u, how)
+        x = project(u + attack.eps * noise, u, attack)
+    for _ in range(attack.steps):
+        x = project(x + attack.step * ascent_direction(differentiate_input(logits, x, y)[1], attack.norm), u, attack)
     return x
 
 
-def direction(slope: Tensor, norm: str) -> Tensor:
+def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
     """The step of length 1 in the norm that raises the loss most."""
     if norm == "inf":
-        return slope.sign()
-    unit: Tensor = slope / lengths(slope).clamp(min=LEAST)
+        return gradient.sign()
+    unit: Tensor = gradient / l2_norms(gradient).clamp(min=TINY)
     return unit
 
 
-def lengths(x: Tensor) -> Tensor:
+def l2_norms(x: Tensor) -> Tensor:
     """L2 norm of each picture, ready to divide by."""
     size: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return size.view(-1, *[1] * (x.ndim - 1))
 
 
-def projected(x: Tensor, u: Tensor, how: Pgd) -> Tensor:
+def project(x: Tensor, u: Tensor, attack: Pgd) -> Tensor:
     """The nearest pictures within eps of `u` and in [0, 1]."""
     change = x - u
-    if how.norm == "inf":
-        change = change.clamp(-how.eps, how.eps)
+    if attack.norm == "inf":
+        change = change.clamp(-attack.eps, attack.eps)
     else:
-        change = change * (how.eps / lengths(change).clamp(min=LEAST)).clamp(max=1)
+        change = change * (attack.eps / l2_norms(change).clamp(min=TINY)).clamp(max=1)
     return (u + change).clamp(0, 1)
 
 
-def right_after_pgd(target: Target, x: Tensor, y: Tensor, how: Pgd, seed: int, tick: Tick) -> Tensor:
+def correct_after_pgd(target: Target, x: Tensor, y: Tensor, attack: Pgd, seed: int, tick: Tick) -> Tensor:
     """Whether each picture is still classified rightly after the attack, [n]. `x` are raw inputs.
 
     Mounted as released, the gradients are those of the network on pictures that were not normalised; what it is then
@@ -104,73 +104,75 @@ def right_after_pgd(target: Target, x: Tensor, y: Tensor, how: Pgd, seed: int, t
     """
     generator = torch.Generator().manual_seed(seed)
     own = target.preprocessing
-    if how.mean is not None and how.std is not None:
-        target = replace(target, preprocessing=replace(own, mean=how.mean, std=how.std))
-    attacked = target.mounted if how.mount == "correct" else target.network
+    if attack.mean is not None and attack.std is not None:
+        target = replace(target, preprocessing=replace(own, mean=attack.mean, std=attack.std))
+    attacked = target.mounted if attack.mount == "correct" else target.network
     found = []
-    for rows in torch.split(torch.arange(len(y)), how.batch):
+    for rows in torch.split(torch.arange(len(y)), attack.batch):
         tick()
         u, labels = to_float(x[rows].to(target.device)), y[rows].to(target.device)
         if target.preprocessing is not own:
             u = target.preprocessing.denormalize(own.normalize(u))
-        disturbed = pgd(attacked, u, labels, how, generator)
+        disturbed = pgd(attacked, u, labels, attack, generator)
         with torch.no_grad():
-            found.append((predictions(target.mounted(disturbed)) == labels).cpu())
+            found.append((predict(target.mounted(disturbed)) == labels).cpu())
     return torch.cat(found)
 
 
-def margins(target: Target, x: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
+def find_margins(target: Target, x: Tensor, y: Tensor, attack: Margins, tick: Tick) -> Tensor:
     """L∞ norm of the smallest disturbance found that flips each picture, [n], on the pixels' scale.
 
     0 for a picture that is misclassified as it is, infinity where the search fails.
     """
     fitting = 100 * torch.get_num_threads() if target.device.type == "cpu" else 1000  # a thread's share in its cache
-    parts = torch.split(torch.arange(len(y)), how.batch or fitting)
+    parts = torch.split(torch.arange(len(y)), attack.batch or fitting)
     batches = ((to_float(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
-    return torch.cat([search(target, u, labels, how, tick).cpu() for u, labels in batches])
+    return torch.cat([search_margins(target, u, labels, attack, tick).cpu() for u, labels in batches])
 
 
-def search(target: Target, u: Tensor, y: Tensor, how: Margins, tick: Tick) -> Tensor:
+def search_margins(target: Target, u: Tensor, y: Tensor, attack: Margins, tick: Tick) -> Tensor:
     """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion."""
-    z, slope = slopes(target.mounted, u, y, how.gradient)
-    best = torch.where(predictions(z) == y, torch.inf, 0.0)
-    low, high = torch.zeros_like(best), torch.full_like(best, how.eps)
+    z, gradient = differentiate_input(target.mounted, u, y, attack.gradient)
+    best = torch.where(predict(z) == y, torch.inf, 0.0)
+    low, high = torch.zeros_like(best), torch.full_like(best, attack.eps)
     left = best > 0
-    for _ in range(how.tries):
+    for _ in range(attack.tries):
         if not left.any():
             break
         tick()
-        best = torch.minimum(best, attempt(target, u, y, slope, high, left, how))
+        best = torch.minimum(best, attack_within(target, u, y, gradient, high, left, attack))
         left = best.isinf()
         high = torch.where(left, high * 1.5, high)
     left = best.isfinite() & (best > 0)
-    if how.resolution:  # the released search goes on above the smallest size found
+    if attack.resolution:  # the released search goes on above the smallest size found
         high = torch.minimum(high, best)
-    for _ in range(how.tries):
+    for _ in range(attack.tries):
         if not left.any():
             break
         tick()
         middle = (low + high) / 2
-        size = attempt(target, u, y, slope, middle, left, how)
+        size = attack_within(target, u, y, gradient, middle, left, attack)
         best = torch.minimum(best, size)
         low, high = torch.where(size.isinf(), middle, low), torch.where(size.isinf(), high, middle)
-        if how.resolution:
+        if attack.resolution:
             high = torch.minimum(high, best)
-        left = left & (high - low > how.resolution)
+        left = left & (high - low > attack.resolution)
     return best
 
 
-def attempt(target: Target, u: Tensor, y: Tensor, slope: Tensor, eps: Tensor, which: Tensor, how: Margins) -> Tensor:
+def attack_within(
+    target: Target, u: Tensor, y: Tensor, gradient: Tensor, eps: Tensor, which: Tensor, attack: Margins
+) -> Tensor:
     """Attack the pictures `which` [n] within their own `eps` [n]; the size of the first disturbance that flips, [n].
 
-    `slope` is the gradient at `u`. Infinity where none flips within the steps, and for the other pictures.
+    `gradient` is that at `u`. Infinity where none flips within the steps, and for the other pictures.
     """
     found = torch.full_like(eps, torch.inf)
     left = which.nonzero()[:, 0]
-    origin, reach, labels, slope = u[left], eps[left].view(-1, *[1] * (u.ndim - 1)), y[left], slope[left]
+    origin, reach, labels, gradient = u[left], eps[left].view(-1, *[1] * (u.ndim - 1)), y[left], gradient[left]
     x, flipped = origin, torch.zeros_like(left, dtype=torch.bool)
-    for step in range(1, how.steps + 1):
-        change = (how.share * reach * slope.sign()).add_(x).sub_(origin).clamp_(-reach, reach)
+    for step in range(1, attack.steps + 1):
+        change = (attack.share * reach * gradient.sign()).add_(x).sub_(origin).clamp_(-reach, reach)
         moved = change.add_(origin).clamp_(0, 1)
         stay = ~flipped & (moved != x).flatten(1).any(1)  # one that stands still would do so for ever
         x = moved
@@ -178,11 +180,11 @@ def attempt(target: Target, u: Tensor, y: Tensor, slope: Tensor, eps: Tensor, wh
             left, origin, reach, labels, x = left[stay], origin[stay], reach[stay], labels[stay], x[stay]
         if not len(left):
             break
-        if step < how.steps:
-            z, slope = slopes(target.mounted, x, labels, how.gradient)
+        if step < attack.steps:
+            z, gradient = differentiate_input(target.mounted, x, labels, attack.gradient)
         else:
             with torch.no_grad():
                 z = target.mounted(x)
-        flipped = predictions(z) != labels
+        flipped = predict(z) != labels
         found[left[flipped]] = (x - origin)[flipped].flatten(1).abs().amax(1)
     return found

@@ -13,19 +13,19 @@ from spurbench.bench.plugins.dataset import Data, Split
 Counts = dict[str, Any]
 
 
-def predictions(logits: Tensor) -> Tensor:
+def predict(logits: Tensor) -> Tensor:
     """Predicted class of each example, [n]: z > 0 for one logit [n], the largest of C logits [n, C]."""
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(-1)
 
 
-def losses(logits: Tensor, y: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of each example, [n]."""
     if logits.ndim == 1:
         return F.softplus(logits) - y * logits
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def entropies(logits: Tensor) -> Tensor:
+def entropy(logits: Tensor) -> Tensor:
     """Entropy of each prediction in nats, [n]; 0 ln 0 is 0."""
     if logits.ndim == 1:
         logits = torch.stack([torch.zeros_like(logits), logits], -1)
@@ -38,16 +38,16 @@ def count(logits: Tensor, split: Split, data: Data) -> Counts:
     logits, y = logits.double().cpu(), split.y
     groups = len(data.groups) if split.attribute is not None else data.classes
     group = split.group(data.attributes if split.attribute is not None else 1)
-    right = (predictions(logits) == y).long()
+    right = (predict(logits) == y).long()
     return {
         "n": group.bincount(minlength=groups).tolist(),
         "correct": torch.zeros(groups, dtype=torch.long).scatter_add(0, group, right).tolist(),
-        "loss_sum": losses(logits, y).sum().item(),
-        "entropy_sum": entropies(logits).sum().item(),
+        "loss_sum": cross_entropy(logits, y).sum().item(),
+        "entropy_sum": entropy(logits).sum().item(),
     }
 
 
-def parts(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
+def split_by_environment(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
     """A split and, if it is made of several environments, each of them as `name_e0`, …: the labels, and which rows."""
     found = {name: (split, torch.ones_like(split.y, dtype=torch.bool))}
     for e in range(data.environments if split.environment is not None else 0):
@@ -59,12 +59,14 @@ def parts(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]
     return found
 
 
-def by_environment(name: str, logits: Tensor, split: Split, data: Data) -> dict[str, Counts]:
+def count_by_environment(name: str, logits: Tensor, split: Split, data: Data) -> dict[str, Counts]:
     """Counts of a split and of each of its environments."""
-    return {part: count(logits[of], labels, data) for part, (labels, of) in parts(name, split, data).items()}
+    return {
+        part: count(logits[of], labels, data) for part, (labels, of) in split_by_environment(name, split, data).items()
+    }
 
 
-def guess(split: Split, data: Data) -> Counts:
+def count_random_guess(split: Split, data: Data) -> Counts:
     """Expected counts of a prediction drawn uniformly at random."""
     counts = count(torch.zeros(len(split.y)), split, data)
     chance = torch.tensor(float(data.classes))

@@ -78,4 +78,4 @@ class Monitor(Observer):
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
     """The share of right predictions."""
-    return (counting.predictions(logits).cpu() == y.cpu()).double().mean().item()
+    return (counting.predict(logits).cpu() == y.cpu()).double().mean().item()

@@ -64,13 +64,13 @@ class Probe:
         self.model, data, seed = model, model.data, model.seed
         if data.classes != 2:
             raise UserError(f"features are told apart by labels ±1: this run has {data.classes} classes, not 2")
-        rows = sample(len(data.train.y), settings.sample, seed)
-        self.x, self.sign = data.train.x[rows], signs(data.train.y[rows])
+        rows = draw_sample(len(data.train.y), settings.sample, seed)
+        self.x, self.sign = data.train.x[rows], to_signs(data.train.y[rows])
         self.known = {"constant": torch.ones_like(self.sign)}
         if data.train.attribute is not None and data.attributes == 2:
-            self.known["attribute"] = signs(data.train.attribute[rows])
+            self.known["attribute"] = to_signs(data.train.attribute[rows])
         self.settings, self.steps = settings, settings.steps(steps)
-        self.U, self.strengths = features(model, self.x, self.sign, settings.features)
+        self.U, self.strengths = find_features(model, self.x, self.sign, settings.features)
         self.responses: list[Array] = []
         self.norms: list[float] = []
 
@@ -96,7 +96,7 @@ class Probe:
         return {START + name: np.asarray(value) for name, value in found.items()}
 
 
-def signs(values: Tensor) -> Tensor:
+def to_signs(values: Tensor) -> Tensor:
     """0 and 1 as −1 and 1."""
     return (2 * values - 1).double()
 
@@ -106,7 +106,7 @@ def one_logit(z: Tensor) -> Tensor:
     return z if z.ndim == 1 else z[:, 1] - z[:, 0]
 
 
-def sample(n: int, most: int, seed: int) -> Tensor:
+def draw_sample(n: int, most: int, seed: int) -> Tensor:
     """The rows of the training set that are looked at, in order: all, or `most` drawn by a stream of their own."""
     if n <= most:
         return torch.arange(n)
@@ -117,7 +117,7 @@ def sample(n: int, most: int, seed: int) -> Tensor:
 # ---- features -----------------------------------------------------------------------------------------------------
 
 
-def features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """U [n, count] and the strengths [count] of a network as it is now, on raw inputs `x`."""
     network = model.network
     parameters = {name: p.detach().cpu().double() for name, p in model.parameters.items()}
@@ -131,12 +131,12 @@ def features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor,
     size = sum(parameter.numel() for parameter in parameters.values())
     with model.evaluating():
         if len(x) * size <= EXACT:
-            return exact(logits, parameters, inputs, sign, count)
+            return exact_features(logits, parameters, inputs, sign, count)
         seed = stream(model.seed, "noise")
-        return randomised(lambda own: logits(own, inputs), parameters, sign, count, seed)
+        return randomised_features(lambda own: logits(own, inputs), parameters, sign, count, seed)
 
 
-def exact(
+def exact_features(
     logits: Callable[[Parameters, Tensor], Tensor], parameters: Parameters, inputs: Tensor, sign: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Singular vectors and values of the Jacobian written down row by row."""
@@ -146,7 +146,7 @@ def exact(
     return U[:, :count], S[:count]
 
 
-def randomised(
+def randomised_features(
     logits: Callable[[Parameters], Tensor], parameters: Parameters, sign: Tensor, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """The leading ones without writing it down: block Lanczos on JJᵀ from noise, by products with J and Jᵀ only."""

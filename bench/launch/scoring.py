@@ -23,9 +23,9 @@ from spurbench.bench.training.model import Model
 
 def guessed(record: Record, data: Data) -> Record:
     """The record of a reference row that predicts uniformly at random."""
-    found = counting.parts("train", data.train, data)
+    found = counting.split_by_environment("train", data.train, data)
     splits = {name: split for name, (split, _) in found.items()} | data.tests
-    counts = {name: counting.guess(split, data) for name, split in splits.items()}
+    counts = {name: counting.count_random_guess(split, data) for name, split in splits.items()}
     return finished(record | described(data) | {"status": "done", "splits": counts})
 
 
@@ -54,7 +54,7 @@ def scored(
     if progress.diverged is not None:
         return failed(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
-    counts = counting.by_environment("train", logits["train"], data.train, data)
+    counts = counting.count_by_environment("train", logits["train"], data.train, data)
     counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
     if off := [name for name, split in counts.items() if not isfinite(split["loss_sum"] + split["entropy_sum"])]:
         return failed(record, "diverged", f"the loss on {', '.join(off)} is not finite")
@@ -101,10 +101,10 @@ def attacked(
         for name, how in wanted.items():
             split = data.train if how.split == "train" else data.tests[how.split]
             if isinstance(how, Pgd):
-                right = attacks.right_after_pgd(target, split.x, split.y, how, stream(model.seed, name), tick)
-                value = right.double().mean().item()
+                correct = attacks.correct_after_pgd(target, split.x, split.y, how, stream(model.seed, name), tick)
+                value = correct.double().mean().item()
             else:
-                sizes = attacks.margins(target, split.x, split.y, how, tick)
+                sizes = attacks.find_margins(target, split.x, split.y, how, tick)
                 value = sizes.median().item()
                 flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
                 curves[name] = {"split": how.split, "n": len(sizes), "flipped": flipped}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from turns import ROUNDS
 
-from spurbench.bench.evaluation.attacks import Target, margins
+from spurbench.bench.evaluation.attacks import Target, find_margins
 from spurbench.bench.plugins.dataset import Margins, Training
 from spurbench.bench.training.batching import Preprocessing, prefers_channels_last
 from spurbench.bench.training.replica import build_network
@@ -88,7 +88,7 @@ def measure() -> dict[str, float]:
                 found[name] = by_foolbox(target, x[some], y[some])
                 took[name].append((time.perf_counter() - begun) / ALONE)
             else:
-                found[name] = margins(target, x, y, Margins(resolution=resolution), lambda: None)[some]
+                found[name] = find_margins(target, x, y, Margins(resolution=resolution), lambda: None)[some]
                 took[name].append((time.perf_counter() - begun) / len(x))
         apart = max(apart, float((found["released"] - found["foolbox"]).abs().max()))
     torch.set_num_threads(default)
