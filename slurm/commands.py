@@ -143,7 +143,7 @@ def collect(store: StoreFolder) -> None:
     from spurbench.bench.store.store import Store
     from spurbench.slurm import queue
 
-    kinds = Counter(record["cause"]["kind"] for record in queue.collect(Store.open(store)))
+    kinds = Counter(record.cause.kind for record in queue.collect(Store.open(store)) if record.cause)
     causes = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     print(f"{kinds.total()} runs had ended without a record{': ' if causes else ''}{causes}")
     if kinds:

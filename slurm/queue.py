@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.records.record import Record, settled
+from spurbench.bench.records.record import Record, is_settled
 from spurbench.bench.store.store import Store
 from spurbench.slurm import program
 from spurbench.slurm.answers import Answers, ask, called, hidden, remembered
@@ -131,7 +131,7 @@ def last_fates(store: Store, submitted: Iterable[Task], recent: bool = False) ->
     for task in submitted:
         for id in task.runs:
             doing.setdefault(id, []).append(task)
-    doing = {id: each for id, each in doing.items() if not settled(store.record(id))}
+    doing = {id: each for id, each in doing.items() if not is_settled(store.record(id))}
     every = fates(list({task.id: task for each in doing.values() for task in each}.values()), recent)
     living, found = store.claims.living(), {}
     for id, each in doing.items():
@@ -167,7 +167,7 @@ def states(store: Store) -> dict[str, tuple[str, str]]:
         half = f"was being submitted, and whether SLURM has it is not known: {why}" if why else "is being submitted"
         unsure = (array for array in arrays_of(store) if array.job is None)
         runs = {run.id for array in unsure for jobs in jobs_to_do(array) for job in jobs for run in job.runs}
-        found = {id: ("queued", half) for id in runs if not settled(store.record(id))} | found
+        found = {id: ("queued", half) for id in runs if not is_settled(store.record(id))} | found
     return found
 
 

@@ -31,7 +31,7 @@ from spurbench.bench.core.files import temporary_of, write_atomically
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.grid.patterns import cell_names, chosen
 from spurbench.bench.launch.job import Job
-from spurbench.bench.records.parsing import Unfit, content_of, parsed
+from spurbench.bench.records.parsing import Unfit, parse_json, read_whole
 from spurbench.bench.records.record import OUTSIDE
 from spurbench.bench.store.claims import Claims, alive, kept_alive
 from spurbench.bench.store.store import Store
@@ -84,7 +84,7 @@ class Array:
             return self.given
         with suppress(FileNotFoundError):
             try:
-                found = content_of(self.noted).decode("utf-8", "replace").strip()
+                found = read_whole(self.noted).decode("utf-8", "replace").strip()
             except Unfit as error:
                 found = str(error)
             if found and found != VOID and not JOB.fullmatch(found):
@@ -214,7 +214,7 @@ def claims_of(store: Store) -> Claims:
 def arrays_of(store: Store) -> Iterator[Array]:
     """Every array that was ever submitted for a store, or may have been, the newest last."""
     for file in sorted(store.root.glob("slurm/*/submission.json")):
-        yield from read_whole(file, "submission", partial(arrays_in, file.parent))
+        yield from read_note(file, "submission", partial(arrays_in, file.parent))
 
 
 def arrays_in(folder: Path, content: Any) -> list[Array]:
@@ -237,7 +237,7 @@ def tasks(store: Store) -> Iterator[Task]:
 
 def tasks_of(array: Array, store: Store) -> Iterator[Task]:
     """The tasks of an array; none if it was submitted for a store of which this one is a copy."""
-    place, jobs = read_whole(array.manifest, "manifest", lambda content: (content.get("store"), jobs_in(content)))
+    place, jobs = read_note(array.manifest, "manifest", lambda content: (content.get("store"), jobs_in(content)))
     moved = str(place) if place is not None and not leads_to(place, store) else None
     if moved is None or not os.path.lexists(moved):
         ends = known_ends(array.folder)
@@ -266,16 +266,16 @@ def named(every: Sequence[Task], patterns: Sequence[str]) -> list[Task]:
 
 def read_manifest(array: Array) -> dict[str, Any]:
     """Errors: UserError if the manifest is gone or damaged."""
-    return read_whole(array.manifest, "manifest", dict[str, Any])
+    return read_note(array.manifest, "manifest", dict[str, Any])
 
 
-def read_whole(file: Path, kind: str, read: Callable[[Any], T]) -> T:
+def read_note(file: Path, kind: str, read: Callable[[Any], T]) -> T:
     """What `read` makes of the content of a submission's file.
 
     Errors: UserError if it is gone or damaged.
     """
     try:
-        return read(parsed(content_of(file), f"a {kind}"))
+        return read(parse_json(read_whole(file), f"a {kind}"))
     except FileNotFoundError:
         what = "gone"
     except (Unfit, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -288,7 +288,7 @@ def read_whole(file: Path, kind: str, read: Callable[[Any], T]) -> T:
 
 def jobs_to_do(array: Array) -> list[list[Job]]:
     """The jobs of each task of an array; errors as for `read_manifest`."""
-    return read_whole(array.manifest, "manifest", jobs_in)
+    return read_note(array.manifest, "manifest", jobs_in)
 
 
 def jobs_in(content: Any) -> list[list[Job]]:
@@ -301,7 +301,7 @@ def jobs_in(content: Any) -> list[list[Job]]:
 def known_ends(folder: Path) -> dict[str, End]:
     """How tasks of a submission ended, as far as it was written down."""
     with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
-        found = parsed(content_of(folder / "ends.json"), "ends")
+        found = parse_json(read_whole(folder / "ends.json"), "ends")
         return {id: (kind, " ".join(str(text).split())) for id, (kind, text) in found.items() if kind in KINDS}
     return {}
 

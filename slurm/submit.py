@@ -19,9 +19,9 @@ from spurbench.bench.grid.cells import Grid
 from spurbench.bench.launch import snapshot
 from spurbench.bench.launch.job import Job
 from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
-from spurbench.bench.launch.runner import Settings, arranged, outstanding
+from spurbench.bench.launch.runner import Settings, arranged, find_outstanding
 from spurbench.bench.plugins import dataset_files, registry
-from spurbench.bench.records.plans import Plan, draw_ids, draws_of
+from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.record import Record
 from spurbench.bench.store.store import Store
 from spurbench.slurm import limits, program, submissions
@@ -82,22 +82,22 @@ def submit(
     with submitting(store, not wish.dry_run):
         fates = known_fates(store, wish)
         here = {id for id, fate in fates.items() if fate.state != "over"}
-        state, planned, waiting = outstanding(grid, store, settings, look_only=wish.dry_run)
-        searches = waiting & set(draws_of(state))
-        wanted = (searches or waiting) - here
+        now = find_outstanding(grid, store, settings, look_only=wish.dry_run)
+        searches = now.waiting & set(now.plan.draw_ids)
+        wanted = (searches or now.waiting) - here
         if not wish.dry_run:
-            for name in sorted({run.dataset for run, _ in planned if run.id in wanted}):
+            for name in sorted({run.dataset for run, _ in now.planned if run.id in wanted}):
                 dataset_files.prepare(name)
         jobs = {
             asked: [
                 replace(job, options=replace(job.options, device=device(settings, asked)))
-                for job in arranged(planned, ids, layout(settings, asked), settings)
+                for job in arranged(now.planned, ids, layout(settings, asked), settings)
             ]
-            for asked, ids in by_resources(grid, state, wanted, resources).items()
+            for asked, ids in by_resources(grid, now.plan, wanted, resources).items()
         }
         sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates)
-    left_out = waiting & here
-    return replace(sent, **counted(fates, left_out), searching=bool(searches), name=state["grid"])
+    left_out = now.waiting & here
+    return replace(sent, **counted(fates, left_out), searching=bool(searches), name=now.plan.grid)
 
 
 def counted(fates: Mapping[str, Fate], left_out: Iterable[str]) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def by_resources(
     """The wanted runs by what their tasks ask for; one that two cells share goes with the first."""
     groups: dict[Resources, set[str]] = {}
     left = set(wanted)
-    for cell, row in zip(grid.cells, state["cells"], strict=True):
-        ids = {*draw_ids(row), *row["ids"]} & left
+    for cell, row in zip(grid.cells, state.cells, strict=True):
+        ids = {*row.draw_ids, *row.ids} & left
         left -= ids
         if ids:
             groups.setdefault(resources(cell.resources), set()).update(ids)
@@ -156,9 +156,9 @@ def fate(record: Record | None) -> str:
 
     Lack of memory counts as from outside: another try with more of it may do.
     """
-    if record is None or (record["cause"] or {}).get("kind") in KINDS:
+    if record is None or (record.cause and record.cause.kind in KINDS):
         return "outside"
-    return "done" if record["status"] == "done" else "itself"
+    return "done" if record.status == "done" else "itself"
 
 
 def check(root: Path, wish: Wish) -> None:

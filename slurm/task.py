@@ -26,7 +26,7 @@ from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.launch.job import Job, Redo
 from spurbench.bench.plugins import registry
-from spurbench.bench.records.record import settled
+from spurbench.bench.records.record import is_settled
 from spurbench.bench.store.claims import TASK
 from spurbench.bench.store.store import Store, checkpoint_of
 from spurbench.slurm import program
@@ -44,7 +44,8 @@ def main(manifest: str) -> int:
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
 
-    from spurbench.bench.launch.worker import Stopped, run_job
+    from spurbench.bench.launch.session import Stopped
+    from spurbench.bench.launch.worker import run_job
 
     if "SLURM_JOB_ID" in os.environ:
         os.environ[TASK] = os.environ["SLURM_JOB_ID"]
@@ -75,7 +76,9 @@ def main(manifest: str) -> int:
         try:
             run_job(job, store, progress(job), lambda: bool(asked), redo)
             until = time.monotonic() + PATIENCE
-            while not asked and time.monotonic() < until and not all(settled(store.record(run.id)) for run in job.runs):
+            while (
+                not asked and time.monotonic() < until and not all(is_settled(store.record(run.id)) for run in job.runs)
+            ):
                 time.sleep(2)  # another process has it, perhaps one that is about to end
                 run_job(job, store, progress(job), lambda: bool(asked))
             print(f"{job.title}: ended", flush=True)
@@ -121,7 +124,7 @@ def give_up(jobs: list[Job], store: Store) -> None:
     words = f"started {STARTS} times without getting anywhere"
     for job in jobs:
         for run in job.runs:
-            if not settled(store.record(run.id)):
+            if not is_settled(store.record(run.id)):
                 store.write_record(failed(frame(run, job.options), "node_failure", words))
 
 

@@ -153,7 +153,7 @@ class Chaos:
             return []
         records, unusable = Store.open(self.store).records()
         assert not unusable, unusable
-        causes = [record["cause"]["kind"] for record in records if record["status"] == "failed"]
+        causes = [record.cause.kind for record in records if record.cause]
         return [kind for kind in causes if kind not in OUTSIDE]
 
     def done_twice(self) -> list[str]:
@@ -164,7 +164,8 @@ class Chaos:
 
 def science(store: Path) -> list[dict[str, Any]]:
     """The records without what may differ between two runs of the same thing."""
-    return [{key: record[key] for key in record if key not in LOOSE} for record in Store.open(store).records()[0]]
+    records = [record.to_dict() for record in Store.open(store).whole_records()]
+    return [{key: record[key] for key in record if key not in LOOSE} for record in records]
 
 
 def predictions(store: Path) -> dict[str, bytes]:
@@ -261,15 +262,16 @@ def killed_at(operation: int, work: Callable[[], Any], store: Path) -> bool:
 def small_job(store: Path) -> Callable[[], Any]:
     """A worker's job of three runs, trained as one stack, that saves its state before every step."""
     from spurbench.bench.grid.ad_hoc import adhoc_grid
-    from spurbench.bench.grid.expand import expand, runs
+    from spurbench.bench.grid.expand import expand
     from spurbench.bench.launch.job import Job
-    from spurbench.bench.launch.worker import plugins, run_job
+    from spurbench.bench.launch.setup import set_up
+    from spurbench.bench.launch.worker import run_job
     from spurbench.bench.training.execution import Options
 
     sets = ["training.steps=4", "training.width=20", "two_moon.examples=40"]
-    planned = [run for run, _ in runs(expand(adhoc_grid("two_moon", ["lff"], "0-2", sets), {}))]
+    planned = [run for run, _ in expand(adhoc_grid("two_moon", ["lff"], "0-2", sets), {}).runs()]
     job = Job(planned, "lff", Options(history=2, checkpoint_seconds=-1))
-    plugins(job)  # imported here once, not in every process that is killed
+    set_up(job)  # imported here once, not in every process that is killed
     return lambda: run_job(job, Store.open(store, create=True), lambda step: None, lambda: False)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.records.record import told
+from spurbench.bench.records.record import Record, agree
 from spurbench.bench.store.store import Store
 from spurbench.slurm.submissions import tasks
 
@@ -156,8 +156,8 @@ def settled(one: Trouble) -> dict[str, int]:
     one.submit()
     held, records = one.in_queue(), Store.open(one.store).records()[0]
     return {
-        "failed": sum(record["status"] == "failed" for record in records),
-        "lost": RUNS - len(held.keys() | {record["id"] for record in records}),
+        "failed": sum(record.status == "failed" for record in records),
+        "lost": RUNS - len(held.keys() | {record.id for record in records}),
         "twice": sum(count - 1 for count in held.values()),
     }
 
@@ -167,18 +167,19 @@ def report(what: str, found: dict[str, int]) -> bool:
     return any(found.values())
 
 
-def local(folder: Path, steps: int) -> list[Any]:
+def local(folder: Path, steps: int) -> list[Record]:
     """What the records of a run without SLURM say."""
     one = Trouble(folder, steps)
     one.say("run", one.grid, "--store", one.store, "--jobs", 1, "--threads", 1)
-    records = [told(record) for record in Store.open(one.store).records()[0]]
+    records = list(Store.open(one.store).whole_records())
     assert len(records) == RUNS
     return records
 
 
-def differing(one: Trouble, unbroken: list[Any]) -> int:
-    records = [told(record) for record in Store.open(one.store).records()[0]]
-    return sum(record not in records for record in unbroken) + abs(len(records) - len(unbroken))
+def differing(one: Trouble, unbroken: list[Record]) -> int:
+    records = list(Store.open(one.store).whole_records())
+    gone = [record for record in unbroken if not any(agree(record, other) for other in records)]
+    return len(gone) + abs(len(records) - len(unbroken))
 
 
 def finish(stores: list[Trouble], folder: Path) -> bool:

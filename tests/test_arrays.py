@@ -12,11 +12,10 @@ import pytest
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
-from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.launch import runner, snapshot
 from spurbench.bench.launch.job import Job, gather
 from spurbench.bench.launch.recording import frame
-from spurbench.bench.records.record import sealed
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import profiles, submissions, submit, task
@@ -26,9 +25,7 @@ GRID = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [erm, {method: sd, res
 
 
 def jobs_of(count: int) -> list[Job]:
-    planned = [
-        (run, cell["label"]) for run, cell in runs(expand(adhoc_grid("two_moon", ["erm"], f"0-{count - 1}"), {}))
-    ]
+    planned = [(run, cell.label) for run, cell in expand(adhoc_grid("two_moon", ["erm"], f"0-{count - 1}"), {}).runs()]
     return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
 
 
@@ -217,8 +214,9 @@ def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
     assert snapshot.take(tmp_path, [str(plugin)]) == (code, copies) and Path(copies[0]).read_text() == "# first\n"
     plugin.write_text("# second\n")
     assert snapshot.take(tmp_path, [str(plugin)])[0] != code and len(list((tmp_path / "code").iterdir())) == 2
-    ask = "from spurbench.bench import provenance, registry; import spurbench.slurm.task as t; "
-    ask += "print(t.__file__, provenance.code()['snapshot'], len(registry.methods()))"
+    ask = "from spurbench.bench.plugins import registry; from spurbench.bench.provenance import commit; "
+    ask += "import spurbench.slurm.task as t; "
+    ask += "print(t.__file__, commit.code()['snapshot'], len(registry.methods()))"
     done = subprocess.run([sys.executable, "-c", ask], env=os.environ | {"PYTHONPATH": str(code)},
                           capture_output=True, text=True, check=True)  # fmt: skip
     file, name, count = done.stdout.split()
@@ -229,10 +227,10 @@ def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     store, jobs = Store.open(tmp_path / "s", create=True), jobs_of(2)
     manifest = tmp_path / "array-0.json"
     assert [task.starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
-    store.write_record(sealed({**frame(jobs[0].runs[0], jobs[0].options), "status": "done"}))
+    store.write_record(frame(jobs[0].runs[0], jobs[0].options).with_(status="done", cause=None))
     assert [task.starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
     task.give_up(jobs, store)
     ended = store.record(jobs[1].runs[0].id)
-    assert ended is not None and ended["cause"]["kind"] == "node_failure" and "5 times" in ended["cause"]["message"]
+    assert ended and ended.cause and ended.cause.kind == "node_failure" and "5 times" in ended.cause.message
     done = store.record(jobs[0].runs[0].id)
-    assert done is not None and done["status"] == "done"
+    assert done is not None and done.status == "done"

@@ -43,6 +43,6 @@ def test_disturbed_and_unbroken_are_the_same(tmp_path: Path, unbroken: Path, wha
     assert not one.failures()
     one.finish()
     if what == "kills":
-        assert any(record["cost"]["resumed"] for record in chaos.Store.open(one.store).records()[0])
+        assert any(record.cost.resumed for record in chaos.Store.open(one.store).records()[0])
     found = chaos.compare(one.store, unbroken)
     assert good(found) and found["records"] == 4 and not one.done_twice(), found

@@ -105,10 +105,10 @@ def test_a_newer_store_is_refused(command: Any, tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_version_is_refused(command: Any, tmp_path: Path) -> None:
     from spurbench.bench.grid.ad_hoc import adhoc_grid
-    from spurbench.bench.grid.expand import expand, runs
+    from spurbench.bench.grid.expand import expand
     from spurbench.bench.store.checkpoints import LAYOUT
 
-    ((run, _),) = runs(expand(adhoc_grid("two_moon", ["erm"], "0", ["training.steps=3"]), {}))
+    ((run, _),) = expand(adhoc_grid("two_moon", ["erm"], "0", ["training.steps=3"]), {}).runs()
     checkpoint = tmp_path / "s" / "checkpoints" / f"{run.id}.pt"
     command("run", *TINY, "--seeds", "1", "--store", tmp_path / "s")
     checkpoint.parent.mkdir(exist_ok=True)
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_written_is_one_line(
     def refused(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["spurbench", *arguments])
         with pytest.raises(SystemExit, match="2"):
-            main.main()
+            main()
         said = capsys.readouterr().err
         assert said.startswith("spurbench: cannot write") and said.count("\n") == 1
         return said
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_written_is_one_line(
 
 
 def test_help_and_list_import_nothing_heavy() -> None:
-    program = "import sys; from spurbench.bench import cli, catalogue; catalogue.everything(''); print(*sys.modules)"
+    program = "import sys; from spurbench.bench.cli import catalogue; catalogue.everything(''); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert "spurbench.bench.plugins.registry" in loaded, done.stderr

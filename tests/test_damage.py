@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,18 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
+
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_record, seal
 
 from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.formats.render import render
-from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import status
-from spurbench.bench.launch.runner import Settings, outstanding
+from spurbench.bench.launch.runner import Settings, find_outstanding
 from spurbench.bench.leaderboard import build
 from spurbench.bench.records import parsing, record
-from spurbench.bench.records.record import SCHEMA, Record, Run, sealed
-from spurbench.bench.records.validation import is_file_name
+from spurbench.bench.records.parsing import is_file_name, plan_from, record_from
+from spurbench.bench.records.record import SCHEMA, Cause, Record
+from spurbench.bench.records.run import Run
 from spurbench.bench.store import artifacts, packed, store
 from spurbench.bench.store.merge import merge
 from spurbench.bench.store.store import Packed, Store
@@ -49,19 +55,17 @@ def finished(run: Run) -> Record:
     """A record as a worker leaves it, with all that one may hold."""
     counts = {"n": [5, 4], "correct": [run.seed % 5, 3], "loss_sum": 1.5, "entropy_sum": 1.0}
     looks = [{"step": step, "splits": {"validation": counts, "test": counts}} for step in (10, 20)]
-    return {
-        "schema": SCHEMA, "id": run.id, **run.to_dict(), "status": "done", "cause": None, "needs": ["environments"],
-        "headline": [["test", "accuracy"], ["train", "min_margin"]],
-        "groups": ["y0", "y1"], "conflicting": [1], "looks": looks,
-        "splits": {name: counts for name in ("train", "validation", "test")},
-        "measures": {"train": {"min_margin": 0.1}, "grid": {"easy_share": 0.5}},
-        "history": [{"step": 0, "loss": 1.0, "train_accuracy": 0.5}],
-        "curves": {"margin": {"split": "train", "n": 9, "flipped": [0, 4, 9]}},
-        "predictions": f"predictions/{run.id[:2]}/{run.id}.npz",
-        "cost": {"seconds": 1.0, "seconds_per_step": 0.1, "peak_memory_mb": 9.0, "replicas": 1, "threads": 1},
-        "provenance": {"commit": "abc", "data": "", "device": "cpu", "diff": None, "versions": {"torch": "2"},
-                       "hardware": {"cpu": "one", "gpu": None}, "finished": "2026-01-01T00:00:00+00:00"},
-    }  # fmt: skip
+    return make_record(
+        **run.to_dict(), needs=["environments"], headline=[["test", "accuracy"], ["train", "min_margin"]],
+        groups=["y0", "y1"], conflicting=[1], looks=looks,
+        splits={name: counts for name in ("train", "validation", "test")},
+        measures={"train": {"min_margin": 0.1}, "grid": {"easy_share": 0.5}},
+        history=[{"step": 0, "loss": 1.0, "train_accuracy": 0.5}],
+        curves={"margin": {"split": "train", "n": 9, "flipped": [0, 4, 9]}},
+        predictions=f"predictions/{run.id[:2]}/{run.id}.npz",
+        provenance={"commit": "abc", "device": "cpu", "versions": {"torch": "2"},
+                    "hardware": {"cpu": "one", "gpu": None}, "finished": "2026-01-01T00:00:00+00:00"},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +75,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(GRID)
     made, grid = Store.open(folder / "store", create=True), load_grid(str(folder / "small.yaml"))
     for _ in range(2):  # the search, then what it chose
-        plan = expand(grid, {one["id"]: one for one in made.records()[0]})
-        for run, _ in runs(plan):
+        plan = expand(grid, {one.id: one for one in made.records()[0]})
+        for run, _ in plan.runs():
             made.write_record(finished(run))
     made.write_plan(plan)
     made.pack(folder / "packed.jsonl")
@@ -140,7 +144,7 @@ def resealed(content: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     try:
         if rng.random() < 0.5:
             content["id"] = Run.from_dict(content).id
-        return sealed(content)
+        return seal(content)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return content
 
@@ -182,7 +186,7 @@ def commands(where: Path, good: Path, folder: Path) -> Iterator[Callable[[], Any
     yield lambda: merge(Store.open(folder / "new", create=True), [Store.open(where)])
     if where.is_dir():
         for _ in range(2):  # the second time nothing is left to be set aside
-            yield lambda: outstanding(load_grid(str(good / "small.yaml")), Store.open(where), Settings())
+            yield lambda: find_outstanding(load_grid(str(good / "small.yaml")), Store.open(where), Settings())
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -199,47 +203,55 @@ def test_no_content_breaks_a_command(good: Path, tmp_path: Path, seed: int) -> N
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dataset": "x" * 3_000_000}, "dataset is a text of 3,000,000 characters"),
-        ({"method": "a\nb"}, "method is 'a\\nb'"),
-        ({"status": "gone"}, "status is 'gone'; expected done or failed"),
-        ({"splits": {"test": COUNTS | {"correct": [6]}}}, "splits"),
-        ({"splits": {"test": COUNTS | {"n": [5, 4]}}}, "splits"),
-        ({"measures": {"test": {"m": 1e200}}}, "measures"),
-        ({"cost": {"seconds": 1}}, "cost"),
-        ({"groups": None}, "groups is null"),
+        ({"dataset": "x" * 3_000_000}, "length <= 200 at `.dataset`"),
+        ({"method": "a\nb"}, "at `.method`"),
+        ({"method": "a\n"}, "at `.method`"),
+        ({"status": "x" * 100_000}, "xxx' at `.status`"),
+        ({"status": "gone"}, "'gone' at `.status`"),
+        ({"splits": {"test": COUNTS | {"correct": [6]}}}, "a split has more correct predictions"),
+        ({"splits": {"test": COUNTS | {"n": [5, 4]}}}, "or they are of different groups"),
+        ({"measures": {"test": {"m": 1e200}}}, "at `.measures[...][...]`"),
+        ({"cost": {"seconds": 1}}, "`peak_memory_mb` at `.cost`"),
+        ({"groups": None}, "got `null` at `.groups`"),
         ({"conflicting": [2]}, "conflicting groups are not among its groups"),
         ({"looks": [{"step": 1, "splits": {"other": COUNTS}}]}, "looks are at other splits"),
-        ({"predictions": "../../../etc/passwd"}, "predictions"),
-        ({"status": "failed"}, "cause is null"),
-        ({"needs": "groups"}, "needs"),
-        ({"provenance": {"finished": 3}}, "provenance"),
+        ({"predictions": "../../../etc/passwd"}, "at `.predictions`"),
+        ({"status": "failed"}, "its status is failed and its cause null"),
+        ({"needs": "groups"}, "at `.needs`"),
+        ({"provenance": {"finished": 3}}, "at `.provenance.finished`"),
     ],
 )  # fmt: skip
 def test_a_record_is_no_record_if_a_field_is_not_as_it_should_be(
     good: Path, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    one = next(line["record"] for line in lines_of(good) if "record" in line) | change
+    plan, line, *_ = lines_of(good)
+    one = line["record"] | change
     one |= {"id": Run.from_dict(one).id}
-    where = packed_of(tmp_path, [lines_of(good)[0], {"record": sealed(one)}])
+    where = packed_of(tmp_path, [plan, {"record": seal(one)}])
     (reason,) = reasons(where).values()
     assert words in reason and len(reason) < 300
     with pytest.raises(UserError, match="cannot be kept"):
-        Store.open(tmp_path / "s", create=True).write_record(one)
+        record = record_from(line["record"]).with_(**change | {"id": one["id"]})
+        Store.open(tmp_path / "s", create=True).write_record(record)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("cells",), [3], "cell 1: it is 3"),
-        (("cells", 0, "seeds"), ["0"], "cell 1: its seeds"),
+        (("cells",), [3], "got `int` at `.cells[0]`"),
+        (("cells", 0, "seeds"), ["0"], "got `str` at `.cells[0].seeds[0]`"),
         (("cells", 0, "ids"), ["0" * 16, "1" * 16], "its ids are not those of the runs it describes"),
-        (("cells", 1, "search", "chosen"), 7, "cell 2: its search"),
+        (("cells", 1, "search", "chosen"), 7, "cell 2: its search has chosen draw 7 of 2"),
         (("cells", 1, "search", "draws", 0, "ids"), ["0" * 16], "its ids are not those"),
-        (("cells", 0, "label"), None, "its label is null"),
-        (("cells", 0, "selection"), {"rule": "no such", "text": ""}, "its selection"),
-        (("notes",), "one", "its notes"),
-        (("origin",), {"content": "a"}, "its origin"),
-        (("superseded",), ["../x"], "its superseded"),
+        (("cells", 0, "label"), None, "got `null` at `.cells[0].label`"),
+        (("selection",), {"rule": "no such", "text": ""}, "its rule is 'no such'"),
+        (("cells", 0, "selection"), {"rule": "no such", "text": ""}, "cell 1: its rule is 'no such'"),
+        (("cells", 1, "search", "rule"), "no such", "cell 2: its rule is 'no such'"),
+        (("cells", 0, "selection"), "", "got `str` at `.cells[0].selection`"),
+        (("notes",), "one", "at `.notes`"),
+        (("origin",), 0, "got `int` at `.origin`"),
+        (("origin",), {"content": "a"}, "`place` at `.origin`"),
+        (("superseded",), ["../x"], "at `.superseded[0]`"),
         (("schema",), "1", "its schema"),
         (("schema",), SCHEMA + 1, "newer spurbench"),
     ],
@@ -261,13 +273,14 @@ def test_a_plan_is_no_plan_if_a_field_is_not_as_it_should_be(
 )
 def test_no_plan_is_written_outside_its_folder(good: Path, tmp_path: Path, name: Any) -> None:
     line = lines_of(good)[0]
+    plan = plan_from(line["plan"]).with_(grid=name)
     line["plan"]["grid"] = name
     where = packed_of(tmp_path, [line, lines_of(good)[1]])
-    assert not is_file_name(name) and "grid" in reasons(where)["p.jsonl:1"]
+    assert not (isinstance(name, str) and is_file_name(name)) and "grid" in reasons(where)["p.jsonl:1"]
     merge(Store.open(tmp_path / "new", create=True), [where])
     assert not (tmp_path / "new" / "plans").exists() and len(list(tmp_path.iterdir())) == 2
     with pytest.raises(UserError, match="cannot be kept"):
-        Store.open(tmp_path / "new").write_plan(line["plan"])
+        Store.open(tmp_path / "new").write_plan(plan)
 
 
 # ---- what lies in a store -------------------------------------------------------------------------------------------
@@ -283,19 +296,19 @@ def put(path: Path, content: bytes | None = b"foreign") -> Path:
 
 def test_what_no_one_put_there_is_not_even_named(copy: Store) -> None:
     before = len(copy.records()[0])
-    for folder in ("records", "plans", f"records/{copy.records()[0][0]['id'][:2]}"):
+    for folder in ("records", "plans", f"records/{copy.records()[0][0].id[:2]}"):
         for name in (".DS_Store", "._x.json", "Thumbs.db", "desktop.ini", ".nfs0001", ".x.json.host.1.tmp"):
             put(copy.root / folder / name)
     assert len(copy.records()[0]) == before and copy.records()[1] == [] and len(copy.plans()) == 1
 
 
 def test_what_is_foreign_is_named_left_alone_and_stops_no_command(copy: Store, good: Path, command: Any) -> None:
-    one = copy.records()[0][0]
-    home = copy.path("records", one["id"], ".json")
+    one = next(copy.whole_records())
+    home = copy.path("records", one.id, ".json")
     copies = [
-        f"{one['id']} (conflicted copy).json",
-        f"{one['id']}.sync-conflict-1.json",
-        f"{one['id']}.json~",
+        f"{one.id} (conflicted copy).json",
+        f"{one.id}.sync-conflict-1.json",
+        f"{one.id}.json~",
         "a.json",
     ]
     strays = [put(home.with_name(name), home.read_bytes()) for name in copies]
@@ -318,7 +331,7 @@ def test_what_is_foreign_is_named_left_alone_and_stops_no_command(copy: Store, g
     assert f"not used: {Path(*strays[0].parts[-3:])}" in " ".join(command("leaderboard", copy.root).stdout.split())
     command("pack", copy.root, copy.root.parent / "p.jsonl.gz")
     for _ in range(2):
-        assert outstanding(load_grid(str(good / "small.yaml")), copy, Settings())[2] == set()
+        assert find_outstanding(load_grid(str(good / "small.yaml")), copy, Settings()).waiting == set()
     assert all(os.path.lexists(path) for path in strays) and not (copy.root / "set-aside").exists()
 
 
@@ -328,8 +341,8 @@ def test_what_is_foreign_is_named_left_alone_and_stops_no_command(copy: Store, g
 def test_what_cannot_be_used_where_a_record_belongs_is_set_aside_once(
     copy: Store, good: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    one, other = copy.records()[0][:2]
-    home = copy.path("records", one["id"], ".json")
+    one, other = list(copy.whole_records())[:2]
+    home = copy.path("records", one.id, ".json")
     content = home.read_bytes()
     home.unlink()
     if what in ("link", "loop"):
@@ -339,52 +352,52 @@ def test_what_cannot_be_used_where_a_record_belongs_is_set_aside_once(
     elif what == "folder":
         put(home, None)
     else:
-        odd = {"cut": content[:99], "empty": b"", "other": canonical(sealed(other)), "nested": b"[" * 10_000,
+        odd = {"cut": content[:99], "empty": b"", "other": canonical(seal(other.to_dict())), "nested": b"[" * 10_000,
                "latin": content.replace(b"abc", b"\xe4bc"), "large": content + b" " * 100_000}  # fmt: skip
         home.write_bytes(odd[what])
         monkeypatch.setattr(parsing, "LIMIT", 100_000)
     (bad,) = copy.records()[1]
     assert bad.path == str(home.relative_to(copy.root)) and bad.ours and len(bad.reason) < 200
-    assert copy.record(one["id"]) is None and one["id"] not in {each["id"] for each in copy.records()[0]}
+    assert copy.record(one.id) is None and one.id not in {each.id for each in copy.records()[0]}
     grid = load_grid(str(good / "small.yaml"))
-    assert one["id"] in outstanding(grid, copy, Settings())[2]
+    assert one.id in find_outstanding(grid, copy, Settings()).waiting
     assert copy.records()[1] == [] and len(list((copy.root / "set-aside").iterdir())) == 1
     copy.write_record(one)
-    assert outstanding(grid, copy, Settings())[2] == set()
+    assert find_outstanding(grid, copy, Settings()).waiting == set()
 
 
 def test_nothing_is_lost_of_what_is_replaced(copy: Store) -> None:
     """Neither by a record written where a damaged one lies, nor by two set aside in the same second."""
-    one = copy.records()[0][0]
-    home = copy.path("records", one["id"], ".json")
+    one = next(copy.whole_records())
+    home = copy.path("records", one.id, ".json")
     for content in (b"first", b"second"):
         home.write_bytes(content)
         copy.write_record(one)
     assert {path.read_bytes() for path in (copy.root / "set-aside").iterdir()} == {b"first", b"second"}
-    assert copy.record(one["id"]) == one
+    assert copy.record(one.id) == one
 
 
 def test_a_record_of_a_newer_spurbench_is_not_done_again(copy: Store, good: Path) -> None:
-    one = copy.records()[0][0]
-    home = copy.path("records", one["id"], ".json")
-    home.write_bytes(canonical(sealed(one | {"schema": SCHEMA + 1})))
+    one = next(copy.whole_records())
+    home = copy.path("records", one.id, ".json")
+    home.write_bytes(canonical(seal(one.to_dict() | {"schema": SCHEMA + 1})))
     with pytest.raises(UserError, match=f"{home}: written by a newer spurbench.*upgrade"):
-        outstanding(load_grid(str(good / "small.yaml")), copy, Settings())
+        find_outstanding(load_grid(str(good / "small.yaml")), copy, Settings())
     with pytest.raises(UserError, match="newer spurbench"):
         copy.write_record(one)
     assert home.exists() and build.board(Store.open(copy.root)).set_aside
 
 
 def test_a_file_that_may_not_be_read_is_named(copy: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = copy.records()[0][0]["id"]
-    read = store.content_of
+    one = next(copy.whole_records()).id
+    read = store.read_whole
 
     def refused(path: Any) -> bytes:
         if one in str(path):
             raise PermissionError(13, "Permission denied", str(path))
         return read(path)
 
-    monkeypatch.setattr(store, "content_of", refused)
+    monkeypatch.setattr(store, "read_whole", refused)
     (reason,) = reasons(Store.open(copy.root)).values()
     assert reason == "cannot be read: Permission denied"
 
@@ -438,8 +451,8 @@ def test_a_damaged_mark_is_one_line(copy: Store, text: str) -> None:
     ],
 )
 def test_a_record_that_could_not_be_read_again_is_not_written(copy: Store, change: dict[str, Any], words: str) -> None:
-    one = copy.records()[0][0] | change
-    one |= {"id": Run.from_dict(one).id} if "deep" not in one["hyper_parameters"] else {}
+    one = next(copy.whole_records()).with_(**change)
+    one = one if "deep" in one.hyper_parameters else one.with_(id=one.run.id)
     before = sorted(copy.root.rglob("*"))
     with pytest.raises(UserError, match=words):
         copy.write_record(one)
@@ -447,12 +460,12 @@ def test_a_record_that_could_not_be_read_again_is_not_written(copy: Store, chang
 
 
 def test_a_run_that_fails_with_any_words_leaves_a_record(copy: Store) -> None:
-    one = copy.records()[0][0]
-    cause = {"kind": "exception", "message": f"cannot open \udcff {'x' * 10**6}", "detail": "y" * 10**6}
-    copy.write_record(one | {"status": "failed", "cause": cause})
-    found = copy.record(one["id"])
-    assert found and found["cause"]["message"].startswith("cannot open ? xxx")
-    assert len(found["cause"]["message"]) == parsing.MESSAGE and len(found["cause"]["detail"]) == parsing.DETAIL
+    one = next(copy.whole_records())
+    cause = Cause("exception", f"cannot open \udcff {'x' * 10**6}", "y" * 10**6)
+    copy.write_record(one.with_(status="failed", cause=cause))
+    found = copy.record(one.id)
+    assert found and found.cause and found.cause.message.startswith("cannot open ? xxx")
+    assert (len(found.cause.message), len(found.cause.detail or "")) == (parsing.MESSAGE, parsing.DETAIL)
 
 
 # ---- packed stores --------------------------------------------------------------------------------------------------
@@ -469,7 +482,7 @@ def test_half_a_packed_store_is_merged_and_the_rest_named(good: Path, tmp_path: 
 
 
 def test_what_is_damaged_is_not_left_out_of_a_packed_store_silently(copy: Store, tmp_path: Path, command: Any) -> None:
-    home = copy.path("records", copy.records()[0][0]["id"], ".json")
+    home = copy.path("records", copy.records()[0][0].id, ".json")
     home.write_bytes(home.read_bytes()[:50])
     said = command("pack", copy.root, tmp_path / "p.jsonl.gz", code=2)
     assert said.stdout.startswith("5 records in") and f"not used: {home}: " in said.stderr
@@ -513,13 +526,13 @@ def test_records_of_one_run_in_a_packed_store(good: Path, tmp_path: Path) -> Non
     """What tells the same counts once, what is done before what failed; of a contradiction nothing is used."""
     plan, *records = lines_of(good)
     same, failed, contradicted, alone = (line["record"] for line in records[:4])
-    elsewhere = sealed(same | {"cost": same["cost"] | {"seconds": 99.0}})
+    elsewhere = seal(same | {"cost": same["cost"] | {"seconds": 99.0}})
     cause = {"kind": "killed", "message": "", "detail": ""}
-    lost = sealed(failed | {"status": "failed", "cause": cause, "splits": {}, "looks": []})
-    other = sealed(contradicted | {"measures": {}})
+    lost = seal(failed | {"status": "failed", "cause": cause, "splits": {}, "looks": []})
+    other = seal(contradicted | {"measures": {}})
     every = [same, lost, contradicted, alone, elsewhere, failed, other, contradicted]
     where = packed_of(tmp_path, [plan, *({"record": one} for one in every)])
-    assert where.records()[0] == [same, failed, alone]
+    assert where.records()[0] == [record_from(one) for one in (same, failed, alone)]
     assert list(reasons(where)) == ["p.jsonl:4", "p.jsonl:8", "p.jsonl:9"]
     assert f"run {contradicted['id']} in this file contradict each other" in reasons(where)["p.jsonl:9"]
 
@@ -533,12 +546,12 @@ def test_another_plan_of_the_same_name_is_kept_beside_it(good: Path, copy: Store
     theirs = json.loads(json.dumps(plan))
     theirs["plan"]["cells"][0]["label"], theirs["plan"]["notes"] = "theirs", ["their note"]
     where = packed_of(tmp_path, [plan, theirs, plan, theirs, *records])
-    assert [one["grid"] for one in where.plans()] == ["small", "small-2"]
+    assert [one.grid for one in where.plans()] == ["small", "small-2"]
     alone = packed_of(tmp_path, [theirs, *records], "alone.jsonl")
     for source in (where, alone, where):
         said = command("merge", copy.root, source.root).stdout
     assert "p.jsonl:2: there is another plan called small: this one is kept beside it as small-2" in said
-    assert [one["grid"] for one in Store.open(copy.root).plans()] == ["small", "small-2"]
+    assert [one.grid for one in Store.open(copy.root).plans()] == ["small", "small-2"]
     rows = command("leaderboard", copy.root).stdout
     assert "small: a note" in rows and "small-2: their note" in rows
     table = [json.loads(command("leaderboard", one, "--format", "json").stdout) for one in (copy.root, good / "store")]
@@ -547,22 +560,22 @@ def test_another_plan_of_the_same_name_is_kept_beside_it(good: Path, copy: Store
 
 def test_of_plans_of_one_grid_the_one_whose_search_is_further_is_kept(good: Path, tmp_path: Path) -> None:
     grid, (done, *records) = load_grid(str(good / "small.yaml")), lines_of(good)
-    begun = {"plan": json.loads(json.dumps(expand(grid, {})))}
+    begun = {"plan": expand(grid, {}).to_dict()}
     assert begun["plan"]["cells"][1]["search"]["chosen"] is None
     for order in ([begun, done], [done, begun]):
         where = packed_of(tmp_path, [*order, *records])
-        assert where.plans() == [done["plan"]] and where.renamed() == []
+        assert where.plans() == [plan_from(done["plan"])] and where.renamed() == []
     new = Store.open(tmp_path / "new", create=True)
     for one in (begun, done, begun):
         merge(new, [packed_of(tmp_path, [one, *records])])
-    assert new.plans() == [done["plan"]]
+    assert new.plans() == [plan_from(done["plan"])]
 
 
 # ---- what is kept beside records ------------------------------------------------------------------------------------
 
 
 def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: Path) -> None:
-    ids = [one["id"] for one in copy.records()[0]]
+    ids = [one.id for one in copy.records()[0]]
     for id in ids[:4]:
         artifacts.keep(copy, id, {"surface": np.ones((9, 9)), "more": np.zeros(3)})
     files = [copy.path("drawings", id, ".npz") for id in ids]
@@ -583,7 +596,7 @@ def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: P
 
 
 def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_path: Path, command: Any) -> None:
-    id = copy.records()[0][0]["id"]
+    id = copy.records()[0][0].id
     artifacts.keep(copy, id, {"surface": np.ones(2)})
     command("pack", copy.root, tmp_path / "p.jsonl", "--drawings")
     with zipfile.ZipFile(tmp_path / "p.drawings.npz", "a") as beside:
@@ -626,14 +639,14 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (parsing, record, store):
         monkeypatch.setattr(module, "SCHEMA", SCHEMA + 1)
 
-    def todays(one: Record) -> Record:
+    def todays(one: dict[str, Any]) -> dict[str, Any]:
         if one["schema"] > SCHEMA:
             return one
         found = one | {"schema": SCHEMA + 1, "hyper_parameters": one["hyper_parameters"] | {"new": 1}}
-        return sealed(found | {"id": Run.from_dict(found).id})
+        return seal(found | {"id": Run.from_dict(found).id})
 
-    monkeypatch.setattr(parsing, "migrated_record", todays)
-    monkeypatch.setattr(parsing, "plan_misfit", lambda plan: None)
+    monkeypatch.setattr(parsing, "migrate_record", todays)
+    monkeypatch.setattr(parsing, "fault_in_plan", lambda plan: None)
 
 
 def test_a_record_whose_id_was_migrated_is_found_with_what_is_kept_beside_it(
@@ -641,26 +654,27 @@ def test_a_record_whose_id_was_migrated_is_found_with_what_is_kept_beside_it(
 ) -> None:
     old = json.loads(next((copy.root / "records").glob("*/*.json")).read_bytes())
     artifacts.keep(Store.open(copy.root), old["id"], {"surface": np.ones(3)})
-    by_home = {copy.home(one["id"]): one for copy in [Store.open(copy.root)] for one in copy.records()[0]}
+    by_home = {copy.home(one.id): one for copy in [Store.open(copy.root)] for one in copy.whole_records()}
     new = by_home[old["id"]]
-    assert new["id"] != old["id"] and len(Store.open(copy.root).records()[0]) == 6
+    assert new.id != old["id"] and len(Store.open(copy.root).records()[0]) == 6
     again = Store.open(copy.root)
-    assert again.record(new["id"]) == new and artifacts.kept(again, new["id"]).keys() == {"surface"}
-    again.write_record(new | {"cost": new["cost"] | {"seconds": 2.0}})
-    assert again.record(new["id"])["cost"]["seconds"] == 2.0  # type: ignore[index]
+    assert again.record(new.id) == new and artifacts.kept(again, new.id).keys() == {"surface"}
+    again.write_record(new.with_(cost=structs.replace(new.cost, seconds=2.0)))
+    written = again.record(new.id)
+    assert written and written.cost.seconds == 2.0
     assert len(again.records()[0]) == 6 and again.records()[1] == []
-    assert artifacts.kept(Store.open(copy.root), new["id"]).keys() == {"surface"}
+    assert artifacts.kept(Store.open(copy.root), new.id).keys() == {"surface"}
     assert json.loads((copy.root / store.MARK).read_bytes()) == {"schema": SCHEMA + 1, "oldest": SCHEMA}
     merged = Store.open(tmp_path / "merged", create=True)
     merge(merged, [again])
-    assert merged.record(new["id"]) and artifacts.kept(merged, new["id"]).keys() == {"surface"}
-    assert merged.oldest == SCHEMA + 1 and all(one["schema"] == SCHEMA + 1 for one in merged.records()[0])
+    assert merged.record(new.id) and artifacts.kept(merged, new.id).keys() == {"surface"}
+    assert merged.oldest == SCHEMA + 1 and all(one.schema == SCHEMA + 1 for one in merged.records()[0])
     from_packed = Store.open(good / "packed.jsonl")
-    assert isinstance(from_packed, Packed) and from_packed.home(new["id"]) == old["id"]
+    assert isinstance(from_packed, Packed) and from_packed.home(new.id) == old["id"]
 
 
 def test_a_store_that_is_gone_is_not_written_to(copy: Store) -> None:
-    one = copy.records()[0][0]
+    one = next(copy.whole_records())
     shutil.rmtree(copy.root)
     with pytest.raises(StoreTrouble, match="is gone"):
         copy.write_record(one)

@@ -32,19 +32,19 @@ def test_counts_of_groups_and_environments() -> None:
     z = torch.tensor([2.0, -1.0, 0.5, -3.0])
     found = count_by_environment("train", z, split, whole)
     assert set(found) == {"train", "train_e0", "train_e1"}
-    assert found["train"]["n"] == [1, 1, 0, 2] and found["train"]["correct"] == [0, 1, 0, 1]
-    assert found["train_e0"]["n"] == [0, 1, 0, 1] and found["train_e0"]["correct"] == [0, 1, 0, 1]
-    assert found["train"]["loss_sum"] == pytest.approx(4.46285403)
-    assert found["train_e0"]["loss_sum"] + found["train_e1"]["loss_sum"] == pytest.approx(4.46285403)
+    assert found["train"].n == [1, 1, 0, 2] and found["train"].correct == [0, 1, 0, 1]
+    assert found["train_e0"].n == [0, 1, 0, 1] and found["train_e0"].correct == [0, 1, 0, 1]
+    assert found["train"].loss_sum == pytest.approx(4.46285403)
+    assert found["train_e0"].loss_sum + found["train_e1"].loss_sum == pytest.approx(4.46285403)
 
 
 def test_several_classes() -> None:
     split = Split(torch.zeros(2, 1), torch.tensor([2, 0]))
     found = count(torch.tensor([[0.0, 1.0, 5.0], [0.0, 1.0, 0.0]]), split, Data(split, {}, classes=3))
-    assert found["n"] == [1, 0, 1] and found["correct"] == [0, 0, 1]
+    assert found.n == [1, 0, 1] and found.correct == [0, 0, 1]
 
 
 def test_a_uniform_guess() -> None:
     split, whole = data()
     found = count_random_guess(split, whole)
-    assert sum(found["correct"]) == 2 and found["entropy_sum"] == pytest.approx(4 * math.log(2))
+    assert sum(found.correct) == 2 and found.entropy_sum == pytest.approx(4 * math.log(2))

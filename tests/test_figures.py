@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
+
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_counts
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import running as alive
@@ -21,13 +26,13 @@ from spurbench.bench.figures import draw, sheet
 from spurbench.bench.figures.curves import Looks
 from spurbench.bench.figures.heatmap import coloured
 from spurbench.bench.figures.source import Source
-from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import retrain
 from spurbench.bench.launch.job import Job
 from spurbench.bench.launch.recording import frame
 from spurbench.bench.launch.worker import run_job
-from spurbench.bench.records.record import sealed
+from spurbench.bench.records.record import Cause, Curve, Look, Record
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
@@ -87,8 +92,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = expand(load_grid(str(folder / "small.yaml")), {})
     store.write_plan(plan)
     cells: dict[str, list[Any]] = {}
-    for run, cell in runs(plan):
-        cells.setdefault(cell["label"] + cell["dataset"], []).append(run)
+    for run, cell in plan.runs():
+        cells.setdefault(cell.label + cell.dataset, []).append(run)
     for name, some in cells.items():
         if not name.startswith("longer"):
             for stack in (some[:2], some[2:]):
@@ -107,21 +112,21 @@ def source(made: Path) -> Source:
     return Source(Store.open(made / "store"))
 
 
-def with_curves(record: Any, seed: int) -> Any:
+def with_curves(record: Record, seed: int) -> Record:
     """A record as if its pictures had been attacked and its held-out splits scored on the way."""
-    flipped = [min(10, i // (50 * (1 + seed))) for i in range(1001)]
-    counts = [{"n": [5, 5], "correct": [i, 5 - i], "loss_sum": 1.0, "entropy_sum": 1.0} for i in range(3)]
-    looks = [{"step": 10 * i, "splits": {"validation": count}} for i, count in enumerate(counts)]
-    curves = {"margin": {"split": "train", "n": 10, "flipped": flipped}}
-    splits = record["splits"] | {"validation": counts[-1]}
-    return sealed(record | {"curves": curves, "looks": looks, "splits": splits})
+    flipped: list[float] = [min(10, i // (50 * (1 + seed))) for i in range(1001)]
+    counts = [make_counts(i, 5 - i, n=5) for i in range(3)]
+    looks = [Look(10 * i, {"validation": count}) for i, count in enumerate(counts)]
+    curves = {"margin": Curve("train", 10, flipped)}
+    splits = record.splits | {"validation": counts[-1]}
+    return record.with_(curves=curves, looks=looks, splits=splits)
 
 
 def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     store = Store.open(tmp_path / "s", create=True)
-    for record in Store.open(made / "store").records()[0]:
-        store.write_record(with_curves(record, record["seed"]))
+    for record in Store.open(made / "store").whole_records():
+        store.write_record(with_curves(record, record.seed))
     (tmp_path / "own.yaml").write_text(
         f"both: {{title: Curves, grid: {made / 'small.yaml'}, columns: 2, panels: ["
         "{kind: flipped, range: 2, series: [{dataset: two_moon, label: erm}], published: [{name: p, x: [1], y: [2]}]}, "
@@ -133,7 +138,7 @@ def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monk
     assert (flipped["low"][at], flipped["high"][at]) == (30.0, 100.0)  # seeds 2 and 0; 500 thousandths of a range of 2
     assert flipped["y"][at] == pytest.approx((100 + 50 + 30) / 3, rel=1e-3) and flipped["n"] == 3
     assert looks["x"] == [0, 10, 20] and looks["y"] == [0, 20, 40]
-    record = with_curves(store.records()[0][0], 0)
+    record = with_curves(next(store.whole_records()), 0)
     absent = Looks(series=[], split="test")
     assert Looks(series=[]).kept(Source(store), record)
     assert not absent.kept(Source(store), record), "a split that was not scored has no share, not one of 0"
@@ -144,12 +149,12 @@ def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, s
     store = Store.open(made / "store")
     drawing = draw.make(own["surfaces"], source(made))
     part = drawing.parts[0]
-    ids = [r["id"] for r in store.records()[0] if (r["dataset"], r["method"]) == ("two_moon", "erm")]
+    ids = [r.id for r in store.records()[0] if (r.dataset, r.method) == ("two_moon", "erm")]
     kept = [artifacts.kept(store, id)["surface"] for id in ids]
     assert part and part["n"] == part["planned"] == 3 and kept[0].shape == (100, 100) and kept[0].dtype == np.float16
     assert np.allclose(part["logit"], np.mean([one.astype(float) for one in kept], 0), rtol=1e-3)
     assert np.ptp(part["logit"]) > 0.1 and len(part["points"]["x"]) == 40
-    margins = sorted(store.record(id)["measures"]["train"]["min_margin"] for id in ids)  # type: ignore[index]
+    margins = sorted(store.record(id).measures["train"]["min_margin"] for id in ids)  # type: ignore[union-attr]
     assert part["number"]["value"] == pytest.approx(margins[1], rel=1e-3)
 
 
@@ -168,7 +173,7 @@ def test_files_are_the_same_each_time_and_the_numbers_are_beside(
 def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp_path: Path) -> None:
     """Of runs whose drawings are gone the figure says so; trained again they are what they were."""
     store = Store.open(tmp_path / "copy", create=True)
-    for record in Store.open(made / "store").records()[0]:
+    for record in Store.open(made / "store").whole_records():
         store.write_record(record)
     bare = Source(store)
     with pytest.raises(
@@ -181,7 +186,7 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
     retrain.all_of(tasks, 1, lambda task, same: said.extend(same))
     assert said == [True] * 6
     for id, record in bare.records.items():
-        if record["dataset"] == "two_moon":
+        if record.dataset == "two_moon":
             before, after = (artifacts.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
             assert (before == after).all()
     assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
@@ -209,9 +214,9 @@ def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path
     (tmp_path / "small.yaml").write_text(ENDLESS)
     (tmp_path / "own.yaml").write_text(FIGURES.partition("features:")[0].partition("    - {kind")[0])
     store = Store.open(tmp_path / "store", create=True)
-    for run, _ in runs(expand(load_grid(str(tmp_path / "small.yaml")), {})):
+    for run, _ in expand(load_grid(str(tmp_path / "small.yaml")), {}).runs():
         record = frame(run, Options())
-        store.write_record(record | {"status": "done", "groups": ["y0", "y1"]})
+        store.write_record(record.with_(status="done", cause=None, groups=["y0", "y1"]))
     running = spurbench.start("figure", "own.yaml", "store", "--train", "--jobs", 2, cwd=tmp_path)
     try:
         until(lambda: sum(map(trains, family(running.pid))) == 2)
@@ -245,12 +250,12 @@ def trains(pid: int) -> bool:
 
 
 def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
-    record = next(r for r in Store.open(made / "store").records()[0] if r["dataset"] == "two_moon")
+    record = next(r for r in Store.open(made / "store").records()[0] if r.dataset == "two_moon")
     engine = retrain.before([record])
     engine.train()
     assert retrain.as_recorded(record, engine.model(0))
-    told = record["splits"]["train"] | {"loss_sum": record["splits"]["train"]["loss_sum"] * 1.001}
-    assert not retrain.as_recorded(record | {"splits": {"train": told}}, engine.model(0))
+    counts = replace(record.splits["train"], loss_sum=record.splits["train"].loss_sum * 1.001)
+    assert not retrain.as_recorded(replace(record, splits={"train": counts}), engine.model(0))
 
 
 def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure], command: Any, tmp_path: Path) -> None:
@@ -335,10 +340,8 @@ def test_what_is_lacking_is_one_line_with_the_command(
 
 def test_missing_seeds_are_counted_and_missing_panels_on_request(made: Path, own: dict[str, sheet.Figure]) -> None:
     every = source(made)
-    gone = next(r for r in every.records.values() if (r["method"], r["seed"], r["dataset"]) == ("sd", 2, "two_moon"))
-    every.records[gone["id"]] = sealed(
-        gone | {"status": "failed", "cause": {"kind": "killed", "message": "", "detail": ""}}
-    )
+    gone = next(r for r in every.records.values() if (r.method, r.seed, r.dataset) == ("sd", 2, "two_moon"))
+    every.records[gone.id] = replace(gone, status="failed", cause=Cause("killed", ""))
     part = draw.make(own["surfaces"], every).parts[1]
     assert part and (part["n"], part["planned"]) == (2, 3)
     lacking = (

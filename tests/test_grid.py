@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
+
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_record
 
 from spurbench.bench.cli.running import the_grid
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.grid.ad_hoc import adhoc_grid
-from spurbench.bench.grid.expand import expand, runs, summary
+from spurbench.bench.grid.expand import expand, summarize
 from spurbench.bench.grid.load import load_grid, shipped_grids
 from spurbench.bench.grid.patterns import only
 from spurbench.bench.launch import runner
 from spurbench.bench.launch.job import gather
 from spurbench.bench.launch.local import Outcome
-from spurbench.bench.records.plans import draws_of, kept_as
-from spurbench.bench.records.record import Run
+from spurbench.bench.records.plan import kept_as
+from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 
@@ -45,16 +49,15 @@ def one_method(tmp_path, method):
     return grid_of(tmp_path, SMALL.replace("METHOD", method))
 
 
-def record(run, accuracy, status="done", cause=None, split="test"):
-    counts = {split: {"n": [50, 50], "correct": [50 * accuracy, 50 * accuracy]}}
-    splits = counts if status == "done" else {}
-    return {
+def record(run, accuracy, status="done", cause=None, loss=0):
+    counts = {"n": [50, 50], "correct": [50 * accuracy] * 2, "loss_sum": loss, "entropy_sum": 0}
+    return make_record(
         **run.to_dict(),
-        "id": run.id,
-        "status": status,
-        "splits": splits,
-        "cause": cause and {"kind": cause},
-    }
+        status=status,
+        groups=["y0", "y1"],
+        splits={"test": counts} if status == "done" else {},
+        cause=cause and {"kind": cause, "message": ""},
+    )
 
 
 def test_shipped_grids_load_and_say_what_they_are():
@@ -93,10 +96,10 @@ def test_quick_is_marked_and_compared_with_nothing():
 
 def test_ids_are_those_of_the_runs_and_na_cells_have_none():
     plan = expand(load_grid("quick"), {})
-    listed = runs(plan)
-    assert [run.id for run, _ in listed] == [id for cell in plan["cells"] for id in cell["ids"]]
-    assert all(cell["ids"] == cell["seeds"] == [] for cell in plan["cells"] if cell["na"])
-    assert all(Run.from_dict({**cell, "seed": run.seed}) == run for run, cell in listed)
+    listed = plan.runs()
+    assert [run.id for run, _ in listed] == [id for cell in plan.cells for id in cell.ids]
+    assert all(cell.ids == cell.seeds == [] for cell in plan.cells if cell.na)
+    assert all(Run(**cell.identity, seed=run.seed) == run for run, cell in listed)
 
 
 def test_numbers_are_stored_as_the_type_of_their_field(tmp_path):
@@ -105,7 +108,7 @@ def test_numbers_are_stored_as_the_type_of_their_field(tmp_path):
     assert (type(cell.hyper_parameters["coef"]), type(cell.hyper_parameters["delay"])) == (float, int)
     assert cell.training["lr"] == 0.001
     other = one_method(tmp_path, "{method: sd, hyper_parameters: {coef: 1.0, delay: 4}, training: {lr: 0.001}}")
-    assert expand(one, {})["cells"][0]["ids"] == expand(other, {})["cells"][0]["ids"]
+    assert expand(one, {}).cells[0].ids == expand(other, {}).cells[0].ids
 
 
 MISTAKES = [
@@ -282,11 +285,11 @@ def test_what_is_inherited_for_another_choice_is_left_behind(tmp_path):
 def test_a_search_over_choices_keeps_to_the_fields_of_each(tmp_path):
     entry = "{method: erm, search: {rule: test_accuracy, space: {training.optimizer: [adam, sgd]}}}"
     grid = grid_of(tmp_path, OVER_SGD.replace("METHOD", entry))
-    drawn = [run for run, _ in runs(expand(grid, {}))]
+    drawn = [run for run, _ in expand(grid, {}).runs()]
     assert [run.training.get("momentum") for run in drawn] == [None, 0.9]
     for best in drawn:
         records = {run.id: record(run, 0.9 if run == best else 0.1) for run in drawn}
-        assert expand(grid, records)["cells"][0]["training"] == best.training
+        assert expand(grid, records).cells[0].training == best.training
 
 
 def test_a_declared_search_leaves_at_its_default_what_has_no_effect(tmp_path):
@@ -365,7 +368,7 @@ def test_lists_are_multiplied_out_and_labelled(tmp_path):
     assert [cell.label for cell in grid.cells] == [
         f"sd coef={coef}, training.lr={lr}" for coef, lr in itertools.product(["0.1", "1"], ["0.001", "0.01"])
     ]
-    assert len({id for cell in expand(grid, {})["cells"] for id in cell["ids"]}) == 8
+    assert len({id for cell in expand(grid, {}).cells for id in cell.ids}) == 8
 
 
 def test_draws_depend_on_their_own_name_alone(tmp_path):
@@ -391,71 +394,71 @@ SEARCH = """{method: group_dro, training: {steps: 7}, search: {draws: 3, seeds: 
 def test_a_search_runs_chooses_and_then_runs_the_winner(tmp_path):
     grid = one_method(tmp_path, SEARCH)
     plan = expand(grid, {})
-    cell = plan["cells"][0]
-    assert (cell["ids"], cell["hyper_parameters"], cell["search"]["chosen"]) == ([], None, None)
-    assert cell["search"]["text"] == (
+    cell = plan.cells[0]
+    assert (cell.ids, cell.hyper_parameters, cell.search.chosen) == ([], None, None)
+    assert cell.search.text == (
         "3 random draws × 2 seeds, train_size 100, steps 2; chosen by test accuracy (test-set oracle)"
     )
-    drawn = [run for run, _ in runs(plan)]
+    drawn = [run for run, _ in plan.runs()]
     assert len(drawn) == 6 and {run.seed for run in drawn} == {5, 6}
     assert all(run.dataset_options["train_size"] == 100 and run.training["steps"] == 2 for run in drawn)
     scores = [0.5, 0.5, 0.9, 0.5, 0.6, 0.6]
     records = {run.id: record(run, score) for run, score in zip(drawn, scores, strict=True)}
     half = dict(list(records.items())[:5])
-    assert expand(grid, half)["cells"][0]["search"]["chosen"] is None
-    done = expand(grid, records)["cells"][0]
-    assert done["search"]["chosen"] == 1
-    assert done["hyper_parameters"]["eta"] == drawn[2].hyper_parameters["eta"]
-    assert done["training"] == {**drawn[2].training, "steps": 7}
-    assert done["dataset_options"]["train_size"] == 50000 and len(done["ids"]) == 2
-    assert len(runs(expand(grid, records))) == 8
-    assert done["selection"]["oracle"] is True
+    assert expand(grid, half).cells[0].search.chosen is None
+    done = expand(grid, records).cells[0]
+    assert done.search.chosen == 1
+    assert done.hyper_parameters["eta"] == drawn[2].hyper_parameters["eta"]
+    assert done.training == {**drawn[2].training, "steps": 7}
+    assert done.dataset_options["train_size"] == 50000 and len(done.ids) == 2
+    assert len(expand(grid, records).runs()) == 8
+    assert done.selection.oracle is True
 
 
 def test_failed_draws_are_counted_and_cancelled_ones_are_waited_for(tmp_path):
     grid = one_method(tmp_path, SEARCH)
-    drawn = [run for run, _ in runs(expand(grid, {}))]
+    drawn = [run for run, _ in expand(grid, {}).runs()]
     records = {run.id: record(run, 0.5) for run in drawn}
     records[drawn[0].id] = record(drawn[0], 0, "failed", "diverged")
-    cell = expand(grid, records)["cells"][0]
-    assert cell["search"]["chosen"] == 1 and cell["search"]["text"].endswith("; 1 of 3 draws failed")
-    assert cell["na"] is None and len(cell["ids"]) == 2
+    cell = expand(grid, records).cells[0]
+    assert cell.search.chosen == 1 and cell.search.text.endswith("; 1 of 3 draws failed")
+    assert cell.na is None and len(cell.ids) == 2
     records[drawn[0].id] = record(drawn[0], 0, "failed", "cancelled")
-    assert expand(grid, records)["cells"][0]["search"]["chosen"] is None
+    assert expand(grid, records).cells[0].search.chosen is None
     records = {run.id: record(run, 0, "failed", "exception") for run in drawn}
-    cell = expand(grid, records)["cells"][0]
-    assert (cell["na"], cell["ids"]) == ("every draw of the search failed (3)", [])
+    cell = expand(grid, records).cells[0]
+    assert (cell.na, cell.ids) == ("every draw of the search failed (3)", [])
 
 
 def test_a_rule_that_its_data_cannot_serve_leaves_the_rest_of_the_grid_alone(tmp_path):
     """What no record could give is known before anything is trained; the rest, by the first draw that has a record."""
     search = SEARCH.replace("test_accuracy", "worst_environment")
     grid = one_method(tmp_path, f"erm\n      - {search}")
-    drawn = [run for run, cell in runs(expand(grid, {})) if cell["method"] != "erm"]
+    drawn = [run for run, cell in expand(grid, {}).runs() if cell.method != "erm"]
     plan = expand(grid, {drawn[3].id: record(drawn[3], 0.5)})
-    erm, searched = plan["cells"]
-    assert searched["na"] == "rule worst_environment needs environments in training" and erm["na"] is None
-    assert [run for run, cell in runs(plan) if cell is searched] == [drawn[3]], "no further draw is run"
-    assert (searched["ids"], searched["seeds"], searched["hyper_parameters"]) == ([], [], None)
+    erm, searched = plan.cells
+    assert searched.na == "rule worst_environment needs environments in training" and erm.na is None
+    assert [run for run, cell in plan.runs() if cell is searched] == [drawn[3]], "no further draw is run"
+    assert (searched.ids, searched.seeds, searched.hyper_parameters) == ([], [], None)
     known = one_method(tmp_path, SEARCH.replace("test_accuracy", "validation_accuracy"))
-    assert summary(expand(known, {}))[0] | {"text": ""} == summary(expand(known, {}))[0] | {
+    assert summarize(expand(known, {}))[0] | {"text": ""} == summarize(expand(known, {}))[0] | {
         "na": "rule validation_accuracy needs the split validation", "runs": 0, "search_runs": 0, "text": "",
     }  # fmt: skip
 
 
 def test_equal_draws_are_parted_and_a_choice_once_made_stays(tmp_path):
     grid = one_method(tmp_path, SEARCH)
-    drawn = [run for run, _ in runs(expand(grid, {}))]
-    records = {run.id: record(run, 0.5) for run in drawn}
-    for run, loss in zip(drawn, (9, 9, 1, 1, 9, 9), strict=True):
-        records[run.id]["splits"]["test"]["loss_sum"] = loss
+    drawn = [run for run, _ in expand(grid, {}).runs()]
+    losses = (9, 9, 1, 1, 9, 9)
+    records = {run.id: record(run, 0.5, loss=loss) for run, loss in zip(drawn, losses, strict=True)}
     fresh = expand(grid, records)
-    assert fresh["cells"][0]["search"]["chosen"] == 1
-    fresh["cells"][0]["search"]["chosen"] = 0  # as an earlier plan had it
-    assert expand(grid, records, [fresh])["cells"][0]["search"]["chosen"] == 0
+    assert fresh.cells[0].search.chosen == 1
+    cell = fresh.cells[0]
+    earlier = fresh.with_(cells=[structs.replace(cell, search=structs.replace(cell.search, chosen=0))])
+    assert expand(grid, records, [earlier]).cells[0].search.chosen == 0
     for run in drawn[4:]:
         records[run.id] = record(run, 0.6)
-    assert expand(grid, records, [fresh])["cells"][0]["search"]["chosen"] == 2, "a better one is taken"
+    assert expand(grid, records, [earlier]).cells[0].search.chosen == 2, "a better one is taken"
 
 
 # ---- plans of several grids in one store --------------------------------------------------------------------------
@@ -464,11 +467,11 @@ def test_equal_draws_are_parted_and_a_choice_once_made_stays(tmp_path):
 def test_an_edited_grid_replaces_its_plan_and_its_draws_stay_known(tmp_path):
     first = kept_as(expand(one_method(tmp_path, SEARCH), {}), [])
     edited = kept_as(expand(one_method(tmp_path, "erm"), {}), [first])
-    assert (edited["grid"], edited["superseded"]) == ("grid", sorted(draws_of(first)))
+    assert (edited.grid, edited.superseded) == ("grid", sorted(first.draw_ids))
     again = kept_as(expand(one_method(tmp_path, SEARCH.replace("low: 0.1", "low: 0.2")), {}), [edited])
-    assert set(draws_of(first)) <= set(again["superseded"]), "also after two edits"
+    assert set(first.draw_ids) <= set(again.superseded), "also after two edits"
     back = kept_as(expand(one_method(tmp_path, SEARCH), {}), [again])
-    assert set(back["superseded"]) == set(draws_of(again)), "what is planned again is superseded no more"
+    assert set(back.superseded) == set(again.draw_ids), "what is planned again is superseded no more"
 
 
 def test_another_grid_of_the_same_name_is_kept_beside(tmp_path):
@@ -476,29 +479,26 @@ def test_another_grid_of_the_same_name_is_kept_beside(tmp_path):
     (tmp_path / "b").mkdir()
     ours = kept_as(expand(one_method(tmp_path / "a", SEARCH), {}), [])
     theirs = kept_as(expand(one_method(tmp_path / "b", "erm"), {}), [ours])
-    assert (theirs["grid"], theirs["superseded"]) == ("grid-2", [])
+    assert (theirs.grid, theirs.superseded) == ("grid-2", [])
     edited = kept_as(expand(one_method(tmp_path / "b", "sd"), {}), [theirs, ours])
-    assert edited["grid"] == "grid-2" and edited["origin"]["content"] != theirs["origin"]["content"]
+    assert edited.grid == "grid-2" and edited.origin.content != theirs.origin.content
     (tmp_path / "c").mkdir()
     copy = kept_as(expand(one_method(tmp_path / "c", SEARCH), {}), [ours, theirs])
     assert copy == ours, "the same content at another place is the same plan, and keeps its place"
     third = kept_as(expand(one_method(tmp_path / "c", "lff"), {}), [ours, theirs])
-    assert third["grid"] == "grid-3"
+    assert third.grid == "grid-3"
 
 
 def test_plans_that_do_not_say_where_they_are_from_are_the_same_grids(tmp_path):
-    plan = expand(one_method(tmp_path, SEARCH), {})
-    old = {name: value for name, value in plan.items() if name not in ("origin", "superseded")}
+    old = expand(one_method(tmp_path, SEARCH), {}).with_(origin=None)
     edited = kept_as(expand(one_method(tmp_path, "erm"), {}), [old])
-    assert (edited["grid"], edited["superseded"]) == ("grid", sorted(draws_of(old)))
-    assert kept_as(old, [edited])["grid"] == "grid"
+    assert (edited.grid, edited.superseded) == ("grid", sorted(old.draw_ids))
+    assert kept_as(old, [edited]).grid == "grid"
 
 
 def test_a_plan_names_no_path(tmp_path):
     assert str(tmp_path) not in repr(expand(one_method(tmp_path, SEARCH), {}))
-    assert (
-        load_grid("quick").origin["place"] == load_grid("quick").origin["place"] != load_grid("paper").origin["place"]
-    )
+    assert load_grid("quick").origin.place == load_grid("quick").origin.place != load_grid("paper").origin.place
 
 
 def test_run_says_that_it_keeps_a_grid_beside_another_of_its_name(tmp_path, command):
@@ -509,7 +509,7 @@ def test_run_says_that_it_keeps_a_grid_beside_another_of_its_name(tmp_path, comm
     one_method(tmp_path / "b", "random")
     said = command("run", tmp_path / "b" / "grid.yaml", "--store", store.root, "--device", "cpu").stderr
     assert "has another grid called grid: this one is kept beside it as grid-2" in said
-    assert {plan["grid"]: plan["cells"][0]["method"] for plan in store.plans()} == {"grid": "erm", "grid-2": "random"}
+    assert {plan.grid: plan.cells[0].method for plan in store.plans()} == {"grid": "erm", "grid-2": "random"}
 
 
 def test_searches_are_run_before_what_can_wait(tmp_path, monkeypatch):
@@ -524,11 +524,11 @@ def test_searches_are_run_before_what_can_wait(tmp_path, monkeypatch):
     text = SMALL.replace("METHOD", "erm\n      - {method: sd, search: {draws: 3, rule: train_accuracy, seeds: 5}}")
     grid = grid_of(tmp_path, text)
     runner.run_grid(grid, Store.open(tmp_path / "store", create=True), runner.Settings(), lambda jobs, layout: None)
-    assert len(rounds) == 1 and len(rounds[0]) == 3 and rounds[0] == set(draws_of(expand(grid, {})))
+    assert len(rounds) == 1 and len(rounds[0]) == 3 and rounds[0] == set(expand(grid, {}).draw_ids)
 
 
 def test_jobs_go_round_the_cells_and_skip_what_is_done():
-    planned = [(run, cell["label"]) for run, cell in runs(expand(adhoc_grid("two_moon", ["erm", "sd"], "0-2"), {}))]
+    planned = [(run, cell.label) for run, cell in expand(adhoc_grid("two_moon", ["erm", "sd"], "0-2"), {}).runs()]
     done = planned[1][0]
     wanted = {run.id for run, _ in planned} - {done.id}
     jobs = gather(planned, wanted, lambda run, seeds: 1, Options())
@@ -633,7 +633,7 @@ def test_draws_that_come_out_alike_are_one_row(tmp_path: Path) -> None:
 
 
 def test_the_summary_counts_runs_and_updates():
-    rows = {(row["dataset"], row["label"]): row for row in summary(expand(load_grid("quick"), {}))}
+    rows = {(row["dataset"], row["label"]): row for row in summarize(expand(load_grid("quick"), {}))}
     assert (rows["two_moon", "sd"]["runs"], rows["two_moon", "sd"]["updates"]) == (10, 20_000)
     assert (rows["two_moon", "irm"]["runs"], rows["two_moon", "irm"]["na"]) == (0, "needs environments")
     assert rows["colored_mnist", "random"]["updates"] == 0
@@ -646,8 +646,8 @@ def test_ten_thousand_runs_are_planned_in_three_seconds_without_torch(tmp_path):
         SMALL.replace("0-1", "0-99").replace("METHOD", f"{{method: sd, hyper_parameters: {{coef: [{coefs}]}}}}")
     )
     code = (
-        "import sys; from spurbench.bench.grid.load import *;"
-        f"assert len(runs(expand(load_grid({str(path)!r}), {{}}))) == 10_000; "
+        "import sys; from spurbench.bench.grid.load import load_grid; from spurbench.bench.grid.expand import *;"
+        f"assert len(expand(load_grid({str(path)!r}), {{}}).runs()) == 10_000; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

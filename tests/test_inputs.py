@@ -87,8 +87,8 @@ def test_interrupted_equals_unbroken(kind: str) -> None:
     second.train()
     assert torch.equal(weights(unbroken, 0), weights(second, 0))
     ours, theirs = progress(unbroken).evaluations, progress(second).evaluations
-    assert theirs == ours[1:] and [one["step"] for one in ours] == [2, 4, 6]
-    assert sum(ours[0]["splits"]["test"]["n"]) == 30
+    assert theirs == ours[1:] and [one.step for one in ours] == [2, 4, 6]
+    assert sum(ours[0].splits["test"].n) == 30
 
 
 def test_compiled_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:

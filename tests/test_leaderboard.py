@@ -5,24 +5,37 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_cell, make_counts, make_plan, make_record, make_search
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.hashing import fingerprint
-from spurbench.bench.formats.render import FORMATS, render
+from spurbench.bench.formats.render import format_names, render
 from spurbench.bench.leaderboard import build
 from spurbench.bench.leaderboard.rows import Row
-from spurbench.bench.records.record import Run, sealed
-from spurbench.bench.store.store import Unusable
+from spurbench.bench.records.parsing import Unusable
+from spurbench.bench.records.plan import Cell, Choice, Plan
+from spurbench.bench.records.record import Counts, Look, Record
+from spurbench.bench.records.run import Run
 
 ERM = [23.0, 24.0, 22.5, 25.0, 23.5]
 SD = [68.0, 69.0, 67.0, 68.5, 70.0]
 OPTIONS = {"train_size": 50000}
 
 
-BASE = {"dataset": "colored_mnist", "dataset_options": OPTIONS, "protocol_version": 1, "hyper_parameters": {}}
+BASE: dict[str, Any] = {
+    "dataset": "colored_mnist",
+    "dataset_options": OPTIONS,
+    "protocol_version": 1,
+    "hyper_parameters": {},
+}
 
 
 def run(method: str, seed: int, **fields: Any) -> Run:
@@ -30,34 +43,32 @@ def run(method: str, seed: int, **fields: Any) -> Run:
     return Run(**(BASE | rest | fields))
 
 
-def record(one: Run, test: float = 50.0, status: str = "done", train: float = 90.0) -> dict[str, Any]:
+def record(one: Run, test: float = 50.0, status: str = "done", train: float = 90.0, **fields: Any) -> Record:
     splits = {
-        name: {"n": [600, 400], "correct": [share * 6, share * 4], "loss_sum": 500.0, "entropy_sum": 300.0}
+        name: make_counts(share * 6, share * 4, n=(600, 400), loss=500.0, entropy=300.0)
         for name, share in (("test", test), ("train", train))
     }
-    return sealed(
-        {
-            "schema": 1, "id": one.id, **one.to_dict(), "status": status, "needs": [],
-            "headline": [["test", "accuracy"], ["train", "accuracy"]], "groups": ["y0", "y1"],
-            "splits": splits if status == "done" else {}, "measures": {}, "history": [],
-            "cause": None if status == "done" else {"kind": "diverged", "message": "at step 3", "detail": ""},
-            "cost": {"seconds": 10.0, "seconds_per_step": 0.01, "peak_memory_mb": 100.0, "replicas": 1, "threads": 1},
-            "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cpu": "x"}, "device": "cpu"},
-        }
-    )  # fmt: skip
+    done = status == "done"
+    rest = {
+        "status": status, "cause": None if done else {"kind": "diverged", "message": "at step 3", "detail": ""},
+        "splits": splits if done else {}, "headline": [["test", "accuracy"], ["train", "accuracy"]],
+        "groups": ["y0", "y1"], "cost": {"seconds": 10.0, "seconds_per_step": 0.01, "peak_memory_mb": 100.0},
+        "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cpu": "x"}, "device": "cpu"},
+    }  # fmt: skip
+    return make_record(**one.to_dict() | rest | fields)
 
 
-def cell(method: str, seeds: list[int], label: str = "", **fields: Any) -> dict[str, Any]:
-    first = run(method, 0).to_dict()
-    ids = [run(method, seed).id for seed in seeds]
-    selection = {"rule": "test_accuracy", "oracle": True, "text": "test-set oracle"}
-    rest = {"label": label or method, "published": method, "na": None, "seeds": seeds, "ids": ids, "search": None}
-    return first | rest | {"selection": selection} | fields
+ORACLE = Choice("test_accuracy", True, "test-set oracle")
+AS_GIVEN = Choice("none", text="as given")
 
 
-def plan(*cells: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": 1, "grid": "g", "description": "", "notes": ["a smaller budget"], "cells": list(cells),
-            "selection": {"rule": "none", "oracle": False, "text": "as given"}}  # fmt: skip
+def cell(method: str, seeds: list[int], label: str = "", **fields: Any) -> Cell:
+    rest = {"label": label or method, "published": method, "seeds": seeds, "selection": ORACLE}
+    return make_cell(**run(method, 0).to_dict() | rest | fields)
+
+
+def plan(*cells: Cell, **fields: Any) -> Plan:
+    return make_plan(**{"grid": "g", "notes": ["a smaller budget"], "cells": cells, "selection": AS_GIVEN} | fields)
 
 
 SEEDS = list(range(5))
@@ -120,9 +131,8 @@ def test_all_metrics() -> None:
 
 
 def test_what_a_run_was_asked_for_is_shown() -> None:
-    one = record(run("erm", 0))
-    one["measures"] = {"test": {"further_pgd_accuracy": 0.25, "pgd_accuracy": 0.5}}
-    (table,) = build.build([sealed(one)]).sections
+    one = record(run("erm", 0), measures={"test": {"further_pgd_accuracy": 0.25, "pgd_accuracy": 0.5}})
+    (table,) = build.build([one]).sections
     assert ("test", "further_pgd_accuracy") in table.columns and ("test", "pgd_accuracy") not in table.columns
 
 
@@ -133,7 +143,7 @@ def test_json_has_the_promised_keys() -> None:
     assert isinstance(rows, list) and all(set(keys) <= set(row) for row in rows)
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", format_names())
 def test_every_format_says_what_matters(format_: str) -> None:
     text = render(board(), format_)
     for words in ("68.4", "68.5", "rex") if format_ in ("csv", "json") else ("68.4 ±", "68.50", "1/5", "truncated"):
@@ -187,18 +197,16 @@ def test_a_method_worse_than_chance_in_training_does_not_compete() -> None:
 # ---- versions -----------------------------------------------------------------------------------------------------
 
 
-def made_by(one: dict[str, Any], method: str = "m1", dataset: str = "d1", data: str = "x", day: int = 1) -> Any:
-    provenance = {"code": {"method": method, "dataset": dataset}, "data": data, "finished": f"2026-01-{day:02}"}
-    return sealed(one | {"provenance": one["provenance"] | provenance})
+def made_by(one: Record, method: str = "m1", dataset: str = "d1", data: str = "x", day: int = 1) -> Record:
+    code = {"method": method, "dataset": dataset}
+    return one.with_(provenance=replace(one.provenance, code=code, data=data, finished=f"2026-01-{day:02}"))
 
 
-def main_rows(
-    records: list[dict[str, Any]], *cells: dict[str, Any], changed: tuple[str, ...] = (), **options: Any
-) -> dict[str, Row]:
+def main_rows(records: list[Record], *cells: Cell, changed: tuple[str, ...] = (), **options: Any) -> dict[str, Row]:
     """The rows of the main column, by label; of the versions `changed` the method's file has changed since."""
 
-    def edited(one: dict[str, Any]) -> list[str]:
-        return [f"{one['method']}.py"] if one["provenance"].get("code", {}).get("method") in changed else []
+    def edited(one: Record) -> list[str]:
+        return [f"{one.method}.py"] if one.provenance.code.get("method") in changed else []
 
     made = build.build(records, [plan(*cells)] if cells else [], edited=edited, **options)
     return {line[0].label: line[0] for section in made.sections for line in section.lines}
@@ -237,7 +245,7 @@ def test_a_row_of_an_earlier_version_keeps_its_number_with_a_word() -> None:
         "made before sd.py changed; `spurbench run` with --fresh trains its runs again"
     ]
     made = build.build(records, [plan(cell("sd", SEEDS))], edited=lambda one: ["sd.py"])
-    for format_ in FORMATS:
+    for format_ in format_names():
         assert "made before sd.py changed" in render(made, format_), format_
 
 
@@ -264,40 +272,38 @@ def test_rows_of_other_data_are_not_compared(part: str, word: str) -> None:
 
 def test_a_search_by_runs_of_another_version_is_said() -> None:
     draw = run("sd", 7, hyper_parameters={"c": 1})
-    search = {"text": "1 draw", "rule": "test_accuracy", "chosen": 0, "draws": [{"ids": [draw.id], "seeds": [7]}]}
     records = [made_by(record(draw), "old"), made_by(record(run("sd", 0)), "new")]
-    row = main_rows(records, cell("sd", [0], search=search), changed=("old",))["sd"]
+    row = main_rows(records, cell("sd", [0], search=make_search(draw)), changed=("old",))["sd"]
     assert row.notes == ["its search was made by an earlier version of sd.py"]
 
 
 # ---- what was used ------------------------------------------------------------------------------------------------
 
 
-def looked(one: Run, value: float, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+def four(share: float) -> Counts:
+    return make_counts(*[share] * 4)
+
+
+def looked(one: Run, value: float, needs: tuple[str, ...] = ()) -> Record:
     """A record of four groups that was scored after 500 of its 1,000 steps too; validation is better there."""
-
-    def four(share: float) -> dict[str, Any]:
-        return {"n": [100] * 4, "correct": [share] * 4, "loss_sum": 1.0, "entropy_sum": 1.0}
-
-    looks = [{"step": 500, "splits": {"validation": four(90), "test": four(value)}}]
+    looks = [Look(500, {"validation": four(90), "test": four(value)})]
     splits = {"validation": four(10), "test": four(1), "train": four(99)}
     names = ["y0a0", "y0a1", "y1a0", "y1a1"]
-    return sealed(record(one) | {"looks": looks, "splits": splits, "groups": names, "needs": sorted(needs)})
+    return record(one, looks=looks, splits=splits, groups=names, needs=sorted(needs))
 
 
 EVALUATED = {"steps": 1000, "evaluate": 500}
-BY_GROUPS = {"rule": "validation_worst_group", "oracle": False, "text": "worst-group accuracy on validation"}
+BY_GROUPS = Choice("validation_worst_group", text="worst-group accuracy on validation")
 
 
-def chosen_cell(method: str, seeds: list[int] = SEEDS, rule: dict[str, Any] = BY_GROUPS, **fields: Any) -> Any:
-    ids = [run(method, seed, training=EVALUATED).id for seed in seeds]
-    return cell(method, seeds, training=EVALUATED, selection=rule, ids=ids, **fields)
+def chosen_cell(method: str, seeds: list[int] = SEEDS, rule: Choice = BY_GROUPS, **fields: Any) -> Cell:
+    return cell(method, seeds, training=EVALUATED, selection=rule, **fields)
 
 
 def test_what_was_used_in_training_search_and_selection_is_told_apart() -> None:
     draw = run("sd", 9, hyper_parameters={"c": 1}, training=EVALUATED)
-    search = {"text": "1 draw; chosen by worst-group accuracy on validation", "rule": "validation_worst_group",
-              "chosen": 0, "draws": [{"ids": [draw.id], "seeds": [9]}]}  # fmt: skip
+    text = "1 draw; chosen by worst-group accuracy on validation"
+    search = make_search(draw, rule="validation_worst_group", text=text)
     records = [looked(run("group_dro", s, training=EVALUATED), 70.0, ("groups",)) for s in SEEDS]
     records += [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS] + [looked(draw, 50.0)]
     records += [record(run("erm", s)) for s in SEEDS]
@@ -332,12 +338,12 @@ def test_rows_that_other_information_chose_are_shown_beside_each_other_but_not_t
 
 def test_the_best_are_those_that_no_row_with_as_little_information_beats() -> None:
     values = {"erm": (20.0, ()), "sd": (60.0, ()), "irm": (50.0, ("environments",)), "group_dro": (70.0, ("groups",))}
-    records = [record(run(m, s), v + s) | {"needs": list(n)} for m, (v, n) in values.items() for s in SEEDS]
+    records = [record(run(m, s), v + s, needs=n) for m, (v, n) in values.items() for s in SEEDS]
     rows = main_rows(records)
     assert {name: row.among_best for name, row in rows.items()} == {
         "erm": False, "sd": True, "irm": False, "group_dro": True,
     }  # fmt: skip
-    alone = main_rows([one for one in records if one["method"] in ("erm", "group_dro")])
+    alone = main_rows([one for one in records if one.method in ("erm", "group_dro")])
     assert (alone["erm"].among_best, alone["group_dro"].among_best) == (None, True)
 
 
@@ -362,8 +368,8 @@ def test_what_is_of_another_step_than_the_row_is_marked_in_every_format() -> Non
 def test_a_number_of_several_splits_is_of_one_step() -> None:
     """Training environments are scored after the last step only, so the least of them and test is of that step."""
     one = looked(run("sd", 0, training=EVALUATED), 60.0)
-    one["splits"] |= {"train_e0": one["splits"]["train"], "train_e1": one["splits"]["train"]}
-    one["headline"] = [["environments", "worst_accuracy"], ["test", "accuracy"]]
+    splits = one.splits | {"train_e0": four(99), "train_e1": four(99)}
+    one = one.with_(splits=splits, headline=[("environments", "worst_accuracy"), ("test", "accuracy")])
     (worst, test) = build.build([one], [plan(chosen_cell("sd", [0]))]).rows
     assert (worst.mean, worst.steps, worst.other_step) == (1.0, [1000], True) and test.mean == 60.0
 
@@ -375,8 +381,7 @@ def test_unplanned_seeds_are_scored_by_the_rule_of_their_row() -> None:
 
 def test_two_rules_for_the_steps_of_the_same_runs_are_two_rows() -> None:
     records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
-    last = {"rule": "none", "oracle": False, "text": "as given"}
-    rows = main_rows(records, chosen_cell("sd"), chosen_cell("sd", rule=last))
+    rows = main_rows(records, chosen_cell("sd"), chosen_cell("sd", rule=AS_GIVEN))
     assert {label: row.mean for label, row in rows.items()} == {
         "sd (selection=validation_worst_group)": 60.0, "sd (selection=none)": 1.0,
     }  # fmt: skip
@@ -385,9 +390,9 @@ def test_two_rules_for_the_steps_of_the_same_runs_are_two_rows() -> None:
 def test_ties_are_counted() -> None:
     records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
     for one in records[:3]:  # the last step is as good by the worst group, two of them are in everything
-        one["looks"][0]["splits"]["validation"]["correct"] = [10, 10, 10, 50]
+        one.looks[0].splits["validation"] = make_counts(10, 10, 10, 50)
     for one in records[:2]:
-        one["splits"]["validation"]["correct"] = [10, 10, 10, 50]
+        one.splits["validation"] = make_counts(10, 10, 10, 50)
     made = build.build(records, [plan(chosen_cell("sd"))])
     assert (made.rows[0].tied, made.rows[0].latest) == (3, 2) and made.rows[0].steps == [1000, 1000, 500, 500, 500]
     said = (
@@ -398,8 +403,7 @@ def test_ties_are_counted() -> None:
 
 def test_a_rule_that_could_choose_no_step_is_said() -> None:
     records = [looked(run("sd", s, training=EVALUATED), 60.0) for s in SEEDS]
-    rule = {"rule": "train_accuracy", "oracle": False, "text": "training accuracy"}
-    row = main_rows(records, chosen_cell("sd", rule=rule))["sd"]
+    row = main_rows(records, chosen_cell("sd", rule=Choice("train_accuracy", text="training accuracy")))["sd"]
     assert row.mean == 1.0 and row.notes == [
         "rule train_accuracy needs the split train to choose a step: the last is scored"
     ]
@@ -439,10 +443,10 @@ def test_intervals_of_accuracies_stay_within_what_is_possible() -> None:
 
 def test_a_worst_group_without_one_of_the_groups_is_marked() -> None:
     one = looked(run("sd", 0), 60.0)
-    one["splits"]["test"] = {"n": [100, 100, 0, 100], "correct": [90, 80, 0, 70], "loss_sum": 1.0, "entropy_sum": 1.0}
-    one["splits"]["validation"] |= {"n": [200, 200], "correct": [100, 50]}
-    one["headline"] = [["test", "worst_group_accuracy"], ["test", "accuracy"], ["validation", "worst_group_accuracy"]]
-    made = build.build([one])
+    without, by_classes = make_counts(90, 80, 0, 70, n=(100, 100, 0, 100)), make_counts(100, 50, n=200)
+    splits = one.splits | {"test": without, "validation": by_classes}
+    columns = [("test", "worst_group_accuracy"), ("test", "accuracy"), ("validation", "worst_group_accuracy")]
+    made = build.build([one.with_(splits=splits, headline=columns)])
     worst, average, by_class = made.rows
     assert (worst.mean, worst.partial) == (70.0, "over 3 of 4 groups: test has no y1a0") and average.partial == ""
     assert by_class.partial == "over 2 classes: validation has no attribute"
@@ -450,14 +454,14 @@ def test_a_worst_group_without_one_of_the_groups_is_marked() -> None:
         text = render(made, format_)
         assert "70.00‡" in text and "test worst group accuracy over 3 of 4 groups: test has no y1a0" in text, format_
     assert r"70.00$^\ddagger$" in render(made, "latex")
-    one["splits"]["train"] = one["splits"]["test"]
+    one = one.with_(splits=splits | {"train": without}, headline=columns)
     assert build.build([one]).rows[0].partial == "", "no group is missed that training has not"
 
 
 def test_the_number_of_classes_is_the_records_own() -> None:
-    def named(classes: int | None) -> dict[str, Any]:
+    def named(classes: int | None) -> Record:
         names = {"groups": ["left", "right"]} if classes else {}
-        return sealed(record(run("sd", 0), train=40.0) | {"classes": classes} | names)
+        return record(run("sd", 0), train=40.0, classes=classes, **names)
 
     assert not main_rows([named(3)])["sd"].below_chance
     assert main_rows([named(2)])["sd"].below_chance and main_rows([named(None)])["sd"].below_chance
@@ -466,21 +470,18 @@ def test_the_number_of_classes_is_the_records_own() -> None:
 # ---- several plans ------------------------------------------------------------------------------------------------
 
 
-def searching(grid: str, chosen: int | None, label: str = "sd") -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def searching(grid: str, chosen: int | None, rule: str = "test_accuracy") -> tuple[Plan, list[Record]]:
     """The plan of a search by seed 9 for the settings that seeds 0 to 2 run with, and the records of its draws."""
     draws = [run("sd", 9, hyper_parameters={"c": c}) for c in (1, 2)]
-    settings = {} if chosen is None else {"hyper_parameters": {"c": 1}}
-    search = {"text": "2 draws", "rule": "test_accuracy", "chosen": chosen,
-              "draws": [{"ids": [draw.id], "seeds": [9]} for draw in draws]}  # fmt: skip
-    ids = [] if chosen is None else [run("sd", s, hyper_parameters={"c": 1}).id for s in range(3)]
-    fields = {"hyper_parameters": None} | settings | {"ids": ids, "search": search, "label": label}
-    return plan(cell("sd", [0, 1, 2], **fields)) | {"grid": grid}, [record(draw, 40.0) for draw in draws]
+    search = make_search(*draws, rule=rule, chosen=chosen)
+    one = cell("sd", [0, 1, 2], hyper_parameters=None if chosen is None else {"c": 1}, search=search)
+    return plan(one, grid=grid), [record(draw, 40.0) for draw in draws]
 
 
 def test_draws_of_a_plan_that_was_replaced_are_no_results() -> None:
     _, draws = searching("g", 0)
     own = [record(run("sd", s, hyper_parameters={"c": 1}), 60.0) for s in range(3)]
-    replaced = plan(cell("erm", [0])) | {"superseded": [draw["id"] for draw in draws]}
+    replaced = plan(cell("erm", [0]), superseded=[draw.id for draw in draws])
     rows = {row.label: row for row in build.build([*draws, *own], [replaced]).rows if row.split == "test"}
     assert (rows["sd"].n, rows["sd"].mean) == (3, 60.0) and set(rows) == {"erm", "sd"}
 
@@ -496,6 +497,5 @@ def test_two_plans_of_the_same_cells_are_one(chosen: list[int | None]) -> None:
 
 
 def test_different_searches_are_different_rows() -> None:
-    (one, draws), (other, _) = searching("g", None), searching("h", None)
-    other["cells"][0]["search"]["rule"] = "worst_environment"
+    (one, draws), (other, _) = searching("g", None), searching("h", None, "worst_environment")
     assert len(build.build(draws, [one, other]).sections[0].lines) == 2

@@ -18,9 +18,9 @@ TWO_MOON = ["--dataset", "two_moon", "--seeds", "0", "--set", "two_moon.examples
 def science(store: Path) -> list[dict[str, Any]]:
     """The records without what may differ between two runs of the same thing."""
     found = []
-    for record in Store.open(store).records()[0]:
+    for record in Store.open(store).whole_records():
         loose = ("digest", "cost", "provenance")
-        found.append({key: value for key, value in record.items() if key not in loose})
+        found.append({key: value for key, value in record.to_dict().items() if key not in loose})
     return found
 
 
@@ -59,7 +59,7 @@ def test_killed_and_resumed_is_bit_identical(
     command(*LFF, "--store", broken)
     assert science(broken) == science(unbroken)
     assert predictions(broken) == predictions(unbroken)
-    assert Store.open(broken).records()[0][0]["cost"]["resumed"] == 1
+    assert Store.open(broken).records()[0][0].cost.resumed == 1
     assert not list(broken.glob("checkpoints/*.pt")) and not list(broken.glob("claims/*/*.json"))
 
 
@@ -95,12 +95,12 @@ def test_a_killed_workers_job_goes_on_in_another(
     until(kill_one)
     _, said = running.communicate(timeout=60)
     (record,) = Store.open(store).records()[0]
-    assert record["status"] == status and running.returncode == (0 if status == "done" else 2), said
+    assert record.status == status and running.returncode == (0 if status == "done" else 2), said
     if status == "failed":
-        assert record["cause"]["kind"] == "killed" and "SIGKILL, 3 times" in said
+        assert record.cause and record.cause.kind == "killed" and "SIGKILL, 3 times" in said
         command(*arguments, "--store", store)
     (record,) = Store.open(store).records()[0]
-    assert record["status"] == "done" and record["cost"]["resumed"] >= 1
+    assert record.status == "done" and record.cost.resumed
 
 
 def test_two_launchers_do_each_run_once(spurbench: Any, tmp_path: Path) -> None:
@@ -150,9 +150,10 @@ def test_failures_are_records_and_the_others_go_on(
     done = command("run", "--plugin", plugin, *TWO_MOON, "--method", "wrong", "--method", "erm", "--set",
                    "training.steps=20", "--store", tmp_path / "store", code=2)  # fmt: skip
     assert words in done.stderr and "Traceback" not in done.stderr
-    by_method = {record["method"]: record for record in Store.open(tmp_path / "store").records()[0]}
-    assert by_method["erm"]["status"] == "done"
-    assert (by_method["wrong"]["status"], by_method["wrong"]["cause"]["kind"]) == ("failed", kind)
+    by_method = {record.method: record for record in Store.open(tmp_path / "store").records()[0]}
+    wrong = by_method["wrong"]
+    assert by_method["erm"].done
+    assert wrong.status == "failed" and wrong.cause and wrong.cause.kind == kind
     said = json.loads(command("leaderboard", tmp_path / "store", "--format", "json").stdout)
     assert {(row["method"], row["n"], row["n_planned"]) for row in said} >= {("erm", 1, 1), ("wrong", 0, 1)}
 
@@ -170,7 +171,7 @@ def test_a_checkpoint_of_another_run_is_refused(spurbench: Any, command: Any, un
     one.write_bytes(other.read_bytes())
     said = command(*line, code=2).stderr
     assert f"{one.name} is of another run, {other.stem}" in said
-    assert [record["id"] for record in Store.open(store).records()[0]] == [other.stem]
+    assert [record.id for record in Store.open(store).records()[0]] == [other.stem]
     one.unlink()
     command(*line)
     assert len(Store.open(store).records()[0]) == 2
@@ -183,7 +184,7 @@ def test_one_seed_that_fails_does_not_touch_the_others(command: Any, tmp_path: P
     line = ["run", "--plugin", plugin, "--dataset", "two_moon", "--seeds", "0-4", "--method", "wrong",
             "--set", "training.steps=9", "--set", "two_moon.examples=40"]  # fmt: skip
     command(*line, "--store", store, code=2)
-    states = {record["seed"]: record["status"] for record in Store.open(store).records()[0]}
+    states = {record.seed: record.status for record in Store.open(store).records()[0]}
     assert len(states) == 5 and set(states.values()) == {"done", "failed"}
     good = next(seed for seed, status in states.items() if status == "done")
     command(*line, "--seeds", good, "--store", tmp_path / "alone")
@@ -210,8 +211,8 @@ def test_runs_that_hang_are_ended_after_their_time(tmp_path: Path, monkeypatch: 
         registry.forget_plugins()
     assert result.failed == 2
     for record in store.records()[0]:
-        assert record["cause"]["kind"] == "time_limit"
-        assert record["cause"]["message"] == "stopped after 0.2 s a run; nothing is saved"
+        assert record.cause and record.cause.kind == "time_limit"
+        assert record.cause.message == "stopped after 0.2 s a run; nothing is saved"
 
 
 def test_no_processes_for_a_debugger(command: Any, tmp_path: Path) -> None:

@@ -324,14 +324,14 @@ def test_git_that_does_not_answer_is_not_read_as_nothing_changed(
 
 
 def test_the_code_of_a_record_in_words() -> None:
-    commit = "0123456789abcdef"
+    sha = "0123456789abcdef"
     for diff, words in (
         (None, ""),
         ("f" * 64, " + uncommitted changes"),
         ("unknown: git: no", ", changes unknown: git: no"),
     ):
-        assert commit.told({"commit": commit, "diff": diff}) == f"0123456789{words}"
-    assert commit.told({"commit": None, "diff": "unknown: no git"}) == "no commit, changes unknown: no git"
+        assert commit.told(sha, diff) == f"0123456789{words}"
+    assert commit.told(None, "unknown: no git") == "no commit, changes unknown: no git"
 
 
 def refusing(root: Path) -> Any:

@@ -15,9 +15,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Batch, Method, Problem
 from spurbench.bench.plugins.registry import load_method
-from spurbench.bench.records.record import Run
 from spurbench.bench.store.store import Store
-from spurbench.bench.training import optimizers
+from spurbench.bench.training.optimization import Optimization
 
 Z1, Y1 = [2.0, -1.0, 0.5, -3.0], [1, 0, 0, 1]
 Z2, Y2 = [1.5, -0.5, -2.0, 0.25], [1, 1, 0, 0]
@@ -200,13 +199,13 @@ def test_irm_of_two_halves_of_too_few_examples() -> None:
 
 
 def test_the_choice_of_a_penalty_leaves_the_runs_there_are_as_they_are() -> None:
-    records = [record for record in Store.open(RESULTS).records()[0] if record["method"] == "irm"]
+    records = [record for record in Store.open(RESULTS).whole_records() if record.method == "irm"]
     assert len(records) > 10
     for record in records:
-        now = asdict(method("irm", **record["hyper_parameters"]))
-        assert "penalty" in now and "penalty" not in record["hyper_parameters"]
-        assert Run.from_dict(record | {"hyper_parameters": now}).id == record["id"]
-        assert Run.from_dict(record | {"hyper_parameters": now | {"penalty": "two halves"}}).id != record["id"]
+        now = asdict(method("irm", **record.hyper_parameters))
+        assert "penalty" in now and "penalty" not in record.hyper_parameters
+        assert record.with_(hyper_parameters=now).run.id == record.id
+        assert record.with_(hyper_parameters=now | {"penalty": "two halves"}).run.id != record.id
 
 
 def logits_of_risk(*risks: float) -> list[float]:
@@ -368,7 +367,7 @@ def test_lff_biased_loss_is_the_released_generalised_cross_entropy() -> None:
 def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
     """What SD's released rule rests on: after 450 steps at 0.01 a gradient of 2e-5 moves a weight by almost nothing."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = optimizers.make([p], Training(optimizer="adam", lr=1e-4))
+    adam = Optimization([p], Training(optimizer="adam", lr=1e-4))
     seen = {}
     for step in range(2001):
         before = p.item()

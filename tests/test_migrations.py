@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spurbench.bench.grid.expand import expand, runs
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import seal
+
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
-from spurbench.bench.records.migrations import migrated_plan, migrated_record
-from spurbench.bench.records.record import Run, sealed, used
+from spurbench.bench.records.migrations import migrate_plan, migrate_record
+from spurbench.bench.records.parsing import plan_from, record_from
+from spurbench.bench.records.run import Run, used
 
 FILE = Path(__file__).with_name("data") / "schema-1.jsonl.gz"  # all of results/ when that was the schema
 FULL = {
@@ -23,7 +28,7 @@ FULL = {
 
 def of_schema_1(method: str = "erm", **training: Any) -> dict[str, Any]:
     run = Run("two_moon", {"delta": 0.1}, 1, method, {}, FULL | training, "float32", 3)
-    return sealed({"schema": 1, "id": run.id, **run.to_dict(), "status": "done", "cause": None})
+    return seal({"schema": 1, "id": run.id, **run.to_dict(), "provenance": {}})
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def settings(record: dict[str, Any]) -> tuple[Any, ...]:
 
 def test_only_ids_that_rested_on_what_had_no_effect_change(committed: Any) -> None:
     old = [record for record in committed[0] if record["schema"] == 1]
-    pairs = [(record, migrated_record(record)) for record in old]
+    pairs = [(record, migrate_record(record)) for record in old]
     changed = [settings(before) for before, after in pairs if before["id"] != after["id"]]
     assert len(pairs) == 434 and {one: changed.count(one) for one in changed} == {
         ("two_moon", "erm", "float32", 1e-4): 10,  # momentum with Adam
@@ -51,31 +56,39 @@ def test_only_ids_that_rested_on_what_had_no_effect_change(committed: Any) -> No
     }
     assert len({after["id"] for _, after in pairs}) == len(pairs)
     for before, after in pairs:
-        assert after == sealed(after) and Run.from_dict(after).id == after["id"]
-        own = {"schema", "id", "training", "digest", "classes", "attributes"}
+        assert after == seal(after) and Run.from_dict(after).id == after["id"]
+        own = {"schema", "id", "training", "digest", "classes", "attributes", "provenance"}
         assert len(after["groups"]) in (0, after.get("classes", 0) * after.get("attributes", 0))
         assert {name: before[name] for name in before if name not in own} == {
             name: after[name] for name in after if name not in own
         }
         assert after["training"].items() <= before["training"].items()
+        known = {name: value for name, value in before["provenance"].items() if value is not None}
+        assert known.items() <= after["provenance"].items()
+
+
+def ids_in(plan: dict[str, Any]) -> list[str]:
+    """The ids of a plan's runs, each once."""
+    parts = [part for cell in plan["cells"] for part in [*(cell["search"] or {"draws": []})["draws"], cell]]
+    return list(dict.fromkeys(id for part in parts for id in part["ids"]))
 
 
 def test_grids_find_the_same_runs_among_migrated_records(committed: Any) -> None:
     records, plans = committed
-    before, after = ({record["id"]: record for record in every} for every in (records, map(migrated_record, records)))
+    before, after = {record["id"] for record in records}, {one.id: one for one in map(record_from, records)}
     for plan in plans:
-        migrated, now = migrated_plan(plan), expand(load_grid(plan["grid"]), after, [migrated_plan(plan)])
-        ids = [[run.id for run, _ in runs(each)] for each in (plan, migrated, now)]
-        assert ids[1] == ids[2] and len(ids[0]) == len(ids[1])
-        assert [id in before for id in ids[0]] == [id in after for id in ids[1]] and any(id in before for id in ids[0])
-        assert [used(cell) for cell in json.loads(json.dumps(now["cells"]))] == [
-            used(cell) for cell in migrated["cells"]
-        ]
+        migrated = plan_from(plan)
+        now = expand(load_grid(plan["grid"]), after, [migrated])
+        old, new, again = ids_in(plan), [run.id for run, _ in migrated.runs()], [run.id for run, _ in now.runs()]
+        assert new == again and len(old) == len(new)
+        assert [id in before for id in old] == [id in after for id in new] and any(id in before for id in old)
+        cells = [[used(cell) for cell in each.to_dict()["cells"]] for each in (now, migrated)]
+        assert cells[0] == cells[1]
 
 
 def test_one_migration_is_enough(committed: Any) -> None:
-    record, plan = migrated_record(committed[0][0]), migrated_plan(committed[1][0])
-    assert migrated_record(record) is record and migrated_plan(plan) == plan
+    record, plan = migrate_record(committed[0][0]), migrate_plan(committed[1][0])
+    assert migrate_record(record) == record and migrate_plan(plan) == plan
 
 
 @pytest.mark.parametrize(
@@ -92,7 +105,7 @@ def test_one_migration_is_enough(committed: Any) -> None:
     ],
 )
 def test_equal_science_gets_one_id(one: dict[str, Any], other: dict[str, Any]) -> None:
-    first, second = (migrated_record(of_schema_1(**given)) for given in (one, other))
+    first, second = (migrate_record(of_schema_1(**given)) for given in (one, other))
     assert first["id"] == second["id"] and first["training"] == second["training"]
     assert of_schema_1(**one)["id"] != of_schema_1(**other)["id"]
-    assert of_schema_1()["id"] == migrated_record(of_schema_1())["id"]
+    assert of_schema_1()["id"] == migrate_record(of_schema_1())["id"]

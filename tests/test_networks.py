@@ -17,6 +17,7 @@ from spurbench.bench.plugins.components import SHARED, TAKEN
 from spurbench.bench.plugins.discovery import FOLDERS, load_component
 from spurbench.bench.plugins.training_settings import Training, choices
 from spurbench.bench.provenance import edits, plugin_code
+from spurbench.bench.records.record import Summary
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.replica import build_network
 
@@ -122,20 +123,20 @@ def test_settings_that_cannot_be_are_told(net: Path, old: str, new: str, words: 
 
 
 def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp_path: Path) -> None:
-    def run(network: str) -> dict[str, Any]:
+    def run(network: str) -> Summary:
         sets = [f"training.network={network}", "training.steps=3", "two_moon.examples=30"]
         line = [word for one in sets for word in ("--set", one)]
         arguments = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--store", tmp_path / "store"]
         command("run", "--plugin", net, *arguments, *line)
         records = Store.open(tmp_path / "store").records()[0]
-        return next(record for record in records if record["training"]["network"] == network)
+        return next(record for record in records if record.training["network"] == network)
 
     ours, own = run("mlp"), run("net")
-    assert own["status"] == "done" and own["training"]["units"] == 5
-    assert set(ours["provenance"]["code"]) == {"method", "dataset"}
-    assert own["provenance"]["code"]["network"] == plugin_code.code(net)
-    assert own["provenance"]["paths"]["network"] == str(net)
+    assert own.done and own.training["units"] == 5
+    assert set(ours.provenance.code) == {"method", "dataset"}
+    assert own.provenance.code["network"] == plugin_code.code(net)
+    assert own.provenance.paths["network"] == str(net)
     assert edits.edited_plugins(own) == []
     net.write_text(NETWORK.replace("nn.Tanh()", "nn.ReLU()"))
-    plugin_code.look_again()
+    edits.look_again()
     assert edits.edited_plugins(own) == ["net.py"] and edits.edited_plugins(ours) == []

@@ -353,9 +353,9 @@ def test_the_digit_agrees_as_often_as_asked(made: Path) -> None:
 def test_origins_share_no_run() -> None:
     ids = set()
     for sets in ([], ["cifar10.origin=jpeg"], ["cifar10.origin=twin"]):
-        (cell,) = expand(adhoc_grid("cifar10", ["erm"], "0", sets), {})["cells"]
-        ids |= set(cell["ids"])
-        assert cell["dataset_options"]["origin"] == (sets[0].partition("=")[2] if sets else "original")
+        (cell,) = expand(adhoc_grid("cifar10", ["erm"], "0", sets), {}).cells
+        ids |= set(cell.ids)
+        assert cell.dataset_options["origin"] == (sets[0].partition("=")[2] if sets else "original")
     assert len(ids) == 3
 
 

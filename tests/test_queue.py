@@ -21,7 +21,7 @@ from fake_slurm import FakeSlurm
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
-from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch.job import Job, gather
 from spurbench.bench.store.store import Store
@@ -72,9 +72,7 @@ def tally(command: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 def jobs_of(count: int) -> list[Job]:
-    planned = [
-        (run, cell["label"]) for run, cell in runs(expand(adhoc_grid("two_moon", ["erm"], f"0-{count - 1}"), {}))
-    ]
+    planned = [(run, cell.label) for run, cell in expand(adhoc_grid("two_moon", ["erm"], f"0-{count - 1}"), {}).runs()]
     return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
 
 
@@ -337,8 +335,8 @@ def test_ends_that_are_told(
     slurm.set(jobs={})
     assert expected in tally()["note"]
     assert "6 runs had ended without a record" in command("collect", tmp_path / "s").stdout
-    causes = [record["cause"] for record in Store.open(tmp_path / "s").records()[0]]
-    assert len(causes) == 6 and all(expected in f"{cause['kind']}: {cause['message']}" for cause in causes)
+    causes = [record.cause for record in Store.open(tmp_path / "s").records()[0] if record.cause]
+    assert len(causes) == 6 and all(expected in f"{cause.kind}: {cause.message}" for cause in causes)
     assert "submitted 6 runs" in send().stdout
 
 
@@ -541,7 +539,7 @@ def test_a_term_without_an_end(
     monkeypatch.setattr(task, "GRACE", 0.3)
     for name, value in {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
-    from spurbench.bench.launch import worker
+    from spurbench.bench.launch import session, worker
 
     real, told = worker.run_job, []
 
@@ -550,7 +548,7 @@ def test_a_term_without_an_end(
             told.append(1)
             os.kill(os.getpid(), signal.SIGTERM)
             assert arguments[3]()  # it is asked to stop
-            raise worker.Stopped
+            raise session.Stopped
         real(*arguments, **more)
 
     monkeypatch.setattr(worker, "run_job", run_job)
@@ -563,7 +561,7 @@ def test_a_term_without_an_end(
         os.environ.pop("SPURBENCH_TASK", None)
     said = capsys.readouterr().out
     assert "told to end: the state is saved" in said and "goes on from the saved state" in said
-    assert [record["status"] for record in Store.open(tmp_path / "s").records()[0]] == ["done", "done"]
+    assert [record.status for record in Store.open(tmp_path / "s").records()[0]] == ["done", "done"]
 
 
 def test_a_task_for_a_gpu_where_there_is_none(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
@@ -619,7 +617,7 @@ def submitted(store: Store) -> None:
     text = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [{method: sd, label: 'sd [ours]'}, "
     text += "{method: erm, label: 'erm*'}, {method: erm, label: 'erm?', training: {lr: 0.02}}]}]"
     (store.root / "g.yaml").write_text(text)
-    planned = [(run, cell["label"]) for run, cell in runs(expand(load_grid(str(store.root / "g.yaml")), {}))]
+    planned = [(run, cell.label) for run, cell in expand(load_grid(str(store.root / "g.yaml")), {}).runs()]
     jobs = gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
     folder = store.root / "slurm" / "20260101-000000-abc"
     folder.mkdir(parents=True)

@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_listing_imports_neither_torch_nor_plugins():
     code = (
-        "import sys; from spurbench.bench import registry as r; assert r.methods() and r.datasets();"
+        "import sys; from spurbench.bench.plugins import registry as r; assert r.methods() and r.datasets();"
         "bad = [n for n in sys.modules if n in ('torch', 'numpy') or n.startswith('spurbench.methods')];"
         "assert not bad, bad"
     )

@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_cell, make_counts, make_plan, make_record, make_search
+
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.formats import wording
 from spurbench.bench.formats.html import Scale, strip
 from spurbench.bench.formats.render import render
-from spurbench.bench.leaderboard import build, published
-from spurbench.bench.leaderboard.cell_results import Square, squares
-from spurbench.bench.records.record import Run, sealed
+from spurbench.bench.leaderboard import build, published, wording
+from spurbench.bench.leaderboard.cell_results import squares
+from spurbench.bench.records.plan import Choice, Plan
+from spurbench.bench.records.record import Record
 
 EVIL = '<script>alert("1")</script>'
 OWN = published.Comparison("plain", frozenset({"guess"}))
+BASE = {"dataset": "pictures", "dataset_options": {"size": 9}, "training": {"steps": 5}}
+THREE = [("test", "accuracy"), ("train", "accuracy"), ("test", "worst_group_accuracy")]
 
 
-def record(method: str, seed: int, test: float, **fields: Any) -> dict[str, Any]:
+def record(method: str, seed: int, test: float, **fields: Any) -> Record:
     """A record with `test` percent of 10,000 right; keyword arguments replace fields of the run or the record."""
-    base = {"dataset": "pictures", "dataset_options": {"size": 9}, "protocol_version": 1, "hyper_parameters": {},
-            "training": {"steps": 5}, "precision": "float32"}  # fmt: skip
-    run = Run(**(base | {"method": method, "seed": seed} | {k: v for k, v in fields.items() if k in base}))
-    split = {"n": [9000, 1000], "correct": [test * 90, test * 10], "loss_sum": 1.0, "entropy_sum": 1.0}
-    learned = split | {"correct": [8900, 900]}
+    learned = make_counts(8900, 900, n=(9000, 1000))
     rest = {
-        "schema": 1, "id": run.id, "status": "done", "cause": None, "needs": [], "groups": ["y0", "y1"],
-        "headline": [["test", "accuracy"]], "splits": {"test": split, "train": learned}, "measures": {}, "history": [],
-        "cost": {"seconds": 100.0, "peak_memory_mb": 2048.0}, "provenance": {"commit": "abc", "finished": "2026-01-02"},
+        "method": method, "seed": seed, "groups": ["y0", "y1"], "headline": [["test", "accuracy"]],
+        "splits": {"test": make_counts(test * 90, test * 10, n=(9000, 1000)), "train": learned},
+        "cost": {"seconds": 100.0, "peak_memory_mb": 2048.0},
+        "provenance": {"commit": "abc", "finished": "2026-01-02"},
     }  # fmt: skip
-    return sealed(run.to_dict() | rest | {k: v for k, v in fields.items() if k not in base})
+    return make_record(**BASE | rest | fields)
 
 
-def board(records: list[dict[str, Any]], **options: Any) -> build.Leaderboard:
+def board(records: list[Record], **options: Any) -> build.Leaderboard:
     return build.build(records, comparison=OWN, **options)
 
 
-def several(methods: dict[str, float], seeds: int = 4, **fields: Any) -> list[dict[str, Any]]:
+def several(methods: dict[str, float], seeds: int = 4, **fields: Any) -> list[Record]:
     return [record(m, s, value + s % 3, **fields) for m, value in methods.items() for s in range(seeds)]
 
 
@@ -69,7 +72,7 @@ class Tags(HTMLParser):
 
 
 def test_page_is_well_formed_shows_every_seed_and_runs_no_name() -> None:
-    failed = record(EVIL, 9, 0, status="failed", splits={}, cause={"kind": "exception", "message": EVIL, "detail": ""})
+    failed = record(EVIL, 9, 0, status="failed", splits={}, cause={"kind": "exception", "message": EVIL})
     page = render(board([*several({"plain": 20, EVIL: 60, "guess": 50}), failed]), "html")
     tags = Tags()
     tags.feed(page)
@@ -81,26 +84,22 @@ def test_page_is_well_formed_shows_every_seed_and_runs_no_name() -> None:
 
 def test_page_marks_the_published_value_and_says_the_strip_in_words() -> None:
     one = published.Published("pictures", "plain", "test", "accuracy", 21.5, "A paper", "none", "verified", 0.3, 0, 10)
-    plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0, 1], published="plain")]}
+    plan = planned("plain", [0, 1], published="plain")
     made = build.build(several({"plain": 20}, 2), [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
     page = render(made, "html")
     assert "published 21.5: A paper" in page and "2 seeds from 20.00 to 21.00, published 21.5 ± 0.3" in page
 
 
-def planned(method: str, seeds: list[int], **fields: Any) -> dict[str, Any]:
-    found = [record(method, seed, 0) for seed in seeds]
-    names = Square.__dataclass_fields__
-    cell = {k: v for k, v in found[0].items() if k in names and k != "records"}
-    selection = {"rule": "none", "oracle": False, "text": "as given"}
-    rest = {"label": method, "published": None, "na": None, "search": None, "selection": selection, "seeds": seeds,
-            "ids": [one["id"] for one in found]}  # fmt: skip
-    return cell | rest | fields
+def planned(method: str, seeds: list[int], **fields: Any) -> Plan:
+    """The plan of one cell."""
+    rest = {"method": method, "seeds": seeds, "selection": Choice("none", text="as given")}
+    return make_plan(grid="g", cells=[make_cell(**BASE | rest | fields)])
 
 
 @pytest.mark.parametrize("status", ["third-party", "recalled"])
 def test_unverified_numbers_are_never_printed(status: str) -> None:
     one = published.Published("pictures", "plain", "test", "accuracy", 77.7, "Hearsay", "none", status, 0.3, 0, 10)
-    plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0], published="plain")]}
+    plan = planned("plain", [0], published="plain")
     made = build.build([], [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
     assert all("77.7" not in render(made, format_) for format_ in ("table", "html", "json"))
 
@@ -141,8 +140,7 @@ def test_a_wrong_published_file_is_named(tmp_path: Path) -> None:
 
 def test_terminal_table_fits_120_columns_and_says_what_it_left_out() -> None:
     records = several({f"a method with a very long name {i}": 60 + i for i in range(3)} | {"plain": 20})
-    headline = [["test", "accuracy"], ["train", "accuracy"], ["test", "worst_group_accuracy"]]
-    text = render(board([sealed(r | {"headline": headline}) for r in records]), "table")
+    text = render(board([r.with_(headline=THREE) for r in records]), "table")
     assert max(map(len, text.splitlines())) <= 120
     assert "no room here for: " in text
 
@@ -176,16 +174,16 @@ def test_a_lone_row_on_other_data_joins_the_table_uncompared() -> None:
 
 def test_search_draws_are_no_rows_and_an_open_search_is_named() -> None:
     draws = several({"other": 40}, 1, hyper_parameters={"c": 1})
-    search = {"text": "2 draws", "chosen": None, "draws": [{"ids": [draws[0]["id"]]}, {"ids": ["absent"]}]}
-    cell = planned("other", [0, 1], search=search, hyper_parameters=None, ids=[])
-    made = build.build(draws, [{"grid": "g", "notes": [], "cells": [cell]}], comparison=OWN)
+    absent = record("other", 0, 40, hyper_parameters={"c": 2})
+    search = make_search(draws[0].run, absent.run, chosen=None)
+    made = board(draws, plans=[planned("other", [0, 1], search=search, hyper_parameters=None)])
     (row,) = made.rows
     assert (row.n, row.n_planned) == (0, 2) and row.note == "search going on, 1 of 2 runs ended"
     assert "search going on" in render(made, "table")
 
 
 def test_only_the_planned_records_on_request() -> None:
-    plan = {"grid": "g", "notes": [], "cells": [planned("plain", [0, 1])]}
+    plan = planned("plain", [0, 1])
     found = several({"plain": 20, "other": 60})
     assert [one.method for one in squares(found, [plan], planned_only=True)] == ["plain"]
     assert [row.n for row in board(found, plans=[plan], planned_only=True).rows] == [2]
@@ -241,8 +239,7 @@ def test_an_axis_of_numbers_at_the_limits_has_a_length(values: tuple[float, floa
 
 
 def test_a_terminal_without_room_says_below_what_rows_used() -> None:
-    headline = [["test", "accuracy"], ["train", "accuracy"], ["test", "worst_group_accuracy"]]
     records = several({f"a method with a very long name {i}": 60 + i for i in range(2)}, needs=["groups"])
-    text = render(board([sealed(r | {"headline": headline}) for r in records + several({"plain": 20})]), "table")
+    text = render(board([r.with_(headline=THREE) for r in records + several({"plain": 20})]), "table")
     assert "sees, train: labels + groups: a method with a very long name 0; a method with" in " ".join(text.split())
     assert "sees, train: labels: plain" in text

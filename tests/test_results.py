@@ -47,7 +47,7 @@ def test_no_committed_record_is_damaged_or_from_other_code() -> None:
     records, unusable = Store.open(README["RECORDS"]).records()
     assert records and not unusable
     for record in records:
-        assert record["provenance"]["commit"] and record["provenance"]["diff"] is None
+        assert record.provenance.commit and record.provenance.diff is None
 
 
 def test_the_readme_tells_the_results() -> None:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_counts
+
 from spurbench.bench.leaderboard.build import build
 from spurbench.bench.records.metrics import columns_of, value
-from spurbench.bench.records.selection import RULES, at_its_best, lack, mean_scores, unbiased, used_by
+from spurbench.bench.records.plan import Choice
+from spurbench.bench.records.record import Counts, Look, Record
+from spurbench.bench.records.selection import RULES, Selected, at_its_best, lack, mean_scores, unbiased, used_by
 from tests.test_leaderboard import cell, plan, record, run
 
-
-def counts(*right: int, loss: float = 1.0) -> dict[str, Any]:
-    return {"n": [100] * len(right), "correct": list(right), "loss_sum": loss, "entropy_sum": 1.0}
+GROUPS = ["y0a0", "y0a1", "y1a0", "y1a1"]
 
 
-def trained(looks: dict[int, tuple[Any, Any]], steps: int = 1000) -> dict[str, Any]:
+def trained(looks: Mapping[int, tuple[Counts, Counts]], steps: int = 1000) -> Record:
     """A record scored on validation and test at these steps, the last of which is its end."""
-    points = [{"step": s, "splits": {"validation": v, "test": t}} for s, (v, t) in looks.items()]
-    ended = {**points[-1]["splits"], "train": counts(100, 100)}
-    one = record(run("erm", 0, training={"steps": steps, "evaluate": 100}))
-    return one | {"looks": points if points[-1]["step"] < steps else points[:-1], "splits": ended}
+    points = [Look(step, {"validation": v, "test": t}) for step, (v, t) in looks.items()]
+    ended = points[-1].splits | {"train": make_counts(100, 100)}
+    points = points if points[-1].step < steps else points[:-1]
+    return record(run("erm", 0, training={"steps": steps, "evaluate": 100}), looks=points, splits=ended)
 
 
-def looked_at() -> dict[str, Any]:
+def looked_at() -> Record:
     """Average validation is best at step 200, its worst group at 100, the test at 300; the last step is 1000."""
     seen = {100: ((80, 70), (60, 61)), 200: ((95, 60), (62, 63)), 300: ((70, 60), (99, 98)), 1000: ((90, 60), (50, 51))}
-    looks = [{"step": s, "splits": {"validation": counts(*v), "test": counts(*t)}} for s, (v, t) in seen.items()]
-    last = {**looks[-1]["splits"], "train": counts(100, 100)}
-    return record(run("erm", 0)) | {"looks": looks[:-1], "splits": last}
+    looks = {step: (make_counts(*v), make_counts(*t)) for step, (v, t) in seen.items()}
+    return trained(looks)
+
+
+def chosen(one: Record, rule: str) -> Selected:
+    """The record at the step that the rule chooses."""
+    found = at_its_best(one, rule)
+    assert isinstance(found, Selected)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -38,36 +49,36 @@ def looked_at() -> dict[str, Any]:
      ("worst_group", 300, 98.5), ("none", None, 50.5)],
 )  # fmt: skip
 def test_a_rule_chooses_the_step(rule: str, step: int | None, test: float) -> None:
-    chosen = at_its_best(looked_at(), rule)
-    assert chosen.get("chosen_step") == step and value(chosen, ("test", "accuracy")) == test
-    assert value(chosen, ("train", "accuracy")) == 100.0  # of the last step
+    found = at_its_best(looked_at(), rule)
+    assert getattr(found, "chosen_step", None) == step and value(found, ("test", "accuracy")) == test
+    assert value(found, ("train", "accuracy")) == 100.0  # of the last step
 
 
 def test_searches_and_leaderboards_use_the_chosen_step() -> None:
     one = looked_at()
     scores = mean_scores("validation_accuracy", [one, one])
     assert scores is not None and scores[0] == pytest.approx(0.775)
-    rule = {"rule": "validation_worst_group", "oracle": False, "text": "worst group on validation"}
-    board = build([one], [plan(cell("erm", [0], selection=rule))], headlines={})
+    rule = Choice("validation_worst_group", text="worst group on validation")
+    board = build([one], [plan(cell("erm", [0], training=one.training, selection=rule))], headlines={})
     assert board.rows[0].mean == 60.5 and board.rows[0].selection_oracle is False
 
 
 def test_a_record_not_looked_at_keeps_its_last_step() -> None:
     one = record(run("erm", 0))
-    assert at_its_best(one, "test_accuracy") == one and at_its_best(looked_at(), "worst_environment")["splits"]["test"]
+    assert at_its_best(one, "test_accuracy") == one and at_its_best(looked_at(), "worst_environment").splits["test"]
 
 
 def test_bias_conflicting_accuracy_is_over_the_groups_that_mislead() -> None:
     """Check N30: the mean of g0 and g3."""
-    one = looked_at() | {"splits": {"test": counts(96, 99, 83, 40)}, "conflicting": [0, 3]}
+    one = looked_at().with_(splits={"test": make_counts(96, 99, 83, 40)}, conflicting=[0, 3])
     assert value(one, ("test", "bias_conflicting_accuracy")) == pytest.approx(68.0)
     assert value(looked_at(), ("test", "bias_conflicting_accuracy")) is None
 
 
 def test_a_split_without_the_attribute_has_no_number_over_groups_that_mislead() -> None:
     """It is counted by class, beside splits that are counted by group."""
-    splits = {"train": {"n": [9, 9], "correct": [5, 5]}, "test": counts(20, 40, 60, 80)}
-    one = looked_at() | {"splits": splits, "conflicting": [0, 3], "groups": ["y0a0", "y0a1", "y1a0", "y1a1"]}
+    splits = {"train": make_counts(5, 5, n=9), "test": make_counts(20, 40, 60, 80)}
+    one = looked_at().with_(splits=splits, conflicting=[0, 3], groups=GROUPS)
     assert value(one, ("test", "bias_conflicting_accuracy")) == pytest.approx(50.0)
     columns = [("train", "bias_conflicting_accuracy"), ("train", "adjusted_accuracy"), ("test", "adjusted_accuracy")]
     assert [value(one, column) for column in columns] == [None] * 3
@@ -75,16 +86,16 @@ def test_a_split_without_the_attribute_has_no_number_over_groups_that_mislead() 
 
 def test_adjusted_accuracy_weighs_groups_as_training_does() -> None:
     """Check N30, with the groups of CelebA."""
-    training = {"n": [71629, 66874, 22880, 1387], "correct": [0] * 4}
-    one = looked_at() | {"splits": {"train": training, "test": counts(96, 99, 83, 40)}, "conflicting": [0, 3]}
+    training, test = make_counts(0, 0, 0, 0, n=(71629, 66874, 22880, 1387)), make_counts(96, 99, 83, 40)
+    one = looked_at().with_(splits={"train": training, "test": test}, conflicting=[0, 3])
     assert value(one, ("test", "adjusted_accuracy")) == pytest.approx(94.92800, abs=1e-5)
     assert ("test", "adjusted_accuracy") in columns_of(one)
-    assert value(one | {"splits": {"test": counts(96, 99, 83, 40)}}, ("test", "adjusted_accuracy")) is None
+    assert value(one.with_(splits={"test": test}), ("test", "adjusted_accuracy")) is None
 
 
 def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
-    assert unbiased(counts(96, 99, 83, 40)) == pytest.approx(0.795)  # check N30
-    assert unbiased({"n": [0, 10], "correct": [0, 5]}) == 0.5 and unbiased(None) is None
+    assert unbiased(make_counts(96, 99, 83, 40)) == pytest.approx(0.795)  # check N30
+    assert unbiased(make_counts(0, 5, n=(0, 10))) == 0.5 and unbiased(None) is None
 
 
 # ---- equal scores -------------------------------------------------------------------------------------------------
@@ -92,53 +103,54 @@ def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
 
 def test_equal_worst_groups_are_parted_by_the_average_and_then_the_loss() -> None:
     """A worst group of 0 at every look says nothing of the step."""
-    untrained, better = counts(0, 50), counts(0, 90)
-    one = trained({100: (untrained, counts(0, 80)), 200: (better, counts(20, 95)), 1000: (counts(0, 80), counts(1, 2))})
-    chosen = at_its_best(one, "validation_worst_group")
-    assert (chosen["chosen_step"], chosen["ties"]) == (200, [3, 1])
-    low, high = counts(50, 50, loss=2.0), counts(50, 50, loss=9.0)
+    untrained, better = make_counts(0, 50), make_counts(0, 90)
+    looks = {100: (untrained, make_counts(0, 80)), 200: (better, make_counts(20, 95))}
+    one = trained(looks | {1000: (make_counts(0, 80), make_counts(1, 2))})
+    found = chosen(one, "validation_worst_group")
+    assert (found.chosen_step, found.ties) == (200, (3, 1))
+    low, high = make_counts(50, 50, loss=2.0), make_counts(50, 50, loss=9.0)
     two = trained({100: (high, untrained), 200: (low, better), 1000: (high, untrained)})
-    assert at_its_best(two, "validation_worst_group")["chosen_step"] == 200
-    assert at_its_best(two, "validation_accuracy")["ties"] == [3, 1]
+    assert chosen(two, "validation_worst_group").chosen_step == 200
+    assert chosen(two, "validation_accuracy").ties == (3, 1)
 
 
 def test_of_steps_equal_in_everything_the_latest_is_taken() -> None:
     """An equal score never goes to the model that was trained least."""
-    same = counts(0, 50)
-    one = trained({100: (same, counts(1, 1)), 200: (same, counts(2, 2)), 300: (same, counts(3, 3))}, steps=300)
-    chosen = at_its_best(one, "validation_worst_group")
-    assert (chosen["chosen_step"], chosen["ties"]) == (300, [3, 3]) and chosen["splits"] == one["splits"]
+    same = make_counts(0, 50)
+    one = trained({100 * i: (same, make_counts(i, i)) for i in (1, 2, 3)}, steps=300)
+    found = chosen(one, "validation_worst_group")
+    assert (found.chosen_step, found.ties) == (300, (3, 3)) and found.splits == one.splits
 
 
 def test_a_last_look_is_not_counted_beside_the_end_it_is() -> None:
-    one = trained({100: (counts(50, 60), counts(1, 1)), 1000: (counts(70, 60), counts(2, 2))})
-    one["looks"].append({"step": 1000, "splits": {name: one["splits"][name] for name in ("validation", "test")}})
-    assert at_its_best(one, "validation_accuracy")["ties"] == [1, 1]
+    one = trained({100: (make_counts(50, 60), make_counts(1, 1)), 1000: (make_counts(70, 60), make_counts(2, 2))})
+    one.looks.append(Look(1000, {name: one.splits[name] for name in ("validation", "test")}))
+    assert chosen(one, "validation_accuracy").ties == (1, 1)
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not rule.oracle])
 def test_what_parts_equal_scores_does_not_look_at_the_test_set(name: str) -> None:
-    splits = {"validation": counts(0, 50), "train": counts(0, 50), "test": counts(1, 2)}
+    splits = {"validation": make_counts(0, 50), "train": make_counts(0, 50), "test": make_counts(1, 2)}
     blind = {split: found for split, found in splits.items() if split != "test"}
-    others = splits | {"test": counts(99, 98, loss=0.1)}
+    others = splits | {"test": make_counts(99, 98, loss=0.1)}
     assert RULES[name].scores(splits) == RULES[name].scores(blind) == RULES[name].scores(others)
 
 
 def test_choosing_twice_is_choosing_once() -> None:
-    once = at_its_best(looked_at(), "validation_accuracy")
+    once = chosen(looked_at(), "validation_accuracy")
     assert at_its_best(once, "validation_accuracy") == once
-    assert at_its_best(once, "validation_worst_group")["chosen_step"] == 100
+    assert chosen(once, "validation_worst_group").chosen_step == 100
 
 
 def test_a_failed_run_that_was_scored_on_the_way_has_no_step() -> None:
-    failed = looked_at() | {"status": "failed", "splits": {}}
+    failed = looked_at().with_(status="failed", splits={})
     assert at_its_best(failed, "validation_accuracy") == failed
     assert mean_scores("validation_accuracy", [failed]) is None
 
 
 def test_equal_draws_are_parted_by_the_next_criterion() -> None:
-    def draw(*right: int) -> dict[str, Any]:
-        return record(run("erm", 0)) | {"splits": {"validation": counts(*right)}}
+    def draw(*right: int) -> Record:
+        return record(run("erm", 0), splits={"validation": make_counts(*right)})
 
     first, second = (mean_scores("validation_worst_group", [draw(*right), draw(*right[::-1])])
                      for right in ((0, 50), (0, 90)))  # fmt: skip
@@ -160,7 +172,7 @@ def test_what_a_rule_lacks_is_said(rule: str, splits: list[str], needs: str | No
 
 
 def test_a_rule_uses_groups_only_where_there_are_groups() -> None:
-    one = looked_at() | {"groups": ["y0a0", "y0a1", "y1a0", "y1a1"]}
+    one = looked_at().with_(groups=GROUPS)
     assert used_by("validation_worst_group", one) == ["validation groups"]
-    assert used_by("validation_worst_group", one | {"classes": 4}) == ["validation labels"]
+    assert used_by("validation_worst_group", one.with_(classes=4)) == ["validation labels"]
     assert used_by("validation_worst_group", looked_at()) == ["validation labels"]  # y0, y1

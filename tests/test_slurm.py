@@ -81,7 +81,7 @@ def tally(spurbench: Any, store: Path) -> dict[str, int]:
 
 def science(store: Path) -> dict[str, Any]:
     loose = ("digest", "cost", "provenance")
-    return {r["id"]: {k: v for k, v in r.items() if k not in loose} for r in Store.open(store).records()[0]}
+    return {r.id: {k: v for k, v in r.to_dict().items() if k not in loose} for r in Store.open(store).whole_records()}
 
 
 def local(spurbench: Any, folder: Path, grid: Path) -> dict[str, Any]:
@@ -238,8 +238,8 @@ def test_killed_preempted_warned_and_cancelled(spurbench: Any, tmp_path: Path, c
     wait_for(lambda: release() == 0 and not queue(), 500)
     assert tally(spurbench, store)["done"] == 12
     records = Store.open(store).records()[0]
-    assert sum(record["cost"]["resumed"] > 0 for record in records) >= 8
-    assert all(record["provenance"]["snapshot"] for record in records)
+    assert sum(bool(record.cost.resumed) for record in records) >= 8
+    assert all(record.provenance.snapshot for record in records)
     cells = ("--only", "paced training.lr=0.0[123]")  # killed, warned and only preempted
     spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", "--plugin", plugin, *cells)
     unbroken = science(tmp_path / "local")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_record
+
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation import starvation
 from spurbench.bench.evaluation.starvation import Probe, Settings
 from spurbench.bench.figures import probing
 from spurbench.bench.grid.ad_hoc import adhoc_grid
-from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.launch import retrain
 from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.worker import run_job, tune
+from spurbench.bench.launch.memory import tune_process
+from spurbench.bench.launch.worker import run_job
 from spurbench.bench.plugins import registry
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
@@ -39,7 +44,7 @@ def engine_of(
 
 def probed(method: str, hyper: Any = None, **training: Any) -> dict[str, Any]:
     """What a probe sees of a short training on Two-Moon, seed 0."""
-    tune(1)
+    tune_process(1)
     settings = Settings(points=12)
     engine = engine_of("two_moon", method, [0], {"delta": 0.1}, hyper, **training)
     probe = Probe(engine.model(0), engine.training.steps, settings)
@@ -139,8 +144,8 @@ def test_three_classes_are_refused() -> None:
     model.data.classes = 3
     with pytest.raises(UserError, match="3 classes"):
         Probe(model, 0, Settings())
-    record = {"id": "ab", "dataset": "letters", "groups": ["y0a0", "y0a1", "y1a0", "y1a1", "y2a0", "y2a1"]}
-    with pytest.raises(UserError, match=r"run ab of letters has 3 classes: .* two classes"):
+    record = make_record(dataset="letters", groups=["y0a0", "y0a1", "y1a0", "y1a1", "y2a0", "y2a1"])
+    with pytest.raises(UserError, match=rf"run {record.id} of letters has 3 classes: .* two classes"):
         probing.binary(record)
 
 
@@ -158,7 +163,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         plan = expand(adhoc_grid(dataset, methods, "0-1", sets), {})
         made.write_plan(plan)
         cells: dict[str, list[Any]] = {}
-        for run, _ in runs(plan):
+        for run, _ in plan.runs():
             cells.setdefault(run.method, []).append(run)
         for stack in cells.values():
             run_job(Job(stack, "x"), made, lambda step: None, lambda: False)
@@ -186,7 +191,7 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     assert second["data"]["series"][0]["name"] == "two_moon × erm"
     again_ = probe(store.root, "--cell", "irm", "--features", 4, "--points", 3)
     assert "train again" not in again_.stderr  # it is kept
-    (id,) = {r["id"] for r in store.records()[0] if (r["method"], r["seed"]) == ("irm", 1)}
+    (id,) = {r.id for r in store.records()[0] if (r.method, r.seed) == ("irm", 1)}
     assert "irm, seed 1, 120 examples" in probe(store.root, "--run", id[:9]).stdout
 
 
@@ -212,11 +217,11 @@ def test_a_packed_store_cannot_keep_what_a_probe_sees(probe: Any, store: Store, 
 
 
 def test_a_stack_is_watched_run_by_run(store: Store) -> None:
-    records = [r for r in store.records()[0] if r["method"] == "irm"]
+    records = [r for r in store.records()[0] if r.method == "irm"]
     settings = Settings(3, points=2)
     retrain.do(retrain.Again(records, store.root, False, settings))
-    together = [artifacts.kept(store, r["id"])["probe/responses"] for r in records]
+    together = [artifacts.kept(store, r.id)["probe/responses"] for r in records]
     for record, seen in zip(records, together, strict=True):
         retrain.do(retrain.Again([record], store.root, False, settings))
-        assert np.allclose(artifacts.kept(store, record["id"])["probe/responses"], seen, rtol=1e-3)
+        assert np.allclose(artifacts.kept(store, record.id)["probe/responses"], seen, rtol=1e-3)
     assert not np.allclose(together[0], together[1], rtol=0.1)

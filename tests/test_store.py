@@ -15,27 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from make_records import make_plan, make_record, seal
+
 from spurbench.bench.cli import store_commands
 from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.core.files import sweep, write_atomically
-from spurbench.bench.records.record import SCHEMA, Run, fault, sealed
+from spurbench.bench.records.parsing import Unfit, record_from
+from spurbench.bench.records.record import SCHEMA, Record
+from spurbench.bench.records.run import Run
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.claims import LIFE, Claims, Lost, take_away
 from spurbench.bench.store.merge import merge
 from spurbench.bench.store.store import Store, checkpoint_of
 
-BARE: dict[str, Any] = {
-    "needs": [], "headline": [], "splits": {}, "measures": {}, "history": [], "predictions": None, "provenance": {},
-    "cost": {"seconds": 1.0, "seconds_per_step": 0.1, "peak_memory_mb": 9.0, "replicas": 1, "threads": 1},
-}  # fmt: skip
 RUN = Run("moon", {"b": 1, "a": 0.1}, 1, "erm", {"x": 1}, {"lr": 0.1, "steps": 3}, "float32", 0)
 
 
-def record(seed: int = 0, status: str = "done") -> dict[str, Any]:
-    run = Run(**{**RUN.to_dict(), "seed": seed})
+def record(seed: int = 0, status: str = "done", **changes: Any) -> Record:
     cause = None if status == "done" else {"kind": "killed", "message": "m", "detail": ""}
-    found = {"schema": SCHEMA, "id": run.id, **run.to_dict(), **BARE, "status": status, "cause": cause}
-    return sealed(found)
+    return make_record(**RUN.to_dict() | {"seed": seed, "status": status, "cause": cause} | changes)
 
 
 def test_identity_is_what_defines_the_science() -> None:
@@ -45,7 +44,7 @@ def test_identity_is_what_defines_the_science() -> None:
               {"protocol_version": 2}, {"hyper_parameters": {"x": 2}}]  # fmt: skip
     assert len({RUN.id, *(Run(**{**RUN.to_dict(), **other}).id for other in others)}) == 7
     assert Run(**{**RUN.to_dict(), "seed": 1}).cell_key == RUN.cell_key
-    assert Run.from_dict(record()) == RUN
+    assert record().run == RUN
 
 
 @pytest.mark.parametrize(
@@ -58,10 +57,12 @@ def test_identity_is_what_defines_the_science() -> None:
     ],
 )
 def test_a_tampered_record_is_known(change: dict[str, Any], words: str) -> None:
-    assert fault(record()) is None
-    assert words in str(fault(record() | change))
-    assert "id" in str(fault(sealed(record() | {"seed": 5})))
-    assert fault([]) and fault({})
+    whole = record().to_dict()
+    assert record_from(whole) == record()
+    other = seal(whole | {"seed": 5})
+    for damaged, why in ((whole | change, words), (other, "its id"), ([], "not a record"), ({}, "not a record")):
+        with pytest.raises(Unfit, match=why):
+            record_from(damaged)
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_stores_that_cannot_be_opened(tmp_path: Path) -> None:
 def test_packed_and_merged(store: Store, tmp_path: Path, name: str) -> None:
     for seed in range(3):
         store.write_record(record(seed))
-    store.write_plan({"grid": "g", "cells": []})
+    store.write_plan(make_plan(grid="g", cells=[]))
     assert store.pack(tmp_path / name) == 3
     first = (tmp_path / name).read_bytes()
     store.pack(tmp_path / name)
@@ -121,18 +122,18 @@ def test_packed_and_merged(store: Store, tmp_path: Path, name: str) -> None:
 def test_merging_names_what_contradicts(store: Store, tmp_path: Path) -> None:
     """Same science from other hardware is no conflict; other science is, and then nothing is merged."""
     one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
-    elsewhere = record(0) | {"cost": BARE["cost"] | {"seconds": 99.0}, "provenance": {"commit": "another"}}
+    elsewhere = record(cost={"seconds": 99.0}, provenance={"commit": "another"})
     one.write_record(elsewhere)
-    two.write_record(record(0) | {"measures": {"test": {"accuracy": 0.1}}})
+    two.write_record(record(measures={"test": {"accuracy": 0.1}}))
     two.write_record(record(1))
-    kept = two.path("predictions", record(1)["id"], ".npz")
+    kept = two.path("predictions", record(1).id, ".npz")
     write_atomically(kept, b"logits")
     assert merge(store, [one]) == (1, 0)
     with pytest.raises(UserError, match=f"1 runs have finished records that differ: {RUN.id} of .* and .*two"):
         merge(store, [one, two])
     assert store.records()[0] == one.records()[0]
     assert merge(store, [one, two], keep="ours") == (1, 2) and store.record(RUN.id) == one.record(RUN.id)
-    assert store.path("predictions", record(1)["id"], ".npz").read_bytes() == b"logits"
+    assert store.path("predictions", record(1).id, ".npz").read_bytes() == b"logits"
     assert merge(store, [two], keep="theirs") == (1, 1) and store.record(RUN.id) == two.record(RUN.id)
     with pytest.raises(UserError, match="did you mean theirs"):
         merge(store, [two], keep="their")
@@ -142,16 +143,16 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
     """None come to a record that stays in a conflict, and none of it stay with one that takes its place."""
     other = Store.open(tmp_path / "other", create=True)
     for seed, ours in ((0, record(0)), (1, record(1)), (2, record(2, "failed"))):
-        theirs = record(seed) | ({"measures": {"test": {"accuracy": 0.1}}} if seed == 0 else {})
+        theirs = record(seed, measures={"test": {"accuracy": 0.1}} if seed == 0 else {})
         for where, one, name in ((store, ours, "ours"), (other, theirs, "theirs")):
             where.write_record(one)
-            artifacts.keep(where, one["id"], {name: np.zeros(1)})
+            artifacts.keep(where, one.id, {name: np.zeros(1)})
     other.write_record(record(3))
-    artifacts.keep(other, record(3)["id"], {"theirs": np.ones(1)})
+    artifacts.keep(other, record(3).id, {"theirs": np.ones(1)})
     write_atomically(store.path("predictions", RUN.id, ".npz"), b"ours")
 
     def kept() -> list[list[str]]:
-        return [sorted(artifacts.kept(store, record(seed)["id"])) for seed in range(4)]
+        return [sorted(artifacts.kept(store, record(seed).id)) for seed in range(4)]
 
     store_commands.merge(store.root, [other.root], keep="ours")
     assert kept() == [["ours"], ["ours", "theirs"], ["theirs"], ["theirs"]]
@@ -175,8 +176,8 @@ def test_drawings_cut_short_are_named(store: Store, whole: float) -> None:
 def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         store.write_record(record(seed))
-        artifacts.keep(store, record(seed)["id"], {"surface": np.ones(seed + 1)})
-    store.write_plan({"grid": "g", "cells": []})
+        artifacts.keep(store, record(seed).id, {"surface": np.ones(seed + 1)})
+    store.write_plan(make_plan(grid="g", cells=[]))
     store_commands.pack(store.root, tmp_path / "packed.jsonl.gz", with_drawings=True)
     opened, loaded, unzip, load = [], [], gzip.open, np.load
     monkeypatch.setattr(gzip, "open", lambda file, *more: (opened.append(file), unzip(file, *more))[1])
@@ -185,7 +186,7 @@ def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch:
     assert opened == [tmp_path / "packed.jsonl.gz"] and loaded.count(tmp_path / "packed.drawings.npz") == 1
     merged = Store.open(tmp_path / "all")
     assert merged.records() == store.records() and merged.plans() == store.plans()
-    assert [len(artifacts.kept(merged, record(seed)["id"])["surface"]) for seed in range(3)] == [1, 2, 3]
+    assert [len(artifacts.kept(merged, record(seed).id)["surface"]) for seed in range(3)] == [1, 2, 3]
     with pytest.raises(UserError, match="packed.jsonl.gz is a packed store, for reading only"):
         store_commands.merge(tmp_path / "packed.jsonl.gz", [tmp_path / "all"])
     packed = Store.open(tmp_path / "packed.jsonl.gz")
@@ -222,9 +223,9 @@ def test_packed_stores_that_are_damaged(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ['{"grid": "g", "cel', "{}", "[1]"])
 def test_a_damaged_plan_is_named_and_set_aside(store: Store, text: str) -> None:
-    store.write_plan({"grid": "g", "cells": []})
+    store.write_plan(make_plan(grid="g", cells=[]))
     (store.root / "plans" / "h.json").write_text(text)
-    assert [plan["grid"] for plan in store.plans()] == ["g"]
+    assert [plan.grid for plan in store.plans()] == ["g"]
     (unusable,) = store.records()[1]
     assert unusable.path == "plans/h.json" and "not a plan" in unusable.reason
     store.set_aside([unusable])
@@ -333,12 +334,13 @@ def test_temporary_files_of_the_dead_are_swept(store: Store) -> None:
 
 def test_the_checkpoint_of_a_run_done_again_is_kept(tmp_path: Path) -> None:
     """One that a record outlived is not."""
-    store, failed = Store.open(tmp_path, create=True), record(status="failed")
-    checkpoint = checkpoint_of(store, failed["id"])
-    store.write_record(sealed(failed | {"cause": failed["cause"] | {"kind": "exception"}}))
+    store = Store.open(tmp_path, create=True)
+    failed = record(status="failed", cause={"kind": "exception", "message": "m"})
+    checkpoint = checkpoint_of(store, failed.id)
+    store.write_record(failed)
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"")
-    recorded = store.path("records", failed["id"], ".json").stat().st_mtime_ns
+    recorded = store.path("records", failed.id, ".json").stat().st_mtime_ns
     os.utime(checkpoint, ns=(recorded + 1, recorded + 1))
     store.tidy()
     assert checkpoint.exists()

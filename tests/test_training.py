@@ -11,7 +11,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.fields import Option, checked
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.training_settings import Training, reduced, training_fields
-from spurbench.bench.records.record import FIRST_FIELDS, Run
+from spurbench.bench.records.run import FIRST_FIELDS, Run
 
 SOME = {
     "width": 7, "hidden_layers": 2, "init": "xavier", "dropout": 0.5, "batch_norm": True, "pretrained": "timm",

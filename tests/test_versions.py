@@ -42,7 +42,7 @@ def test_code_holds_what_a_plugin_imports_of_its_own(tmp_path: Path) -> None:
     helper.write_text("FACTOR = 1\n")
     before = plugin_code.code(mine)
     helper.write_text("FACTOR = 2\n")
-    plugin_code.look_again()
+    edits.look_again()
     assert plugin_code.code(mine) != before
     names = {file.name for file in plugin_code.with_imports(registry.datasets()["dominoes"].path)}
     assert names == {"dominoes.py", "cifar10.py"}
@@ -103,7 +103,7 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
             "--jobs", 1, "--store", store]  # fmt: skip
 
     def losses() -> list[float]:
-        return [record["splits"]["test"]["loss_sum"] for record in Store.open(store).records()[0]]
+        return [record.splits["test"].loss_sum for record in Store.open(store).records()[0]]
 
     try:
         assert "was edited" not in command(*line).stderr
@@ -142,7 +142,7 @@ def test_a_run_begun_by_other_code_starts_over(spurbench: Any, command: Any, unt
     said = command(*line, "--set", "training.steps=4000").stderr
     assert "seed 0: the method changed since it was begun; it starts over" in said
     (record,) = Store.open(store).records()[0]
-    assert record["cost"]["resumed"] == 0 and not list(store.glob("checkpoints/*"))
+    assert record.cost.resumed == 0 and not list(store.glob("checkpoints/*"))
 
 
 def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +156,11 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
         "no file that was edited after it made runs of s 'mine.py'" in command("accept", "s", "mine.py", code=2).stderr
     )
     Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
-    plugin_code.look_again()
+    edits.look_again()
     assert "`spurbench accept s mine.py`" in command(*line).stderr
     assert "1 runs now count as made by the current mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
-    assert edits.edited(after) == [] and after["provenance"]["accepted"]["method"] == [edits.of(before)["method"]]
+    assert edits.edited(after) == [] and after.provenance.accepted["method"] == [edits.of(before)["method"]]
     registry.forget_plugins()
 
 
@@ -177,7 +177,7 @@ def test_a_helpers_fields_and_a_packages_modules_count(tmp_path: Path) -> None:
     )
 
     def version() -> str:
-        plugin_code.look_again()
+        edits.look_again()
         return plugin_code.code(file)
 
     file.write_text(text)

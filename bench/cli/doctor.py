@@ -74,7 +74,7 @@ def code() -> Row:
     found = commit.code()
     if found["commit"] is None and found["diff"] is None:
         return row("code", f"no checkout: the version {commit.versions()['spurbench']} is what records name")
-    return row("code", commit.told(found), not str(found["diff"]).startswith(commit.UNKNOWN))
+    return row("code", commit.told(found["commit"], found["diff"]), not str(found["diff"]).startswith(commit.UNKNOWN))
 
 
 def writable(folder: Path) -> Row:

@@ -184,7 +184,7 @@ def progress(tasks: list[Any]) -> Callable[[Any, list[bool]], None]:
     from spurbench.bench.core.terminal import duration
 
     total = sum(len(task.records) for task in tasks)
-    seconds = sum(record["cost"]["seconds"] for task in tasks for record in task.records)
+    seconds = sum(record.cost.seconds for task in tasks for record in task.records)
     print(f"{total} runs to train again, which took one process {duration(seconds)}", file=sys.stderr)
     done = 0
 
@@ -193,6 +193,6 @@ def progress(tasks: list[Any]) -> Callable[[Any, list[bool]], None]:
         done += len(same)
         first = task.records[0]
         how = "as recorded" if all(same) else f"{same.count(False)} not quite as recorded (other torch or processor?)"
-        print(f"{done}/{total} {first['dataset']} × {first['method']}: {how}", file=sys.stderr)
+        print(f"{done}/{total} {first.dataset} × {first.method}: {how}", file=sys.stderr)
 
     return report

@@ -30,24 +30,24 @@ def plan(
     json_: options.Json = False,
 ) -> None:
     """Show what a grid would run, cell by cell, and which cells cannot be run and why."""
-    from spurbench.bench.grid.expand import expand, summary
+    from spurbench.bench.grid.expand import expand, summarize
     from spurbench.bench.grid.load import load_grid
     from spurbench.bench.grid.patterns import only as chosen
     from spurbench.bench.plugins.registry import add_plugins
-    from spurbench.bench.records.record import used
+    from spurbench.bench.records.run import used
 
     add_plugins(plugin)
     planned = expand(chosen(load_grid(grid), only or []), {})
     if json_:
-        print(json.dumps(planned, indent=1))
+        print(json.dumps(planned.to_dict(), indent=1))
         return
-    rows = summary(planned)
+    rows = summarize(planned)
     for row in rows:
         row["state"] = f"n/a: {row['na']}" if row["na"] else row["search"] or ""
         row["options"] = ", ".join(f"{k}={v}" for k, v in used(row["dataset_options"]).items())
     columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
                "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
-    show(rows, columns, f"{planned['grid']}: {planned['description']}")
+    show(rows, columns, f"{planned.grid}: {planned.description}")
     total = sum(row["runs"] + row["search_runs"] for row in rows)
     print(f"{total} runs in {len(rows)} cells, {sum(row['updates'] for row in rows):,} updates")
 

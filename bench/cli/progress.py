@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from spurbench.bench.core.terminal import duration, line
 from spurbench.bench.launch.job import Job
+from spurbench.bench.records.record import Record
 
 
 class Pace:
@@ -61,7 +61,7 @@ class Lines:
     def progress(self, job: Job, step: int) -> None:
         self.pace.at(job, step)
 
-    def ended(self, job: Job, failures: list[dict[str, Any]], refused: bool = False) -> None:
+    def ended(self, job: Job, failures: list[Record], refused: bool = False) -> None:
         self.ended_jobs += 1
         self.pace.at(job, job.steps)
         took = duration(time.monotonic() - self.begun[job.name])
@@ -71,8 +71,8 @@ class Lines:
             how = "not run, see below" if refused else f"done in {took}"
             self.console.print(line(f"{head}{how}{left}"), soft_wrap=True)
         for record in failures:
-            cause = record["cause"]
-            text = f"{head}seed {record['seed']} failed, {cause['kind']}: {cause['message']}"
+            why = record.cause and f"{record.cause.kind}: {record.cause.message}"
+            text = f"{head}seed {record.seed} failed, {why}"
             self.console.print(line(text), style="red", soft_wrap=True)
 
 
@@ -99,7 +99,7 @@ class Bars(Lines):
         self.bars.update(self.tasks[job.name], completed=step, note=note)
         self.bars.update(self.all, note=f"{self.pace.rate:,.1f} steps/s, {self.pace.eta()} left")
 
-    def ended(self, job: Job, failures: list[dict[str, Any]], refused: bool = False) -> None:
+    def ended(self, job: Job, failures: list[Record], refused: bool = False) -> None:
         super().ended(job, failures, refused)
         self.bars.remove_task(self.tasks.pop(job.name))
         self.bars.update(self.all, completed=self.ended_jobs)

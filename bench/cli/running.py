@@ -12,12 +12,12 @@ from rich.console import Console
 from spurbench.bench.core import machine, terminal
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.machine import find_devices
-from spurbench.bench.grid import ad_hoc, expand, patterns
+from spurbench.bench.grid import ad_hoc, patterns
 from spurbench.bench.grid import load as grids
 from spurbench.bench.grid.cells import Grid
-from spurbench.bench.launch.runner import Settings, outdated, run_grid
-from spurbench.bench.provenance import edits, plugin_code
-from spurbench.bench.records.plans import name_among
+from spurbench.bench.launch.runner import Outstanding, Result, Settings, run_grid
+from spurbench.bench.provenance import edits
+from spurbench.bench.records.plan import name_among
 from spurbench.bench.records.record import OUTSIDE
 from spurbench.bench.store.store import Store
 
@@ -58,7 +58,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     devices = find_devices(settings.device)
     store, console = Store.open(where, create=True), terminal.console(stderr=True)
     store.tidy()
-    plugin_code.look_again()
+    edits.look_again()
     if "cpu" in devices and not machine.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
         console.print("this processor only emulates bf16: --precision float32 is faster")
     shown: list[Lines] = []
@@ -70,7 +70,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         shown.append(watcher)
         return watcher
 
-    before = {plan["grid"]: plan for plan in store.plans()}
+    before = {plan.grid: plan for plan in store.plans()}
     name = name_among(grid.name, grid.origin, before)
     if name != grid.name:
         console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
@@ -84,18 +84,18 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         for bars in shown:
             if isinstance(bars, Bars):
                 bars.close()
-    if result.refused and result.plan and name not in before and not begun(result.plan, store):
+    assert result.end is not None
+    if result.refused and name not in before and not is_begun(result.end, store):
         store.drop_plan(name)  # else a mistyped option would stay as a row that waits for ever
-    return conclude(result, store, where, console)
+    return conclude(result, result.end, where, console)
 
 
-def begun(plan: dict[str, Any], store: Store) -> bool:
+def is_begun(end: Outstanding, store: Store) -> bool:
     """Whether there is a record of any run of a plan, or someone is at work on one."""
-    there = {record["id"] for record in store.records()[0]} | store.claims.living().keys()
-    return any(run.id in there for run, _ in expand.runs(plan))
+    return bool(end.own_records) or not store.claims.living().keys().isdisjoint(end.plan.ids)
 
 
-def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
+def conclude(result: Result, end: Outstanding, where: Path, console: Console) -> int:
     """Say how a launch ended and what to do next."""
 
     def say(text: str) -> None:
@@ -106,18 +106,17 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
     for line in result.refused:
         say(f"spurbench: {line}")
     if result.interrupted:
-        say(f"stopped; {result.left} runs are left and their state is saved: run the same command again to go on")
+        say(f"stopped; {len(end.waiting)} runs are left and their state is saved: run the same command again to go on")
         return 130
-    failed = failures(result.plan, store)
+    failed = [record.cause.kind for record in end.own_records if record.cause]
     if failed:
         causes = ", ".join(sorted(set(failed)))
         again = "the same command" if set(failed) <= OUTSIDE else "--retry"
         say(f"{len(failed)} runs failed, {causes}; `spurbench status {store_name}` says why, {again} does them again")
-    elif result.left and not result.refused:
-        say(f"{result.left} runs are in the hands of another process; run the same command again to see them")
-    records = {record["id"]: record for record in store.records()[0]}
-    for files, ids in outdated(result.plan, list(records.values())).items():
-        code = edits.edited_plugins(records[ids[0]])
+    elif end.waiting and not result.refused:
+        say(f"{len(end.waiting)} runs are in the hands of another process; run the same command again to see them")
+    for files, ids in end.outdated().items():
+        code = edits.edited_plugins(end.records[ids[0]])
         names = " ".join(terminal.shell(Path(name)) for name in code)
         or_else = f", `spurbench accept {store_name} {names}` says that the edit alters nothing" if code else ""
         say(
@@ -126,9 +125,3 @@ def conclude(result: Any, store: Store, where: Path, console: Console) -> int:
         )
     say(f"next: spurbench leaderboard {store_name}")
     return 2 if failed or result.refused else 0
-
-
-def failures(plan: dict[str, Any], store: Store) -> list[str]:
-    """The cause of every failed run of a plan."""
-    ids = {run.id for run, _ in expand.runs(plan)}
-    return [r["cause"]["kind"] for r in store.records()[0] if r["id"] in ids and r["status"] == "failed"]

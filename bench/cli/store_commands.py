@@ -67,21 +67,25 @@ def watch(
 
 def leaderboard(
     store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
-    format_: Annotated[str, typer.Option("--format", help="table, markdown, latex, csv, json or html.")] = "table",
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="table, markdown, latex, csv, json or html; by default as --out ends."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of the screen.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every split and metric, not only the main ones.")] = False,
     grid: Annotated[str | None, typer.Option(help="Only what this grid planned.")] = None,
 ) -> None:
     """Compare the methods: means with intervals, paired differences, cost, and what was published."""
     from spurbench.bench.cli import entry
-    from spurbench.bench.formats.render import render
+    from spurbench.bench.formats.render import format_of, render
     from spurbench.bench.leaderboard.build import board
     from spurbench.bench.store.store import Store
 
     out = out and entry.file_to_write(out)
-    text = render(board(Store.open(store), all_, grid), format_, terminal.coloured() and out is None)
+    chosen = format_ or format_of(out)
+    text = render(board(Store.open(store), all_, grid), chosen, terminal.coloured() and out is None)
     if out is None:
-        print(text if format_ == "table" or not sys.stdout.isatty() else terminal.plain(text))
+        print(text if chosen == "table" or not sys.stdout.isatty() else terminal.plain(text))
         return
     from spurbench.bench.core.files import write_atomically
 
@@ -108,7 +112,7 @@ def pack(
     if with_drawings:
         from spurbench.bench.store import artifacts
 
-        runs = artifacts.pack(source, file, [record["id"] for record in source.records()[0]])
+        runs = artifacts.pack(source, file, [record.id for record in source.records()[0]])
         print(f"the drawings of {runs} runs in {artifacts.beside(file)}")
     if entry.complain(source):
         raise typer.Exit(2)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from spurbench.bench.plugins.dataset import Data, Split
-
-Counts = dict[str, Any]
+from spurbench.bench.records.record import Counts
 
 
 def predict(logits: Tensor) -> Tensor:
@@ -39,12 +36,12 @@ def count(logits: Tensor, split: Split, data: Data) -> Counts:
     groups = len(data.groups) if split.attribute is not None else data.classes
     group = split.group(data.attributes if split.attribute is not None else 1)
     right = (predict(logits) == y).long()
-    return {
-        "n": group.bincount(minlength=groups).tolist(),
-        "correct": torch.zeros(groups, dtype=torch.long).scatter_add(0, group, right).tolist(),
-        "loss_sum": cross_entropy(logits, y).sum().item(),
-        "entropy_sum": entropy(logits).sum().item(),
-    }
+    return Counts(
+        n=group.bincount(minlength=groups).tolist(),
+        correct=torch.zeros(groups, dtype=torch.long).scatter_add(0, group, right).tolist(),
+        loss_sum=cross_entropy(logits, y).sum().item(),
+        entropy_sum=entropy(logits).sum().item(),
+    )
 
 
 def split_by_environment(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
@@ -68,11 +65,6 @@ def count_by_environment(name: str, logits: Tensor, split: Split, data: Data) ->
 
 def count_random_guess(split: Split, data: Data) -> Counts:
     """Expected counts of a prediction drawn uniformly at random."""
-    counts = count(torch.zeros(len(split.y)), split, data)
-    chance = torch.tensor(float(data.classes))
-    n = sum(counts["n"])
-    return counts | {
-        "correct": [k / data.classes for k in counts["n"]],
-        "loss_sum": n * chance.log().item(),
-        "entropy_sum": n * chance.log().item(),
-    }
+    n = count(torch.zeros(len(split.y)), split, data).n
+    total = sum(n) * torch.tensor(float(data.classes)).log().item()
+    return Counts(n=n, correct=[k / data.classes for k in n], loss_sum=total, entropy_sum=total)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import convert, to_builtins
 from torch import Tensor
 
 from spurbench.bench.evaluation import counting
+from spurbench.bench.records.record import Look
 from spurbench.bench.training.engine import Engine, Observer, Step
 
 
@@ -17,7 +19,7 @@ class Progress:
     """What has been noted of one replica so far."""
 
     history: list[dict[str, Any]] = field(default_factory=list)  # points of the learning curve
-    evaluations: list[dict[str, Any]] = field(default_factory=list)  # counts on the held-out splits
+    evaluations: list[Look] = field(default_factory=list)  # counts on the held-out splits
     logits: dict[str, Tensor] = field(default_factory=dict)  # of the same splits, by `split@step`
     diverged: int | None = None  # the step at which it was noticed
 
@@ -58,7 +60,7 @@ class Monitor(Observer):
                 model = engine.model(r)
                 logits = {name: model.score(split.x) for name, split in model.data.tests.items()}
                 counts = {name: counting.count(z, model.data.tests[name], model.data) for name, z in logits.items()}
-                progress.evaluations.append({"step": engine.step, "splits": counts})
+                progress.evaluations.append(Look(engine.step, counts))
                 progress.logits |= {f"{name}@{engine.step}": z for name, z in logits.items()}
 
     def gives_up(self) -> bool:
@@ -70,10 +72,13 @@ class Monitor(Observer):
                 progress.diverged = engine.step
 
     def state(self, r: int) -> dict[str, Any]:
-        return vars(self.progress[r])
+        progress = self.progress[r]
+        return vars(progress) | {"evaluations": to_builtins(progress.evaluations)}
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        self.progress = [Progress(**state) for state in states]
+        self.progress = [
+            Progress(**state | {"evaluations": convert(state["evaluations"], list[Look])}) for state in states
+        ]
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
 from spurbench.bench.grid.schema import Strict
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 
 FEW = 4  # series, among whose lines there is room for their names
 
@@ -31,7 +31,7 @@ class Curves(Kind):
     def cells(self) -> Sequence[Cell]:
         return self.series
 
-    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+    def curve(self, source: Source, record: Summary) -> tuple[list[float], list[float]]:
         """Abscissae and values of one run; the first are the same for all runs of a cell."""
         raise NotImplementedError
 
@@ -40,7 +40,7 @@ class Curves(Kind):
 
     def of_cell(self, source: Source, cell: Cell) -> Part:
         found = source.find(cell, self.grid)
-        curves = [self.curve(record) for record in found.records.values()]
+        curves = [self.curve(source, record) for record in found.records.values()]
         y = np.array([values for _, values in curves])
         parts = {"y": y.mean(0), "low": y.min(0), "high": y.max(0)}
         return found.share | {"name": cell.name, "x": short(curves[0][0])} | {k: short(v) for k, v in parts.items()}
@@ -65,17 +65,17 @@ class Flipped(Curves):
     until: float | None = None  # where the axis ends
     published: list[Line] = []
 
-    def kept(self, source: Source, record: Record) -> bool:
-        return self.attack in record.get("curves", {})
+    def kept(self, source: Source, record: Summary) -> bool:
+        return self.attack in source.curves(record)
 
     @property
     def in_record(self) -> str:
         return f"no curve of an attack called '{self.attack}'"
 
-    def curve(self, record: Record) -> tuple[list[float], list[float]]:
-        found = record["curves"][self.attack]
-        sizes = np.arange(len(found["flipped"])) / (len(found["flipped"]) - 1) * self.range
-        return sizes.tolist(), (100 * np.array(found["flipped"]) / found["n"]).tolist()
+    def curve(self, source: Source, record: Summary) -> tuple[list[float], list[float]]:
+        found = source.curves(record)[self.attack]
+        sizes = np.arange(len(found.flipped)) / (len(found.flipped) - 1) * self.range
+        return sizes.tolist(), (100 * np.array(found.flipped) / found.n).tolist()
 
     def gather(self, source: Source) -> Part:
         return super().gather(source) | {"published": [line.model_dump() for line in self.published]}
@@ -95,22 +95,22 @@ class Looks(Curves):
     split: str = "validation"
     metric: str = "worst_group_accuracy"
 
-    def kept(self, source: Source, record: Record) -> bool:
-        return bool(record.get("looks")) and None not in self.shares(record)
+    def kept(self, source: Source, record: Summary) -> bool:
+        return bool(record.looks) and None not in self.shares(record)
 
     @property
     def in_record(self) -> str:
         return f"no scores of {self.split} during training: training.evaluate says how often they are made"
 
-    def shares(self, record: Record) -> list[float | None]:
+    def shares(self, record: Summary) -> list[float | None]:
         """Of each look; None where the split is not there or has no examples, which is not a share of 0."""
         from spurbench.bench.records.metrics import SHARES
 
-        return [SHARES[self.metric](look["splits"].get(self.split)) for look in record["looks"]]
+        return [SHARES[self.metric](look.splits.get(self.split)) for look in record.looks]
 
-    def curve(self, record: Record) -> tuple[list[float], list[float]]:
+    def curve(self, source: Source, record: Summary) -> tuple[list[float], list[float]]:
         known = [100 * share for share in self.shares(record) if share is not None]
-        return [look["step"] for look in record["looks"]], known
+        return [look.step for look in record.looks], known
 
     def draw(self, axes: Any, part: Part) -> None:
         super().draw(axes, part)

@@ -15,7 +15,7 @@ from spurbench.bench.figures import style
 from spurbench.bench.figures.sheet import Figure
 from spurbench.bench.figures.source import Found, Lack, Part, Source, complaint
 from spurbench.bench.launch import retrain
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 from spurbench.bench.store.store import Packed
 
 FORMATS = ("svg", "pdf", "png", "json")
@@ -61,18 +61,18 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[retrain.Again]:
         return []
     if isinstance(source.store, Packed):
         raise UserError("--train keeps what it makes in the store: name a folder (`spurbench merge` makes one)")
-    wanted: dict[str, Record] = {}
+    wanted: dict[str, Summary] = {}
     wishes: dict[str, dict[str, Any]] = {}  # run id → fields of Again
     for panel in (panel for figure in figures for panel in figure.panels):
         for lack in (lack for lack in panel.lacks(source) if lack.what == "kept"):
             for record in lack.records:
-                wanted[record["id"]] = record
-                wishes.setdefault(record["id"], {"drawings": False}).update(panel.wish())
-    groups: dict[str, list[Record]] = {}
+                wanted[record.id] = record
+                wishes.setdefault(record.id, {"drawings": False}).update(panel.wish())
+    groups: dict[str, list[Summary]] = {}
     for id, record in wanted.items():
         groups.setdefault(f"{retrain.job_of([record]).runs[0].cell_key} {wishes[id]}", []).append(record)
     return [
-        retrain.Again(stack, source.store.root, **wishes[stack[0]["id"]])
+        retrain.Again(stack, source.store.root, **wishes[stack[0].id])
         for records in groups.values()
         for stack in retrain.stacks(records)
     ]
@@ -134,4 +134,4 @@ def lacks_runs(drawing: Drawing, place: int) -> bool:
 
 
 def name_of(found: Found) -> tuple[str, str]:
-    return found.planned["dataset"], found.planned["label"]
+    return found.planned.dataset, found.planned.label

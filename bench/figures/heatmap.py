@@ -12,7 +12,7 @@ from spurbench.bench.figures.source import Cell, Found, Kind, Part, Source, coun
 from spurbench.bench.grid.schema import Strict
 from spurbench.bench.leaderboard import statistics
 from spurbench.bench.records.metrics import unit_of, value
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 
 TINTS = np.array([[1.0, 0.45, 0.0], [0.0, 0.55, 1.0]])  # of two channels; both together are grey
 BRIGHT = 0.85  # so that a blank picture stands out from the paper
@@ -56,7 +56,7 @@ class Squares(Kind):
         cell = found.planned
         values = {seed: value(record, (split, metric)) for seed, record in found.records.items()}
         there = {seed: one for seed, one in values.items() if one is not None}
-        told = source.comparison.number(cell["dataset"], cell["dataset_options"], cell["published"], split, metric)
+        told = source.comparison.number(cell.dataset, cell.dataset_options, cell.published, split, metric)
         return {
             "mean": short(statistics.mean(list(there.values()))) if there else None,
             "std": short(statistics.std(list(there.values()))) if len(there) > 1 else None,
@@ -67,7 +67,7 @@ class Squares(Kind):
             "unit": unit_of(metric),
         }
 
-    def pictures(self, source: Source, record: Record) -> list[Any]:
+    def pictures(self, source: Source, record: Summary) -> list[Any]:
         """The first picture of each row's split, [H, W, 3] in 0 to 1; [] where it is not a picture."""
         data = source.data(record)
         return [short(coloured(data.tests[row.split].x[0].numpy()), 3) for row in self.rows]

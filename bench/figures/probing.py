@@ -18,7 +18,7 @@ from spurbench.bench.grid.load import shipped_grids as shipped
 from spurbench.bench.grid.patterns import picked
 from spurbench.bench.launch import retrain
 from spurbench.bench.leaderboard.cell_results import squares
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 from spurbench.bench.records.selection import classes_of
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Packed, Store
@@ -36,7 +36,7 @@ class Group:
 
     dataset: str
     name: str
-    records: list[Record]
+    records: list[Summary]
     planned: int
 
 
@@ -57,10 +57,10 @@ def chosen(store: Store, run_ids: Sequence[str], patterns: Sequence[str]) -> lis
     return found
 
 
-def of_cells(store: Store, records: Sequence[Record], pattern: str) -> list[Group]:
+def of_cells(store: Store, records: Sequence[Summary], pattern: str) -> list[Group]:
     """The groups of the cells a pattern names, by the labels of the store's plans, or else of the shipped grids."""
     groups: list[Group] = []
-    by_id, before = {one["id"]: one for one in records}, store.plans()
+    by_id, before = {one.id: one for one in records}, store.plans()
     for plans in (before, [expand(load_grid(name), by_id, before) for name in shipped()]):
         cells = squares(records, plans)
         groups = [Group(one.dataset, one.label, list(one.done.values()), len(one.seeds)) for one in cells]
@@ -76,26 +76,26 @@ def names(group: Group) -> tuple[str, ...]:
     return group.name, group.dataset, f"{group.dataset}/{group.name}"
 
 
-def of_run(records: Sequence[Record], id: str) -> Group:
+def of_run(records: Sequence[Summary], id: str) -> Group:
     """The group of one run."""
-    matching = [record for record in records if record["id"].startswith(id)]
+    matching = [record for record in records if record.id.startswith(id)]
     if not matching:
         raise UserError(
             f"no run {id} in this store; `spurbench leaderboard STORE --format json` lists cells for --cell"
         )
     if len(matching) > 1:
-        raise UserError(f"{len(matching)} runs begin with {id}: {', '.join(one['id'] for one in matching[:4])}, …")
+        raise UserError(f"{len(matching)} runs begin with {id}: {', '.join(one.id for one in matching[:4])}, …")
     record = matching[0]
-    if record["status"] != "done":
-        raise UserError(f"run {id} failed ({record['cause']['kind']}): there is nothing to probe")
-    return Group(record["dataset"], f"{record['method']}, seed {record['seed']}", [record], 1)
+    if record.cause:
+        raise UserError(f"run {id} failed ({record.cause.kind}): there is nothing to probe")
+    return Group(record.dataset, f"{record.method}, seed {record.seed}", [record], 1)
 
 
-def binary(record: Record) -> None:
+def binary(record: Summary) -> None:
     classes = classes_of(record)
     if classes != 2:
         raise UserError(
-            f"run {record['id']} of {record['dataset']} has {classes} classes: the probe's features are told apart by "
+            f"run {record.id} of {record.dataset} has {classes} classes: the probe's features are told apart by "
             "labels ±1, so it is for runs of two classes"
         )
 
@@ -104,7 +104,7 @@ def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) 
     """What has to be trained again: runs not yet probed with these settings."""
     found = []
     for group in groups:
-        bare = [one for one in group.records if starvation.seen(artifacts.kept(store, one["id"]), settings) is None]
+        bare = [one for one in group.records if starvation.seen(artifacts.kept(store, one.id), settings) is None]
         found += [retrain.Again(stack, store.root, False, settings) for stack in retrain.stacks(bare)]
     if found and isinstance(store, Packed):
         raise UserError(
@@ -117,10 +117,10 @@ def probe(store: Store, groups: Sequence[Group], settings: starvation.Settings) 
     """What is seen of each group, once its runs have been trained again: curves and summary, means over its runs."""
     found = []
     for group in groups:
-        seen = [starvation.seen(artifacts.kept(store, record["id"]), settings) for record in group.records]
+        seen = [starvation.seen(artifacts.kept(store, record.id), settings) for record in group.records]
         runs = [one for one in seen if one is not None]
         head = {"name": f"{group.dataset} × {group.name}", "n": len(runs), "planned": group.planned}
-        head |= {"runs": [record["id"] for record in group.records], "examples": int(runs[0]["examples"])}
+        head |= {"runs": [record.id for record in group.records], "examples": int(runs[0]["examples"])}
         found.append(head | curves(runs))
     return found
 

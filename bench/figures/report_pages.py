@@ -10,8 +10,8 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.figures import draw, sheet
 from spurbench.bench.figures.source import Source, complaint
 from spurbench.bench.formats import html
-from spurbench.bench.formats import wording as say
 from spurbench.bench.leaderboard import build
+from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.leaderboard.build import Leaderboard
 from spurbench.bench.store.store import Store
 
@@ -30,7 +30,7 @@ class Made:
 def write(store: Store, out: Path, grid: str | None = None) -> Made:
     """Write OUT/index.html, OUT/leaderboard.html and OUT/figures/; figures lack what the store lacks."""
     board, made = build.board(store, grid=grid), Made()
-    draw.put(out / "leaderboard.html", html.page(board, home="index.html").encode())
+    draw.put(out / "leaderboard.html", html.render(board, home="index.html").encode())
     source = Source(store)
     for figure in sheet.shipped():
         try:

@@ -11,7 +11,7 @@ from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
 from spurbench.bench.grid.schema import Strict
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 
 
 class Look(Strict):
@@ -32,7 +32,7 @@ class Probed(Kind):
 
     probe: Look = Look()
 
-    def kept(self, source: Source, record: Record) -> bool:
+    def kept(self, source: Source, record: Summary) -> bool:
         return starvation.seen(source.kept(record), self.probe.settings) is not None
 
     def wish(self) -> dict[str, Any]:

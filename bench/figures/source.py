@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from spurbench.bench.core.errors import unknown
-from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.grid.schema import Precision, Strict
-from spurbench.bench.launch import worker
+from spurbench.bench.launch.setup import set_up
 from spurbench.bench.leaderboard import published
 from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.records.record import Record, Run
+from spurbench.bench.records.plan import Cell as PlannedCell
+from spurbench.bench.records.plan import Plan
+from spurbench.bench.records.record import Curve, Summary
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Packed, Store
-from spurbench.bench.training.replica import prepare
 
 Part = dict[str, Any]
 """The plotted numbers of a panel, ready for JSON."""
@@ -43,14 +43,14 @@ class Cell(Strict):
 class Found:
     """A planned cell and its finished runs."""
 
-    planned: Mapping[str, Any]
+    planned: PlannedCell
     grid: str
-    records: dict[int, Record]  # seed → record
+    records: dict[int, Summary]  # seed → record
 
     @property
     def share(self) -> Part:
         """How many of the planned runs there are."""
-        return {"n": len(self.records), "planned": len(self.planned["seeds"])}
+        return {"n": len(self.records), "planned": len(self.planned.seeds)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Lack:
 
     found: Found
     what: str  # "runs"; "kept", which training again makes; "record", which only other runs would have
-    records: Sequence[Record] = ()  # those of which it is not there
+    records: Sequence[Summary] = ()  # those of which it is not there
     words: str = ""  # what of a record is not there
 
     @property
@@ -73,15 +73,15 @@ class Source:
     """A store, read once for any number of figures; without one there are no runs."""
 
     store: Store | None
-    records: dict[str, Record] = field(default_factory=dict)
-    plans: dict[str, Any] = field(default_factory=dict)
+    records: dict[str, Summary] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         usable = self.store.records()[0] if self.store else []
-        self.records = {record["id"]: record for record in usable}
+        self.records = {record.id: record for record in usable}
         self.comparison = published.load()
 
-    def plan(self, grid: str) -> Any:
+    def plan(self, grid: str) -> Plan:
         """A grid's plan, made anew from its file: the store's own may be of an older grid."""
         if grid not in self.plans:
             before = self.store.plans() if self.store else []
@@ -91,28 +91,31 @@ class Source:
     def find(self, cell: Cell, grid: str | None) -> Found:
         """The cell as the grid plans it (if none is named, as the store's own plans do), and its finished runs."""
         plans = [self.plan(grid)] if grid else self.store.plans() if self.store else []
-        names = [one["label"] for plan in plans for one in plan["cells"] if one["dataset"] == cell.dataset]
+        names = [one.label for plan in plans for one in plan.cells if one.dataset == cell.dataset]
         for plan in plans:
-            for one in plan["cells"]:
-                wanted = (cell.dataset, cell.label, cell.precision or one["precision"])
-                if (one["dataset"], one["label"], one["precision"]) == wanted:
-                    return Found(one, grid or plan["grid"], self.done(one))
+            for one in plan.cells:
+                wanted = (cell.dataset, cell.label, cell.precision or one.precision)
+                if (one.dataset, one.label, one.precision) == wanted:
+                    return Found(one, grid or plan.grid, self.done(one))
         raise unknown(f"{cell.dataset} row in the grid", cell.label, names)
 
-    def done(self, planned: Mapping[str, Any]) -> dict[int, Record]:
-        pairs = zip(planned["seeds"], (self.records.get(id) for id in planned["ids"]), strict=False)
-        return {seed: record for seed, record in pairs if record and record["status"] == "done"}
+    def done(self, planned: PlannedCell) -> dict[int, Summary]:
+        pairs = zip(planned.seeds, (self.records.get(id) for id in planned.ids), strict=False)
+        return {seed: record for seed, record in pairs if record and record.status == "done"}
 
-    def kept(self, record: Record) -> dict[str, artifacts.Array]:
-        return artifacts.kept(self.store, record["id"]) if self.store else {}
+    def curves(self, record: Summary) -> dict[str, Curve]:
+        """The curves of a run's searches for margins, by name."""
+        whole = self.store.record(record.id) if self.store else None
+        return whole.curves if whole else {}
 
-    def data(self, record: Record) -> Data:
+    def kept(self, record: Summary) -> dict[str, artifacts.Array]:
+        return artifacts.kept(self.store, record.id) if self.store else {}
+
+    def data(self, record: Summary) -> Data:
         """The data a run was trained and scored on, drawn again."""
         from spurbench.bench.launch.retrain import job_of
 
-        run = Run.from_dict(record)
-        dataset, method = worker.plugins(job_of([record]))
-        return prepare(dataset, method, dataset.protocol(run.training), run.seed).data
+        return set_up(job_of([record])).draw(record.run).data
 
 
 def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:
@@ -120,8 +123,8 @@ def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:
     runs = [lack.found for lack in lacks if lack.what == "runs"]
     if not runs:
         lacks = [lack for lack in lacks if lack.what == "record"] or lacks
-        cells = ", ".join(dict.fromkeys(lack.found.planned["label"] for lack in lacks))
-        count = len({record["id"] for lack in lacks for record in lack.records})
+        cells = ", ".join(dict.fromkeys(lack.found.planned.label for lack in lacks))
+        count = len({record.id for lack in lacks for record in lack.records})
         if lacks[0].words:
             return f"the records of {count} runs ({cells}) have {lacks[0].words}"
         first, store = folder(source)
@@ -129,8 +132,8 @@ def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:
             f"nothing to draw this from is kept of {count} runs ({cells}), which can be trained again for it; "
             f"next: {first}spurbench figure {figure} {store} --train"
         )
-    runs = list({fingerprint(dict(one.planned)): one for one in runs}.values())
-    cells = ", ".join(f"{one.planned['dataset']}/{one.planned['label']}" for one in runs)
+    runs = list({repr(one.planned): one for one in runs}.values())
+    cells = ", ".join(f"{one.planned.dataset}/{one.planned.label}" for one in runs)
     return f"no runs of {cells} (grid '{runs[0].grid}'); next: {command(runs, source)}"
 
 
@@ -143,7 +146,7 @@ def folder(source: Source) -> tuple[str, Path]:
 
 def command(lacking: Sequence[Found], source: Source) -> str:
     """The commands that would make the runs of these cells."""
-    only = " ".join(f"--only '{one.planned['dataset']}/{one.planned['label']}'" for one in lacking)
+    only = " ".join(f"--only '{one.planned.dataset}/{one.planned.label}'" for one in lacking)
     first, store = folder(source)
     return f"{first}spurbench run {lacking[0].grid} --store {store} {only}"
 
@@ -160,7 +163,7 @@ class Kind(Strict):
         """The rows of grids it is drawn from."""
         return ()
 
-    def kept(self, source: Source, record: Record) -> bool:
+    def kept(self, source: Source, record: Summary) -> bool:
         """Whether what the panel needs beyond the record itself is kept of a run."""
         return True
 

@@ -12,7 +12,7 @@ from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
 from spurbench.bench.grid.schema import Strict
 from spurbench.bench.leaderboard import statistics
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 
 
 class Number(Strict):
@@ -40,10 +40,10 @@ class Surface(Kind):
     def cells(self) -> Sequence[Cell]:
         return (self.cell,)
 
-    def kept(self, source: Source, record: Record) -> bool:
+    def kept(self, source: Source, record: Summary) -> bool:
         return self.lattice(source, record) is not None
 
-    def lattice(self, source: Source, record: Record) -> Any:
+    def lattice(self, source: Source, record: Summary) -> Any:
         """The picture as an array, or None; one of another shape is no lattice."""
         found = source.kept(record).get(self.picture)
         square = found is not None and found.ndim == 2 and found.shape[0] == found.shape[1]
@@ -73,10 +73,10 @@ class Surface(Kind):
             part["number"] = self.measured(list(found.records.values()))
         return part
 
-    def measured(self, records: Sequence[Record]) -> Part | None:
+    def measured(self, records: Sequence[Summary]) -> Part | None:
         """The number below, with every seed's value."""
         assert self.number
-        values = [record["measures"].get(self.number.split, {}).get(self.number.measure) for record in records]
+        values = [record.measures.get(self.number.split, {}).get(self.number.measure) for record in records]
         there = [value for value in values if value is not None]
         if not there:
             return None

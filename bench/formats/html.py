@@ -8,11 +8,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.formats import wording as say
+from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.leaderboard.build import Leaderboard, Section
 from spurbench.bench.leaderboard.rows import Row
 from spurbench.bench.records.metrics import limits
 
+ENDINGS = (".html", ".htm")
 FOLDER = Path(__file__).parent
 PLOT = 220  # width of a strip in pixels
 MARGIN = 8
@@ -54,7 +55,7 @@ class Scale:
         return cls(max(low, bounds[0]), min(high, bounds[1])) if inside else cls(low, high)
 
 
-def page(board: Leaderboard, home: str = "") -> str:
+def render(board: Leaderboard, colour: bool = False, home: str = "") -> str:
     """The whole page; `home` is the page it links back to."""
     sections = [shown(section, columns) for section in board.sections for columns in say.parts(section)]
     return rendered(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
+from msgspec import to_builtins
+
 from spurbench.bench.core.hashing import fingerprint
+from spurbench.bench.records.plan import Choice, Origin
 
 
 @dataclass(frozen=True)
-class Draw:
+class DrawSpec:
     """One candidate of a search: the settings it runs with, and those it would give the cell."""
 
     final: Mapping[str, Mapping[str, Any]]  # place → name → value: the settings of the cell if this one is chosen
@@ -20,17 +24,17 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchSpec:
     """How a cell's hyper-parameters are found."""
 
     rule: str
     text: str  # the budget and the rule in words
     seeds: tuple[int, ...]
-    draws: tuple[Draw, ...]
+    draws: tuple[DrawSpec, ...]
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellSpec:
     """One row of one dataset's table, every value resolved; `na` says why it cannot run."""
 
     dataset: str
@@ -44,8 +48,8 @@ class Cell:
     precision: str
     seeds: tuple[int, ...]
     na: str | None = None
-    selection: Mapping[str, Any] = field(default_factory=dict)
-    search: Search | None = None
+    selection: Choice = Choice("none")
+    search: SearchSpec | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)  # what a launcher on a cluster should ask for
 
 
@@ -55,13 +59,21 @@ class Grid:
 
     name: str
     description: str
-    selection: Mapping[str, Any]  # {rule, oracle, text}
+    selection: Choice
     notes: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[CellSpec, ...]
     place: str = ""  # where its file is, hashed; the same grid, edited, is found by it
 
-    @property
-    def origin(self) -> dict[str, str]:
+    @cached_property
+    def origin(self) -> Origin:
         """Where it is from and a hash of what is to be run: equal grids have it wherever their files are."""
-        cells = [asdict(cell) | {"resources": None} for cell in self.cells]
-        return {"place": self.place, "content": fingerprint(cells)[:16]}
+        cells = [
+            vars(cell)
+            | {
+                "resources": None,
+                "selection": to_builtins(cell.selection),
+                "search": cell.search and asdict(cell.search),
+            }
+            for cell in self.cells
+        ]
+        return Origin(self.place or "unknown", fingerprint(cells)[:16])

@@ -58,5 +58,5 @@ def resolve(data: Any, origin: Origin, name: str) -> Grid:
 
     sheet: GridSheet = validate(data, origin)
     cells = tuple(cells_of(sheet, origin))
-    rule = RULES[sheet.selection].to_dict(sheet.selection)
+    rule = RULES[sheet.selection].as_choice(sheet.selection)
     return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)

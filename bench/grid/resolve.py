@@ -11,7 +11,7 @@ from spurbench.bench.core.fields import shown
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.machine import gpus
 from spurbench.bench.core.yamlfile import Origin, Where, at
-from spurbench.bench.grid.cells import Cell, Search
+from spurbench.bench.grid.cells import CellSpec, SearchSpec
 from spurbench.bench.grid.entries import (
     Entry,
     Given,
@@ -30,7 +30,7 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.records.selection import RULES, lack
 
 
-def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[Cell]:
+def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[CellSpec]:
     """Every cell of the grid, in the file's order.
 
     Errors: UserError with file and line, also for two rows of one table with the same label.
@@ -52,7 +52,7 @@ def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[Cell]:
                 yield cell
 
 
-def row_cells(row: Entry) -> Iterator[Cell]:
+def row_cells(row: Entry) -> Iterator[CellSpec]:
     """The cells of one method entry: one, or one for each combination or draw of what varies."""
     settings, given, several = settle(row)
     axes = alive(row, settings, given, several)
@@ -67,14 +67,14 @@ def row_cells(row: Entry) -> Iterator[Cell]:
         seen.add(varied)
 
 
-def cell_of(row: Entry, settings: Settings, varied: str, search: Search | None) -> Cell:
+def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | None) -> CellSpec:
     label = " ".join(part for part in (row.entry.label or row.method.name, varied) if part)
     plain = row.entry.label is None and row.entry.search is None and not varied
     by_default = row.method.name if row.block.paper_budget and plain else None
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
     unserved = lack(search.rule, registry.splits_of(row.dataset)) if search else None
-    return Cell(
+    return CellSpec(
         dataset=row.dataset.name,
         dataset_options=settings["options"],
         protocol_version=row.dataset.protocol_version,
@@ -86,7 +86,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: Search | None) 
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
         na=registry.requirements(row.method, row.dataset) or unserved,
-        selection=RULES[rule].to_dict(rule),
+        selection=RULES[rule].as_choice(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from spurbench.bench.core.fields import quoted
 from spurbench.bench.core.yamlfile import Where, at
-from spurbench.bench.grid.cells import Draw, Search
+from spurbench.bench.grid.cells import DrawSpec, SearchSpec
 from spurbench.bench.grid.entries import (
     SEARCH,
     SPACE,
@@ -27,7 +27,7 @@ from spurbench.bench.grid.search_space import Axis, axis, choices, declared, var
 from spurbench.bench.records.selection import RULES
 
 
-def searched(row: Entry, settings: Settings, given: Given) -> Search | None:
+def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
     """The search of a cell, if it has one: its draws, each with the settings of the search's own budget."""
     if row.entry.search is None:
         return None
@@ -54,7 +54,7 @@ def searched(row: Entry, settings: Settings, given: Given) -> Search | None:
     draws = tuple(
         draw_of(row, with_values(settings, axes, one), with_values(budget, axes, one), given) for one in taken
     )
-    return Search(rule, budget_text(sheet, len(draws), rule), tuple(sheet.seeds), draws)
+    return SearchSpec(rule, budget_text(sheet, len(draws), rule), tuple(sheet.seeds), draws)
 
 
 def search_axes(row: Entry, sheet: SearchSheet, where: Where) -> list[Axis]:
@@ -85,10 +85,12 @@ def space_name(key: str) -> tuple[str, str]:
     return (owner, name) if dot else ("hyper_parameters", key)
 
 
-def draw_of(row: Entry, final: Settings, budget: Settings, given: Given) -> Draw:
+def draw_of(row: Entry, final: Settings, budget: Settings, given: Given) -> DrawSpec:
     """One candidate; what the file gives without effect in it is an error, as in a row."""
     full = completed(row, in_effect(row, budget, given))
-    return Draw(completed(row, in_effect(row, final, {})), full["hyper_parameters"], full["training"], full["options"])
+    return DrawSpec(
+        completed(row, in_effect(row, final, {})), full["hyper_parameters"], full["training"], full["options"]
+    )
 
 
 def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:

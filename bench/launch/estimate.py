@@ -12,16 +12,16 @@ import torch
 
 from spurbench.bench.core.terminal import duration
 from spurbench.bench.grid.cells import Grid
-from spurbench.bench.grid.expand import expand, runs, summary
+from spurbench.bench.grid.expand import expand, summarize
 from spurbench.bench.launch import placement
 from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.recording import peak_memory, reset_peak_memory
+from spurbench.bench.launch.memory import peak_memory, reset_peak_memory, tune_process
 from spurbench.bench.launch.runner import Settings, step_flops
-from spurbench.bench.launch.worker import plugins, tune
-from spurbench.bench.records.record import IDENTITY, Run
-from spurbench.bench.training.engine import Engine, kernels_for
+from spurbench.bench.launch.setup import set_up
+from spurbench.bench.records.plan import Cell
+from spurbench.bench.records.run import Run
+from spurbench.bench.training.engine import kernels_for
 from spurbench.bench.training.execution import Options
-from spurbench.bench.training.replica import prepare
 
 COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
            "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
@@ -34,15 +34,15 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
     attacks and the wait for data that are not yet in memory are left out. Cells that cannot be run, or do not train,
     have no times.
     """
-    where = placement.choose(settings.device, settings.jobs, settings.threads, len(runs(expand(grid, {}))))
+    where = placement.choose(settings.device, settings.jobs, settings.threads, len(expand(grid, {}).runs()))
     for cell in grid.cells:
         plan = expand(replace(grid, cells=(cell,)), {})
-        (row,) = summary(plan)
+        (row,) = summarize(plan)
         known = {key: row[key] for key in ("dataset", "label", "precision", "na")}
         known |= {"runs": row["runs"] + row["search_runs"]}
         if row["updates"]:
             known["total_seconds"] = 0.0
-            for run, updates in shares(plan["cells"][0]):  # of its search, then of the cell itself
+            for run, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
                 options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
                 known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
                 known["seconds"] = known["seconds_per_step"] * run.training["steps"]
@@ -50,27 +50,28 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
         yield known
 
 
-def shares(cell: dict[str, Any]) -> list[tuple[Run, int]]:
+def shares(cell: Cell) -> list[tuple[Run, int]]:
     """A run of a cell's search, if it has one, and a run of the cell itself; each with all updates of its kind."""
-    draws = cell["search"]["draws"] if cell["search"] else []
-    open_ = {name: value for name, value in (draws[0] if draws else {}).items() if cell.get(name) is None}
     found = []
-    for parts in (draws, [cell | open_]):  # what the search will choose is not known yet, and costs no less or more
-        updates = sum(len(part["seeds"]) * part["training"]["steps"] for part in parts)
-        if updates:
-            fields = {name: parts[0].get(name, cell[name]) for name in IDENTITY}
-            found.append((Run(**fields, seed=parts[0]["seeds"][0]), updates))
+    search = [(draw.seeds, draw.training["steps"]) for draw in cell.draws]
+    parts = list(cell.parts())
+    if updates := sum(len(seeds) * steps for seeds, steps in search):
+        found.append((Run(**parts[0][0], seed=parts[0][1][0]), updates))
+    if updates := len(cell.seeds) * cell.training["steps"]:
+        own = parts[-1][0]
+        if cell.hyper_parameters is None:  # what the search will choose is not known yet, and costs no less or more
+            own = own | {"hyper_parameters": cell.draws[0].hyper_parameters}
+        found.append((Run(**own, seed=cell.seeds[0]), updates))
     return found
 
 
 def measure(job: Job, steps: int) -> dict[str, Any]:
     """Time and memory of one seed's steps."""
-    run, device = job.runs[0], job.options.device
-    dataset, method = plugins(job)
-    training = dataset.protocol(run.training)
-    tune(job.options.threads)
+    device, setup = job.options.device, set_up(job)
+    training = setup.training
+    tune_process(job.options.threads)
     reset_peak_memory(device)
-    engine = Engine(method, training, run.precision, job.options, [prepare(dataset, method, training, run.seed)])
+    engine = setup.make_engine([setup.draw(run) for run in job.runs])
     model, times = engine.model(0), []
     with kernels_for(training.batch):
         for _ in range(steps + 1):

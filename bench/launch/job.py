@@ -8,7 +8,8 @@ from itertools import zip_longest
 from typing import Any
 
 from spurbench.bench.core.hashing import fingerprint
-from spurbench.bench.records.record import Record, Run, settled
+from spurbench.bench.records.record import Summary, is_settled
+from spurbench.bench.records.run import Run
 from spurbench.bench.training.execution import Options
 
 
@@ -19,9 +20,9 @@ class Redo:
     failed: bool = False
     edited: bool = False  # those made by plug-ins or data that have been edited since
 
-    def asks_for(self, record: Record | None) -> bool:
+    def asks_for(self, record: Summary | None) -> bool:
         """Whether a run with this record (None: without one) is to be done."""
-        if not settled(record, self.failed):
+        if not is_settled(record, self.failed):
             return True
         from spurbench.bench.provenance import edits
 

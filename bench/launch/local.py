@@ -19,7 +19,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.processes import environment, interruptible
 from spurbench.bench.launch.job import Job, Redo
 from spurbench.bench.launch.placement import Layout
-from spurbench.bench.records.record import settled
+from spurbench.bench.records.record import Record, is_settled
 from spurbench.bench.store.store import Store, checkpoint_of
 
 GRACE = 60  # seconds for a worker to save its state when asked to stop
@@ -32,7 +32,7 @@ class Watcher(Protocol):
 
     def started(self, job: Job) -> None: ...
     def progress(self, job: Job, step: int) -> None: ...
-    def ended(self, job: Job, failures: list[dict[str, Any]], refused: bool = False) -> None: ...
+    def ended(self, job: Job, failures: list[Record], refused: bool = False) -> None: ...
 
 
 @dataclass
@@ -96,7 +96,8 @@ class Pool:
 
     def work(self, asked: list[int]) -> None:
         """Do the jobs in this process, where a debugger can follow, until a signal asks to stop."""
-        from spurbench.bench.launch.worker import Stopped, run_job
+        from spurbench.bench.launch.session import Stopped
+        from spurbench.bench.launch.worker import run_job
 
         while self.queue and not asked:
             first, refused = self.queue.popleft(), False
@@ -179,7 +180,7 @@ class Pool:
     def close(self, job: Job, refused: bool = False) -> None:
         """Tell the watcher how a job ended, from its records."""
         records = {run.id: self.store.record(run.id) for run in job.runs}
-        failures = [record for record in records.values() if record and record["status"] == "failed"]
+        failures = [record for record in records.values() if record and record.status == "failed"]
         lacking = [id for id, record in records.items() if record is None]
         if lacking and not refused and not self.store.claims.living().keys() & set(lacking):
             self.outcome.refused.append(f"{job.title}: {len(lacking)} runs left no record, such as {lacking[0]}")
@@ -223,7 +224,7 @@ class Pool:
             if not self.store.claims.take(run.id):
                 continue
             before = self.store.record(run.id)
-            if not settled(before):
+            if not is_settled(before):
                 self.store.write_record(failed(frame(run, job.options, hardware=False), kind, how))
             elif self.terms.redo.asks_for(before):
                 self.outcome.refused.append(f"{job.title}: seed {run.seed}: {how}; its earlier record is kept")
@@ -248,7 +249,8 @@ def serve(pipe: Connection, root: str, plugins: list[str], redo: Redo, parent: i
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
 
     from spurbench.bench.core.errors import UserError
-    from spurbench.bench.launch.worker import Stopped, run_job
+    from spurbench.bench.launch.session import Stopped
+    from spurbench.bench.launch.worker import run_job
     from spurbench.bench.plugins import registry
 
     def tell(kind: str, value: Any) -> None:

@@ -14,34 +14,34 @@ import torch
 from spurbench.bench.core import processes
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation import counting, starvation
-from spurbench.bench.launch import scoring, worker
+from spurbench.bench.launch import memory, scoring
 from spurbench.bench.launch.job import Job
+from spurbench.bench.launch.setup import set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
-from spurbench.bench.records.record import Record, Run
+from spurbench.bench.records.record import Summary
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.model import Model
-from spurbench.bench.training.replica import prepare
 
 
 @dataclass(frozen=True)
 class Again:
     """Runs of one cell to train again as one stack, and what to keep of them; plain values, for another process."""
 
-    records: list[Record]
+    records: list[Summary]
     store: Path
     drawings: bool = True
     probe: starvation.Settings | None = None
 
 
-def stacks(records: Sequence[Record]) -> list[list[Record]]:
+def stacks(records: Sequence[Summary]) -> list[list[Summary]]:
     """The records of one cell in stacks as high as they were: a run rounds by the height of its stack."""
-    found, left = [], sorted(records, key=lambda record: int(record["seed"]))
+    found, left = [], sorted(records, key=lambda record: int(record.seed))
     while left:
-        height = left[0]["cost"]["replicas"]
+        height = left[0].cost.replicas
         found.append(left[:height])
         left = left[height:]
     return found
@@ -67,7 +67,7 @@ def do(task: Again) -> list[bool]:
     probes = []
     if task.probe:
         first = task.records[0]
-        print(f"{first['dataset']} × {first['method']}: looking for its features, {len(models)} runs", file=sys.stderr)
+        print(f"{first.dataset} × {first.method}: looking for its features, {len(models)} runs", file=sys.stderr)
         probes = [starvation.Probe(model, engine.training.steps, task.probe) for model in models]
 
     def observe(engine: Engine) -> None:
@@ -76,50 +76,48 @@ def do(task: Again) -> list[bool]:
 
     engine.train(observe)
     observe(engine)
-    dataset, _ = worker.plugins(job_of(task.records))
+    dataset = set_up(job_of(task.records)).dataset
     store = Store.open(task.store)
     for r, record in enumerate(task.records):
         found = probes[r].arrays() if probes else {}
         if task.drawings:
             found |= scoring.drawable(dataset, models[r].score, models[r].data)
-        artifacts.keep(store, record["id"], found)
+        artifacts.keep(store, record.id, found)
     return [as_recorded(record, model) for record, model in zip(task.records, models, strict=True)]
 
 
-def job_of(records: Sequence[Record]) -> Job:
+def job_of(records: Sequence[Summary]) -> Job:
     """The job of recorded runs of one cell, to be computed as it was."""
-    runs = [Run.from_dict(record) for record in records]
-    return Job(runs, runs[0].method, Options(threads=records[0]["cost"]["threads"]))
+    runs = [record.run for record in records]
+    return Job(runs, runs[0].method, Options(threads=records[0].cost.threads))
 
 
-def before(records: Sequence[Record]) -> Engine:
+def before(records: Sequence[Summary]) -> Engine:
     """The engine of recorded runs before the first step, on the CPU."""
     job = job_of(records)
     run = job.runs[0]
-    dataset, method = worker.plugins(job)
-    if not method.trains:
+    setup = set_up(job)
+    if not setup.method.trains:
         raise UserError(f"run {run.id} is of '{run.method}', which does not train")
-    if dataset.protocol_version != run.protocol_version:
+    if setup.dataset.protocol_version != run.protocol_version:
         raise UserError(
             f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
-            f"{dataset.protocol_version}: it cannot be trained again here"
+            f"{setup.dataset.protocol_version}: it cannot be trained again here"
         )
     if edited := edits.edited_plugins(records[0]):
         raise UserError(
             f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
         )
-    worker.tune(job.options.threads)
-    training = dataset.protocol(run.training)
-    replicas = [prepare(dataset, method, training, run.seed) for run in job.runs]
-    return Engine(method, training, run.precision, job.options, replicas)
+    memory.tune_process(job.options.threads)
+    return setup.make_engine([setup.draw(run) for run in job.runs])
 
 
-def as_recorded(record: Record, model: Model) -> bool:
+def as_recorded(record: Summary, model: Model) -> bool:
     """Whether a run trained again predicts on its training set as the record says, to the last count.
 
     It does on the processor and the torch that made the record, in a stack of the same height; elsewhere rounding
     differs, and with it the run.
     """
     counts = counting.count(model.score(model.data.train.x), model.data.train, model.data)
-    told = record["splits"]["train"]
-    return counts["correct"] == told["correct"] and isclose(counts["loss_sum"], told["loss_sum"], rel_tol=1e-6)
+    recorded = record.splits["train"]
+    return counts.correct == recorded.correct and isclose(counts.loss_sum, recorded.loss_sum, rel_tol=1e-6)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from spurbench.bench.grid.cells import Grid
-from spurbench.bench.grid.expand import expand, runs
+from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.patterns import only
 from spurbench.bench.launch import placement
 from spurbench.bench.launch.job import Job, Redo, gather
 from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
-from spurbench.bench.records.plans import draws_of, kept_as
-from spurbench.bench.records.record import Record, Run
+from spurbench.bench.records.plan import Plan, kept_as
+from spurbench.bench.records.record import Summary
+from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 
@@ -39,57 +39,73 @@ class Settings:
     compile: bool = False
 
 
+@dataclass(frozen=True)
+class Outstanding:
+    """How far a grid is: its plan as it now stands, the records there are, and what is still to be done."""
+
+    plan: Plan
+    records: dict[str, Summary]  # by id, of the whole store
+    waiting: set[str]  # ids of runs
+
+    @property
+    def planned(self) -> list[tuple[Run, str]]:
+        """Every run with its label."""
+        return [(run, cell.label) for run, cell in self.plan.runs()]
+
+    @property
+    def own_records(self) -> list[Summary]:
+        """The records of the plan's runs."""
+        return [self.records[id] for id in self.plan.ids if id in self.records]
+
+    def outdated(self) -> dict[str, list[str]]:
+        """The runs made before files of theirs were edited: names of the files → ids of the runs."""
+        found: dict[str, list[str]] = {}
+        for record in self.own_records:
+            if files := edits.edited(record):
+                found.setdefault(", ".join(files), []).append(record.id)
+        return found
+
+
 @dataclass
 class Result(Outcome):
-    """How a grid ended: the plan as it now stands and the runs no one has settled."""
+    """How a grid ended."""
 
-    plan: dict[str, Any] | None = None
-    left: int = 0
+    end: Outstanding | None = None
 
 
 def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -> Result:
     """Do every run of the grid that has no record yet; safe to call again, and beside another call, at any time."""
     result, tried = Result(), set[str]()
     while True:
-        result.plan, planned, waiting = outstanding(grid, store, settings, tried)
-        result.left = len(waiting)
-        if not waiting - tried or result.interrupted:
+        now = result.end = find_outstanding(grid, store, settings, tried)
+        left = now.waiting - tried
+        if not left or result.interrupted:
             return result
-        wanted = (
-            waiting & set(draws_of(result.plan))
-        ) - tried or waiting - tried  # searches first: others wait for them
-        add(result, one_round(planned, wanted, store, settings, announce))
+        wanted = left & set(now.plan.draw_ids) or left  # searches first: others wait for them
+        add(result, one_round(now.planned, wanted, store, settings, announce))
         tried |= wanted
 
 
-def outstanding(
+def find_outstanding(
     grid: Grid, store: Store, settings: Settings, tried: Container[str] = (), look_only: bool = False
-) -> tuple[dict[str, Any], list[tuple[Run, str]], set[str]]:
-    """The plan as it now stands, its runs with their labels, and the ids still to be done.
+) -> Outstanding:
+    """How far the grid is.
 
     The plan is written to the store and unusable records are set aside, so that their runs are done again; not if we
     `look_only`.
     """
     usable, unusable = store.records()
-    records = {record["id"]: record for record in usable}
+    records = {record.id: record for record in usable}
     before = store.plans()
     plan = kept_as(expand(grid, records, before), before)
     if not look_only:
         store.set_aside(unusable)
-        store.write_plan(plan)
+        if plan not in before:
+            store.write_plan(plan)
     part = expand(only(grid, settings.only), records, before) if settings.only else plan
     asked, again = Redo(settings.retry, settings.fresh), Redo()
-    waiting = {run.id for run, _ in runs(part) if (again if run.id in tried else asked).asks_for(records.get(run.id))}
-    return plan, [(run, cell["label"]) for run, cell in runs(plan)], waiting
-
-
-def outdated(plan: dict[str, Any], records: Sequence[Record]) -> dict[str, list[str]]:
-    """The runs of a plan that were made before files of theirs were edited: names of the files → ids of the runs."""
-    ids, found = {run.id for run, _ in runs(plan)}, dict[str, list[str]]()
-    for record in records:
-        if record["id"] in ids and (files := edits.edited(record)):
-            found.setdefault(", ".join(files), []).append(record["id"])
-    return found
+    waiting = {id for id in part.ids if (again if id in tried else asked).asks_for(records.get(id))}
+    return Outstanding(plan, records, waiting)
 
 
 def one_round(

@@ -15,7 +15,7 @@ from spurbench.bench.evaluation import counting
 from spurbench.bench.evaluation.monitor import Progress
 from spurbench.bench.launch.recording import failed, finished
 from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Curve, Record
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.model import Model
@@ -26,12 +26,12 @@ def guessed(record: Record, data: Data) -> Record:
     found = counting.split_by_environment("train", data.train, data)
     splits = {name: split for name, (split, _) in found.items()} | data.tests
     counts = {name: counting.count_random_guess(split, data) for name, split in splits.items()}
-    return finished(record | described(data) | {"status": "done", "splits": counts})
+    return finished(described(record, data).with_(status="done", cause=None, splits=counts))
 
 
-def described(data: Data) -> Record:
-    """What a record says of the data: how many classes and attributes there are, and the groups' names."""
-    return {"classes": data.classes, "attributes": data.attributes, "groups": data.groups}
+def described(record: Record, data: Data) -> Record:
+    """The record with what it says of the data: how many classes and attributes there are, and the groups' names."""
+    return record.with_(classes=data.classes, attributes=data.attributes, groups=data.groups)
 
 
 def scored(
@@ -48,33 +48,27 @@ def scored(
     `tick` is called during long work and may raise to stop it, `hold` before anything is written.
     """
     data, score = model.data, model.score
-    record = record | described(data) | {"history": progress.history}
-    record |= {"looks": progress.evaluations} if progress.evaluations else {}
-    record |= {"conflicting": list(dataset.conflicting)} if dataset.conflicting else {}
+    record = described(record, data).with_(
+        history=progress.history, looks=progress.evaluations, conflicting=list(dataset.conflicting)
+    )
     if progress.diverged is not None:
         return failed(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
     counts = counting.count_by_environment("train", logits["train"], data.train, data)
     counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
-    if off := [name for name, split in counts.items() if not isfinite(split["loss_sum"] + split["entropy_sum"])]:
+    if off := [name for name, split in counts.items() if not isfinite(split.loss_sum + split.entropy_sum)]:
         return failed(record, "diverged", f"the loss on {', '.join(off)} is not finite")
-    measures = finite(dataset.measures(score, data))
+    measures, curves = finite(dataset.measures(score, data)), dict[str, Curve]()
     if attacks := dataset.attacks():
-        found, record["curves"] = attacked(model, attacks, tick)
+        found, curves = attacked(model, attacks, tick)
         for split, values in found.items():
             measures[split] = measures.get(split, {}) | values
     drawn = drawable(dataset, score, data)
     hold()
-    artifacts.keep(store, record["id"], drawn)
-    return finished(
-        record
-        | {
-            "status": "done",
-            "splits": counts,
-            "measures": measures,
-            "predictions": keep_predictions(record["id"], progress.logits | logits, store),
-        }
-    )
+    artifacts.keep(store, record.id, drawn)
+    predictions = keep_predictions(record.id, progress.logits | logits, store)
+    record = record.with_(splits=counts, measures=measures, curves=curves, predictions=predictions)
+    return finished(record.with_(status="done", cause=None))
 
 
 def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -88,7 +82,7 @@ def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]
 
 def attacked(
     model: Model, wanted: Mapping[str, Attack], tick: Callable[[], None]
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, Curve]]:
     """How a trained replica stands up to the dataset's attacks: split → measure → value, and the margins' curves.
 
     A curve gives how many pictures are flipped by disturbances of at most each thousandth of the pixels' scale.
@@ -96,7 +90,7 @@ def attacked(
     from spurbench.bench.evaluation import attacks
 
     target = attacks.Target(model.function, model.preprocessing, model.device)
-    data, measures, curves = model.data, dict[str, dict[str, float]](), {}
+    data, measures, curves = model.data, dict[str, dict[str, float]](), dict[str, Curve]()
     with model.evaluating():
         for name, how in wanted.items():
             split = data.train if how.split == "train" else data.tests[how.split]
@@ -107,7 +101,7 @@ def attacked(
                 sizes = attacks.find_margins(target, split.x, split.y, how, tick)
                 value = sizes.median().item()
                 flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
-                curves[name] = {"split": how.split, "n": len(sizes), "flipped": flipped}
+                curves[name] = Curve(how.split, len(sizes), flipped)
             measures.setdefault(how.split, {})[name] = value
     return measures, curves
 

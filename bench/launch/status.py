@@ -8,8 +8,9 @@ from typing import Any
 
 from spurbench.bench.core import entry_points
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.provenance import edits, plugin_code
-from spurbench.bench.records.record import settled
+from spurbench.bench.provenance import edits
+from spurbench.bench.records.plan import Cell
+from spurbench.bench.records.record import Summary, is_settled
 from spurbench.bench.store.store import Store
 
 STATES = ("done", "running", "queued", "failed", "waiting")
@@ -21,16 +22,15 @@ COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "precision":
 def states_of(store: Store) -> list[dict[str, Any]]:
     """One row a cell: how many of its runs are in each state, and why some failed."""
     records = store.records()[0]
-    plugin_code.look_again()
-    old = {record["id"]: files for record in records if (files := edits.edited(record))}
-    known = Known({record["id"]: record for record in records}, store.claims.living(), queued(store), old)
+    edits.look_again()
+    old = {record.id: files for record in records if (files := edits.edited(record))}
+    known = Known({record.id: record for record in records}, store.claims.living(), queued(store), old)
     rows = []
     for plan in store.plans():
-        for cell in plan["cells"]:
-            draws = cell["search"]["draws"] if cell["search"] else []
-            ids = [id for part in [*draws, cell] for id in part["ids"]]
-            rows.append({"grid": plan["grid"], "dataset": cell["dataset"], "label": cell["label"],
-                         "precision": cell["precision"], **tally(ids, known, cell)})  # fmt: skip
+        for cell in plan.cells:
+            ids = [*cell.draw_ids, *cell.ids]
+            rows.append({"grid": plan.grid, "dataset": cell.dataset, "label": cell.label,
+                         "precision": cell.precision, **tally(ids, known, cell)})  # fmt: skip
     return rows
 
 
@@ -59,20 +59,20 @@ def answer(told: Any) -> dict[str, tuple[str, str]]:
 class Known:
     """All that is known of the runs of a store, by run id."""
 
-    records: dict[str, Any]
+    records: dict[str, Summary]
     claims: dict[str, Any]
     elsewhere: dict[str, tuple[str, str]]
     edited: dict[str, list[str]] = field(default_factory=dict)  # runs made before files of theirs were edited
 
     def state(self, id: str) -> str:
-        if not settled(self.records.get(id)):
+        if not is_settled(self.records.get(id)):
             over = self.elsewhere.get(id, ("",))[0] == "failed"
             if id in self.claims and not (over and self.claims[id]["task"]):  # else the claim of a task that is gone
                 return "running"
             if id in self.elsewhere:
                 return self.elsewhere[id][0]
         if id in self.records:
-            return "done" if self.records[id]["status"] == "done" else "failed"
+            return "done" if self.records[id].done else "failed"
         return "waiting"
 
     def note(self, id: str) -> str:
@@ -80,20 +80,20 @@ class Known:
         state = self.state(id)
         if state == "running" and "step" in self.claims.get(id, {}):
             return "{step:,} of {steps:,} steps, seen {age:.0f} s ago".format(**self.claims[id])
-        if state == "failed" and id in self.records:
-            return "{kind}: {message}".format(**self.records[id]["cause"])
+        if state == "failed" and id in self.records and (cause := self.records[id].cause):
+            return f"{cause.kind}: {cause.message}"
         return "" if state == "done" else self.elsewhere.get(id, ("", ""))[1]
 
 
-def tally(ids: Sequence[str], known: Known, cell: dict[str, Any]) -> dict[str, Any]:
+def tally(ids: Sequence[str], known: Known, cell: Cell) -> dict[str, Any]:
     """How the runs of a cell stand; the note gives progress, causes, or why the cell cannot be run."""
     states = [known.state(id) for id in ids]
     notes = sorted({known.note(id) for id in ids} - {""})
     if old := [id for id in ids if id in known.edited]:
         files = sorted({file for id in old for file in known.edited[id]})
         notes.append(f"{len(old)} made before {', '.join(files)} was edited (--fresh does them again)")
-    if cell["na"]:
-        notes = [f"n/a: {cell['na']}"]
-    elif cell["search"] and cell["search"]["chosen"] is None:
+    if cell.na:
+        notes = [f"n/a: {cell.na}"]
+    elif cell.pending:
         notes.append("search not finished")
     return {name: states.count(name) for name in STATES} | {"note": "; ".join(notes)}

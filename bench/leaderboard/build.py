@@ -15,8 +15,8 @@ from spurbench.bench.leaderboard.rows import Row, facts, row_of
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.metrics import ASKED_FOR, Column, columns_of
-from spurbench.bench.records.plans import Plan
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.plan import Plan
+from spurbench.bench.records.record import Summary
 from spurbench.bench.store.store import Store
 
 
@@ -55,7 +55,7 @@ class Leaderboard:
 
 
 def build(
-    records: Sequence[Record],
+    records: Sequence[Summary],
     plans: Iterable[Plan] = (),
     problems: Iterable[Problem] = (),
     all_metrics: bool = False,
@@ -80,7 +80,7 @@ def build(
         notes=notes_of(plans),
         set_aside=[(one.path, one.reason) for one in problems],
         baseline=comparison.baseline,
-        finished=max((record["provenance"].get("finished", "") for record in records), default=""),
+        finished=max((record.provenance.finished for record in records), default=""),
     )
 
 
@@ -88,17 +88,17 @@ def notes_of(plans: Sequence[Plan]) -> list[str]:
     """The grids' notes, each once."""
     found: dict[str, dict[str, None]] = {}
     for plan in plans:
-        for note in plan["notes"]:
-            found.setdefault(note, {})[plan["grid"]] = None
+        for note in plan.notes:
+            found.setdefault(note, {})[plan.grid] = None
     return [f"{', '.join(grids)}: {note}" for note, grids in found.items()]
 
 
-def headline_of(records: Sequence[Record], known: Mapping[str, Iterable[Sequence[str]]]) -> dict[str, list[Column]]:
+def headline_of(records: Sequence[Summary], known: Mapping[str, Iterable[Sequence[str]]]) -> dict[str, list[Column]]:
     """Dataset → the columns shown by default."""
     shown: dict[str, list[Column]] = {}
     for record in records:
-        if record["dataset"] not in shown and record["headline"]:
-            shown[record["dataset"]] = [(split, metric) for split, metric in record["headline"]]
+        if record.dataset not in shown and record.headline:
+            shown[record.dataset] = [(split, metric) for split, metric in record.headline]
     return shown | {name: [(split, metric) for split, metric in pairs] for name, pairs in known.items()}
 
 
@@ -127,15 +127,15 @@ def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, 
 def board(store: Store, all_: bool = False, grid: str | None = None) -> Leaderboard:
     """The leaderboard of a store; `grid` leaves only what that one planned."""
     records, unusable = store.records()
-    plans = [plan for plan in store.plans() if grid in (None, plan["grid"])]
+    plans = [plan for plan in store.plans() if grid in (None, plan.grid)]
     if grid is not None and not plans:
-        raise unknown(f"grid in {store.root}", grid, [plan["grid"] for plan in store.plans()])
+        raise unknown(f"grid in {store.root}", grid, [plan.grid for plan in store.plans()])
     return build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans),
                         edited=edits.edited)  # fmt: skip
 
 
-def headlines(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def headlines(plans: Sequence[Plan]) -> dict[str, Any]:
     """The columns of every planned dataset that is installed here, for cells without a record."""
     known = registry.datasets()
-    names = {cell["dataset"] for plan in plans for cell in plan["cells"]} & known.keys()
+    names = {cell.dataset for plan in plans for cell in plan.cells} & known.keys()
     return {name: known[name].headline for name in names}

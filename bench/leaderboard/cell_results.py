@@ -10,11 +10,12 @@ from typing import Any
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.leaderboard import code_versions
 from spurbench.bench.leaderboard.code_versions import Edited, Past
-from spurbench.bench.records.plans import Plan, draw_ids, search_of
-from spurbench.bench.records.record import IDENTITY, Record, identity, used
+from spurbench.bench.records.plan import Cell, Choice, Plan
+from spurbench.bench.records.record import Summary
+from spurbench.bench.records.run import identity, used
 from spurbench.bench.records.selection import at_its_best
 
-UNPLANNED = {"rule": "unknown", "text": "not in any plan: how its settings were chosen is not known"}
+UNPLANNED = Choice("unknown", text="not in any plan: how its settings were chosen is not known")
 
 
 @dataclass
@@ -31,15 +32,15 @@ class Square:
     label: str
     published: str | None = None
     na: str | None = None
-    selection: Mapping[str, Any] = field(default_factory=lambda: UNPLANNED)
+    selection: Choice = UNPLANNED
     search: str | None = None
     note: str = ""
     grids: list[str] = field(default_factory=list)
     seeds: set[int] = field(default_factory=set)  # planned, or run without a plan
-    records: dict[int, Record] = field(default_factory=dict)  # seed → record, at the step that is scored
-    draws: list[list[Record]] = field(default_factory=list)  # of its search: the records there are of each
+    records: dict[int, Summary] = field(default_factory=dict)  # seed → record, at the step that is scored
+    draws: list[list[Summary]] = field(default_factory=list)  # of its search: the records there are of each
     drawn: int | None = None  # which of them was chosen
-    left_out: dict[int, Record] = field(default_factory=dict)  # seed → record of another version
+    left_out: dict[int, Summary] = field(default_factory=dict)  # seed → record of another version
     version: dict[str, str] = field(default_factory=dict)  # what is known of the files that made `records`
     outdated: list[str] = field(default_factory=list)  # of these the ones that have changed since
     notes: list[str] = field(default_factory=list)  # what a reader must know of versions
@@ -50,12 +51,12 @@ class Square:
         return self.dataset, self.protocol_version, fingerprint(used(self.dataset_options)), self.precision
 
     @property
-    def done(self) -> dict[int, Record]:
-        return {seed: self.records[seed] for seed in sorted(self.records) if self.records[seed]["status"] == "done"}
+    def done(self) -> dict[int, Summary]:
+        return {seed: self.records[seed] for seed in sorted(self.records) if self.records[seed].status == "done"}
 
     @property
-    def failed(self) -> dict[int, Record]:
-        return {seed: self.records[seed] for seed in sorted(self.records) if self.records[seed]["status"] != "done"}
+    def failed(self) -> dict[int, Summary]:
+        return {seed: self.records[seed] for seed in sorted(self.records) if self.records[seed].status != "done"}
 
     def beside(self, other: Square) -> bool:
         """Whether its runs may be compared with another's: as far as is known, on the same data by the same code."""
@@ -63,35 +64,36 @@ class Square:
 
 
 def squares(
-    records: Sequence[Record], plans: Iterable[Plan], planned_only: bool = False, edited: Edited = lambda record: ()
+    records: Sequence[Summary], plans: Iterable[Plan], planned_only: bool = False, edited: Edited = lambda record: ()
 ) -> list[Square]:
     """Planned squares in the plans' order, then those that have records but no plan; labels made unique.
 
     The same experiment in two plans is one square with the seeds of both, unless two rules choose its steps. Runs of a
     search's draws, also of one that was planned before its grid was edited, are not results and have no square.
     """
-    by_id = {record["id"]: record for record in records}
+    by_id = {record.id: record for record in records}
     found: dict[str, Square] = {}
     same: dict[str, dict[str, Square]] = {}  # experiment → its squares, one a rule
     taken: set[str] = set()
     plans = list(plans)
-    ended = {search_of(cell) for plan in plans for cell in plan["cells"] if cell["search"] and not pending(cell)}
+    ended = {cell.search_key for plan in plans for cell in plan.cells if cell.search and not cell.pending}
     for plan in plans:
-        taken.update(plan.get("superseded", ()))
-        for cell in plan["cells"]:
-            taken.update(cell["ids"], draw_ids(cell))
-            if pending(cell) and search_of(cell) in ended:
+        taken.update(plan.superseded)
+        for cell in plan.cells:
+            taken.update(cell.ids, cell.draw_ids)
+            if cell.pending and cell.search_key in ended:
                 continue  # an older copy of a plan
             key = key_of(cell)
-            square = found.setdefault(key + by_rule(cell), new(cell))
+            square = found.setdefault(key + by_rule(cell), Square(**cell.identity, label=cell.label))
             same.setdefault(key, {})[by_rule(cell)] = square
             add(square, cell, plan, by_id)
     for record in records if not planned_only else ():
-        if record["id"] not in taken:
-            key = key_of(record)
-            for square in same.get(key, {}).values() or [found.setdefault(key, new(record))]:
-                square.seeds.add(record["seed"])
-                square.records[record["seed"]] = record
+        if record.id not in taken:
+            key = record.run.cell_key
+            unplanned = found.get(key) or Square(**record.identity, label=record.method)
+            for square in same.get(key, {}).values() or [found.setdefault(key, unplanned)]:
+                square.seeds.add(record.seed)
+                square.records[record.seed] = record
     past = Past(edited)
     for square in found.values():
         settle(square, past)
@@ -99,46 +101,37 @@ def squares(
     return list(found.values())
 
 
-def key_of(cell: Mapping[str, Any]) -> str:
-    """`Run.cell_key` of a cell or record; for a cell whose settings no search has found yet, with that search."""
-    shared = identity({name: cell[name] for name in IDENTITY})
-    if cell["hyper_parameters"] is None:
-        shared["search"] = search_of(cell)
+def key_of(cell: Cell) -> str:
+    """`Run.cell_key` of a cell; of one whose settings no search has found yet, with that search."""
+    shared = identity(cell.identity)
+    if cell.hyper_parameters is None:
+        shared["search"] = cell.search_key
     return fingerprint(shared)[:16]
 
 
-def pending(cell: Mapping[str, Any]) -> bool:
-    """Whether the settings of a cell are still searched."""
-    return bool(cell["search"]) and cell["search"]["chosen"] is None and not cell["na"]
-
-
-def by_rule(cell: Mapping[str, Any]) -> str:
+def by_rule(cell: Cell) -> str:
     """The name of the rule that chooses among a cell's own steps, if there are several."""
-    return str(cell.get("selection", {}).get("rule", "")) if (cell["training"] or {}).get("evaluate") else ""
+    return cell.selection.rule if cell.selection and cell.training.get("evaluate") else ""
 
 
-def new(cell: Mapping[str, Any]) -> Square:
-    return Square(**{name: cell[name] for name in IDENTITY}, label=cell.get("label", cell["method"]))
-
-
-def add(square: Square, cell: Mapping[str, Any], plan: Plan, by_id: Mapping[str, Record]) -> None:
+def add(square: Square, cell: Cell, plan: Plan, by_id: Mapping[str, Summary]) -> None:
     """Put what one plan says of a square into it."""
-    search = cell["search"]
-    square.grids.append(plan["grid"])
-    square.na = cell["na"]
-    square.published = square.published or cell["published"]
+    search = cell.search
+    square.grids.append(plan.grid)
+    square.na = cell.na
+    square.published = square.published or cell.published
     if square.selection is UNPLANNED or (search and not square.search):
-        square.selection = cell.get("selection") or plan["selection"]
+        square.selection = cell.selection or plan.selection
     if search:
-        ids = draw_ids(cell)
-        square.search = square.search or search["text"]
+        square.search = square.search or search.text
         if not square.draws:
-            square.draws = [[by_id[id] for id in draw["ids"] if id in by_id] for draw in search["draws"]]
-            square.drawn = search["chosen"]
-        if pending(cell):
-            square.note = f"search going on, {sum(id in by_id for id in ids)} of {len(ids)} runs ended"
-    square.seeds.update(cell["seeds"])
-    for id, seed in zip(cell["ids"], cell["seeds"], strict=False):
+            square.draws = [[by_id[id] for id in draw.ids if id in by_id] for draw in search.draws]
+            square.drawn = search.chosen
+        if cell.pending:
+            ended = sum(id in by_id for id in cell.draw_ids)
+            square.note = f"search going on, {ended} of {len(cell.draw_ids)} runs ended"
+    square.seeds.update(cell.seeds)
+    for id, seed in zip(cell.ids, cell.seeds, strict=False):
         if id in by_id:
             square.records[seed] = by_id[id]
 
@@ -148,7 +141,7 @@ def settle(square: Square, past: Past) -> None:
     found = code_versions.chosen(square.records, past)
     square.left_out, square.version, square.outdated = found.left_out, found.version, found.outdated
     square.notes = code_versions.notes(found, [one for draw in square.draws for one in draw], past)
-    square.records = {seed: at_its_best(one, square.selection["rule"]) for seed, one in found.records.items()}
+    square.records = {seed: at_its_best(one, square.selection.rule) for seed, one in found.records.items()}
 
 
 def told_apart(all_: Sequence[Square]) -> None:
@@ -166,7 +159,7 @@ def told_apart(all_: Sequence[Square]) -> None:
 
 def settings_of(square: Square) -> dict[str, Any]:
     """What may tell two rows of one label apart."""
-    rule = {"selection": square.selection["rule"]} if square.training.get("evaluate") else {}
+    rule = {"selection": square.selection.rule} if square.training.get("evaluate") else {}
     return {**square.training, **(square.hyper_parameters or {}), **rule}
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spurbench.bench.provenance import edits
-from spurbench.bench.records.record import Record
+from spurbench.bench.records.record import Summary
 
 Version = Mapping[str, str]  # part, or path of a file that was read → hash, empty where it is not known
-Edited = Callable[[Record], Sequence[str]]
+Edited = Callable[[Summary], Sequence[str]]
 """The files of a record that have changed since on this machine, in words."""
 PARTS = {"method": "the method's file", "dataset": "the dataset's file", "data": "the data",
          "network": "the network's file", "optimizer": "the optimizer's file"}  # fmt: skip
@@ -25,15 +25,15 @@ class Past:
     found: dict[str, Version] = field(default_factory=dict)  # record id → version
     names: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
 
-    def of(self, record: Record) -> Version:
-        if record["id"] not in self.found:
-            self.found[record["id"]] = edits.of(record) | dict(record["provenance"].get("files") or {})
-        return self.found[record["id"]]
+    def of(self, record: Summary) -> Version:
+        if record.id not in self.found:
+            self.found[record.id] = edits.of(record) | record.provenance.files
+        return self.found[record.id]
 
-    def edited(self, record: Record) -> list[str]:
+    def edited(self, record: Summary) -> list[str]:
         """As `changed` says; what it goes by are versions, and where the files were."""
-        places = [repr(record["provenance"].get(name)) for name in ("paths", "files")]
-        key = (record["method"], record["dataset"], *self.of(record).values(), *places)
+        places = [repr(record.provenance.paths), repr(record.provenance.files)]
+        key = (record.method, record.dataset, *self.of(record).values(), *places)
         if key not in self.names:
             self.names[key] = list(self.changed(record))
         return self.names[key]
@@ -43,13 +43,13 @@ class Past:
 class Edition:
     """The runs of one version, by seed, and the others."""
 
-    records: dict[int, Record] = field(default_factory=dict)
-    left_out: dict[int, Record] = field(default_factory=dict)
+    records: dict[int, Summary] = field(default_factory=dict)
+    left_out: dict[int, Summary] = field(default_factory=dict)
     version: dict[str, str] = field(default_factory=dict)  # what is known of it
     outdated: list[str] = field(default_factory=list)  # its files that have changed since
 
 
-def chosen(records: Mapping[int, Record], past: Past) -> Edition:
+def chosen(records: Mapping[int, Summary], past: Past) -> Edition:
     """The runs of one version of the method's and dataset's files and of the data.
 
     Of several that of the files as they are now, if any run is of it, else the one of most runs, the newest at a tie. A
@@ -68,10 +68,10 @@ def chosen(records: Mapping[int, Record], past: Past) -> Edition:
     )
 
 
-def standing(first: Record, group: Mapping[int, Record], past: Past) -> tuple[bool, int, int, str]:
+def standing(first: Summary, group: Mapping[int, Summary], past: Past) -> tuple[bool, int, int, str]:
     """What decides between the runs of two versions; the greater is kept."""
-    done = sum(one["status"] == "done" for one in group.values())
-    newest = max(str(one["provenance"].get("finished", "")) for one in group.values())
+    done = sum(one.status == "done" for one in group.values())
+    newest = max(str(one.provenance.finished) for one in group.values())
     return not past.edited(first), said(past.of(first)), done, newest
 
 
@@ -79,7 +79,7 @@ def said(version: Version) -> int:
     return sum(bool(version.get(part)) for part in PARTS)
 
 
-def agreeing(first: Record, records: Mapping[int, Record], past: Past) -> dict[int, Record]:
+def agreeing(first: Summary, records: Mapping[int, Summary], past: Past) -> dict[int, Summary]:
     """The records that nothing tells apart from `first` or from each other; those that say most have the first word."""
     version, kept = dict(past.of(first)), {}
     for seed, one in sorted(records.items(), key=lambda pair: -said(past.of(pair[1]))):
@@ -98,7 +98,7 @@ def clashes(one: Version, other: Version, but: Iterable[str] = ()) -> list[str]:
     return sorted(PARTS.get(part, Path(part).name) for part in shared if one[part] != other[part])
 
 
-def notes(found: Edition, draws: Sequence[Record], past: Past) -> list[str]:
+def notes(found: Edition, draws: Sequence[Summary], past: Past) -> list[str]:
     """What a reader must know: which runs are not counted, and what may be out of date; `draws` are of its search."""
     told: dict[str, list[int]] = {}
     for seed, one in found.left_out.items():
@@ -116,14 +116,14 @@ def notes(found: Edition, draws: Sequence[Record], past: Past) -> list[str]:
     return said + [f"its search was made by {version}" for version in sorted(other)]
 
 
-def earlier(record: Record, than: Edition, past: Past) -> str:
+def earlier(record: Summary, than: Edition, past: Past) -> str:
     """The version of a record in words: by what has changed since, or by what differs."""
     if names := past.edited(record):
         return f"an earlier version of {' and '.join(names)}"
     return f"another version of {' and '.join(clashes(than.version, past.of(record)))}"
 
 
-def differs(draw: Record, found: Edition, past: Past) -> bool:
+def differs(draw: Summary, found: Edition, past: Past) -> bool:
     """Whether a draw of a search is of another version than the runs, or than the files if there are no runs yet."""
     return bool(clashes(found.version, past.of(draw)) if found.records else past.edited(draw))
 

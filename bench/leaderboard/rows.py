@@ -13,8 +13,8 @@ from spurbench.bench.leaderboard.published import Comparison
 from spurbench.bench.provenance.commit import told
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
-from spurbench.bench.records.record import Record
-from spurbench.bench.records.selection import accuracy, last_step, rule_of
+from spurbench.bench.records.record import Summary
+from spurbench.bench.records.selection import Selected, accuracy, rule_of
 
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 Used = dict[str, list[str]]  # "train", "search", "selection" → what was used there
@@ -114,13 +114,13 @@ def facts(square: Square, comparison: Comparison) -> dict[str, Any]:
         "waiting": len(square.seeds - set(square.records) - set(square.left_out)),
         "failed": len(square.failed), "failures": failures(square), "na": square.na, "note": square.note,
         "notes": [*square.notes, *unserved(square), *equal_draws(square)],
-        "tied": sum(r["ties"][0] > 1 for r in done if "ties" in r),
-        "latest": sum(r["ties"][1] > 1 for r in done if "ties" in r),
+        "tied": sum(r.ties[0] > 1 for r in done if isinstance(r, Selected)),
+        "latest": sum(r.ties[1] > 1 for r in done if isinstance(r, Selected)),
         "reference": square.method in comparison.references, "below_chance": below_chance(done),
-        "needs": sorted(records[0]["needs"]) if records else [],
+        "needs": sorted(records[0].needs) if records else [],
         "used": used, "regime": in_words(used), "grids": sorted(set(square.grids)),
-        "seconds_per_run": median(r["cost"]["seconds"] for r in done) if done else None,
-        "peak_memory_mb": max(r["cost"]["peak_memory_mb"] for r in done) if done else None,
+        "seconds_per_run": median(r.cost.seconds for r in done) if done else None,
+        "peak_memory_mb": max(r.cost.peak_memory_mb for r in done) if done else None,
         "provenance": provenance(done),
     }  # fmt: skip
 
@@ -132,10 +132,10 @@ def used_by(square: Square) -> Used:
     """
     if not square.records:
         return {}
-    needs = set(next(iter(square.records.values()))["needs"])
+    needs = set(next(iter(square.records.values())).needs)
     told = needs | ({"groups"} if square.training.get("balanced") else set())
-    name, found = square.selection["rule"], {"train": ["labels", *sorted(told & INFORMATION)]}
-    at_steps = [record for record in square.done.values() if "chosen_step" in record]
+    name, found = square.selection.rule, {"train": ["labels", *sorted(told & INFORMATION)]}
+    at_steps = [record for record in square.done.values() if isinstance(record, Selected)]
     for stage, records in (("search", list(square.done.values()) if square.search else []), ("selection", at_steps)):
         what = [one for record in records[:1] for one in selection.used_by(name, record)]
         found |= {stage: what} if what else {}
@@ -154,24 +154,24 @@ def chosen(square: Square, comparison: Comparison) -> dict[str, Any]:
     """How the settings and the step that is scored were chosen; a guess has nothing to choose."""
     if guesses(square, comparison):
         return {"selection": "nothing to select", "selection_rule": "none", "selection_oracle": False}
-    rule, stepped = square.selection, any("chosen_step" in record for record in square.done.values())
+    rule, stepped = square.selection, any(isinstance(record, Selected) for record in square.done.values())
     if square.search:
         text = f"{square.search}{'; the step of each run likewise' if stepped else ''}"
     elif stepped:
-        text = f"hyper-parameters as given, the step of each run by {rule['text']}"
-    elif rule_of(rule["rule"]).criteria:
-        text = f"hyper-parameters as given, said to be chosen by {rule['text']}; last step scored"
+        text = f"hyper-parameters as given, the step of each run by {rule.text}"
+    elif rule_of(rule.rule).criteria:
+        text = f"hyper-parameters as given, said to be chosen by {rule.text}; last step scored"
     else:
-        text = rule["text"]
-    return {"selection": text, "selection_rule": rule["rule"], "selection_oracle": bool(rule.get("oracle"))}
+        text = rule.text
+    return {"selection": text, "selection_rule": rule.rule, "selection_oracle": rule.oracle}
 
 
 def unserved(square: Square) -> list[str]:
     """That a rule which was to choose a step could not, or that it looked at fewer groups than training has."""
-    name, records = square.selection["rule"], list(square.done.values())
-    rule, looked = rule_of(name), [record for record in records if record.get("looks")]
-    if rule.criteria and looked and "chosen_step" not in looked[0]:
-        why = selection.lack(name, looked[0]["looks"][0]["splits"])
+    name, records = square.selection.rule, list(square.done.values())
+    rule, looked = rule_of(name), [record for record in records if record.looks]
+    if rule.criteria and looked and not isinstance(looked[0], Selected):
+        why = selection.lack(name, looked[0].looks[0].splits)
         return [f"{why} to choose a step: the last is scored"] if why else []
     if selection.least_group not in rule.criteria or not (square.search or looked):
         return []
@@ -181,7 +181,7 @@ def unserved(square: Square) -> list[str]:
 
 def equal_draws(square: Square) -> list[str]:
     """That the rule scored several draws of the search alike, and how one of them was taken."""
-    rule, name = rule_of(square.selection["rule"]), square.selection["rule"]
+    rule, name = rule_of(square.selection.rule), square.selection.rule
     if square.drawn is None or not rule.criteria or not all(square.draws):
         return []
     scores = [selection.mean_scores(name, draw) for draw in square.draws]
@@ -202,9 +202,9 @@ def guesses(square: Square, comparison: Comparison) -> bool:
     return square.method in comparison.references and square.hyper_parameters == {}
 
 
-def below_chance(records: Sequence[Record]) -> bool:
+def below_chance(records: Sequence[Summary]) -> bool:
     """Whether runs are, on average, worse than chance in training: no cue was learned, or one the wrong way round."""
-    shares = [accuracy(record["splits"].get("train")) for record in records]
+    shares = [accuracy(record.splits.get("train")) for record in records]
     found = [share for share in shares if share is not None]
     if not found:
         return False
@@ -215,23 +215,22 @@ def failures(square: Square) -> list[dict[str, Any]]:
     """Causes of failed runs, each with the seeds it struck."""
     found: dict[tuple[str, str], list[int]] = {}
     for seed, record in square.failed.items():
-        cause = record["cause"] or {"kind": "unknown", "message": ""}
-        found.setdefault((cause["kind"], cause["message"]), []).append(seed)
+        if record.cause:
+            found.setdefault((record.cause.kind, record.cause.message), []).append(seed)
     return [{"kind": kind, "message": message, "seeds": seeds} for (kind, message), seeds in found.items()]
 
 
-def provenance(records: Sequence[Record]) -> dict[str, list[str]]:
+def provenance(records: Sequence[Summary]) -> dict[str, list[str]]:
     """With what the runs were made: every distinct commit, version and machine."""
     found: dict[str, dict[str, None]] = {"commit": {}, "hardware": {}, "device": {}, "data": {}, "plugins": {}}
-    for source in (record["provenance"] for record in records):
-        hardware = source.get("hardware") or {}
-        found["commit"][told(source)] = None
-        found["hardware"][str(hardware.get("gpu") or hardware.get("cpu"))] = None
-        found["device"][str(source.get("device"))] = None
-        found["data"][str(source.get("data") or "")[:12] or "drawn from the seed"] = None
-        if code := source.get("code"):
+    for source in (record.provenance for record in records):
+        found["commit"][told(source.commit, source.diff)] = None
+        found["hardware"][str(source.hardware.get("gpu") or source.hardware.get("cpu"))] = None
+        found["device"][source.device] = None
+        found["data"][source.data[:12] or "drawn from the seed"] = None
+        if code := source.code:
             found["plugins"][" ".join(str(code[kind])[:12] for kind in sorted(code) if code[kind])] = None
-        for name, version in (source.get("versions") or {}).items():
+        for name, version in source.versions.items():
             found.setdefault(name, {})[str(version)] = None
     return {name: list(values) for name, values in found.items() if values}
 
@@ -241,8 +240,8 @@ def row_of(square: Square, fact: Mapping[str, Any], column: Column, comparison: 
     pairs = [(record, value(record, column)) for record in square.done.values()]
     scored = [(record, found) for record, found in pairs if found is not None]
     records, values = [record for record, _ in scored], [found for _, found in scored]
-    seeds, steps = [record["seed"] for record in records], [step_of(record, column) for record in records]
-    about = [record.get("chosen_step", last_step(record)) for record in records]
+    seeds, steps = [record.seed for record in records], [step_of(record, column) for record in records]
+    about = [record.chosen_step if isinstance(record, Selected) else record.last_step for record in records]
     drawn = [] if guesses(square, comparison) else values
     low, high = statistics.t_interval(drawn, limits=limits(column[1])) or (None, None)
     percent, better = unit_of(column[1]) == "%", direction(column[1])

@@ -7,12 +7,10 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from spurbench.bench.core.files import ROOT
 
@@ -52,11 +50,10 @@ def code_of(root: Path) -> dict[str, str | None]:
     return {"commit": commit, "diff": hashlib.sha256(diff).hexdigest() if diff else None}
 
 
-def told(source: Mapping[str, Any]) -> str:
+def told(commit: str | None, diff: str | None) -> str:
     """The code a record is of, in words: its commit and whether there were changes, as far as that is known."""
-    commit, diff = str(source.get("commit") or "no commit")[:10], str(source.get("diff") or "")
-    changes = f", changes {diff}" if diff.startswith(UNKNOWN) else " + uncommitted changes" if diff else ""
-    return commit + changes
+    words = "" if not diff else f", changes {diff}" if diff.startswith(UNKNOWN) else " + uncommitted changes"
+    return (commit or "no commit")[:10] + words
 
 
 class Unanswered(Exception):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
-from spurbench.bench.records.record import Record
-from spurbench.bench.records.selection import accuracy, adjusted, last_step, unbiased, worst_environment, worst_group
+from msgspec.structs import replace
+
+from spurbench.bench.records.record import Summary
+from spurbench.bench.records.selection import Selected, accuracy, adjusted, unbiased, worst_environment, worst_group
 
 Column = tuple[str, str]  # split, metric
 ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
@@ -17,60 +19,64 @@ PER_GROUP = ("worst_group_accuracy", "unbiased_accuracy", CONFLICTING)
 ASKED_FOR = "further_"  # begins the names of measures that an option of the run asked for
 
 
-def columns_of(record: Record) -> list[Column]:
+def columns_of(record: Summary) -> list[Column]:
     """Every split and metric a record has."""
-    counted = [(split, metric) for split in record["splits"] for metric in COUNTED]
-    counted += [ENVIRONMENTS] if "train_e0" in record["splits"] else []
-    if record.get("conflicting"):
-        counted += [(split, metric) for split in record["splits"] for metric in (CONFLICTING, ADJUSTED)]
-    return counted + [(split, metric) for split, values in record["measures"].items() for metric in values]
+    counted = [(split, metric) for split in record.splits for metric in COUNTED]
+    counted += [ENVIRONMENTS] if "train_e0" in record.splits else []
+    if record.conflicting:
+        counted += [(split, metric) for split in record.splits for metric in (CONFLICTING, ADJUSTED)]
+    return counted + [(split, metric) for split, values in record.measures.items() for metric in values]
 
 
-def value(record: Record, column: Column) -> float | None:
+def value(record: Summary, column: Column) -> float | None:
     """One metric of one record, accuracies in percent; None if it is not there."""
     split, metric = column
     scale = 100.0 if unit_of(metric) == "%" else 1.0
-    measured = record["measures"].get(split, {})
+    measured = record.measures.get(split, {})
     if metric in measured:
         return float(measured[metric]) * scale
     if column == ENVIRONMENTS:  # of one step: those of training are scored after the last only
-        least = worst_environment(record.get("last_splits") or record["splits"])
+        least = worst_environment(record.last_splits if isinstance(record, Selected) else record.splits)
         return None if least is None else least * scale
-    counts = record["splits"].get(split)
-    if metric in (CONFLICTING, ADJUSTED) and counts and record.get("conflicting"):
-        if len(counts["n"]) < len(record["groups"]):
+    counts = record.splits.get(split)
+    if metric in (CONFLICTING, ADJUSTED) and counts and record.conflicting:
+        if len(counts.n) < len(record.groups):
             return None  # the split has no attribute: it is counted by class
-        misled = {name: [counts[name][g] for g in record["conflicting"]] for name in ("n", "correct")}
-        share = unbiased(misled) if metric == CONFLICTING else adjusted(counts, record["splits"].get("train"))
+        if metric == ADJUSTED:
+            share = adjusted(counts, record.splits.get("train"))
+        else:
+            share = unbiased(replace(counts, n=[counts.n[g] for g in record.conflicting],
+                                     correct=[counts.correct[g] for g in record.conflicting]))  # fmt: skip
         return None if share is None else share * scale
-    if counts is None or metric not in COUNTED or not sum(counts["n"]):
+    if counts is None or metric not in COUNTED or not sum(counts.n):
         return None
     if metric in ("entropy", "loss"):
-        return float(counts[f"{metric}_sum"]) / float(sum(counts["n"]))
+        return float(counts.entropy_sum if metric == "entropy" else counts.loss_sum) / float(sum(counts.n))
     share = SHARES[metric](counts)
     return None if share is None else share * scale
 
 
-def step_of(record: Record, column: Column) -> int:
+def step_of(record: Summary, column: Column) -> int:
     """After which step a number was scored."""
     split, metric = column
-    chosen = split in record.get("held_out", ()) and metric not in record["measures"].get(split, {})
-    return int(record["chosen_step"]) if chosen else last_step(record)
+    if isinstance(record, Selected) and split in record.held_out and metric not in record.measures.get(split, {}):
+        return record.chosen_step
+    return record.last_step
 
 
-def partial(record: Record, column: Column) -> str:
+def partial(record: Summary, column: Column) -> str:
     """What a number per group is not over, in words: groups that training has and this split has no example of."""
-    counts, training = record["splits"].get(column[0]), record["splits"].get("train")
-    if column[1] not in PER_GROUP or not counts or not training or column[1] in record["measures"].get(column[0], {}):
+    counts, training = record.splits.get(column[0]), record.splits.get("train")
+    if column[1] not in PER_GROUP or not counts or not training or column[1] in record.measures.get(column[0], {}):
         return ""
-    if len(counts["n"]) < len(training["n"]):
-        return f"over {len(counts['n'])} classes: {column[0]} has no attribute"
-    if len(counts["n"]) > len(training["n"]):
+    if len(counts.n) < len(training.n):
+        return f"over {len(counts.n)} classes: {column[0]} has no attribute"
+    if len(counts.n) > len(training.n):
         return ""  # training has no attribute, so it is not known what it has of it
-    there = [g for g, n in enumerate(training["n"]) if n]
-    there = [g for g in there if g in record["conflicting"]] if column[1] == CONFLICTING else there
-    absent = [g for g in there if not counts["n"][g]]
-    names = ", ".join(record["groups"][g] if g < len(record["groups"]) else f"group {g}" for g in absent)
+    there = [g for g, n in enumerate(training.n) if n]
+    there = [g for g in there if g in record.conflicting] if column[1] == CONFLICTING else there
+    absent = [g for g in there if not counts.n[g]]
+    names = ", ".join(record.groups[g] if g < len(record.groups) else f"group {g}" for g in absent)
     return f"over {len(there) - len(absent)} of {len(there)} groups: {column[0]} has no {names}" if absent else ""
 
 

@@ -9,21 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.plugins.training_settings import reduced
-from spurbench.bench.records.record import Record, Run, run_ids, sealed
+from spurbench.bench.records.run import Run, run_ids
 
 UNTRAINED = {"random"}  # the methods of schema 1 that train nothing
+Fields = dict[str, Any]
 
 
-def migrated_record(record: Record) -> Record:
-    """A record of schema 1 in schema 2, with its id and digest; one of a later schema as it is."""
+UNKNOWN: Fields = {"commit": None, "diff": None, "code": {}, "paths": {}, "data": "", "files": {}, "versions": {},
+           "hardware": {}, "device": "", "started": ""}  # fmt: skip
+"""What a record's provenance may leave out."""
+
+
+def migrate_record(record: Fields) -> Fields:
+    """The fields of a record in the schema of today, with its id and digest."""
+    known = {name: value for name, value in record["provenance"].items() if value is not None}
+    found = record | {"provenance": UNKNOWN | known}
     if record["schema"] != 1:
-        return record
-    found = record | {"schema": 2, "training": in_effect(record["method"], record["training"])} | counted(record)
-    return sealed(found | {"id": Run.from_dict(found).id})
+        return found
+    found |= {"schema": 2, "training": in_effect(record["method"], record["training"])} | counted(record)
+    found["id"] = Run.from_dict(found).id
+    return found | {"digest": fingerprint({key: value for key, value in found.items() if key != "digest"})}
 
 
-def counted(record: Record) -> dict[str, int]:
+def counted(record: Fields) -> dict[str, int]:
     """How many classes and attributes the data have, by the names of their groups; nothing of a run without data."""
     groups = [str(name).removeprefix("y").split("a") for name in record.get("groups", ())]
     if not groups:
@@ -31,27 +41,34 @@ def counted(record: Record) -> dict[str, int]:
     return {"classes": len({y for y, *_ in groups}), "attributes": len({a for _, *rest in groups for a in rest}) or 1}
 
 
-def migrated_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan of schema 1 in schema 2, with the ids of its runs; one of a later schema as it is."""
+def migrate_plan(plan: Fields) -> Fields:
+    """The fields of a plan in the schema of today, with the ids of its runs."""
+    cells = [without_empty(cell, "selection") if isinstance(cell, dict) else cell for cell in plan["cells"]]
+    found = without_empty(plan, "origin") | {"cells": cells}
     if plan["schema"] != 1:
-        return dict(plan)
-    return {**plan, "schema": 2, "cells": [migrated_cell(cell) for cell in plan["cells"]]}
+        return found
+    return found | {"schema": 2, "cells": [migrate_cell(cell) for cell in cells]}
 
 
-def migrated_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
-    found = migrated_part(cell, cell)
+def without_empty(fields: Fields, name: str) -> Fields:
+    """The fields without one that is empty, as it was written where it was not known."""
+    return {key: value for key, value in fields.items() if key != name or value != {}}
+
+
+def migrate_cell(cell: Fields) -> Fields:
+    found = migrate_part(cell, cell)
     if cell["search"] is not None:
-        draws = [migrated_part(draw, cell) for draw in cell["search"]["draws"]]
+        draws = [migrate_part(draw, cell) for draw in cell["search"]["draws"]]
         found["search"] = cell["search"] | {"draws": draws}
     return found
 
 
-def migrated_part(part: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
+def migrate_part(part: Mapping[str, Any], cell: Mapping[str, Any]) -> Fields:
     """A cell, or a draw of its search, with the ids it has of its settings; none where there were none."""
     found = {**part, "training": in_effect(cell["method"], part["training"])}
     return found | {"ids": run_ids({**cell, **found}, part["seeds"]) if part["ids"] else []}
 
 
-def in_effect(method: str, training: Mapping[str, Any]) -> dict[str, Any]:
+def in_effect(method: str, training: Mapping[str, Any]) -> Fields:
     """What of a run's settings of training has an effect."""
     return {} if method in UNTRAINED else reduced(training)

@@ -1,120 +1,210 @@
-"""Runs, their identity, and the record each leaves behind."""
+"""What a run leaves behind. A record is typed here; `bench/records/parsing.py` makes one of what lies in a file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from spurbench.bench.core.hashing import fingerprint
+import msgspec
+from msgspec import Meta, Struct
+
+from spurbench.bench.core.hashing import canonical, fingerprint
+from spurbench.bench.records.run import IDENTITY, Run
 
 SCHEMA = 2
 NEWER = "written by a newer spurbench"
-Record = dict[str, Any]
 OUTSIDE = {"killed", "cancelled", "preempted", "time_limit", "node_failure"}
 """Causes that are none of a run's own: it is done again without being asked."""
-FIRST_FIELDS = {"width": 300, "hidden_layers": 1, "init": "torch", "dropout": 0.0, "batch_norm": False, "momentum": 0.0}
+
+MOST = 1e100  # no number of a run is larger; its square and the sum of many can still be computed with
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Number = Whole | Annotated[float, Meta(ge=-MOST, le=MOST)]
+Amount = Natural | Annotated[float, Meta(ge=0, le=MOST)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
-@dataclass(frozen=True)
-class Run:
-    """dataset × method × hyper-parameters × seed, every default filled in: all that defines the science."""
+class Part(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Base of what records and plans are made of."""
 
-    dataset: str
-    dataset_options: Mapping[str, Any]
-    protocol_version: int
-    method: str
-    hyper_parameters: Mapping[str, Any]
-    training: Mapping[str, Any]
-    precision: str
-    seed: int
 
-    @cached_property
-    def id(self) -> str:
-        """Sixteen hex digits of the hash of the identity; no path, device or version is in it."""
-        return fingerprint(identity(self.to_dict()))[:16]
+class Counts(Part, frozen=True, kw_only=True):
+    """What a network predicts on one split: examples and correct ones of each group, summed loss and entropy in nats.
 
-    @cached_property
-    def cell_key(self) -> str:
-        """The identity without the seed, hashed: runs of one key are replicas of one experiment."""
-        return fingerprint(identity({**self.to_dict(), "seed": None}))[:16]
+    The groups are y × attribute, or the classes where the split has no attribute. Expected counts, those of a random
+    guess, need not be whole.
+    """
+
+    n: list[Amount]
+    correct: list[Amount]
+    loss_sum: Number
+    entropy_sum: Number
+
+
+Splits = dict[Name, Counts]
+
+
+class Look(Part, frozen=True):
+    """Counts of the held-out splits after a step before the last."""
+
+    step: Natural
+    splits: Splits
+
+
+class Curve(Part, frozen=True):
+    """Of a search for margins: how many of `n` images are flipped by perturbations of at most each size."""
+
+    split: Name
+    n: Positive
+    flipped: Annotated[list[Amount], Meta(min_length=2)]
+
+
+class Cost(Part, frozen=True):
+    """What a run took: its share of the stack's training time, the peak memory of the stack, how it was computed."""
+
+    seconds: Number
+    peak_memory_mb: Number
+    replicas: Positive
+    threads: Positive
+    seconds_per_step: Number | None = None
+    compiled: bool | None = None
+    resumed: Natural | None = None
+
+
+class Cause(Part, frozen=True):
+    """Why a run failed."""
+
+    kind: Name
+    message: str
+    detail: str | None = None
+
+
+class Provenance(Part, frozen=True, kw_only=True):
+    """Where a number comes from; empty where that is not known."""
+
+    commit: str | None
+    diff: str | None  # a hash of what differed from the commit, or why that is not known
+    code: dict[str, str]  # method, dataset → hash of what can alter numbers
+    paths: dict[str, str]  # method, dataset → file
+    data: str  # checksum
+    files: dict[str, str]  # further files that were read → what they held
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    device: str
+    started: str
+    finished: str = ""
+    snapshot: str | None = None  # name of the copy of the code that ran
+    accepted: dict[str, list[str]] = {}  # hashes of the code that did make the run, see `accept`
+    plugins: dict[str, str | None] = {}  # of schema 1: hashes of the whole files
+
+
+class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run: its identity, what came out of it, what it cost, and where that comes from.
+
+    What leaderboards are made of; curves are in the `Record` alone.
+    """
+
+    schema: int
+    id: Id
+    dataset: Name
+    dataset_options: dict[str, Any]
+    protocol_version: Whole
+    method: Name
+    hyper_parameters: dict[str, Any]
+    training: dict[str, Any]
+    precision: Name
+    seed: Whole
+    status: Literal["done", "failed"]
+    needs: list[Name]
+    headline: list[tuple[Name, Name]]
+    cause: Cause | None
+    splits: Splits
+    measures: dict[Name, dict[Name, Number]]  # split → name → value, beyond the counts
+    predictions: Annotated[str, Meta(pattern=r"^predictions/[0-9a-f]{2}/[0-9a-f]{16}\.npz\Z")] | None
+    cost: Cost
+    provenance: Provenance
+    classes: int | None = None
+    attributes: int | None = None  # values of the spurious attribute
+    groups: list[Name] = []
+    conflicting: list[Natural] = []  # groups whose attribute misleads about their label
+    looks: list[Look] = []
+
+    @property
+    def run(self) -> Run:
+        return Run(**self.identity, seed=self.seed)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of `Run` without the seed."""
+        return {name: getattr(self, name) for name in IDENTITY}
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+    @property
+    def last_step(self) -> int:
+        """The step after which the run ended."""
+        return int(self.training.get("steps") or 0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run needs no further work: done, or failed for a reason of its own."""
+        return self.cause is None or self.cause.kind not in OUTSIDE
+
+
+class Record(Summary, frozen=True, kw_only=True, omit_defaults=True):
+    """All that is written down of a run."""
+
+    history: list[dict[str, Number]]  # points of the learning curve
+    curves: dict[Name, Curve] = {}
+    digest: str = ""
+
+    @property
+    def summary(self) -> Summary:
+        return Summary(**{name: getattr(self, name) for name in Summary.__struct_fields__})
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """As it is written, in plain values."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Run:
-        """The run a record or job describes; further keys are left alone."""
-        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
-
-
-def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is hashed of a run, a record or a cell of a plan, given as their fields.
-
-    `training` holds only what has an effect. Once every field of it was there, whatever the network and optimizer, so
-    that the first ones count as their defaults where they are absent: ids given since then stay.
-    """
-    found = used(fields)
-    return found | {"training": FIRST_FIELDS | found["training"]}
+    def with_(self, **changes: Any) -> Record:
+        """A copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
 
 
-IDENTITY = tuple(name for name in Run.__dataclass_fields__ if name != "seed")
+OBSERVED = tuple(
+    name for name in Record.__struct_fields__ if name not in ("digest", "cost", "provenance", "predictions")
+)
+"""The fields that tell of the science; the others tell what it cost and where it was computed."""
 
 
-def run_ids(row: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
-    """What `Run.id` gives for each seed, without building the runs (10,000 ids in a fraction of a second)."""
-    shared = identity({name: row[name] for name in IDENTITY})
-    return [fingerprint({**shared, "seed": seed})[:16] for seed in seeds]
+def agree(one: Record, other: Record) -> bool:
+    """Whether two records say the same of the science."""
+    return all(getattr(one, name) == getattr(other, name) for name in OBSERVED)
 
 
-def used(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without those that are None: a protocol may gain an optional field and keep its ids."""
-    return {k: used(v) if isinstance(v, dict | Mapping) else v for k, v in fields.items() if v is not None}
-
-
-def sealed(record: Record) -> Record:
-    """The record with its digest, so that a truncated or edited one is recognised."""
-    body = {key: value for key, value in record.items() if key != "digest"}
+def seal(record: Record) -> dict[str, Any]:
+    """The record in plain values with its digest, so that a truncated or edited one is recognised."""
+    body = {key: value for key, value in record.to_dict().items() if key != "digest"}
     return {**body, "digest": fingerprint(body)}
 
 
-def fault(record: Any, text: bytes = b"") -> str | None:
-    """Why this record cannot be trusted, or None; `text` is what it was read from, if known."""
-    if not isinstance(record, dict) or "digest" not in record or type(record.get("schema")) is not int:
-        return "not a record"
-    if record["schema"] > SCHEMA:
-        return f"{NEWER} (schema {record['schema']}, this one reads up to {SCHEMA})"
-    try:
-        if not intact(record, text):
-            return "its content does not match its digest (edited by hand or damaged)"
-        if Run.from_dict(record).id != record["id"]:
-            return "its id does not match what it describes"
-    except KeyError as error:
-        return f"not a record: it has no {error}"
-    except (RecursionError, TypeError, ValueError) as error:
-        return f"not a record: {error}"
-    return None
-
-
-def intact(record: Record, text: bytes) -> bool:
-    """Whether the content is what the digest was made of.
+def digest_fits(text: bytes, fields: dict[str, Any]) -> bool:
+    """Whether the content of a record is what its digest was made of.
 
     The text as `canonical` wrote it, without its digest, need not be encoded again (a third of the time to read it).
     """
-    digest = str(record["digest"])
+    digest = str(fields["digest"])
     body = text.strip().replace(f'"digest":"{digest}",'.encode(), b"", 1)
-    return hashlib.sha256(body).hexdigest() == digest or sealed(record)["digest"] == digest
+    if hashlib.sha256(body).hexdigest() == digest:
+        return True
+    return hashlib.sha256(canonical({k: v for k, v in fields.items() if k != "digest"})).hexdigest() == digest
 
 
-def told(record: Record) -> Record:
-    """What a record says of the science; what it cost and where it was computed left out."""
-    return {name: record[name] for name in record if name not in ("digest", "cost", "provenance", "predictions")}
-
-
-def settled(record: Record | None, retry: bool = False) -> bool:
-    """Whether a run needs no further work: done, or failed for a reason of its own (unless those are to be retried)."""
-    if record is None:
-        return False
-    return record["status"] == "done" or not (retry or record["cause"]["kind"] in OUTSIDE)
+def is_settled(record: Summary | None, retry: bool = False) -> bool:
+    """Whether a run with this record, if any, needs no further work; failures of its own may be retried."""
+    return record is not None and record.settled and not (retry and not record.done)

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import fsum, inf, isfinite
-from typing import Any
 
-Counts = Mapping[str, Any]  # n, correct: one number a group; loss_sum, entropy_sum: one number
+from spurbench.bench.records.plan import Choice
+from spurbench.bench.records.record import Counts, Summary
+
 Splits = Mapping[str, Counts]
 Criterion = Callable[[Sequence[Counts]], float | None]  # higher is better
 Scores = tuple[float, ...]  # of the criteria of a rule, compared from the first on
@@ -27,8 +28,8 @@ DIGITS = 12  # means of equal accuracies may differ in the last bits; different 
 
 def accuracy(counts: Counts | None) -> float | None:
     """Correct / all, over every group together."""
-    total = sum(counts["n"]) if counts else 0
-    return float(sum(counts["correct"]) / total) if counts and total else None
+    total = sum(counts.n) if counts else 0
+    return float(sum(counts.correct) / total) if counts and total else None
 
 
 def worst_group(counts: Counts | None) -> float | None:
@@ -45,18 +46,19 @@ def unbiased(counts: Counts | None) -> float | None:
 
 def adjusted(counts: Counts, training: Counts | None) -> float | None:
     """The mean over groups weighted by their examples in training; None if one of these has no example to score."""
-    if not training or len(training["n"]) != len(counts["n"]):
+    if not training or len(training.n) != len(counts.n):
         return None
-    if any(weight and not n for weight, n in zip(training["n"], counts["n"], strict=True)):
+    if any(weight and not n for weight, n in zip(training.n, counts.n, strict=True)):
         return None
-    parts = zip(training["n"], counts["correct"], counts["n"], strict=True)
-    return float(sum(weight * right / n for weight, right, n in parts if n) / sum(training["n"]))
+    parts = zip(training.n, counts.correct, counts.n, strict=True)
+    return float(sum(weight * right / n for weight, right, n in parts if n) / sum(training.n))
 
 
 def by_group(counts: Counts | None) -> list[float]:
+    """The accuracy of each group that has examples."""
     if not counts:
         return []
-    return [right / n for right, n in zip(counts["correct"], counts["n"], strict=True) if n]
+    return [right / n for right, n in zip(counts.correct, counts.n, strict=True) if n]
 
 
 def worst_environment(splits: Splits) -> float | None:
@@ -70,7 +72,8 @@ def worst_environment(splits: Splits) -> float | None:
 
 def average(each: Sequence[Counts]) -> float | None:
     """Correct / all, over all splits together."""
-    return accuracy({name: [k for counts in each for k in counts[name]] for name in ("n", "correct")})
+    total = sum(sum(counts.n) for counts in each)
+    return float(sum(sum(counts.correct) for counts in each) / total) if total else None
 
 
 def least_accuracy(each: Sequence[Counts]) -> float | None:
@@ -87,9 +90,8 @@ def least_group(each: Sequence[Counts]) -> float | None:
 
 def low_loss(each: Sequence[Counts]) -> float | None:
     """Minus the mean loss over all splits together."""
-    total = sum(sum(counts["n"]) for counts in each)
-    known = [counts["loss_sum"] for counts in each if counts.get("loss_sum") is not None]
-    return -fsum(known) / total if total and len(known) == len(each) else None
+    total = sum(sum(counts.n) for counts in each)
+    return -fsum(counts.loss_sum for counts in each) / total if total else None
 
 
 CRITERIA: Mapping[Criterion, str] = {
@@ -123,9 +125,9 @@ class Rule:
         """By what equal scores are parted, in words."""
         return ", then ".join(CRITERIA[one] for one in self.criteria[1:])
 
-    def to_dict(self, name: str) -> dict[str, Any]:
+    def as_choice(self, name: str) -> Choice:
         """As it stands in a plan."""
-        return {"rule": name, "oracle": self.oracle, "text": self.text}
+        return Choice(name, self.oracle, self.text)
 
     def seen(self, splits: Splits) -> Splits | None:
         """What the rule looks at; None where something of it is not there."""
@@ -189,55 +191,59 @@ def lack(name: str, splits: Splits | Sequence[str]) -> str | None:
     return None
 
 
-def used_by(name: str, record: Mapping[str, Any]) -> list[str]:
+def used_by(name: str, record: Summary) -> list[str]:
     """What a rule had to know to score a record."""
-    by_class = len(record.get("groups", ())) == classes_of(record)
+    by_class = len(record.groups) == classes_of(record)
     return [what.replace("groups", "labels") if by_class else what for what in rule_of(name).uses]
 
 
-def classes_of(record: Mapping[str, Any]) -> int:
+def classes_of(record: Summary) -> int:
     """The number of classes; records without it name their groups y0a0, y0a1, …"""
-    return int(record.get("classes") or len({group.partition("a")[0] for group in record["groups"]}))
+    return int(record.classes or len({group.partition("a")[0] for group in record.groups}))
 
 
-def mean_scores(name: str, records: Sequence[Mapping[str, Any]]) -> Scores | None:
+def mean_scores(name: str, records: Sequence[Summary]) -> Scores | None:
     """Mean scores of the records of one draw, each at its best step; None if one of them is of no use to the rule."""
     rule = RULES[name]
     assert rule.criteria, "'none' does not select"
-    if any(record["status"] != "done" for record in records):
+    if not all(record.done for record in records):
         return None
-    found = [rule.scores(at_its_best(record, name)["splits"]) for record in records]
+    found = [rule.scores(at_its_best(record, name).splits) for record in records]
     each = [scores for scores in found if scores is not None]
     if not each or len(each) < len(found):
         return None
     return tuple(comparable(fsum(column) / len(column)) for column in zip(*each, strict=True))
 
 
-def at_its_best(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+class Selected(Summary, frozen=True, kw_only=True):
+    """A record with the counts of the step that a rule has chosen for it."""
+
+    chosen_step: int
+    held_out: list[str]  # the splits whose counts are of that step
+    last_splits: dict[str, Counts]  # the counts of the last step, of which everything else remains
+    ties: tuple[int, int]  # steps with an equal score by the rule, and those that were equal in every criterion
+
+
+def at_its_best(record: Summary, name: str) -> Summary:
     """The record with the counts of the step that a rule picks among those at which its held-out splits were scored.
 
-    Added to it: `chosen_step`; `held_out`, the splits whose counts are of that step; `last_splits`, the counts of the
-    last one, of which everything else remains (training counts, further measures); `ties`, how many steps the rule's
-    score was equal for, and how many were equal in every criterion. A record of which nothing was scored on the way or
-    that a rule cannot score, and the rule `none`, keep the last step and gain nothing.
+    A record of which nothing was scored on the way or that a rule cannot score, and the rule `none`, keep the last
+    step; any other becomes `Selected`.
     """
-    rule, last = rule_of(name), record.get("last_splits", record["splits"])
-    if record["status"] != "done" or not rule.criteria or not record.get("looks"):
-        return dict(record)
-    held_out = list(record["looks"][0]["splits"])
-    looks = {look["step"]: look["splits"] for look in record["looks"]}
-    looks[last_step(record)] = {split: last[split] for split in held_out}
+    rule = rule_of(name)
+    last = record.last_splits if isinstance(record, Selected) else record.splits
+    if not record.done or not rule.criteria or not record.looks:
+        return record
+    held_out = list(record.looks[0].splits)
+    looks = {look.step: look.splits for look in record.looks}
+    looks[record.last_step] = {split: last[split] for split in held_out}
     scored = [(scores, step) for step, splits in looks.items() if (scores := rule.scores(splits)) is not None]
     if not scored or len(looks) == 1:
-        return dict(record)
+        return record
     best, step = max(scored)
-    ties = [sum(scores[:parts] == best[:parts] for scores, _ in scored) for parts in (1, len(best))]
-    return {
-        **record, "splits": {**last, **looks[step]}, "chosen_step": step, "held_out": held_out, "last_splits": last,
-        "ties": ties,
-    }  # fmt: skip
-
-
-def last_step(record: Mapping[str, Any]) -> int:
-    """The step after which a run ended."""
-    return int(record["training"].get("steps") or 0)
+    ties = sum(scores[:1] == best[:1] for scores, _ in scored), sum(scores == best for scores, _ in scored)
+    shared = {name: getattr(record, name) for name in Summary.__struct_fields__}
+    return Selected(
+        **shared | {"splits": {**last, **looks[step]}},
+        chosen_step=step, held_out=held_out, last_splits=last, ties=ties,
+    )  # fmt: skip

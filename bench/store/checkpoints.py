@@ -12,7 +12,7 @@ import torch
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.provenance.data_files import Files
 from spurbench.bench.provenance.edits import Version
-from spurbench.bench.records.record import Run
+from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store, checkpoint_of
 
 LAYOUT = 5  # version of what is in the file

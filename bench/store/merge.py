@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.provenance import edits
-from spurbench.bench.records.plan_merge import together
-from spurbench.bench.records.record import Record, told
+from spurbench.bench.records.plan_merge import merge_plans
+from spurbench.bench.records.record import Summary, agree
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Packed, Store
 
-Kept = dict[str, tuple[Record, Store]]  # run id → its record and the store that has it
+Kept = dict[str, tuple[Summary, Store]]  # run id → its record and the store that has it
 
 
 def merge(
@@ -30,51 +30,58 @@ def merge(
         raise store.refusal()
     kept, seen = chosen(store, sources, keep)
     add_plans(store, sources, say)
-    new = [(record, source) for record, source in kept.values() if source is not store]
-    for record, source in new:
-        replace_predictions(store, source, record["id"])
-        artifacts.forget(store, record["id"])
+    new = [(summary, source) for summary, source in kept.values() if source is not store]
+    for summary, source in new:
+        replace_predictions(store, source, summary.id)
+        artifacts.forget(store, summary.id)
     for source in sources:
-        alike = [one["id"] for one in source.records()[0] if told(one) == told(kept[one["id"]][0])]
+        alike = [one.id for one in source.records()[0] if same(one.id, source, kept[one.id][1])]
         artifacts.unpack(store, source, alike)
-    for record, _ in new:  # last: until then a merge that is cut short is done again
-        store.write_record(record)
+    for summary, source in new:  # last: until then a merge that is cut short is done again
+        if record := source.record(summary.id):
+            store.write_record(record)
     return len(new), seen - len(new)
 
 
 def add_plans(store: Store, sources: Sequence[Store], say: Callable[[str], None]) -> None:
     """Take over plans; one of another grid whose name is taken gets a name of its own."""
     own = [(plan, str(store.root)) for plan in store.plans()]
-    found, renamed = together([*own, *((plan, str(source.root)) for source in sources for plan in source.plans())])
+    found, renamed = merge_plans([*own, *((plan, str(source.root)) for source in sources for plan in source.plans())])
     for line in [*(line for source in sources for line in source.renamed()), *renamed]:
         say(line)
-    here = {plan["grid"]: plan for plan, _ in own}
+    here = {plan.grid: plan for plan, _ in own}
     for plan in found:
-        if here.get(plan["grid"]) != plan:
+        if here.get(plan.grid) != plan:
             store.write_plan(plan)
 
 
 def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int]:
     """The record to keep of every run, and how many the sources have; raises UserError for those in question."""
-    kept: Kept = {record["id"]: (record, store) for record in store.records()[0]}
+    kept: Kept = {record.id: (record, store) for record in store.records()[0]}
     conflicts, seen = [], 0
     for source in sources:
         for record in source.records()[0]:
             seen += 1
-            own, holder = kept.get(record["id"], (None, store))
-            if own is not None and own["status"] == record["status"] == "done" and told(own) != told(record):
-                conflicts.append(f"{record['id']} of {holder.root} and {source.root}")
+            own, holder = kept.get(record.id, (None, store))
+            if own is not None and own.status == record.status == "done" and not same(record.id, holder, source):
+                conflicts.append(f"{record.id} of {holder.root} and {source.root}")
                 better = keep == "theirs"
             else:
-                better = own is None or (own["status"] == "failed" and record["status"] == "done")
+                better = own is None or (own.status == "failed" and record.status == "done")
             if better:
-                kept[record["id"]] = record, source
+                kept[record.id] = record, source
     if conflicts and keep == "ask":
         raise UserError(
             f"{len(conflicts)} runs have finished records that differ: {', '.join(conflicts[:3])}"
             f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
         )
     return kept, seen
+
+
+def same(run_id: str, one: Store, other: Store) -> bool:
+    """Whether two stores say the same of the science of a run."""
+    records = one.record(run_id), other.record(run_id)
+    return one is other or (records[0] is not None and records[1] is not None and agree(records[0], records[1]))
 
 
 def replace_predictions(store: Store, source: Store, run_id: str) -> None:
@@ -91,12 +98,12 @@ def accept_edits(store: Store, files: Sequence[str]) -> int:
 
     Errors: UserError for a file that made no run of the store in another version.
     """
-    records = store.records()[0]
-    known = {name for record in records for name in edits.edited_plugins(record)}
+    edited = {record.id: edits.edited_plugins(record) for record in store.records()[0]}
     for name in files:
-        if name not in known:
+        if name not in (known := {name for names in edited.values() for name in names}):
             raise unknown(f"file that was edited after it made runs of {store.root}", name, known)
-    changed = [found for record in records if (found := edits.accepted(record, files))]
+    touched = (store.record(run_id) for run_id, names in edited.items() if set(names) & set(files))
+    changed = [found for record in touched if record and (found := edits.accepted(record, files))]
     for record in changed:
         store.write_record(record)
     return len(changed)

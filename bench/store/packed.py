@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.core.hashing import canonical
-from spurbench.bench.records.parsing import LIMIT, Unfit, Unusable, parsed, plan_of, record_of
-from spurbench.bench.records.plan_merge import together
-from spurbench.bench.records.record import Record, told
-from spurbench.bench.records.validation import Plan, brief
+from spurbench.bench.records.parsing import LIMIT, Unfit, Unusable, brief, parse_json, plan_from, record_from
+from spurbench.bench.records.plan import Plan
+from spurbench.bench.records.plan_merge import merge_plans
+from spurbench.bench.records.record import Record, agree, seal
 
 LINE = LIMIT + 1000  # bytes
 UNPACKED = 16 * 2**30  # bytes: a small compressed file may hold any number
@@ -42,18 +42,18 @@ def contents(file: Path) -> Contents:
                 raise text
             kind, value = line_of(text)
             if kind == "plan":
-                plans.append((plan_of(value), place))
+                plans.append((plan_from(value), place))
             else:
-                record = record_of(value, text.strip().removeprefix(b'{"record":').removesuffix(b"}"))
+                record = record_from(value, text.strip().removeprefix(b'{"record":').removesuffix(b"}"))
                 add(found, record, place, places)
-                if record["id"] != value["id"]:
-                    found.moved[record["id"]] = value["id"]
+                if record.id != value["id"]:
+                    found.moved[record.id] = value["id"]
         except Unfit as reason:
             found.unusable.append(Unusable(place, str(reason), newer=reason.newer))
         if len(found.unusable) == FAULTS:
             found.unusable.append(Unusable(place, f"{FAULTS} lines cannot be used: what follows is not read"))
             break
-    found.plans, found.renamed = together(plans)
+    found.plans, found.renamed = merge_plans(plans)
     found.records = {id: record for id, record in found.records.items() if len(places[id]) == 1}
     return found
 
@@ -63,16 +63,16 @@ def add(found: Contents, record: Record, place: str, places: dict[str, list[str]
 
     A failed one gives way to a finished one, and of two that tell the same the first is kept.
     """
-    id = record["id"]
+    id = record.id
     first = found.records.get(id)
     if len(places.get(id, ())) > 1:
         found.unusable.append(contradiction(id, place))
     elif first is None:
         found.records[id], places[id] = record, [place]
-    elif first["status"] == record["status"] == "done" and told(first) != told(record):
+    elif first.status == record.status == "done" and not agree(first, record):
         places[id].append(place)
         found.unusable += [contradiction(id, one) for one in places[id]]
-    elif first["status"] == "failed" and record["status"] == "done":
+    elif first.status == "failed" and record.status == "done":
         found.records[id], places[id] = record, [place]
 
 
@@ -103,7 +103,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes | Unfit]]:
 
 def line_of(text: bytes) -> tuple[str, Any]:
     """What a line holds, `plan` or `record`, and its content."""
-    line = parsed(text, "a plan or record")
+    line = parse_json(text, "a plan or record")
     if not isinstance(line, dict) or not line:
         raise Unfit(f"neither a plan nor a record: it is {brief(line)}")
     if len(line) > 1 or not line.keys() & {"plan", "record"}:
@@ -115,7 +115,7 @@ def line_of(text: bytes) -> tuple[str, Any]:
 
 def written(plans: Sequence[Plan], records: Sequence[Record], compress: bool) -> bytes:
     """The content of a packed store; the same plans and records give the same bytes."""
-    found = [{"plan": plan} for plan in plans] + [{"record": record} for record in records]
+    found = [{"plan": plan.to_dict()} for plan in plans] + [{"record": seal(record)} for record in records]
     text = b"".join(canonical(line) + b"\n" for line in found)
     if not compress:
         return text

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.core.files import sweep, write_atomically
@@ -18,27 +17,29 @@ from spurbench.bench.core.hashing import canonical
 from spurbench.bench.records.parsing import (
     Unfit,
     Unusable,
-    content_of,
-    plan_in,
+    is_file_name,
+    parse_plan,
+    parse_record,
     printable,
-    record_in,
+    read_whole,
     schemas_in,
-    text_of_plan,
-    text_of_record,
+    write_plan,
+    write_record,
 )
-from spurbench.bench.records.record import SCHEMA, Record, settled
-from spurbench.bench.records.validation import Plan, is_file_name
-from spurbench.bench.store import packed
+from spurbench.bench.records.plan import Plan
+from spurbench.bench.records.record import SCHEMA, Record, Summary, is_settled
+from spurbench.bench.store import index, packed
 from spurbench.bench.store.claims import Claims, alive, stale_seconds, take_away
+from spurbench.bench.store.index import Mark, mark_of
+from spurbench.bench.store.record_files import RecordFiles, without_collection
 
 MARK = "spurbench-store.json"
 KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
-OURS = {*KINDS, "claims", "set-aside", "slurm", "code"}  # what lies in a store
-GROUP = re.compile(r"[0-9a-f]{2}")
-NAME = re.compile(r"[0-9a-f]{16}\.json")  # of a record's file, in the folder of its first two digits
+OURS = {*KINDS, "claims", "set-aside", "slurm", "code", index.NAME}  # what lies in a store
 NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
 """Names of what desktops and file systems leave in any folder, and of what is being written."""
-Read = Callable[[bytes, str], dict[str, Any]]
+T = TypeVar("T")
+Read = Callable[[bytes, str], T]
 
 
 class Store:
@@ -48,8 +49,10 @@ class Store:
         self.root = root
         self.oldest = oldest  # schema of the oldest records there may be
         self.claims = Claims(root / "claims")
-        self.read: dict[str, tuple[str, dict[str, Any] | Unusable]] = {}  # path → mark of the file, what it holds
+        self.seen: dict[str, tuple[Mark, Any]] = {}  # path of a plan → mark of the file, what it holds
+        self.record_files = RecordFiles()
         self.moved: dict[str, str] | None = None  # run id → the id its files have, see `home`
+        self.problems: list[Unusable] | None = None  # what could not be used when the records were last read
         self.damaged: dict[str, Unusable] = {}  # what was found damaged beside the records, each once
 
     @classmethod
@@ -113,7 +116,7 @@ class Store:
         """Whether a run was recorded after its checkpoint was saved; one saved later is of a run done again."""
         with suppress(FileNotFoundError):
             recorded = self.path("records", checkpoint.stem, ".json").stat().st_mtime_ns
-            return recorded >= checkpoint.stat().st_mtime_ns and settled(self.record(checkpoint.stem))
+            return recorded >= checkpoint.stat().st_mtime_ns and is_settled(self.record(checkpoint.stem))
         return False
 
     # ---- records ------------------------------------------------------------------------------------------------
@@ -123,42 +126,25 @@ class Store:
 
         Errors: UserError that names what is at fault if it cannot; StoreTrouble if the store does not take it.
         """
-        self.put(self.path("records", record["id"], ".json"), text_of_record(record), record_in)
+        self.put(self.path("records", record.id, ".json"), write_record(record), parse_record)
 
     def record(self, run_id: str) -> Record | None:
         """The record of a run; None if there is none or it is unusable."""
-        found = self.look(self.path("records", run_id, ".json"), record_in)
+        found = self.look(self.path("records", run_id, ".json"), parse_record)
         if found is None and self.home(run_id) != run_id:
-            found = self.look(self.path("records", self.home(run_id), ".json"), record_in)
+            found = self.look(self.path("records", self.home(run_id), ".json"), parse_record)
         return None if isinstance(found, Unusable) else found
 
-    def records(self) -> tuple[list[Record], list[Unusable]]:
-        """All usable records, ordered by id, and what else lies among them and the plans, with the reasons."""
-        usable, unusable, moved = dict[str, Record](), list[Unusable](), dict[str, str]()
-        with without_collection():
-            for entry in self.record_files(unusable):
-                found, name = self.once(entry, record_in), entry.name.removesuffix(".json")
-                if isinstance(found, Unusable):
-                    unusable.append(found)
-                elif found is not None and found["id"] == name:
-                    usable[name] = found
-                elif found is not None:  # of an older schema, in which it had another id
-                    moved[found["id"]] = name
-                    usable.setdefault(found["id"], found)
-        self.moved = moved
-        return [usable[id] for id in sorted(usable)], unusable + self.read_plans()[1]
+    def records(self) -> tuple[list[Summary], list[Unusable]]:
+        """Summaries of all usable records, ordered by id, and what else lies among them and the plans, with reasons."""
+        usable, unusable, self.moved = self.record_files.read(self)
+        self.problems = unusable + self.read_plans()[1]
+        return usable, self.problems
 
-    def record_files(self, foreign: list[Unusable]) -> Iterator[os.DirEntry[str]]:
-        """What lies where records belong, in order; anything else that lies among them is added to `foreign`."""
-        for group in self.entries("records", foreign):
-            if not GROUP.fullmatch(group.name) or not os.path.isdir(group.path):
-                foreign.append(self.unusable(group.path, "not a folder of records", ours=False))
-                continue
-            for entry in self.entries(f"records/{group.name}", foreign):
-                if NAME.fullmatch(entry.name) and entry.name.startswith(group.name):
-                    yield entry
-                else:
-                    foreign.append(self.unusable(entry.path, "its name is not a record's (a copy?)", ours=False))
+    def whole_records(self) -> Iterator[Record]:
+        """All usable records with all that is in them, ordered by id."""
+        found = (self.record(one.id) for one in self.records()[0])
+        return (record for record in found if record is not None)
 
     # ---- plans --------------------------------------------------------------------------------------------------
 
@@ -172,7 +158,7 @@ class Store:
             if not entry.name.endswith(".json") or not is_file_name(entry.name.removesuffix(".json")):
                 unusable.append(self.unusable(entry.path, "its name is not a plan's", ours=False))
                 continue
-            found = self.once(entry, plan_in)
+            found = self.once(entry, parse_plan)
             if isinstance(found, Unusable):
                 unusable.append(found)
             elif found is not None:
@@ -181,7 +167,7 @@ class Store:
 
     def write_plan(self, plan: Plan) -> None:
         """Keep a plan under its grid's name, in place of the one that has it. Errors: as for a record."""
-        self.put(self.plan_path(plan["grid"]), text_of_plan(plan), plan_in)
+        self.put(self.plan_path(plan.grid), write_plan(plan), parse_plan)
 
     def drop_plan(self, grid: str) -> None:
         self.plan_path(grid).unlink(missing_ok=True)
@@ -206,23 +192,24 @@ class Store:
             return []
         return sorted(found, key=lambda entry: entry.name.removesuffix(".json"))
 
-    def once(self, entry: os.DirEntry[str], read: Read) -> dict[str, Any] | Unusable | None:
+    def once(self, entry: os.DirEntry[str], read: Read[T]) -> T | Unusable | None:
         """What `look` makes of a file, which it looks at again only when it has changed."""
         try:
             mark = mark_of(entry.stat())
         except OSError:
             return self.look(entry.path, read)
-        if self.read.get(entry.path, ("",))[0] != mark:
+        if entry.path not in self.seen or self.seen[entry.path][0] != mark:
             found = self.look(entry.path, read)
             if found is None:
                 return None
-            self.read[entry.path] = mark, found
-        return self.read[entry.path][1]
+            self.seen[entry.path] = mark, found
+        kept: T | Unusable = self.seen[entry.path][1]
+        return kept
 
-    def look(self, path: str | Path, read: Read) -> dict[str, Any] | Unusable | None:
+    def look(self, path: str | Path, read: Read[T]) -> T | Unusable | None:
         """What `read` makes of a file and its name; None if there is none."""
         try:
-            return read(content_of(path), os.path.basename(path).removesuffix(".json"))
+            return read(read_whole(path), os.path.basename(path).removesuffix(".json"))
         except Unfit as reason:
             return self.unusable(path, str(reason), reason.ours, reason.newer)
         except FileNotFoundError:
@@ -233,7 +220,7 @@ class Store:
     def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable:
         return Unusable(printable(os.path.relpath(path, self.root)), reason, ours, newer)
 
-    def put(self, path: Path, content: bytes, read: Read) -> None:
+    def put(self, path: Path, content: bytes, read: Read[T]) -> None:
         """Write a record or a plan; what cannot be used and lies in its place is set aside."""
         found = self.look(path, read)
         if isinstance(found, Unusable):
@@ -258,7 +245,7 @@ class Store:
 
     def pack(self, file: Path) -> int:
         """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; their number."""
-        records, _ = self.records()
+        records = list(self.whole_records())
         write_atomically(file, packed.written(self.plans(), records, file.suffix == ".gz"))
         return len(records)
 
@@ -269,7 +256,8 @@ class Store:
     def complaints(self) -> list[Unusable]:
         """What is not used of the store, as far as it was read, by its path from here."""
         folder = self.root.parent if isinstance(self, Packed) else self.root
-        known = [*self.records()[1], *self.damaged.values()]
+        found = self.records()[1] if self.problems is None else self.problems
+        known = [*found, *self.damaged.values()]
         return [replace(one, path=os.path.normpath(folder / one.path)) for one in known]
 
 
@@ -278,7 +266,7 @@ class Packed(Store):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.mark = ""  # of the file as it was read
+        self.mark: Mark | None = None  # of the file as it was read
         self.content = packed.Contents()
 
     def contents(self) -> packed.Contents:
@@ -296,7 +284,7 @@ class Packed(Store):
             self.mark = mark
         return self.content
 
-    def records(self) -> tuple[list[Record], list[Unusable]]:
+    def records(self) -> tuple[list[Summary], list[Unusable]]:
         found = self.contents()
         return list(found.records.values()), found.unusable
 
@@ -328,20 +316,3 @@ class Packed(Store):
 def checkpoint_of(store: Store, run_id: str) -> Path:
     """Where the state of a run that is under way is saved."""
     return store.root / "checkpoints" / f"{run_id}.pt"
-
-
-def mark_of(stat: os.stat_result) -> str:
-    """What changes when a file does."""
-    return f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """No garbage collection: among 10,000 records it takes half the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()

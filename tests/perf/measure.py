@@ -32,9 +32,10 @@ from turns import in_turn
 from spurbench.bench.core import machine
 from spurbench.bench.core.errors import unknown
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.worker import tune
+from spurbench.bench.launch.memory import tune_process
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Training
+from spurbench.bench.records.record import Counts
 from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.replica import prepare
@@ -118,7 +119,7 @@ def by_rule(dataset: str, seeds: int) -> Shape:
 
 def train(dataset: str, precision: str, seeds: list[int], shape: Shape, start: Any, done: Any) -> None:
     """In a process of its own: prepare, wait for the start, train the seeds as the launcher would, say so."""
-    tune(shape.threads)
+    tune_process(shape.threads)
     adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
     training: Training = replace(adapter.training, steps=STEPS[dataset])
     engines = []
@@ -209,7 +210,7 @@ def big_grid(folder: Path) -> Path:
 
 def finished_store(folder: Path, grid: Path) -> Path:
     """A store in which every run of the grid has a record of the usual size, made up for timing only."""
-    from spurbench.bench.grid.expand import expand, runs
+    from spurbench.bench.grid.expand import expand
     from spurbench.bench.grid.load import load_grid
     from spurbench.bench.launch.recording import frame
     from spurbench.bench.store.store import Store
@@ -219,16 +220,17 @@ def finished_store(folder: Path, grid: Path) -> Path:
     store.write_plan(planned)
     history = [{"step": 50 * i, "loss": 0.5, "train_accuracy": 0.8, "test_accuracy": 0.5} for i in range(20)]
     splits = {"train": counts(12_500), "test": counts(2_500), "train_e0": counts(6_250), "train_e1": counts(6_250)}
-    for i, (run, _) in enumerate(runs(planned)):
+    for i, (run, _) in enumerate(planned.runs()):
         record = frame(run, Options())
         splits["test"] = counts(2_500, 1_000 + i % 500)
-        store.write_record(record | {"status": "done", "splits": splits, "history": history, "groups": list("abcd")})
+        record = record.with_(status="done", cause=None, splits=splits, history=history, groups=list("abcd"))
+        store.write_record(record)
     return store.root
 
 
-def counts(n: int, right: int | None = None) -> dict[str, Any]:
+def counts(n: int, right: int | None = None) -> Counts:
     correct = n // 2 if right is None else right
-    return {"n": [n] * 4, "correct": [correct] * 4, "loss_sum": n * 0.5, "entropy_sum": n * 0.5}
+    return Counts(n=[n] * 4, correct=[correct] * 4, loss_sum=n * 0.5, entropy_sum=n * 0.5)
 
 
 def harness() -> dict[str, float]:

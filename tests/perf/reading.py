@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from turns import in_turn
 
 from spurbench.bench.core import machine
-from spurbench.bench.launch.local import environment
 from spurbench.bench.plugins import dataset_files, registry
 from spurbench.bench.training.batching import select_rows
 from spurbench.datasets.data import twins
@@ -64,7 +64,7 @@ def ours(size: int) -> float:
 
 def measure() -> dict[str, dict[str, float]]:
     """Pictures a second by the size of the pictures: of each way to read them, and of preparing them once."""
-    with tempfile.TemporaryDirectory() as name, environment(SPURBENCH_DATA=f"{name}/prepared"):
+    with tempfile.TemporaryDirectory() as name, patch.dict("os.environ", SPURBENCH_DATA=f"{name}/prepared"):
         folder, cores = Path(name), machine.cores()
         twins.celeba(folder, PICTURES, 178, seed=0)
         prepared = {}

@@ -11,7 +11,7 @@ from spurbench.bench.leaderboard.cell_results import listed
 from spurbench.bench.leaderboard.comparisons import LEAST, choice
 from spurbench.bench.leaderboard.rows import Row, in_words
 from spurbench.bench.records.metrics import Column
-from spurbench.bench.records.record import used
+from spurbench.bench.records.run import used
 from spurbench.bench.records.selection import rule_of
 
 MINUS = "−"
