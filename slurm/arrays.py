@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from spurbench.bench.core.errors import UserError, cut
-from spurbench.bench.launch.job import Job
+from spurbench.bench.jobs.job import Job
 
 LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be put back into the queue
 WARNING_SECONDS = 120  # before the time limit a task is told to save its state

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from spurbench.bench.launch.job import Job
+from spurbench.bench.jobs.job import Job
 from spurbench.slurm import program
 from spurbench.slurm.arrays import Resources
 from spurbench.slurm.submissions import user_name

@@ -222,7 +222,7 @@ def collect(store: Store) -> list[Record]:
 
     Errors: UserError if SLURM does not say what is in the queue.
     """
-    from spurbench.bench.launch.recording import failed, frame
+    from spurbench.bench.jobs.recording import failed, frame
 
     why, records, living = settle(store), [], store.claims.living()
     for id, fate in last_fates(store, tasks(store)).items():

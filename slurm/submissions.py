@@ -30,7 +30,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import temporary_of, write_atomically
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.grid.patterns import cell_names, chosen
-from spurbench.bench.launch.job import Job
+from spurbench.bench.jobs.job import Job
 from spurbench.bench.records.parsing import Unfit, parse_json, read_whole
 from spurbench.bench.records.record import OUTSIDE
 from spurbench.bench.store.claims import Claims, alive, kept_alive

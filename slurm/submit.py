@@ -16,8 +16,8 @@ from typing import Any
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.grid.cells import Grid
+from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch import snapshot
-from spurbench.bench.launch.job import Job
 from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
 from spurbench.bench.launch.runner import Settings, arranged, find_outstanding
 from spurbench.bench.plugins import dataset_files, registry

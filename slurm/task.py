@@ -24,7 +24,7 @@ from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.hashing import canonical
-from spurbench.bench.launch.job import Job, Redo
+from spurbench.bench.jobs.job import Job, Redo
 from spurbench.bench.plugins import registry
 from spurbench.bench.records.record import is_settled
 from spurbench.bench.store.claims import TASK
@@ -44,8 +44,8 @@ def main(manifest: str) -> int:
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
 
-    from spurbench.bench.launch.session import Stopped
-    from spurbench.bench.launch.worker import run_job
+    from spurbench.bench.jobs.session import Stopped
+    from spurbench.bench.jobs.worker import run_job
 
     if "SLURM_JOB_ID" in os.environ:
         os.environ[TASK] = os.environ["SLURM_JOB_ID"]
@@ -119,7 +119,7 @@ def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
 
 def give_up(jobs: list[Job], store: Store) -> None:
     """Failed records for what a task has not done in so many starts."""
-    from spurbench.bench.launch.recording import failed, frame
+    from spurbench.bench.jobs.recording import failed, frame
 
     words = f"started {STARTS} times without getting anywhere"
     for job in jobs:

@@ -263,9 +263,9 @@ def small_job(store: Path) -> Callable[[], Any]:
     """A worker's job of three runs, trained as one stack, that saves its state before every step."""
     from spurbench.bench.grid.ad_hoc import adhoc_grid
     from spurbench.bench.grid.expand import expand
-    from spurbench.bench.launch.job import Job
-    from spurbench.bench.launch.setup import set_up
-    from spurbench.bench.launch.worker import run_job
+    from spurbench.bench.jobs.job import Job
+    from spurbench.bench.jobs.setup import set_up
+    from spurbench.bench.jobs.worker import run_job
     from spurbench.bench.training.execution import Options
 
     sets = ["training.steps=4", "training.width=20", "two_moon.examples=40"]

@@ -13,9 +13,9 @@ import pytest
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
+from spurbench.bench.jobs.job import Job, gather
+from spurbench.bench.jobs.recording import frame
 from spurbench.bench.launch import runner, snapshot
-from spurbench.bench.launch.job import Job, gather
-from spurbench.bench.launch.recording import frame
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import profiles, submissions, submit, task

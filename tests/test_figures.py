@@ -28,10 +28,10 @@ from spurbench.bench.figures.heatmap import coloured
 from spurbench.bench.figures.source import Source
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
-from spurbench.bench.launch import retrain
-from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.recording import frame
-from spurbench.bench.launch.worker import run_job
+from spurbench.bench.jobs import retrain
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.recording import frame
+from spurbench.bench.jobs.worker import run_job
 from spurbench.bench.records.record import Cause, Curve, Look, Record
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store

@@ -21,8 +21,8 @@ from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand, summarize
 from spurbench.bench.grid.load import load_grid, shipped_grids
 from spurbench.bench.grid.patterns import only
+from spurbench.bench.jobs.job import gather
 from spurbench.bench.launch import runner
-from spurbench.bench.launch.job import gather
 from spurbench.bench.launch.local import Outcome
 from spurbench.bench.records.plan import kept_as
 from spurbench.bench.records.run import Run

@@ -23,7 +23,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
-from spurbench.bench.launch.job import Job, gather
+from spurbench.bench.jobs.job import Job, gather
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program, queue, submissions, submit, task
@@ -539,7 +539,7 @@ def test_a_term_without_an_end(
     monkeypatch.setattr(task, "GRACE", 0.3)
     for name, value in {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
-    from spurbench.bench.launch import session, worker
+    from spurbench.bench.jobs import session, worker
 
     real, told = worker.run_job, []
 

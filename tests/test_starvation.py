@@ -21,10 +21,10 @@ from spurbench.bench.evaluation.starvation import Probe, Settings
 from spurbench.bench.figures import probing
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
-from spurbench.bench.launch import retrain
-from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.memory import tune_process
-from spurbench.bench.launch.worker import run_job
+from spurbench.bench.jobs import retrain
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.memory import tune_process
+from spurbench.bench.jobs.worker import run_job
 from spurbench.bench.plugins import registry
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Store

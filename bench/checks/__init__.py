@@ -1,1 +1,1 @@
-""""""
+"""Whether a method or a dataset keeps its promises."""

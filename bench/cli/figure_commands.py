@@ -43,7 +43,7 @@ def figure(
     from spurbench.bench.core.processes import stoppable
     from spurbench.bench.figures import draw, sheet
     from spurbench.bench.figures.source import Source
-    from spurbench.bench.launch import retrain
+    from spurbench.bench.jobs import retrain
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
@@ -101,7 +101,7 @@ def probe(
     from spurbench.bench.core.terminal import show
     from spurbench.bench.evaluation.starvation import Settings
     from spurbench.bench.figures import draw, probing
-    from spurbench.bench.launch import retrain
+    from spurbench.bench.jobs import retrain
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 

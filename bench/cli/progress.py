@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from spurbench.bench.core.terminal import duration, line
-from spurbench.bench.launch.job import Job
+from spurbench.bench.jobs.job import Job
 from spurbench.bench.records.record import Record
 
 

@@ -1,1 +1,1 @@
-""""""
+"""What a trained network predicts, learned and withstands."""

@@ -14,7 +14,7 @@ from spurbench.bench.core.files import write_atomically
 from spurbench.bench.figures import style
 from spurbench.bench.figures.sheet import Figure
 from spurbench.bench.figures.source import Found, Lack, Part, Source, complaint
-from spurbench.bench.launch import retrain
+from spurbench.bench.jobs import retrain
 from spurbench.bench.records.record import Summary
 from spurbench.bench.store.store import Packed
 

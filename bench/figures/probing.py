@@ -16,7 +16,7 @@ from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.grid.load import shipped_grids as shipped
 from spurbench.bench.grid.patterns import picked
-from spurbench.bench.launch import retrain
+from spurbench.bench.jobs import retrain
 from spurbench.bench.leaderboard.cell_results import squares
 from spurbench.bench.records.record import Summary
 from spurbench.bench.records.selection import classes_of

@@ -13,7 +13,7 @@ from spurbench.bench.core.errors import unknown
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.grid.schema import Precision, Strict
-from spurbench.bench.launch.setup import set_up
+from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.leaderboard import published
 from spurbench.bench.plugins.dataset import Data
 from spurbench.bench.records.plan import Cell as PlannedCell
@@ -113,7 +113,7 @@ class Source:
 
     def data(self, record: Summary) -> Data:
         """The data a run was trained and scored on, drawn again."""
-        from spurbench.bench.launch.retrain import job_of
+        from spurbench.bench.jobs.retrain import job_of
 
         return set_up(job_of([record])).draw(record.run).data
 

@@ -1,1 +1,1 @@
-""""""
+"""A leaderboard as text, one format a file."""

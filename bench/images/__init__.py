@@ -1,1 +1,1 @@
-"""Pictures on disk: found in the layouts people have, decoded once, kept as arrays that all runs of a machine share."""
+"""Images on disk: found in the layouts people have, decoded once, kept as arrays that all runs of a machine share."""

@@ -1,1 +1,1 @@
-""""""
+"""Where and when jobs run."""

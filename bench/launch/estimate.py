@@ -13,11 +13,11 @@ import torch
 from spurbench.bench.core.terminal import duration
 from spurbench.bench.grid.cells import Grid
 from spurbench.bench.grid.expand import expand, summarize
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.memory import peak_memory, reset_peak_memory, tune_process
+from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.memory import peak_memory, reset_peak_memory, tune_process
 from spurbench.bench.launch.runner import Settings, step_flops
-from spurbench.bench.launch.setup import set_up
 from spurbench.bench.records.plan import Cell
 from spurbench.bench.records.run import Run
 from spurbench.bench.training.engine import kernels_for

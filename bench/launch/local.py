@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.processes import environment, interruptible
-from spurbench.bench.launch.job import Job, Redo
+from spurbench.bench.jobs.job import Job, Redo
 from spurbench.bench.launch.placement import Layout
 from spurbench.bench.records.record import Record, is_settled
 from spurbench.bench.store.store import Store, checkpoint_of
@@ -96,8 +96,8 @@ class Pool:
 
     def work(self, asked: list[int]) -> None:
         """Do the jobs in this process, where a debugger can follow, until a signal asks to stop."""
-        from spurbench.bench.launch.session import Stopped
-        from spurbench.bench.launch.worker import run_job
+        from spurbench.bench.jobs.session import Stopped
+        from spurbench.bench.jobs.worker import run_job
 
         while self.queue and not asked:
             first, refused = self.queue.popleft(), False
@@ -218,7 +218,7 @@ class Pool:
 
     def fail(self, job: Job, kind: str, how: str) -> None:
         """Failed records for those runs of a job that no other process has; checkpoints stay for the next launch."""
-        from spurbench.bench.launch.recording import failed, frame
+        from spurbench.bench.jobs.recording import failed, frame
 
         for run in job.runs:
             if not self.store.claims.take(run.id):
@@ -249,8 +249,8 @@ def serve(pipe: Connection, root: str, plugins: list[str], redo: Redo, parent: i
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
 
     from spurbench.bench.core.errors import UserError
-    from spurbench.bench.launch.session import Stopped
-    from spurbench.bench.launch.worker import run_job
+    from spurbench.bench.jobs.session import Stopped
+    from spurbench.bench.jobs.worker import run_job
     from spurbench.bench.plugins import registry
 
     def tell(kind: str, value: Any) -> None:

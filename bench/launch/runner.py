@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from spurbench.bench.grid.cells import Grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.patterns import only
+from spurbench.bench.jobs.job import Job, Redo, gather
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.job import Job, Redo, gather
 from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits

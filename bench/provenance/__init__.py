@@ -1,1 +1,1 @@
-""""""
+"""What code and what data made a number."""

@@ -1,1 +1,1 @@
-""""""
+"""What is planned, what is run and what is written down of it."""

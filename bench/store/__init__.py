@@ -1,1 +1,1 @@
-""""""
+"""A folder of plans, records and what is kept of runs."""

@@ -28,7 +28,7 @@ CELLS = {
 STEPS = """
 import json, statistics, sys, time
 import torch
-from spurbench.bench.launch.worker import Engine, Options, prepare, tune  # where all commits have them
+from spurbench.bench.jobs.worker import Engine, Options, prepare, tune  # where all commits have them
 from spurbench.bench.plugins import registry
 
 tune(1)

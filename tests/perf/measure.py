@@ -31,8 +31,8 @@ from turns import in_turn
 
 from spurbench.bench.core import machine
 from spurbench.bench.core.errors import unknown
+from spurbench.bench.jobs.memory import tune_process
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.memory import tune_process
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Training
 from spurbench.bench.records.record import Counts
@@ -212,7 +212,7 @@ def finished_store(folder: Path, grid: Path) -> Path:
     """A store in which every run of the grid has a record of the usual size, made up for timing only."""
     from spurbench.bench.grid.expand import expand
     from spurbench.bench.grid.load import load_grid
-    from spurbench.bench.launch.recording import frame
+    from spurbench.bench.jobs.recording import frame
     from spurbench.bench.store.store import Store
 
     store = Store.open(folder / "store", create=True)

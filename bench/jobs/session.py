@@ -11,9 +11,9 @@ from functools import partial
 from msgspec import structs
 
 from spurbench.bench.evaluation.monitor import Monitor
-from spurbench.bench.launch import memory, recording, scoring
-from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.setup import Setup, set_up
+from spurbench.bench.jobs import memory, recording, scoring
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins.dataset import Dataset
 from spurbench.bench.provenance import data_files, edits
 from spurbench.bench.records.record import Record

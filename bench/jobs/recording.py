@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from spurbench.bench.core import machine
-from spurbench.bench.launch.memory import peak_memory
+from spurbench.bench.jobs.memory import peak_memory
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import commit, plugin_code
 from spurbench.bench.records.record import SCHEMA, Cause, Cost, Provenance, Record

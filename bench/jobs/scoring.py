@@ -13,7 +13,7 @@ import torch
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.evaluation import counting
 from spurbench.bench.evaluation.monitor import Progress
-from spurbench.bench.launch.recording import failed, finished
+from spurbench.bench.jobs.recording import failed, finished
 from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
 from spurbench.bench.records.record import Curve, Record
 from spurbench.bench.store import artifacts

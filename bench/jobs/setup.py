@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spurbench.bench.launch.job import Job
+from spurbench.bench.jobs.job import Job
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Dataset, Training
 from spurbench.bench.plugins.method import Method

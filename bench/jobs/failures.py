@@ -7,7 +7,7 @@ import errno
 import torch
 
 from spurbench.bench.core.errors import BadSeed, StoreTrouble
-from spurbench.bench.launch.session import Outdated, Stopped
+from spurbench.bench.jobs.session import Outdated, Stopped
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.claims import Lost
 

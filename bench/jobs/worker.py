@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 
 from spurbench.bench.core.errors import BadSeed, UserError
-from spurbench.bench.launch import recording
-from spurbench.bench.launch.failures import NOT_THE_RUNS, find_cause, is_full
-from spurbench.bench.launch.job import Job, Redo
-from spurbench.bench.launch.session import Context, Outdated, Report, Result, start_over, train_stack
+from spurbench.bench.jobs import recording
+from spurbench.bench.jobs.failures import NOT_THE_RUNS, find_cause, is_full
+from spurbench.bench.jobs.job import Job, Redo
+from spurbench.bench.jobs.session import Context, Outdated, Report, Result, start_over, train_stack
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits, plugin_code
 from spurbench.bench.records.record import Record

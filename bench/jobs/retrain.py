@@ -14,9 +14,9 @@ import torch
 from spurbench.bench.core import processes
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation import counting, starvation
-from spurbench.bench.launch import memory, scoring
-from spurbench.bench.launch.job import Job
-from spurbench.bench.launch.setup import set_up
+from spurbench.bench.jobs import memory, scoring
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.record import Summary

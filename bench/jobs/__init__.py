@@ -1,0 +1,1 @@
+"""From a job to its records, wherever it runs: set up, train, score, write down."""
