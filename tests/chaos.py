@@ -122,7 +122,7 @@ class Chaos:
         """Stop a worker until another launcher has taken its run over and done it; then let it go on."""
         short = {"SPURBENCH_CLAIM_SECONDS": "2"}
         running = self.start(**short)
-        wait_until(lambda: self.store.exists() and claims(self.store) or running.poll() is not None)
+        wait_until(lambda: self.store.exists() and written(claims(self.store)) or running.poll() is not None)
         held = [claim["pid"] for claim in claims(self.store).values()]
         for pid in (running.pid, *held):
             os.kill(pid, signal.SIGSTOP)
@@ -195,6 +195,11 @@ def compare(disturbed: Path, unbroken: Path) -> dict[str, int]:
         ),
         "left over": len(leftovers(disturbed)),
     }
+
+
+def written(found: dict[str, dict[str, Any]]) -> bool:
+    """Whether there are claims, and none of them is just being written."""
+    return bool(found) and all(found.values())
 
 
 def claims(store: Path) -> dict[str, Any]:

@@ -532,7 +532,7 @@ def test_records_of_one_run_in_a_packed_store(good: Path, tmp_path: Path) -> Non
     other = seal(contradicted | {"measures": {}})
     every = [same, lost, contradicted, alone, elsewhere, failed, other, contradicted]
     where = packed_of(tmp_path, [plan, *({"record": one} for one in every)])
-    assert where.records()[0] == [record_from(one) for one in (same, failed, alone)]
+    assert list(where.whole_records()) == [record_from(one) for one in (same, failed, alone)]
     assert list(reasons(where)) == ["p.jsonl:4", "p.jsonl:8", "p.jsonl:9"]
     assert f"run {contradicted['id']} in this file contradict each other" in reasons(where)["p.jsonl:9"]
 

@@ -71,12 +71,12 @@ def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, 
     pool = Pool(deque(jobs), layout, store, watcher, terms)
     with interruptible(once=layout.inside) as asked:
         if layout.inside:
-            pool.work(asked)
+            pool.run_inside(asked)
             return pool.outcome
         try:
             pool.workers = [pool.spawn(device) for device in layout.devices[: len(pool.queue)]]
             while pool.workers and not asked:
-                pool.turn()
+                pool.wait_for_news()
         finally:
             pool.outcome.interrupted = bool(pool.workers)
             pool.stop()
@@ -94,7 +94,7 @@ class Pool:
     outcome: Outcome = field(default_factory=Outcome)
     deaths: Counter[str] = field(default_factory=Counter)  # of processes, by the job they had
 
-    def work(self, asked: list[int]) -> None:
+    def run_inside(self, asked: list[int]) -> None:
         """Do the jobs in this process, where a debugger can follow, until a signal asks to stop."""
         from spurbench.bench.jobs.session import Stopped
         from spurbench.bench.jobs.worker import run_job
@@ -104,14 +104,14 @@ class Pool:
             job = replace(first, options=replace(first.options, device=self.layout.devices[0]))
             self.watcher.started(job)
             try:
-                told = partial(self.watcher.progress, job)
-                run_job(job, self.store, told, lambda: bool(asked), self.terms.redo)
+                report = partial(self.watcher.progress, job)
+                run_job(job, self.store, report, lambda: bool(asked), self.terms.redo)
             except Stopped:
                 break
             except (UserError, OSError) as error:
                 self.outcome.refused.append(f"{job.title}: {error}")
                 refused = True
-            self.close(job, refused)
+            self.report_end(job, refused)
         self.outcome.interrupted = bool(asked)
 
     def spawn(self, device: str) -> Worker:
@@ -123,10 +123,10 @@ class Pool:
             process.start()
         there.close()
         worker = Worker(process, here, device)
-        self.feed(worker)
+        self.give_job(worker)
         return worker
 
-    def feed(self, worker: Worker) -> None:
+    def give_job(self, worker: Worker) -> None:
         """Give a worker its next job, or tell it to end."""
         worker.job, worker.since, worker.step, worker.over = None, time.monotonic(), 0, None
         if self.queue:
@@ -136,19 +136,19 @@ class Pool:
         with suppress(OSError):
             worker.pipe.send(worker.job.to_dict() if worker.job else None)
 
-    def turn(self) -> None:
+    def wait_for_news(self) -> None:
         """Wait for news from any worker and act on it."""
         by_pipe = {worker.pipe: worker for worker in self.workers}
         for pipe in wait(list(by_pipe), timeout=1.0):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
-                self.hear(worker, worker.pipe.recv())
+                self.receive(worker, worker.pipe.recv())
             except (EOFError, ConnectionResetError):
-                self.bury(worker)
+                self.replace_ended(worker)
         for worker in self.workers:
-            self.watch_time(worker)
+            self.enforce_time_limit(worker)
 
-    def watch_time(self, worker: Worker) -> None:
+    def enforce_time_limit(self, worker: Worker) -> None:
         """End a process whose job has had its time: asked at first, so that it saves its state, then without asking."""
         if self.terms.seconds is None or worker.job is None:
             return
@@ -159,7 +159,7 @@ class Pool:
         elif worker.over is not None and now - worker.over > HANGING:
             worker.process.kill()
 
-    def hear(self, worker: Worker, news: tuple[str, Any]) -> None:
+    def receive(self, worker: Worker, news: tuple[str, Any]) -> None:
         kind, value = news
         assert worker.job is not None
         if kind == "begun":  # what it took to start the process is not the run's
@@ -171,13 +171,13 @@ class Pool:
             return
         if kind == "refused":
             self.outcome.refused.append(f"{worker.job.title}: {value}")
-        self.close(worker.job, kind == "refused")
+        self.report_end(worker.job, kind == "refused")
         if worker.over is None:
-            self.feed(worker)
+            self.give_job(worker)
         else:  # it is about to end
             worker.job = None
 
-    def close(self, job: Job, refused: bool = False) -> None:
+    def report_end(self, job: Job, refused: bool = False) -> None:
         """Tell the watcher how a job ended, from its records."""
         records = {run.id: self.store.record(run.id) for run in job.runs}
         failures = [record for record in records.values() if record and record.status == "failed"]
@@ -188,17 +188,17 @@ class Pool:
         self.outcome.failed += len(failures)
         self.watcher.ended(job, failures, refused)
 
-    def bury(self, worker: Worker) -> None:
-        """A worker's process has ended, as told or not; its job is tried again, or its runs have failed."""
+    def replace_ended(self, worker: Worker) -> None:
+        """Where a process has ended: its job is tried again or has failed, and another process takes its place."""
         worker.process.join()
         self.workers.remove(worker)
         said = len(self.outcome.refused)
-        if worker.job is not None and not self.again(worker, worker.job):
-            self.close(worker.job, len(self.outcome.refused) > said)
+        if worker.job is not None and not self.try_again(worker, worker.job):
+            self.report_end(worker.job, len(self.outcome.refused) > said)
         if self.queue:
             self.workers.append(self.spawn(worker.device))
 
-    def again(self, worker: Worker, job: Job) -> bool:
+    def try_again(self, worker: Worker, job: Job) -> bool:
         """Whether the job of a process that ended goes back into the queue; if not, its runs get failed records."""
         code = worker.process.exitcode or 0
         if worker.over is not None:

@@ -33,6 +33,7 @@ def take(store: Path, plugins: Iterable[str]) -> tuple[Path, list[str]]:
 
 def sources(package: Path) -> Iterator[tuple[str, Path]]:
     """The files of the package, by their names in it, in order."""
+    yield "__init__.py", package / "__init__.py"
     for folder in FOLDERS:
         for file in sorted((package / folder).rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:

@@ -286,7 +286,7 @@ class Packed(Store):
 
     def records(self) -> tuple[list[Summary], list[Unusable]]:
         found = self.contents()
-        return list(found.records.values()), found.unusable
+        return [record.summary for record in found.records.values()], found.unusable
 
     def record(self, run_id: str) -> Record | None:
         return self.contents().records.get(run_id)

@@ -113,22 +113,22 @@ class Engine:
         self.seconds = time.perf_counter() - started
         self.observer.after_training(self)
 
+    @torch.no_grad()
     def update(self) -> Step:
         """One optimisation step of every replica."""
         inputs, targets = self.batches.micro_batches(self.step), self._targets(self.batches.rows(self.step))
-        with torch.no_grad():
-            passes = [stack.forward(inputs) for stack in self.stacks]
+        passes = [stack.forward(inputs) for stack in self.stacks]
         logits = [[z.requires_grad_() for z in done.logits()] for done in passes]
-        losses = self.losses(targets, logits, self.step)
+        with torch.enable_grad():  # the method's graph begins at the logits
+            losses = self.losses(targets, logits, self.step)
         gradients = differentiate(losses, logits)
         weight_penalty = self.method.weight_penalty(self.step)
-        with torch.no_grad():
-            for stack, done, of_logits in zip(self.stacks, passes, gradients, strict=True):
-                stack.backward(done, of_logits, weight_penalty)
+        for stack, done, of_logits in zip(self.stacks, passes, gradients, strict=True):
+            stack.backward(done, of_logits, weight_penalty)
         self.optimizer.step()
         self.step += 1
-        labels = [of_pass["y"] for of_pass in targets]
-        return Step([loss.detach() for loss in losses], self._by_replica(logits[0]), self._by_replica(labels))
+        labels = self._by_replica([of_pass["y"] for of_pass in targets])
+        return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
 
     def _targets(self, rows: Tensor | None) -> list[dict[str, Tensor]]:
         """For each pass the labels, and what the method has declared, of the rows [R, B] of a step; None: of all."""
@@ -137,9 +137,9 @@ class Engine:
         chosen = {name: of.gather(1, rows.to(of.device)) for name, of in self.targets.items()}
         return by_pass(chosen, self.stacks[0].passes)
 
-    def _by_replica(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def _by_replica(self, tensors: list[Tensor]) -> list[Tensor]:
         """What each pass has, replica by replica."""
-        return [tensor.detach() for tensor in (tensors[0] if self.stacks[0].stacked else tensors)]
+        return list(tensors[0]) if self.stacks[0].stacked else tensors
 
     def model(self, r: int) -> Model:
         """Replica `r` with the parameters of the moment, to be evaluated."""

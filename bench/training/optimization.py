@@ -34,7 +34,6 @@ class Optimization:
         """The learning rate of the next step: a tenth as large after each milestone."""
         return self.optimizer.lr * DECAY ** sum(self.steps >= milestone for milestone in self.milestones)
 
-    @torch.no_grad()
     def step(self) -> None:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.optimizer.update(self.parameters, gradients, self.kept, self.steps, self.lr())
