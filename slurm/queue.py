@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.records.record import Record, is_settled
+from spurbench.bench.records.record import Record, Summary, is_settled
 from spurbench.bench.store.store import Store
 from spurbench.slurm import program
 from spurbench.slurm.answers import Answers, ask, called, hidden, remembered
@@ -50,14 +50,25 @@ class Fate:
     def live(self) -> bool:
         return self.state in ("queued", "running")
 
+    @property
+    def rank(self) -> int:
+        """Of several tasks of a run, the one of the highest rank says how the run stands."""
+        return 2 if self.live else int(self.state == "unknown")
+
+    @property
+    def redoes(self) -> bool:
+        """Whether it may do a run again that has failed: one that waits may have been put there for that by hand."""
+        return self.state == "queued" or (self.task.redoes and self.state != "over")
+
 
 # ---- how tasks stand ------------------------------------------------------------------------------------------------
 
 _recent = Answers()
 
 
-def fates(every: Sequence[Task], recent: bool = False) -> dict[str, Fate]:
-    """How tasks stand, by id. `recent`: an answer of the last minute will do.
+def fates(every: Sequence[Task], recent: bool = False, open_: Container[str] | None = None) -> dict[str, Fate]:
+    """How tasks stand, by id. `recent`: an answer of the last minute will do; why others than the `open_` ended is not
+    asked for.
 
     What is told of ends is written down beside the submissions.
     """
@@ -65,7 +76,8 @@ def fates(every: Sequence[Task], recent: bool = False) -> dict[str, Fate]:
     wanted = {task.array.id: task.array for task in every if task.array.id}
     if not recent or wanted.keys() - _recent.arrays.keys() or time.monotonic() - _recent.since > RECENT:
         _recent = ask(wanted.values())
-        lacking = {t.array.id: None for t in every if t.end in (None, CANCELLED) and unexplained(t, _recent)}
+        asked = [task for task in every if open_ is None or task.id in open_]
+        lacking = {t.array.id: None for t in asked if t.end in (None, CANCELLED) and unexplained(t, _recent)}
         remembered(_recent, [id for id in lacking if id is not None])
     found = {task.id: fate(task, _recent) for task in every}
     write_ends(found[task.id].task for task in every if found[task.id].task.end != task.end)
@@ -123,21 +135,30 @@ def settle(store: Store, give_up: bool = False) -> str | None:
 
 
 def last_fates(store: Store, submitted: Iterable[Task], recent: bool = False) -> dict[str, Fate]:
-    """How the task of each submitted run without a settled record stands, by run id; the one that lives, or the last.
+    """How the task of each submitted run that is not done stands, by run id; the one that lives, or the last.
 
-    A task that looks for the store where it is no more will do nothing, whatever SLURM says of it.
+    A run that has failed for a reason of its own is among them only while a task may do it again. A task that looks for
+    the store where it is no more will do nothing, whatever SLURM says of it.
     """
     doing: dict[str, list[Task]] = {}
     for task in submitted:
         for id in task.runs:
             doing.setdefault(id, []).append(task)
-    doing = {id: each for id, each in doing.items() if not is_settled(store.record(id))}
-    every = fates(list({task.id: task for each in doing.values() for task in each}.values()), recent)
+    records = {id: store.record(id) for id in doing}
+    doing = {id: each for id, each in doing.items() if not is_done(records[id])}
+    open_ = {task.id for id, each in doing.items() if not is_settled(records[id]) for task in each}
+    every = fates(list({task.id: task for each in doing.values() for task in each}.values()), recent, open_)
     living, found = store.claims.living(), {}
     for id, each in doing.items():
         sign = living[id]["age"] if id in living and living[id]["task"] else None
-        *_, found[id] = sorted((seen(every[task.id], sign) for task in each), key=lambda fate: fate.live)
+        known = [seen(every[task.id], sign) for task in each]
+        if left := [fate for fate in known if fate.redoes] if is_settled(records[id]) else known:
+            *_, found[id] = sorted(left, key=lambda fate: fate.rank)
     return found
+
+
+def is_done(record: Summary | None) -> bool:
+    return record is not None and record.done
 
 
 def seen(fate: Fate, sign: float | None) -> Fate:
@@ -153,7 +174,7 @@ def seen(fate: Fate, sign: float | None) -> Fate:
 
 
 def states(store: Store) -> dict[str, tuple[str, str]]:
-    """Of the submitted runs that have no settled record: `queued`, `running` or `failed`, and why, by run id."""
+    """Of the submitted runs that are not done, or are to be done again: `queued`, `running` or `failed`, and why."""
     if not any(store.root.glob("slurm/*/submission.json")):
         return {}
     why, submitted = settle(store), list[Task]()
@@ -167,7 +188,7 @@ def states(store: Store) -> dict[str, tuple[str, str]]:
         half = f"was being submitted, and whether SLURM has it is not known: {why}" if why else "is being submitted"
         unsure = (array for array in arrays_of(store) if array.job is None)
         runs = {run.id for array in unsure for jobs in jobs_to_do(array) for job in jobs for run in job.runs}
-        found = {id: ("queued", half) for id in runs if not is_settled(store.record(id))} | found
+        found = {id: ("queued", half) for id in runs if not is_done(store.record(id))} | found
     return found
 
 

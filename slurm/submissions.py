@@ -131,6 +131,7 @@ class Task:
     jobs: list[Job]
     end: End | None = None  # if it is known to be over
     moved: str | None = None  # where it looks for the store, if that is there no more
+    redoes: bool = False  # runs that have failed
 
     @property
     def id(self) -> str:
@@ -237,12 +238,14 @@ def tasks(store: Store) -> Iterator[Task]:
 
 def tasks_of(array: Array, store: Store) -> Iterator[Task]:
     """The tasks of an array; none if it was submitted for a store of which this one is a copy."""
-    place, jobs = read_note(array.manifest, "manifest", lambda content: (content.get("store"), jobs_in(content)))
+    place, redoes, jobs = read_note(
+        array.manifest, "manifest", lambda found: (found.get("store"), bool(found.get("retry")), jobs_in(found))
+    )
     moved = str(place) if place is not None and not leads_to(place, store) else None
     if moved is None or not os.path.lexists(moved):
         ends = known_ends(array.folder)
         for index, of_task in enumerate(jobs):
-            yield Task(array, index, of_task, ends.get(f"{array.id}_{index}"), moved)
+            yield Task(array, index, of_task, ends.get(f"{array.id}_{index}"), moved, redoes)
 
 
 def leads_to(place: Any, store: Store) -> bool:

@@ -188,7 +188,7 @@ def layout(settings: Settings, resources: Resources) -> Layout:
 
 
 def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
-    """How the tasks of earlier submissions with unsettled runs stand, by run id.
+    """How the tasks of earlier submissions stand of which runs are not done, by run id; see `last_fates`.
 
     Errors: UserError if SLURM does not tell what became of a submission that was interrupted.
     """

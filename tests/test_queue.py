@@ -24,6 +24,7 @@ from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs.job import Job, gather
+from spurbench.bench.jobs.recording import failed, frame
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program, queue, submissions, submit, task
@@ -413,6 +414,73 @@ def test_a_cancellation_that_was_only_meant_is_no_end(
     slurm.set(down=False)
     slurm.become("OUT_OF_MEMORY", code="0:125")
     assert tally()["failed"] == 6 and "out_of_memory" in tally()["note"]
+
+
+# ---- another try ----------------------------------------------------------------------------------------------------
+
+
+def failures(store: Store, kind: str = "exception") -> None:
+    """Every submitted run has failed, for a reason of its own."""
+    for job in [job for sent in tasks(store) for job in sent.jobs]:
+        for run in job.runs:
+            store.write_record(failed(frame(run, job.options, hardware=False), kind, "a test says so"))
+
+
+@pytest.mark.parametrize("words", [("submit",), ("retry", "--failed")])
+def test_failed_runs_are_sent_again_once(
+    slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """While a task is to do them again, they are in the queue, though their records say that they failed."""
+    send()
+    slurm.become("FAILED", code="1:0")
+    store = Store.open(tmp_path / "s")
+    failures(store)
+
+    def again() -> str:
+        line = (*words, tmp_path / "s", "--node-local", "--no-snapshot")
+        return str((send("--retry") if words == ("submit",) else command(*line)).stdout)
+
+    assert "submitted 6 runs" in again() and len(slurm.tasks()) == 6
+    said = again()
+    assert "submitted 0 runs" in said and "6 runs are in the queue already" in said and len(slurm.tasks()) == 6
+    assert {state for state, _ in queue.states(store).values()} == {"queued"} and len(queue.states(store)) == 6
+    slurm.become("RUNNING")
+    queue._recent = Answers()
+    assert {state for state, _ in queue.states(store).values()} == {"running"} and "submitted 0 runs" in again()
+    slurm.become("FAILED", code="1:0")
+    assert "submitted 6 runs" in again()
+
+
+def test_more_memory_is_asked_for_once(slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path) -> None:
+    """Until the try with twice the memory has ended, another command does not double it again."""
+    send("--only", "two_moon/sd")
+    line = ("retry", tmp_path / "s", "--mem", "x2", "--node-local", "--no-snapshot")
+    for mem in ("16G", "32G"):
+        slurm.become("OUT_OF_MEMORY")
+        assert "2 out_of_memory" in command("collect", tmp_path / "s").stdout or mem == "32G"
+        assert "submitted 2 runs" in command(*line).stdout
+        said = command(*line).stdout
+        assert "submitted 0 runs" in said and "2 runs are in the queue already" in said
+        assert f"--mem={mem}" in max(tmp_path.glob("s/slurm/2*/array-0.sh")).read_text()
+    assert len(slurm.tasks()) == 3
+
+
+def test_failed_tasks_that_were_put_back_by_hand(slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path) -> None:
+    send()
+    slurm.become("OUT_OF_MEMORY")
+    command("collect", tmp_path / "s")
+    slurm.become("PENDING", *slurm.tasks())
+    for said in (command("retry", tmp_path / "s", "--node-local").stdout, send("--retry").stdout):
+        assert "submitted 0 runs" in said and "6 runs are in the queue already" in said
+    assert len(slurm.tasks()) == 3
+
+
+def test_a_failure_of_a_task_that_goes_on(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    """It does not do it again: to be sent again, the run need not wait for the others of its task."""
+    send()
+    failures(Store.open(tmp_path / "s"))
+    slurm.become("RUNNING")
+    assert queue.states(Store.open(tmp_path / "s")) == {} and "submitted 6 runs" in send("--retry").stdout
 
 
 # ---- a store that is moved or copied --------------------------------------------------------------------------------
