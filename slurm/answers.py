@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from spurbench.slurm import program
-from spurbench.slurm.submissions import Array, End
+from spurbench.slurm.submissions import TOKEN, Array, End, Key
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
@@ -29,33 +29,62 @@ class Said:
     end: End | None = None
 
 
+@dataclass(frozen=True)
+class Line:
+    """What a line of a program of SLURM says of some tasks of one job."""
+
+    number: str  # of the job
+    indices: tuple[int, ...]
+    state: str
+    name: str
+    reason: str = ""
+    code: str = ""
+
+    @property
+    def said(self) -> Said:
+        return Said(self.state, self.reason, ended(self.state, self.code) if self.state in OVER else None)
+
+
 @dataclass
 class Answers:
-    """What SLURM says of the tasks of some arrays, by task; and of which arrays nothing can be known here, and why."""
+    """What SLURM says of the tasks of some arrays; and of which arrays nothing can be known here, and why.
 
-    arrays: dict[str, Array] = field(default_factory=dict)  # by their ids
-    tasks: dict[str, Said] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)  # array id → why
+    Arrays are told apart by their tokens: two clusters, or one that counts anew, give a number to several.
+    """
+
+    arrays: dict[str, Array] = field(default_factory=dict)  # by their tokens
+    tasks: dict[Key, Said] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)  # token → why
     since: float = field(default_factory=time.monotonic)
 
 
 def ask(arrays: Iterable[Array]) -> Answers:
     """Ask squeue for the tasks of these arrays, also for those that have ended and are not forgotten."""
-    found = Answers({array.id: array for array in arrays if array.id is not None})
-    by_cluster: dict[str | None, list[str]] = {}
-    for id, array in found.arrays.items():
+    found = Answers({array.token: array for array in arrays if array.id is not None})
+    for array in found.arrays.values():
         if why := hidden(array):
-            found.unknown[id] = why
-        else:
-            by_cluster.setdefault(array.elsewhere, []).append(id)
-    for cluster, ids in by_cluster.items():
-        for part in program.in_parts(ids):
-            said = program.squeue(f"--jobs={','.join(part)}", cluster=cluster)
+            found.unknown[array.token] = why
+    for cluster, here in by_cluster(array for token, array in found.arrays.items() if token not in found.unknown):
+        for part in program.in_parts(here):
+            said = program.squeue(f"--jobs={numbers(part)}", cluster=cluster)
             if said.good or program.UNKNOWN_ID in said.error:
-                found.tasks |= listed(said.text, found.arrays)
+                found.tasks |= assigned(listed(said.text), part)
             else:
-                found.unknown |= dict.fromkeys(part, f"squeue does not answer here ({said.reason})")
+                why = f"squeue does not answer here ({said.reason})"
+                found.unknown |= dict.fromkeys((array.token for array in part), why)
     return found
+
+
+def by_cluster(arrays: Iterable[Array]) -> Iterable[tuple[str | None, list[Array]]]:
+    """The arrays of each cluster, with the name to address it by."""
+    found: dict[str | None, list[Array]] = {}
+    for array in arrays:
+        found.setdefault(array.elsewhere, []).append(array)
+    return found.items()
+
+
+def numbers(arrays: Iterable[Array]) -> str:
+    return ",".join(dict.fromkeys(str(array.id) for array in arrays))
 
 
 def hidden(array: Array) -> str | None:
@@ -70,67 +99,84 @@ def hidden(array: Array) -> str | None:
     return None
 
 
-def listed(text: str, arrays: dict[str, Array]) -> dict[str, Said]:
-    """The tasks in what squeue printed, by id. A job that has the number of an array, and not its name, is not it."""
-    found: dict[str, Said] = {}
-    for line in text.splitlines():
-        id, state, reason, name = (line.split("|") + ["", "", "", ""])[:4]
-        array = arrays.get(id.partition("_")[0])
-        if array and state and (not name or bears(name, array)):
-            said = Said(state, reason, ended(state) if state in OVER else None)
-            found |= dict.fromkeys(spread(id) or [id], said)
+def assigned(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[Key, Said]:
+    """What lines say of the tasks of arrays. A job that has the number of an array, and not its name, is not it."""
+    found, by_number = dict[Key, Said](), dict[str, list[Array]]()
+    for array in arrays:
+        by_number.setdefault(str(array.id), []).append(array)
+    for line in lines:
+        for array in by_number.get(line.number, ()):
+            if line.state and (not line.name or bears(line.name, array)):
+                found |= {(array.token, index): line.said for index in line.indices}
     return found
 
 
 def bears(name: str, array: Array) -> bool:
     """Whether a job of this name is the array; those of the first submissions had other names."""
-    return name.endswith(array.token) or array.given is not None
+    if array.given is not None:
+        return not TOKEN.search(name)
+    return name.endswith(array.token)
 
 
-def remembered(answers: Answers, ids: Sequence[str]) -> None:
+def remembered(answers: Answers, tokens: Iterable[str]) -> None:
     """Add how tasks of these arrays ended, or that they live, as sacct or scontrol remember it."""
-    told: list[tuple[str, str, str, str]] = []
-    for cluster in {answers.arrays[id].elsewhere for id in ids}:
-        here = ",".join(id for id in ids if answers.arrays[id].elsewhere == cluster)
-        said = program.call("sacct", *program.of(cluster), "--noheader", "--parsable2", "--allocations",
-                            "--format=JobID,State,ExitCode,JobName", "--jobs", here)  # fmt: skip
-        told += accounted(said.text) if said.good else ()
-    for id in set(ids) - {task.partition("_")[0] for task, _, state, _ in told if state in OVER}:
-        at = program.of(answers.arrays[id].elsewhere)
-        told += shown(program.call("scontrol", *at, "--oneliner", "show", "job", id).text)
-    for id, name, state, code in told:
-        array, before = answers.arrays.get(id.partition("_")[0]), answers.tasks.get(id)
-        if array and state and (not name or bears(name, array)) and (before is None or before.end):
-            answers.tasks[id] = Said(state, "", ended(state, code) if state in OVER else None)
+    told = dict[Key, Said]()
+    for cluster, here in by_cluster(answers.arrays[token] for token in tokens):
+        at = program.of(cluster)
+        for part in program.in_parts(here):
+            said = program.call("sacct", *at, "--noheader", "--parsable2", "--allocations",
+                                "--format=JobID,State,ExitCode,JobName", "--jobs", numbers(part))  # fmt: skip
+            told |= assigned(accounted(said.text), part) if said.good else {}
+        explained = {token for (token, _), known in told.items() if known.end}
+        for array in here:
+            if array.token not in explained:
+                said = program.call("scontrol", *at, "--oneliner", "show", "job", str(array.id))
+                told |= assigned(shown(said.text), [array])
+    for key, known in told.items():
+        before = answers.tasks.get(key)
+        if before is None or before.end:
+            answers.tasks[key] = known
 
 
-def accounted(text: str) -> Iterator[tuple[str, str, str, str]]:
-    """Task, job name, state and exit code of each line of sacct."""
+# ---- what the programs print ----------------------------------------------------------------------------------------
+
+
+def listed(text: str) -> Iterator[Line]:
+    """The lines of squeue."""
+    for line in text.splitlines():
+        id, state, reason, name = (line.split("|") + ["", "", "", ""])[:4]
+        if place := spread(id):
+            yield Line(*place, state, name, reason)
+
+
+def accounted(text: str) -> Iterator[Line]:
+    """The lines of sacct."""
     for line in text.splitlines():
         id, state, code, name = (line.split("|") + ["", "", "", ""])[:4]
-        for task in spread(id):
-            short = state.split(" ")[0].rstrip("+")  # CANCELLED by 1000, OUT_OF_ME+
-            yield task, name, next((known for known in OVER if short and known.startswith(short)), short), code
+        short = state.split(" ")[0].rstrip("+")  # CANCELLED by 1000, OUT_OF_ME+
+        known = next((known for known in OVER if short and known.startswith(short)), short)
+        if place := spread(id):
+            yield Line(*place, known, name, code=code)
 
 
-def shown(text: str) -> Iterator[tuple[str, str, str, str]]:
-    """The same of each line of `scontrol show job`."""
+def shown(text: str) -> Iterator[Line]:
+    """The lines of `scontrol show job`."""
     for line in text.splitlines():
         fields = dict(re.findall(r"(?:^| )(\w+)=(.*?)(?= \w+=|$)", line))
-        for task in spread(f"{fields.get('ArrayJobId')}_[{fields.get('ArrayTaskId')}]"):
-            yield task, fields.get("JobName", ""), fields.get("JobState", ""), fields.get("ExitCode", "")
+        if place := spread(f"{fields.get('ArrayJobId')}_[{fields.get('ArrayTaskId')}]"):
+            yield Line(*place, fields.get("JobState", ""), fields.get("JobName", ""), code=fields.get("ExitCode", ""))
 
 
-def spread(id: str) -> list[str]:
-    """The tasks that `7_3` or `7_[0-2,5%1]` stands for."""
+def spread(id: str) -> tuple[str, tuple[int, ...]] | None:
+    """The number of the job and the indices of its tasks that `7_3` or `7_[0-2,5%1]` stands for."""
     match = re.fullmatch(r"(\d+)_\[?([\d,-]+)(?:%\d+)?\]?", id)
     if match is None:
-        return []
-    found = []
+        return None
+    found: list[int] = []
     for part in match[2].split(","):
         first, _, last = part.partition("-")
-        found += [f"{match[1]}_{i}" for i in range(int(first), int(last or first) + 1)] if first else []
-    return found
+        found += range(int(first), int(last or first) + 1) if first else ()
+    return match[1], tuple(found)
 
 
 def ended(state: str, code: str = "") -> End:
@@ -142,15 +188,14 @@ def ended(state: str, code: str = "") -> End:
     return "killed", text
 
 
-def called(arrays: Iterable[Array]) -> dict[Array, str] | str:
-    """What SLURM calls these arrays, looked for by their names; or why it does not say."""
-    every, found = list(arrays), dict[Array, str]()
-    for cluster in {array.elsewhere for array in every}:
-        here = [array for array in every if array.elsewhere == cluster]
+def called(arrays: Iterable[Array]) -> dict[str, str] | str:
+    """What SLURM calls these arrays, by their tokens, looked for by their names; or why it does not say."""
+    found = dict[str, str]()
+    for cluster, here in by_cluster(arrays):
         users = {str(os.getuid() if array.user is None else array.user) for array in here}
         said = program.squeue(f"--user={','.join(sorted(users))}", cluster=cluster)
         if not said.good:
             return f"squeue does not answer here ({said.reason})"
-        lines = [line.split("|") for line in said.text.splitlines() if line.count("|") > 3]
-        found |= {a: line[0].partition("_")[0] for a in here for line in lines if line[3].endswith(a.token)}
+        lines = list(listed(said.text))
+        found |= {array.token: line.number for array in here for line in lines if bears(line.name, array)}
     return found

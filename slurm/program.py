@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TypeVar
 
 PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_", "SINFO_",
             "SRUN_", "SALLOC_", "SUBMITIT_")  # fmt: skip
@@ -16,6 +17,7 @@ OURS = {f"SBATCH_{name}" for name in (
     "ARRAY_INX", "JOB_NAME", "OUTPUT", "ERROR", "INPUT", "OPEN_MODE", "REQUEUE", "NO_REQUEUE", "SIGNAL", "EXPORT",
     "WAIT", "WAIT_ALL_NODES", "HET_JOB", "GET_USER_ENV", "GRES", "GPUS", "GPUS_PER_TASK", "MEM_PER_GPU")}  # fmt: skip
 """Variables that would undo what an array needs, or what its script asks for."""
+T = TypeVar("T")
 LONGEST = 60  # seconds to wait for an answer
 FORMAT = "--format=%i|%T|%r|%j|"
 UNKNOWN_ID = "Invalid job id"
@@ -95,9 +97,9 @@ def of(cluster: str | None) -> tuple[str, ...]:
     return (f"--clusters={cluster}",) if cluster else ()
 
 
-def in_parts(ids: Iterable[str], size: int = 500) -> Iterable[list[str]]:
-    """The ids in lists that a command line has room for."""
-    every = list(ids)
+def in_parts(each: Iterable[T], size: int = 500) -> Iterable[list[T]]:
+    """Jobs or tasks in lists that a command line has room for."""
+    every = list(each)
     return (every[at : at + size] for at in range(0, len(every), size))
 
 

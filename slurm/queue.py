@@ -20,6 +20,7 @@ from spurbench.slurm import program
 from spurbench.slurm.answers import Answers, ask, called, hidden, remembered
 from spurbench.slurm.submissions import (
     VOID,
+    Key,
     Task,
     arrays_of,
     jobs_to_do,
@@ -66,32 +67,32 @@ class Fate:
 _recent = Answers()
 
 
-def fates(every: Sequence[Task], recent: bool = False, open_: Container[str] | None = None) -> dict[str, Fate]:
-    """How tasks stand, by id. `recent`: an answer of the last minute will do; why others than the `open_` ended is not
+def fates(every: Sequence[Task], recent: bool = False, open_: Container[Key] | None = None) -> dict[Key, Fate]:
+    """How tasks stand. `recent`: an answer of the last minute will do; why others than the `open_` ended is not
     asked for.
 
     What is told of ends is written down beside the submissions.
     """
     global _recent
-    wanted = {task.array.id: task.array for task in every if task.array.id}
+    wanted = {task.array.token: task.array for task in every if task.array.id}
     if not recent or wanted.keys() - _recent.arrays.keys() or time.monotonic() - _recent.since > RECENT:
         _recent = ask(wanted.values())
-        asked = [task for task in every if open_ is None or task.id in open_]
-        lacking = {t.array.id: None for t in asked if t.end in (None, CANCELLED) and unexplained(t, _recent)}
-        remembered(_recent, [id for id in lacking if id is not None])
-    found = {task.id: fate(task, _recent) for task in every}
-    write_ends(found[task.id].task for task in every if found[task.id].task.end != task.end)
+        asked = [task for task in every if open_ is None or task.key in open_]
+        lacking = {t.array.token: None for t in asked if t.end in (None, CANCELLED) and unexplained(t, _recent)}
+        remembered(_recent, lacking)
+    found = {task.key: fate(task, _recent) for task in every}
+    write_ends(found[task.key].task for task in every if found[task.key].task.end != task.end)
     return found
 
 
 def unexplained(task: Task, answers: Answers) -> bool:
-    said = answers.tasks.get(task.id)
-    return task.array.id not in answers.unknown and (said is None or said.end is not None)
+    said = answers.tasks.get(task.key)
+    return task.array.token not in answers.unknown and (said is None or said.end is not None)
 
 
 def fate(task: Task, answers: Answers) -> Fate:
     """How a task stands, with the end that is known of it."""
-    said = answers.tasks.get(task.id)
+    said = answers.tasks.get(task.key)
     if said and said.end is None:
         kept = task if task.end == CANCELLED else replace(task, end=None)
         told = ", and is to end" if kept.end else ""
@@ -100,8 +101,8 @@ def fate(task: Task, answers: Answers) -> Fate:
         return Fate(kept, "queued", f"waits: {said.reason or said.state}{told}")
     end = task.end
     if end in (None, CANCELLED):  # which was only meant, until SLURM says how the task ended, or knows it no more
-        if task.array.id in answers.unknown:
-            return Fate(task, "unknown", answers.unknown[task.array.id])
+        if task.array.token in answers.unknown:
+            return Fate(task, "unknown", answers.unknown[task.array.token])
         told_end = said.end if said else None
         own = told_end is not None and told_end[0] not in ("cancelled", "killed")
         end = told_end if own or end is None else end
@@ -125,9 +126,9 @@ def settle(store: Store, give_up: bool = False) -> str | None:
     if isinstance(found, str):
         return found
     for array in lost:
-        if array in found or give_up:
+        if array.token in found or give_up:
             with suppress(*() if give_up else (OSError,)):  # someone else's store, looked at
-                array.note(found.get(array, VOID))
+                array.note(found.get(array.token, VOID))
     return None
 
 
@@ -146,12 +147,12 @@ def last_fates(store: Store, submitted: Iterable[Task], recent: bool = False) ->
             doing.setdefault(id, []).append(task)
     records = {id: store.record(id) for id in doing}
     doing = {id: each for id, each in doing.items() if not is_done(records[id])}
-    open_ = {task.id for id, each in doing.items() if not is_settled(records[id]) for task in each}
-    every = fates(list({task.id: task for each in doing.values() for task in each}.values()), recent, open_)
+    open_ = {task.key for id, each in doing.items() if not is_settled(records[id]) for task in each}
+    every = fates(list({task.key: task for each in doing.values() for task in each}.values()), recent, open_)
     living, found = store.claims.living(), {}
     for id, each in doing.items():
         sign = living[id]["age"] if id in living and living[id]["task"] else None
-        known = [seen(every[task.id], sign) for task in each]
+        known = [seen(every[task.key], sign) for task in each]
         if left := [fate for fate in known if fate.redoes] if is_settled(records[id]) else known:
             *_, found[id] = sorted(left, key=lambda fate: fate.rank)
     return found
@@ -217,19 +218,19 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
     why, every = settle(store), list(tasks(store))
     found = fates(named(every, patterns)).values()
     why = why or next((fate.why for fate in found if fate.state == "unknown"), None)
-    living = {fate.task.id: fate.task for fate in found if fate.live}
-    gone = [replace(task, end=CANCELLED) for task in living.values()]
+    living = [fate.task for fate in found if fate.live]
+    gone = [replace(task, end=CANCELLED) for task in living]
     write_ends(gone)
-    by_cluster: dict[str | None, list[str]] = {}
-    for task in gone:
-        by_cluster.setdefault(task.array.elsewhere, []).append(task.id)
-    for cluster, ids in by_cluster.items():
-        for part in program.in_parts(ids):
-            said = program.call("scancel", *program.of(cluster), *part)
+    by_cluster: dict[str | None, list[Task]] = {}
+    for task in living:
+        by_cluster.setdefault(task.array.elsewhere, []).append(task)
+    for cluster, here in by_cluster.items():
+        for part in program.in_parts(here):
+            said = program.call("scancel", *program.of(cluster), *(task.id for task in part))
             if trouble := [
                 line for line in said.error.splitlines() if "error" in line and not OVER_ALREADY.search(line)
             ]:
-                write_ends(living[id] for id in part)
+                write_ends(part)
                 raise UserError(f"scancel fails: {trouble[0]}; look with `status` what is in the queue still")
             if said.code is None:
                 raise UserError(f"scancel fails: {said.error}; look with `status` what is in the queue still")

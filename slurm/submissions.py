@@ -4,7 +4,7 @@
     array-0.json      the manifest: what each task of the array does
     array-0.sh        the script that sbatch got
     array-0.job       what SLURM calls the array, or that it is void; made once, never changed
-    ends.json         how tasks ended, as far as it was told
+    ends.json         how tasks ended, as far as it was told: `0.3` is task 3 of array-0
 
 A submission that was interrupted between sbatch and `array-0.job` is found in the queue by its name, which holds the
 name of the folder, or tells its number itself when it starts. An array that is void is never done.
@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,7 +41,10 @@ SUBMISSION = "submission"  # what is claimed by one that is under way
 VOID = "void"
 KINDS = OUTSIDE | {"out_of_memory"}  # of ends: another try, with more memory, may do
 JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
+TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}\.\d+")  # of an array, whatever store it is of
 T = TypeVar("T")
+Key = tuple[str, int]
+"""Which task: the token of its array, and its index in that."""
 End = tuple[str, str]
 """How a task ended, as the kind of a record's cause, and in words."""
 
@@ -137,6 +140,16 @@ class Task:
     def id(self) -> str:
         """As SLURM calls it: 12_3."""
         return f"{self.array.id}_{self.index}"
+
+    @property
+    def key(self) -> Key:
+        """What no other task of the store has; its id others may have, where clusters count for themselves."""
+        return self.array.token, self.index
+
+    @property
+    def place(self) -> str:
+        """Which of the tasks of its submission it is."""
+        return f"{self.array.number}.{self.index}"
 
     @property
     def runs(self) -> list[str]:
@@ -245,7 +258,8 @@ def tasks_of(array: Array, store: Store) -> Iterator[Task]:
     if moved is None or not os.path.lexists(moved):
         ends = known_ends(array.folder)
         for index, of_task in enumerate(jobs):
-            yield Task(array, index, of_task, ends.get(f"{array.id}_{index}"), moved, redoes)
+            task = Task(array, index, of_task, None, moved, redoes)
+            yield replace(task, end=ends.get(task.place, ends.get(task.id)))
 
 
 def leads_to(place: Any, store: Store) -> bool:
@@ -315,6 +329,7 @@ def write_ends(changed: Iterable[Task]) -> None:
     for task in changed:
         by_folder.setdefault(task.array.folder, []).append(task)
     for folder, of_folder in by_folder.items():
-        ends: dict[str, End | None] = {**known_ends(folder), **{task.id: task.end for task in of_folder}}
+        ends: dict[str, End | None] = {**known_ends(folder), **{task.place: task.end for task in of_folder}}
+        ends |= {task.id: None for task in of_folder}  # as it was called here once
         with suppress(OSError):  # someone else's store, or a full disk: it is told again when it is asked for
             write_atomically(folder / "ends.json", canonical({id: end for id, end in ends.items() if end}))

@@ -282,15 +282,15 @@ def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> l
     for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
         write_atomically(array.script, text.encode("utf-8", "surrogateescape"))
         said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
-        printed = job_in(said.text, array)
-        job = printed if said.good else None
+        printed = jobs_in(said.text)
+        job = printed[0] if said.good and len(printed) == 1 else None
         found = called([array]) if job is None else {}
-        if isinstance(found, dict):
-            job = job or found.get(array)
+        if job is None and isinstance(found, dict) and (number := found.get(array.token)):
+            job = next((job for job in printed if job.partition(";")[0] == number), number)
         if job is not None:
             ids.append(array.note(job).split(";")[0])
             continue
-        unsure = said.good or said.unsure or not isinstance(found, dict) or printed is not None
+        unsure = said.good or said.unsure or not isinstance(found, dict) or bool(printed)
         for other in arrays[place + (1 if unsure else 0) :]:
             other.note(VOID)
         if not ids and not unsure:
@@ -302,11 +302,11 @@ def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> l
 def confirmed(arrays: Sequence[submissions.Array]) -> list[str]:
     """The ids of arrays that were sent, once the queue has them; one that it has under another number is noted so."""
     answers = ask(arrays)
-    known = {id.partition("_")[0] for id in answers.tasks} | answers.unknown.keys()
-    doubtful = [array for array in arrays if array.id not in known]
-    found = called(doubtful) if doubtful else {}
-    for array, job in found.items() if isinstance(found, dict) else ():
-        array.renote(job)
+    known = {token for token, _ in answers.tasks}
+    doubtful = {array.token: array for array in arrays if array.token not in known}
+    found = called(doubtful.values()) if doubtful else {}
+    for token, job in found.items() if isinstance(found, dict) else ():
+        doubtful[token].renote(job)
     return [str(array.id) for array in arrays]
 
 
@@ -322,15 +322,8 @@ def refusal(said: program.Answer, ids: Sequence[str], arrays: int, unsure: bool)
     return f"sbatch refuses: {said.reason}; {kept}" + ("; submit again for the rest" if ids else "")
 
 
-def job_in(text: str, array: submissions.Array) -> str | None:
-    """The job's number, and after a semicolon its cluster, among the lines that sbatch printed.
-
-    Of several numbers it is the one that the queue has; None if that does not tell, either.
-    """
+def jobs_in(text: str) -> list[str]:
+    """What may be the job's number, and after a semicolon its cluster, among the lines that sbatch printed."""
     words = re.sub(r"^\s*Submitted batch job (\d+)(?: on cluster (\S+))?", r"\1;\2", text, flags=re.M)
     lines = (re.sub(";+", ";", line.strip()).rstrip(";") for line in words.splitlines())
-    found = [line for line in lines if JOB.fullmatch(line)]
-    if len(found) > 1:
-        there = {id.partition("_")[0] for id in ask(replace(array, given=job) for job in found).tasks}
-        found = [job for job in found if job.partition(";")[0] in there]
-    return found[0] if len(found) == 1 else None
+    return [line for line in lines if JOB.fullmatch(line)]

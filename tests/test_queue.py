@@ -28,7 +28,7 @@ from spurbench.bench.jobs.recording import failed, frame
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program, queue, submissions, submit, task
-from spurbench.slurm.answers import Answers, ask, listed, remembered
+from spurbench.slurm.answers import Answers, ask, assigned, listed, remembered
 from spurbench.slurm.arrays import Resources
 from spurbench.slurm.submissions import Array, arrays_of, named, tasks, write_ends
 
@@ -139,7 +139,8 @@ def test_a_damaged_note_of_an_id(slurm: FakeSlurm, send: Any, tally: Any, tmp_pa
 
 def test_tasks_that_are_listed_as_ranges() -> None:
     array = Array(Path("/s/slurm/x"), 0, given="7")
-    assert set(listed("7_[0-2,5%2]|PENDING|Priority|", {"7": array})) == {"7_0", "7_1", "7_2", "7_5"}
+    found = assigned(listed("7_[0-2,5%2]|PENDING|Priority|"), [array])
+    assert set(found) == {(array.token, index) for index in (0, 1, 2, 5)}
 
 
 @pytest.mark.parametrize("variable", ["SQUEUE_STATES", "SQUEUE_PARTITION", "SLURM_CLUSTERS", "SQUEUE_FORMAT"])
@@ -173,6 +174,43 @@ def test_another_cluster_is_not_asked_for_these_numbers(slurm: FakeSlurm, send: 
     send()
     slurm.set(called="other", jobs={})
     assert "was submitted on the cluster fake, and this is other" in tally()["note"]
+
+
+def test_two_clusters_that_count_alike(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
+    """They share a store, and give one number to two of its arrays: neither is taken for the other."""
+    send("--only", "two_moon/sd")
+    slurm.set(called="other", jobs={}, next=100)
+    program.configuration.cache_clear()
+    send("--only", "two_moon/erm")
+    assert [array.id for array in arrays_of(Store.open(tmp_path / "s"))] == ["101", "101", "102"]
+    assert tally()["queued"] == 6 and "on the cluster fake, and this is other" in tally()["note"]
+    said = command("cancel", tmp_path / "s", code=2).stderr
+    assert "cancelled 2 tasks; others may be in the queue" in said
+    assert "4 runs are written down; how others stand is not known" in command("collect", tmp_path / "s", code=2).stderr
+    assert tally()["failed"] == 4 and tally()["queued"] == 2
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_queue_that_counts_anew(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, lives: bool
+) -> None:
+    """What the new array of a number is at is not said of the old one, nor how it ended."""
+    send("--only", "two_moon/sd")
+    slurm.set(jobs={}, next=100)
+    assert "submitted 4 runs as 2 tasks of 2 arrays: 101, 102" in send("--only", "two_moon/erm").stdout
+    slurm.become("RUNNING" if lives else "OUT_OF_MEMORY")
+    assert tally()["failed"] == (2 if lives else 6) and "SLURM does not remember why" in tally()["note"]
+    assert f"{2 if lives else 6} runs had ended" in command("collect", tmp_path / "s").stdout
+
+
+def test_two_arrays_of_a_submission_with_one_number(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
+    """Each went to a cluster of its own; the end of the one is not noted for the other."""
+    send()
+    for array in arrays_of(Store.open(tmp_path / "s")):
+        array.noted.write_text(f"101;{'ab'[array.number]}\n")
+    every = list(tasks(Store.open(tmp_path / "s")))
+    write_ends([replace(every[0], end=("killed", "here"))])
+    assert [task.end for task in tasks(Store.open(tmp_path / "s"))] == [("killed", "here"), None, None]
 
 
 def test_a_number_that_another_job_has_by_now(slurm: FakeSlurm, send: Any, tally: Any) -> None:
@@ -315,9 +353,9 @@ def test_how_tasks_ended(slurm: FakeSlurm, send: Any, tmp_path: Path, accounting
     if accounting:
         slurm.set(sacct="".join(f"101_{i}|{state}|{code}|x.{array.token}\n" for i, (state, code) in ends.items()))
     answers = ask([array])
-    remembered(answers, ["101"])
-    assert answers.tasks["101_0"].end == ("out_of_memory", "as SLURM says, OUT_OF_MEMORY")
-    assert answers.tasks["101_1"].end == ("killed", "by signal 9")
+    remembered(answers, [array.token])
+    assert answers.tasks[array.token, 0].end == ("out_of_memory", "as SLURM says, OUT_OF_MEMORY")
+    assert answers.tasks[array.token, 1].end == ("killed", "by signal 9")
 
 
 @pytest.mark.parametrize(
