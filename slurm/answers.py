@@ -36,7 +36,8 @@ class Line:
     number: str  # of the job
     indices: tuple[int, ...]
     state: str
-    name: str
+    names: str  # its name, and what else tells whose it is: its comment, the path of its script
+    user: str = ""  # the number of who submitted it, where that is told
     reason: str = ""
     code: str = ""
 
@@ -68,7 +69,9 @@ def ask(arrays: Iterable[Array]) -> Answers:
         for part in program.in_parts(here):
             said = program.squeue(f"--jobs={numbers(part)}", cluster=cluster)
             if said.good or program.UNKNOWN_ID in said.error:
-                found.tasks |= assigned(listed(said.text), part)
+                lines = list(listed(said.text))
+                found.tasks |= assigned(lines, part)
+                found.unknown |= renamed(lines, part)
             else:
                 why = f"squeue does not answer here ({said.reason})"
                 found.unknown |= dict.fromkeys((array.token for array in part), why)
@@ -100,22 +103,42 @@ def hidden(array: Array) -> str | None:
 
 
 def assigned(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[Key, Said]:
-    """What lines say of the tasks of arrays. A job that has the number of an array, and not its name, is not it."""
-    found, by_number = dict[Key, Said](), dict[str, list[Array]]()
-    for array in arrays:
-        by_number.setdefault(str(array.id), []).append(array)
+    """What lines say of the tasks of arrays. A job that has the number of an array, and nothing of its, is not it."""
+    found, numbered = dict[Key, Said](), by_number(arrays)
     for line in lines:
-        for array in by_number.get(line.number, ()):
-            if line.state and (not line.name or bears(line.name, array)):
+        for array in numbered.get(line.number, ()):
+            if line.state and (not line.names or bears(line.names, array)):
                 found |= {(array.token, index): line.said for index in line.indices}
     return found
 
 
-def bears(name: str, array: Array) -> bool:
-    """Whether a job of this name is the array; those of the first submissions had other names."""
+def renamed(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[str, str]:
+    """The arrays of whose numbers and users there are jobs that bear the marks of no array: they may be these."""
+    found, numbered = dict[str, str](), by_number(arrays)
+    for line in lines:
+        for array in numbered.get(line.number, ()) if line.said.end is None and not TOKEN.search(line.names) else ():
+            if line.names and not bears(line.names, array) and line.user == str(array.user):
+                name = line.names.partition("|")[0]
+                found[array.token] = f"job {line.number}, which it was, is in the queue as {name}, perhaps renamed"
+    return found
+
+
+def by_number(arrays: Iterable[Array]) -> dict[str, list[Array]]:
+    found: dict[str, list[Array]] = {}
+    for array in arrays:
+        found.setdefault(str(array.id), []).append(array)
+    return found
+
+
+def bears(names: str, array: Array) -> bool:
+    """Whether a job is the array: by its name, which sites and users change, its comment or the path of its script.
+
+    Those of the first submissions had other names.
+    """
     if array.given is not None:
-        return not TOKEN.search(name)
-    return name.endswith(array.token)
+        return not TOKEN.search(names)
+    marks = (array.token, f"{array.folder.name}/{array.script.name}")
+    return any(re.search(rf"{re.escape(mark)}(?!\d)", names) for mark in marks)
 
 
 def remembered(answers: Answers, tokens: Iterable[str]) -> None:
@@ -125,7 +148,7 @@ def remembered(answers: Answers, tokens: Iterable[str]) -> None:
         at = program.of(cluster)
         for part in program.in_parts(here):
             said = program.call("sacct", *at, "--noheader", "--parsable2", "--allocations",
-                                "--format=JobID,State,ExitCode,JobName", "--jobs", numbers(part))  # fmt: skip
+                                "--format=JobID,State,ExitCode,JobName,Comment", "--jobs", numbers(part))  # fmt: skip
             told |= assigned(accounted(said.text), part) if said.good else {}
         explained = {token for (token, _), known in told.items() if known.end}
         for array in here:
@@ -144,19 +167,19 @@ def remembered(answers: Answers, tokens: Iterable[str]) -> None:
 def listed(text: str) -> Iterator[Line]:
     """The lines of squeue."""
     for line in text.splitlines():
-        id, state, reason, name = (line.split("|") + ["", "", "", ""])[:4]
+        id, state, reason, user, names = (line.split("|", 4) + [""] * 4)[:5]
         if place := spread(id):
-            yield Line(*place, state, name, reason)
+            yield Line(*place, state, names, user, reason)
 
 
 def accounted(text: str) -> Iterator[Line]:
     """The lines of sacct."""
     for line in text.splitlines():
-        id, state, code, name = (line.split("|") + ["", "", "", ""])[:4]
+        id, state, code, names = (line.split("|", 3) + [""] * 3)[:4]
         short = state.split(" ")[0].rstrip("+")  # CANCELLED by 1000, OUT_OF_ME+
         known = next((known for known in OVER if short and known.startswith(short)), short)
         if place := spread(id):
-            yield Line(*place, known, name, code=code)
+            yield Line(*place, known, names, code=code)
 
 
 def shown(text: str) -> Iterator[Line]:
@@ -164,7 +187,7 @@ def shown(text: str) -> Iterator[Line]:
     for line in text.splitlines():
         fields = dict(re.findall(r"(?:^| )(\w+)=(.*?)(?= \w+=|$)", line))
         if place := spread(f"{fields.get('ArrayJobId')}_[{fields.get('ArrayTaskId')}]"):
-            yield Line(*place, fields.get("JobState", ""), fields.get("JobName", ""), code=fields.get("ExitCode", ""))
+            yield Line(*place, fields.get("JobState", ""), line, code=fields.get("ExitCode", ""))
 
 
 def spread(id: str) -> tuple[str, tuple[int, ...]] | None:
@@ -189,7 +212,7 @@ def ended(state: str, code: str = "") -> End:
 
 
 def called(arrays: Iterable[Array]) -> dict[str, str] | str:
-    """What SLURM calls these arrays, by their tokens, looked for by their names; or why it does not say."""
+    """What SLURM calls these arrays, by their tokens, looked for by what they bear; or why it does not say."""
     found = dict[str, str]()
     for cluster, here in by_cluster(arrays):
         users = {str(os.getuid() if array.user is None else array.user) for array in here}
@@ -197,5 +220,5 @@ def called(arrays: Iterable[Array]) -> dict[str, str] | str:
         if not said.good:
             return f"squeue does not answer here ({said.reason})"
         lines = list(listed(said.text))
-        found |= {array.token: line.number for array in here for line in lines if bears(line.name, array)}
+        found |= {array.token: line.number for array in here for line in lines if bears(line.names, array)}
     return found

@@ -19,7 +19,7 @@ OURS = {f"SBATCH_{name}" for name in (
 """Variables that would undo what an array needs, or what its script asks for."""
 T = TypeVar("T")
 LONGEST = 60  # seconds to wait for an answer
-FORMAT = "--format=%i|%T|%r|%j|"
+FORMAT = "--format=%i|%T|%r|%U|%j|%k|%o|"  # what may hold the separator comes last: name, comment, script
 UNKNOWN_ID = "Invalid job id"
 UNSURE = re.compile(
     "unable to contact|cannot contact|timed out|time.?out|zero bytes|connection|socket|communication"

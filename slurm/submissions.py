@@ -6,8 +6,9 @@
     array-0.job       what SLURM calls the array, or that it is void; made once, never changed
     ends.json         how tasks ended, as far as it was told: `0.3` is task 3 of array-0
 
-A submission that was interrupted between sbatch and `array-0.job` is found in the queue by its name, which holds the
-name of the folder, or tells its number itself when it starts. An array that is void is never done.
+A submission that was interrupted between sbatch and `array-0.job` is found in the queue by its name or its comment,
+which hold the name of the folder, or by its script's path; or it tells its number itself when it starts. An array that
+is void is never done.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ SUBMISSION = "submission"  # what is claimed by one that is under way
 VOID = "void"
 KINDS = OUTSIDE | {"out_of_memory"}  # of ends: another try, with more memory, may do
 JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
-TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}\.\d+")  # of an array, whatever store it is of
+TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}(?:\.|/array-)\d+")
+"""Of an array, whatever store it is of: in the job's name and comment, and in the path of its script."""
 T = TypeVar("T")
 Key = tuple[str, int]
 """Which task: the token of its array, and its index in that."""
@@ -74,7 +76,7 @@ class Array:
 
     @property
     def token(self) -> str:
-        """What no other job is called; part of its name in the queue."""
+        """What no other job is called; part of its name in the queue, and its comment."""
         return f"{self.folder.name}.{self.number}"
 
     @cached_property

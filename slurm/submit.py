@@ -241,12 +241,12 @@ def release(store: Store, fates: Mapping[str, Fate]) -> None:
 def script(array: Array, meant: submissions.Array, name: str, code: Path | None) -> str:
     """The text that sbatch gets."""
     plain = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[:40]
-    made = executor(array, meant.folder, f"{plain}.{meant.token}", code)
+    made = executor(array, meant, f"{plain}.{meant.token}", code)
     text: str = made._make_submission_file_text(command(array, meant), "spurbench")
     return text.replace(PERCENT, "%%")
 
 
-def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
+def executor(array: Array, meant: submissions.Array, name: str, code: Path | None) -> Any:
     """submitit's, which words the options; its pickles are not used."""
     import submitit
 
@@ -255,13 +255,13 @@ def executor(array: Array, folder: Path, name: str, code: Path | None) -> Any:
         def affinity(cls) -> int:
             return 1  # a dry run needs no cluster
 
-    made = Executor(Path(str(folder).replace("%", PERCENT)) / "logs")
+    made = Executor(Path(str(meant.folder).replace("%", PERCENT)) / "logs")
     parameters = array.resources.parameters(name, array.parallel)
     if code is not None:
         path = f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
         parameters["setup"] = [*parameters.get("setup", []), path]
     made.update_parameters(**parameters)
-    made.update_parameters(wckey=None)
+    made.update_parameters(wckey=None, comment=meant.token)
     made.parameters["map_count"] = len(array.tasks)
     return made
 

@@ -3,7 +3,8 @@
 `FakeSlurm(folder)` writes commands into `folder/bin`, to be put first on PATH. What they know lies in
 `folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
 number, `lie` instead of it, `down` fails every command, `swallow` fails sbatch after it has taken the job, `mumble` is
-an error beside a success of squeue, `private` hides the jobs of others, `user` is who asks.
+an error beside a success of squeue, `rename` is the name that the site gives to every job, `private` hides the jobs of
+others, `user` is who asks.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def sbatch(state: dict[str, Any], words: list[str]) -> int:
     count = int(lines["array"].partition("%")[0].partition("-")[2]) + 1
     state["next"] += 1
     state["jobs"][str(state["next"])] = {
-        "name": lines["job-name"], "user": state.get("user", os.getuid()), "tasks": [["PENDING", "0:0"]] * count
+        "name": state.get("rename", lines["job-name"]), "user": state.get("user", os.getuid()),
+        "tasks": [["PENDING", "0:0"]] * count, "comment": lines.get("comment", "(null)"), "script": words[-1],
     }  # fmt: skip
     if state.get("swallow"):
         print(f"sbatch: error: {state['swallow']}", file=sys.stderr)
@@ -117,7 +119,8 @@ def squeue(state: dict[str, Any], words: list[str]) -> int:
             continue
         for i, (now, _) in enumerate(job["tasks"]):
             if states == "all" or (now in LIVE and states in ("", now)):
-                print(f"{id}_{i}|{now}|{'Priority' if now == 'PENDING' else 'None'}|{job['name']}|")
+                told = ("Priority" if now == "PENDING" else "None", job["user"], job["name"], job["comment"])
+                print(f"{id}_{i}|{now}|{'|'.join(map(str, told))}|{job['script']}|")
     return 0
 
 
@@ -140,7 +143,7 @@ def scontrol(state: dict[str, Any], words: list[str]) -> int:
         return 1
     for i, (now, code) in enumerate(job["tasks"]):
         print(f"JobId={words[-1]}{i} ArrayJobId={words[-1]} ArrayTaskId={i} JobName={job['name']} UserId=a(1) "
-              f"JobState={now} Reason=None ExitCode={code}")  # fmt: skip
+              f"JobState={now} Reason=None ExitCode={code} Command={job['script']} Comment={job['comment']} ")  # fmt: skip
     return 0
 
 

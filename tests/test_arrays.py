@@ -127,6 +127,7 @@ GOLDEN = """\
 # Parameters
 #SBATCH --account=lab
 #SBATCH --array=0-2%2
+#SBATCH --comment=20260101-000000-abcdef.0
 #SBATCH --cpus-per-task=4
 #SBATCH --gpus-per-node=1
 #SBATCH --job-name=paper_.20260101-000000-abcdef.0

@@ -213,14 +213,59 @@ def test_two_arrays_of_a_submission_with_one_number(slurm: FakeSlurm, send: Any,
     assert [task.end for task in tasks(Store.open(tmp_path / "s"))] == [("killed", "here"), None, None]
 
 
-def test_a_number_that_another_job_has_by_now(slurm: FakeSlurm, send: Any, tally: Any) -> None:
-    """After SLURM has begun to count anew."""
-    send()
+STRANGE = {"name": "a | stranger's", "comment": "(null)", "script": "/home/x/run.sh"}
+
+
+def become_jobs(slurm: FakeSlurm, **fields: Any) -> None:
+    """What tells whose they are of all jobs."""
     state = slurm.load()
     for job in state["jobs"].values():
-        job["name"] = "a stranger's"
+        job |= fields
     slurm.save(state)
+
+
+def test_a_number_that_another_job_has_by_now(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """After SLURM has begun to count anew: another user's, or one of another store."""
+    send()
+    become_jobs(slurm, **STRANGE, user=1)
+    assert tally()["failed"] == 6
+    become_jobs(slurm, name="g.20260101-000000-000000-abcd.0", user=os.getuid())
     assert tally()["failed"] == 6 and "submitted 6 runs" in send().stdout
+
+
+@pytest.mark.parametrize("kept", STRANGE)
+def test_a_job_that_was_renamed(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, kept: str
+) -> None:
+    """By hand, or by the site: any one of name, comment and script tells whose it is."""
+    send()
+    become_jobs(slurm, **{field: text for field, text in STRANGE.items() if field != kept})
+    assert tally()["queued"] == 6 and "submitted 0 runs" in send().stdout
+    for array in arrays_of(Store.open(tmp_path / "s")):
+        array.noted.unlink()
+    assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
+    assert "cancelled 3 tasks" in command("cancel", tmp_path / "s").stdout
+    assert set(slurm.tasks().values()) == {"CANCELLED"} and tally()["failed"] == 6
+
+
+def test_a_job_that_nothing_tells_of(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path) -> None:
+    """One of the same user and number is perhaps ours: nothing is sent twice for it, and nothing concluded."""
+    send()
+    become_jobs(slurm, **STRANGE)
+    assert tally()["queued"] == 6 and "is in the queue as a" in tally()["note"]
+    assert "perhaps renamed" in send(code=2).stdout and len(slurm.tasks()) == 3
+    assert "others may be in the queue" in command("cancel", tmp_path / "s", code=2).stderr
+    assert "0 runs are written down" in command("collect", tmp_path / "s", code=2).stderr
+    slurm.become("CANCELLED")
+    assert tally()["failed"] == 6 and "submitted 6 runs" in send().stdout
+
+
+def test_a_site_that_names_jobs(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    slurm.set(rename="batch")
+    assert "of 2 arrays: 101, 102" in send().stdout and tally()["queued"] == 6
+    slurm.set(banner="see job ")
+    slurm.become("FAILED")
+    assert "of 2 arrays: 103, 104" in send().stdout and "submitted 0 runs" in send().stdout
 
 
 @pytest.mark.parametrize("down", [True, "squeue"])
