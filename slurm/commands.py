@@ -128,11 +128,24 @@ def retry(
     say(again(Store.open(store), cell or [], failed, wish, lambda was: changed(was, mem, time)), store, dry_run)
 
 
-def cancel(store: StoreFolder, cell: Cells = None) -> None:
+def cancel(
+    store: StoreFolder,
+    cell: Cells = None,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Instead, let what SLURM will never tell of count as not sent."),
+    ] = False,
+) -> None:
     """Take submitted tasks out of the queue; they stay out until their runs are submitted again."""
     from spurbench.bench.store.store import Store
     from spurbench.slurm import queue
 
+    if forget:
+        if cell:
+            raise UserError("--forget is for all arrays of which SLURM does not tell: name no cell")
+        arrays = queue.forget(Store.open(store))
+        print(f"forgot {len(arrays)} arrays: those of their tasks that have not begun will do nothing")
+        return
     gone = queue.cancel(Store.open(store), cell or [])
     again = f"; `spurbench retry {shell(store)}` sends their runs again" if gone else ""
     print(f"cancelled {len(gone)} tasks{again}")
@@ -167,6 +180,9 @@ def logs(
 
 def say(sent: Any, where: Path, dry_run: bool) -> None:
     """What was submitted and what to do next."""
+    from spurbench.bench.store.store import Store
+    from spurbench.slurm.queue import way_out
+
     refused = False
     for array, text in zip(sent.arrays, sent.scripts, strict=True) if dry_run else ():
         ok, verdict = tried(text)
@@ -193,7 +209,7 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
     if refused:
         raise UserError("SLURM would refuse this")
     if sent.unknown and not sent.runs:
-        raise UserError("nothing is sent: what is in the queue is not known")
+        raise UserError(f"nothing is sent: what is in the queue is not known; {way_out(Store(where))}")
     if not dry_run:
         print(f"next: spurbench watch {shell(where)}")
 

@@ -27,6 +27,9 @@ UNSURE = re.compile(
 )  # fmt: skip
 """In what sbatch says where the controller may have taken the job nevertheless."""
 
+UNSENT = re.compile("invalid entry for|no clusters can be reached|only local cluster communication", re.I)
+"""In what sbatch says, whatever else, where it has found no controller to ask."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -43,7 +46,12 @@ class Answer:
     @property
     def unsure(self) -> bool:
         """Whether what was asked for may have been done although the command failed."""
-        return self.code is None or self.code < 0 or bool(UNSURE.search(self.error))
+        return self.code is None or self.code < 0 or bool(UNSURE.search(self.error) and not self.unsent)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether no job can have been sent, as there is no such cluster."""
+        return not self.good and bool(UNSENT.search(self.error))
 
     @property
     def reason(self) -> str:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.terminal import shell
 from spurbench.bench.records.record import Record, Summary, is_settled
 from spurbench.bench.store.store import Store
 from spurbench.slurm import program
 from spurbench.slurm.answers import Answers, ask, called, hidden, remembered
 from spurbench.slurm.submissions import (
     VOID,
+    Array,
     Key,
     Task,
     arrays_of,
@@ -235,8 +237,34 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
             if said.code is None:
                 raise UserError(f"scancel fails: {said.error}; look with `status` what is in the queue still")
     if why:
-        raise UserError(f"cancelled {len(gone)} tasks; others may be in the queue, which is not known: {why}")
+        raise UserError(
+            f"cancelled {len(gone)} tasks; others may be in the queue, which is not known: {why}; {way_out(store)}"
+        )
     return gone
+
+
+def forget(store: Store) -> list[Array]:
+    """Take the arrays for not sent of which SLURM does not tell how they stand, or whether it took them; these arrays.
+
+    What of them begins later does nothing; what runs goes on, and its claims keep others from its runs.
+    Errors: UserError during a submission, or where SLURM does not answer at all, which may pass.
+    """
+    if submitting_now(store):
+        raise UserError(f"a submission for {store.root} is under way: forget what is left of it when it has ended")
+    if not program.configuration():
+        raise UserError("SLURM does not answer here: nothing is forgotten, as it may know all when it does")
+    settle(store)
+    unsure = [fate.task.array for fate in fates(list(tasks(store))).values() if fate.state == "unknown"]
+    unsure += [array for array in arrays_of(store) if array.job is None]
+    gone = list({array.token: array for array in unsure}.values())
+    for array in gone:
+        array.forget()
+    return gone
+
+
+def way_out(store: Store) -> str:
+    """What can be done where it will never be known what became of tasks."""
+    return f"if that stays so, `spurbench cancel --forget {shell(store.root)}` takes them for not sent"
 
 
 def collect(store: Store) -> list[Record]:
@@ -258,5 +286,7 @@ def collect(store: Store) -> list[Record]:
             records.append(failed(frame(run, job.options, hardware=False), kind, text))
             store.write_record(records[-1])
     if why:
-        raise UserError(f"{len(records)} runs are written down; how others stand is not known: {why}")
+        raise UserError(
+            f"{len(records)} runs are written down; how others stand is not known: {why}; {way_out(store)}"
+        )
     return records

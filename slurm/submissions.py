@@ -3,7 +3,7 @@
     submission.json   how many arrays, by whom, on which cluster
     array-0.json      the manifest: what each task of the array does
     array-0.sh        the script that sbatch got
-    array-0.job       what SLURM calls the array, or that it is void; made once, never changed
+    array-0.job       what SLURM calls the array, or that it is void: what is void stays so
     ends.json         how tasks ended, as far as it was told: `0.3` is task 3 of array-0
 
 A submission that was interrupted between sbatch and `array-0.job` is found in the queue by its name or its comment,
@@ -85,7 +85,7 @@ class Array:
 
         Errors: UserError if what was noted is damaged.
         """
-        if self.given is not None:
+        if self.given is not None and not self.noted.exists():
             return self.given
         with suppress(FileNotFoundError):
             try:
@@ -114,6 +114,11 @@ class Array:
     def renote(self, job: str) -> None:
         """Write down another id than the one that was believed."""
         write_atomically(self.noted, f"{job}\n".encode())
+        self.__dict__.pop("job", None)
+
+    def forget(self) -> None:
+        """Let it be void, whatever SLURM called it: its tasks that have not begun will do nothing."""
+        write_atomically(self.noted, f"{VOID}\n".encode())
         self.__dict__.pop("job", None)
 
     @property

@@ -29,7 +29,7 @@ from spurbench.slurm.answers import ask, called
 from spurbench.slurm.arrays import Array, Resources, gpus_asked, plan
 from spurbench.slurm.profiles import SHELL
 from spurbench.slurm.profiles import resources as resources_from
-from spurbench.slurm.queue import SILENT, Fate, ending, last_fates, settle
+from spurbench.slurm.queue import SILENT, Fate, ending, last_fates, settle, way_out
 from spurbench.slurm.submissions import JOB, KINDS, VOID, named, read_manifest, submitting, tasks
 
 PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
@@ -193,7 +193,8 @@ def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
     Errors: UserError if SLURM does not tell what became of a submission that was interrupted.
     """
     if why := settle(store, give_up=not wish.dry_run):
-        raise UserError(f"an earlier submission was interrupted, and whether SLURM has it is not known: {why}")
+        told = f"whether SLURM has the tasks of a submission that was interrupted is not known: {why}"
+        raise UserError(f"{told}; {way_out(store)}")
     fates, until = last_fates(store, tasks(store)), time.monotonic() + 1.2 * SILENT
     while time.monotonic() < until and any(f.state == "unknown" and f.task.moved is not None for f in fates.values()):
         time.sleep(0.5)  # the store was moved a moment ago, or is here under another name
@@ -284,7 +285,7 @@ def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> l
         said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
         printed = jobs_in(said.text)
         job = printed[0] if said.good and len(printed) == 1 else None
-        found = called([array]) if job is None else {}
+        found = called([array]) if job is None and not said.unsent else {}
         if job is None and isinstance(found, dict) and (number := found.get(array.token)):
             job = next((job for job in printed if job.partition(";")[0] == number), number)
         if job is not None:

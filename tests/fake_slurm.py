@@ -4,7 +4,7 @@
 `folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
 number, `lie` instead of it, `down` fails every command, `swallow` fails sbatch after it has taken the job, `mumble` is
 an error beside a success of squeue, `rename` is the name that the site gives to every job, `private` hides the jobs of
-others, `user` is who asks.
+others, `user` is who asks, `clusters` are those that there are.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ LIVE = ("PENDING", "RUNNING")
 
 def option(words: list[str], name: str, default: str = "") -> str:
     return next((word.split("=", 1)[1] for word in words if word.startswith(f"--{name}=")), default)
+
+
+def asked_for(words: list[str]) -> str:
+    import os
+
+    return option(words, "clusters", os.environ.get("SBATCH_CLUSTERS", os.environ.get("SLURM_CLUSTERS", "")))
 
 
 def sbatch(state: dict[str, Any], words: list[str]) -> int:
@@ -142,8 +148,9 @@ def scontrol(state: dict[str, Any], words: list[str]) -> int:
         print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
         return 1
     for i, (now, code) in enumerate(job["tasks"]):
-        print(f"JobId={words[-1]}{i} ArrayJobId={words[-1]} ArrayTaskId={i} JobName={job['name']} UserId=a(1) "
-              f"JobState={now} Reason=None ExitCode={code} Command={job['script']} Comment={job['comment']} ")  # fmt: skip
+        marks = f"JobName={job['name']} Command={job['script']} Comment={job['comment']}"
+        print(f"JobId={words[-1]}{i} ArrayJobId={words[-1]} ArrayTaskId={i} {marks} UserId=a(1) "
+              f"JobState={now} Reason=None ExitCode={code}")  # fmt: skip
     return 0
 
 
@@ -158,6 +165,9 @@ def main(folder: Path, name: str, words: list[str]) -> int:
         code = 1
         if state.get("down") in (True, name):
             print(f"{name}: error: Unable to contact slurm controller (connect failure)", file=sys.stderr)
+        elif (wrong := asked_for(words)) and wrong not in state.get("clusters", [wrong]):
+            print(f"{name}: error: '{wrong}' can't be reached now, or it is an invalid entry for --cluster.  Use "
+                  "'sacctmgr list clusters' to see available clusters.", file=sys.stderr)  # fmt: skip
         elif name in ("sacct", "sacctmgr"):
             code = 0 if state.get(name) else 1
             print(state.get(name, ""))

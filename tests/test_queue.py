@@ -122,7 +122,7 @@ def test_an_error_beside_an_answer(slurm: FakeSlurm, send: Any, tally: Any, tmp_
     next(arrays_of(Store.open(tmp_path / "s"))).noted.unlink()
     slurm.set(mumble=True)
     assert tally()["queued"] == 6
-    assert "whether SLURM has it is not known" in send(code=2).stderr
+    assert "that was interrupted is not known" in send(code=2).stderr
     slurm.set(mumble=False)
     assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
 
@@ -281,6 +281,58 @@ def test_where_squeue_does_not_answer_nothing_is_claimed(
     assert "nothing is sent: what is in the queue is not known" in said.stderr and len(slurm.tasks()) == 3
     slurm.set(down=False)
     assert tally() == {"queued": 6, "note": "waits: Priority waits: Priority waits: Priority"}
+
+
+# ---- what will never be known ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["SBATCH_CLUSTERS", "SLURM_CLUSTERS"])
+def test_a_cluster_that_there_is_not(
+    slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Nothing was sent, and the next `submit` sends all."""
+    slurm.set(clusters=["fake"])
+    monkeypatch.setenv(variable, "fkae")
+    said = send(code=2).stderr
+    assert "sbatch refuses: 'fkae' can't be reached now" in said and "nothing is submitted" in said
+    assert not list(tmp_path.glob("s/slurm/2*")) and tally()["waiting"] == 6
+    monkeypatch.delenv(variable)
+    assert "submitted 6 runs" in send().stdout
+
+
+def test_a_submission_that_no_one_will_ever_tell_of(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster that it went to is no more: the message says what to do, and that does no harm."""
+    monkeypatch.setenv("SBATCH_CLUSTERS", "gone")
+    slurm.set(down="sbatch")
+    send(code=2)
+    monkeypatch.delenv("SBATCH_CLUSTERS")
+    slurm.set(down=False, clusters=["fake"])
+    assert "`spurbench cancel --forget" in send(code=2).stderr and tally()["queued"] == 4
+    assert "name no cell" in command("cancel", tmp_path / "s", "x", "--forget", code=2).stderr
+    assert "forgot 1 arrays" in command("cancel", tmp_path / "s", "--forget").stdout
+    assert tally()["waiting"] == 6 and "submitted 6 runs" in send().stdout
+    assert "counts as not sent" in started(next(arrays_of(Store.open(tmp_path / "s"))), 99).stdout
+
+
+def test_only_what_is_not_known_is_forgotten(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path
+) -> None:
+    send()
+    assert "forgot 0 arrays" in command("cancel", tmp_path / "s", "--forget").stdout
+    slurm.set(down=True)
+    tally()
+    assert "SLURM does not answer here" in command("cancel", tmp_path / "s", "--forget", code=2).stderr
+    slurm.set(down=False)
+    state = slurm.load()
+    state["jobs"]["101"] |= STRANGE
+    slurm.save(state)
+    tally()
+    assert "`spurbench cancel --forget" in command("cancel", tmp_path / "s", code=2).stderr
+    assert "forgot 1 arrays" in command("cancel", tmp_path / "s", "--forget").stdout
+    assert "counts as not sent" in started(next(arrays_of(Store.open(tmp_path / "s"))), 101).stdout
+    assert "submitted 6 runs" in send().stdout
 
 
 # ---- between sbatch and our note of it ------------------------------------------------------------------------------
