@@ -286,7 +286,5 @@ def collect(store: Store) -> list[Record]:
             records.append(failed(frame(run, job.options, hardware=False), kind, text))
             store.write_record(records[-1])
     if why:
-        raise UserError(
-            f"{len(records)} runs are written down; how others stand is not known: {why}; {way_out(store)}"
-        )
+        raise UserError(f"{len(records)} runs are written down; how others stand is not known: {why}; {way_out(store)}")
     return records

@@ -34,7 +34,7 @@ from spurbench.bench.grid.patterns import cell_names, chosen
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.records.parsing import Unfit, parse_json, read_whole
 from spurbench.bench.records.record import OUTSIDE
-from spurbench.bench.store.claims import Claims, alive, kept_alive
+from spurbench.bench.store.claims import Claims, Lost, alive, kept_alive
 from spurbench.bench.store.store import Store
 from spurbench.slurm import program
 
@@ -112,7 +112,10 @@ class Array:
         return self.job or job
 
     def renote(self, job: str) -> None:
-        """Write down another id than the one that was believed."""
+        """Write down another id than the one that was believed, unless the array is void by now."""
+        self.__dict__.pop("job", None)
+        if self.job == VOID:
+            return
         write_atomically(self.noted, f"{job}\n".encode())
         self.__dict__.pop("job", None)
 
@@ -200,10 +203,14 @@ def user_name() -> str:
 
 
 @contextmanager
-def submitting(store: Store, really: bool = True) -> Iterator[None]:
-    """One submission of a store at a time, on whatever machine; another waits for its end. Not `really`: a dry run."""
+def submitting(store: Store, really: bool = True) -> Iterator[Callable[[], bool]]:
+    """One submission of a store at a time, on whatever machine; another waits for its end. Not `really`: a dry run.
+
+    Yields what tells whether it is this one's turn still: one that was stopped for long is taken for dead, and another
+    may have sent its runs.
+    """
     if not really:
-        yield
+        yield lambda: True
         return
     claims = claims_of(store)
     claims.root.mkdir(parents=True, exist_ok=True)
@@ -213,9 +220,16 @@ def submitting(store: Store, really: bool = True) -> Iterator[None]:
             print(f"another submission for {store.root} is under way; waiting for it", file=sys.stderr)
         said = True
         time.sleep(0.2)
+
+    def holds() -> bool:
+        with suppress(Lost):
+            claims.check(SUBMISSION)
+            return True
+        return False
+
     try:
         with kept_alive(claims, [SUBMISSION], lambda: (0, 0)):
-            yield
+            yield holds
     finally:
         claims.release(SUBMISSION)
 

@@ -33,6 +33,7 @@ from spurbench.slurm.queue import SILENT, Fate, ending, last_fates, settle, way_
 from spurbench.slurm.submissions import JOB, KINDS, VOID, named, read_manifest, submitting, tasks
 
 PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
+OVERTAKEN = "this submission was stopped for so long that another took its place: submit again for what that left"
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # a compute node sees others of these names
 
 
@@ -79,7 +80,7 @@ def submit(
     Errors: UserError, among others if SLURM does not say what is in the queue already.
     """
     check(store.root, wish)
-    with submitting(store, not wish.dry_run):
+    with submitting(store, not wish.dry_run) as holds:
         fates = known_fates(store, wish)
         here = {id for id, fate in fates.items() if fate.state != "over"}
         now = find_outstanding(grid, store, settings, look_only=wish.dry_run)
@@ -95,7 +96,7 @@ def submit(
             ]
             for asked, ids in by_resources(grid, now.plan, wanted, resources).items()
         }
-        sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates)
+        sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates, holds)
     left_out = now.waiting & here
     return replace(sent, **counted(fates, left_out), searching=bool(searches), name=now.plan.grid)
 
@@ -129,7 +130,7 @@ def again(
     Each run asks for what it asked for last time, changed by `change`.
     """
     check(store.root, wish)
-    with submitting(store, not wish.dry_run):
+    with submitting(store, not wish.dry_run) as holds:
         now, every = known_fates(store, wish), list(tasks(store))
         here = {id for id, fate in now.items() if fate.state != "over"}
         last = {run.id: (job, task) for task in named(every, patterns) for job in task.jobs for run in job.runs}
@@ -146,7 +147,7 @@ def again(
             asked = change(resources_from((f"{task.array.folder}", manifest.get("resources", {}))))
             groups.setdefault(asked, []).append(replace(job, runs=runs))
         left = sum(ended == "itself" and id not in ids for id, ended in fates.items())
-        sent = send(groups, "retry", store, replace(wish, retry=True), now)
+        sent = send(groups, "retry", store, replace(wish, retry=True), now, holds)
         left_out = last.keys() & here
         return replace(sent, left=left, **counted(now, left_out))
 
@@ -206,9 +207,17 @@ def known_fates(store: Store, wish: Wish) -> dict[str, Fate]:
 
 
 def send(
-    groups: Mapping[Resources, Sequence[Job]], name: str, store: Store, wish: Wish, before: Mapping[str, Fate]
+    groups: Mapping[Resources, Sequence[Job]],
+    name: str,
+    store: Store,
+    wish: Wish,
+    before: Mapping[str, Fate],
+    holds: Callable[[], bool],
 ) -> Submission:
-    """Plan the arrays, write down what they are and submit them; what was sent stays sent if another is refused."""
+    """Plan the arrays, write down what they are and submit them; what was sent stays sent if another is refused.
+
+    `holds` tells whether it is this submission's turn still.
+    """
     fit = limits.fitting(groups, wish.jobs_per_task)
     beyond = sum(map(len, groups.values())) - sum(map(len, fit.values()))
     arrays = plan(fit, wish.jobs_per_task, limits.largest_array(), wish.max_parallel)
@@ -227,9 +236,11 @@ def send(
         {**common, "resources": asdict(array.resources), "tasks": [[job.to_dict() for job in t] for t in array.tasks]}
         for array in arrays
     ]
+    if not holds():
+        raise UserError(OVERTAKEN)
     meant = submissions.write_intent(folder, manifests)
     release(store, before)
-    return replace(sent, ids=sbatch_all(meant, scripts))
+    return replace(sent, ids=sbatch_all(meant, scripts, holds))
 
 
 def release(store: Store, fates: Mapping[str, Fate]) -> None:
@@ -273,31 +284,58 @@ def command(array: Array, meant: submissions.Array) -> str:
     return f"{'' if array.resources.srun else 'exec '}{shlex.join(words)}"
 
 
-def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str]) -> list[str]:
+def sbatch_all(arrays: Sequence[submissions.Array], scripts: Sequence[str], holds: Callable[[], bool]) -> list[str]:
     """Submit every array and note what SLURM calls it; their ids.
 
     Errors: UserError when one is refused, or when it is not known whether SLURM took it: those before it stay in the
-    queue, those after it are not sent.
+    queue, those after it are not sent. The same once it is not this submission's turn any more.
     """
     ids: list[str] = []
     for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
+        if not holds():
+            drop(arrays[place:], keep=bool(ids))
+            raise UserError(told(OVERTAKEN, ids, len(arrays)))
         write_atomically(array.script, text.encode("utf-8", "surrogateescape"))
         said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(SHELL))
-        printed = jobs_in(said.text)
-        job = printed[0] if said.good and len(printed) == 1 else None
-        found = called([array]) if job is None and not said.unsent else {}
-        if job is None and isinstance(found, dict) and (number := found.get(array.token)):
-            job = next((job for job in printed if job.partition(";")[0] == number), number)
+        job, printed, found = taken(array, said)
         if job is not None:
-            ids.append(array.note(job).split(";")[0])
+            if array.note(job if holds() else VOID) == VOID:
+                drop(arrays[place + 1 :], keep=True)
+                withdraw(array)
+                raise UserError(told(OVERTAKEN, ids, len(arrays)))
+            ids.append(str(array.id))
             continue
-        unsure = said.good or said.unsure or not isinstance(found, dict) or bool(printed)
-        for other in arrays[place + (1 if unsure else 0) :]:
-            other.note(VOID)
-        if not ids and not unsure:
-            shutil.rmtree(array.folder)
+        unsure = said.good or said.unsure or isinstance(found, str) or bool(printed)
+        drop(arrays[place + unsure :], keep=bool(ids) or unsure)
         raise UserError(refusal(said, ids, len(arrays), unsure))
     return confirmed(arrays)
+
+
+def taken(array: submissions.Array, said: program.Answer) -> tuple[str | None, list[str], dict[str, str] | str]:
+    """What SLURM calls an array, what sbatch printed that may be it, and what the queue says if that was not clear."""
+    printed = jobs_in(said.text)
+    job = printed[0] if said.good and len(printed) == 1 else None
+    found = called([array]) if job is None and not said.unsent else {}
+    if job is None and isinstance(found, dict) and (number := found.get(array.token)):
+        job = next((job for job in printed if job.partition(";")[0] == number), number)
+    return job, printed, found
+
+
+def drop(arrays: Sequence[submissions.Array], keep: bool) -> None:
+    """Let arrays that were not sent be void; if nothing of their submission is to be kept, it is deleted."""
+    for array in arrays:
+        array.note(VOID)
+    if not keep:
+        shutil.rmtree(arrays[0].folder)
+
+
+def withdraw(array: submissions.Array) -> None:
+    """Take an array that is void out of the queue."""
+    found = called([array])
+    job = found.get(array.token) if isinstance(found, dict) else None
+    said = program.call("scancel", *program.of(array.elsewhere), job) if job else program.Answer(None, error="unknown")
+    if not said.good:
+        print("what was sent last is perhaps in the queue still; its tasks will do nothing there", file=sys.stderr)
 
 
 def confirmed(arrays: Sequence[submissions.Array]) -> list[str]:
@@ -308,19 +346,23 @@ def confirmed(arrays: Sequence[submissions.Array]) -> list[str]:
     found = called(doubtful.values()) if doubtful else {}
     for token, job in found.items() if isinstance(found, dict) else ():
         doubtful[token].renote(job)
-    return [str(array.id) for array in arrays]
+    return [array.id for array in arrays if array.id is not None]
 
 
 def refusal(said: program.Answer, ids: Sequence[str], arrays: int, unsure: bool) -> str:
     """Why not everything was sent, and what became of the rest."""
-    kept = f"{len(ids)} of {arrays} arrays are in the queue: {', '.join(ids)}" if ids else "nothing is submitted"
     if unsure:
         text = said.text.strip()[-200:]
         printed = f"printed no job id that the queue has ({text!r})" if said.good else f"fails: {said.reason}"
-        return f"sbatch {printed}; whether it took the array is found out by the next `status` or `submit`" + (
-            f"; {kept}" if ids else ""
-        )
-    return f"sbatch refuses: {said.reason}; {kept}" + ("; submit again for the rest" if ids else "")
+        text = f"sbatch {printed}; whether it took the array is found out by the next `status` or `submit`"
+        return told(text, ids, arrays) if ids else text
+    return told(f"sbatch refuses: {said.reason}", ids, arrays) + ("; submit again for the rest" if ids else "")
+
+
+def told(what: str, ids: Sequence[str], arrays: int) -> str:
+    """What went wrong, and what of the submission is in the queue."""
+    kept = f"{len(ids)} of {arrays} arrays are in the queue: {', '.join(ids)}"
+    return f"{what}; {kept if ids else 'nothing is submitted'}"
 
 
 def jobs_in(text: str) -> list[str]:

@@ -132,9 +132,10 @@ def squeue(state: dict[str, Any], words: list[str]) -> int:
 
 def scancel(state: dict[str, Any], words: list[str]) -> int:
     for word in words:
-        id, _, i = word.partition("_")
-        if id in state["jobs"] and state["jobs"][id]["tasks"][int(i)][0] in LIVE:
-            state["jobs"][id]["tasks"][int(i)] = ["CANCELLED", "0:15"]
+        id, _, index = word.partition("_")
+        for i, (now, _) in enumerate(state["jobs"].get(id, {"tasks": []})["tasks"]):
+            if now in LIVE and index in ("", str(i)):
+                state["jobs"][id]["tasks"][i] = ["CANCELLED", "0:15"]
     return 0
 
 

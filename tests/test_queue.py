@@ -437,6 +437,54 @@ def test_two_submissions_at_once(slurm: FakeSlurm, send: Any, spurbench: Any, tm
     assert said == ["submitted 0 runs as 0 tasks of 0 arrays", "submitted 6 runs as 3 tasks of 2 arrays: 101, 102"]
 
 
+@pytest.mark.parametrize("moment", ["sbatch", "intent"])
+def test_a_submission_that_is_stopped_for_long(
+    slurm: FakeSlurm,
+    send: Any,
+    tally: Any,
+    spurbench: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """Another takes its place and sends the same runs: what it sends when it wakes up is void and cancelled at once."""
+    line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "s", "--node-local", "--no-snapshot")
+    real, call, told = submissions.write_intent, program.call, list[str]()
+
+    def other() -> None:
+        if not told:
+            shutil.rmtree(tmp_path / "s" / "slurm" / "claims")
+            told.append(spurbench(*line).stdout)
+
+    def intent(*arguments: Any) -> Any:
+        meant = real(*arguments)
+        if moment == "intent":
+            other()
+        return meant
+
+    def sbatch(*words: str, **more: Any) -> Any:
+        if words[0] == moment:
+            other()
+        return call(*words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "call", sbatch)
+        patch.setattr(submissions, "write_intent", intent)
+        assert "another took its place" in (said := send(code=2).stderr) and said.count("\n") == 1
+    assert "submitted 6 runs as 3 tasks of 2 arrays: 101, 102" in told[0]
+    living = [id for id, state in slurm.tasks().items() if state == "PENDING"]
+    assert len(living) == 3 and {id.partition("_")[0] for id in living} == {"101", "102"}
+    assert len(slurm.tasks()) == (5 if moment == "sbatch" else 3)
+    assert tally()["queued"] == 6 and "submitted 0 runs" in send().stdout
+
+
+def test_what_is_void_stays_so(tmp_path: Path) -> None:
+    array = Array(tmp_path, 0)
+    array.note("void")
+    array.renote("7")
+    assert array.note("8") == "void" and array.id is None
+
+
 # ---- how tasks end --------------------------------------------------------------------------------------------------
 
 
