@@ -102,9 +102,9 @@ def fate(task: Task, answers: Answers) -> Fate:
             return Fate(kept, "running", told.removeprefix(", and "))
         return Fate(kept, "queued", f"waits: {said.reason or said.state}{told}")
     end = task.end
+    if said is None and (why := answers.unknown.get(task.array.token)):  # it may have been put back since it ended
+        return Fate(task, "unknown", why)
     if end in (None, CANCELLED):  # which was only meant, until SLURM says how the task ended, or knows it no more
-        if task.array.token in answers.unknown:
-            return Fate(task, "unknown", answers.unknown[task.array.token])
         told_end = said.end if said else None
         own = told_end is not None and told_end[0] not in ("cancelled", "killed")
         end = told_end if own or end is None else end

@@ -544,6 +544,22 @@ def test_an_end_is_taken_back(slurm: FakeSlurm, send: Any, command: Any, tally: 
     assert tally()["failed"] == 6 and "time_limit" in tally()["note"]
 
 
+def test_a_noted_end_is_none_while_slurm_does_not_answer(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path
+) -> None:
+    """Someone may have put the tasks back into the queue since."""
+    send()
+    slurm.become("TIMEOUT")
+    assert tally()["failed"] == 6
+    slurm.become("RUNNING", *slurm.tasks())
+    slurm.set(down="squeue")
+    assert tally()["queued"] == 6 and "squeue does not answer here" in tally()["note"]
+    assert "nothing is sent" in send(code=2).stderr and len(slurm.tasks()) == 3
+    assert "0 runs are written down" in command("collect", tmp_path / "s", code=2).stderr
+    slurm.set(down=False)
+    assert tally()["running"] == 6
+
+
 def test_forgotten_tasks_are_sent_again_and_nothing_is_written_of_them(
     slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path
 ) -> None:
