@@ -19,6 +19,9 @@ CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE":
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
 OVER = {*CAUSES, "COMPLETED", "FAILED", "REVOKED", "LAUNCH_FAILED"}  # in any other state, known or not, a task lives
 
+Place = tuple[str, int | None]
+"""The token of an array and the index of one of its tasks, or None for those that are not named one by one."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -34,7 +37,7 @@ class Line:
     """What a line of a program of SLURM says of some tasks of one job."""
 
     number: str  # of the job
-    indices: tuple[int, ...]
+    indices: tuple[int | None, ...]
     state: str
     names: str  # its name, and what else tells whose it is: its comment, the path of its script
     user: str = ""  # the number of who submitted it, where that is told
@@ -54,9 +57,13 @@ class Answers:
     """
 
     arrays: dict[str, Array] = field(default_factory=dict)  # by their tokens
-    tasks: dict[Key, Said] = field(default_factory=dict)
+    tasks: dict[Place, Said] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)  # token → why
     since: float = field(default_factory=time.monotonic)
+
+    def of(self, key: Key) -> Said | None:
+        """What SLURM says of a task: by itself, or of all of its array that it does not name."""
+        return self.tasks.get(key) or self.tasks.get((key[0], None))
 
 
 def ask(arrays: Iterable[Array]) -> Answers:
@@ -102,9 +109,9 @@ def hidden(array: Array) -> str | None:
     return None
 
 
-def assigned(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[Key, Said]:
+def assigned(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[Place, Said]:
     """What lines say of the tasks of arrays. A job that has the number of an array, and nothing of its, is not it."""
-    found, numbered = dict[Key, Said](), by_number(arrays)
+    found, numbered = dict[Place, Said](), by_number(arrays)
     for line in lines:
         for array in numbered.get(line.number, ()):
             if line.state and (not line.names or bears(line.names, array)):
@@ -143,7 +150,7 @@ def bears(names: str, array: Array) -> bool:
 
 def remembered(answers: Answers, tokens: Iterable[str]) -> None:
     """Add how tasks of these arrays ended, or that they live, as sacct or scontrol remember it."""
-    told = dict[Key, Said]()
+    told = dict[Place, Said]()
     for cluster, here in by_cluster(answers.arrays[token] for token in tokens):
         at = program.of(cluster)
         for part in program.in_parts(here):
@@ -186,15 +193,20 @@ def shown(text: str) -> Iterator[Line]:
     """The lines of `scontrol show job`."""
     for line in text.splitlines():
         fields = dict(re.findall(r"(?:^| )(\w+)=(.*?)(?= \w+=|$)", line))
-        if place := spread(f"{fields.get('ArrayJobId')}_[{fields.get('ArrayTaskId')}]"):
+        number, indices = fields.get("ArrayJobId", fields.get("JobId")), fields.get("ArrayTaskId")
+        if place := spread(f"{number}_[{indices}]" if indices else str(number)):
             yield Line(*place, fields.get("JobState", ""), line, code=fields.get("ExitCode", ""))
 
 
-def spread(id: str) -> tuple[str, tuple[int, ...]] | None:
-    """The number of the job and the indices of its tasks that `7_3` or `7_[0-2,5%1]` stands for."""
-    match = re.fullmatch(r"(\d+)_\[?([\d,-]+)(?:%\d+)?\]?", id)
-    if match is None:
-        return None
+def spread(id: str) -> tuple[str, tuple[int | None, ...]] | None:
+    """The number of the job and the indices of its tasks that `7_3` or `7_[0-2,5%1]` stands for.
+
+    An array that was cancelled before any of its tasks began is `7`, and a long list of tasks is cut as `7_[0,2,...]`:
+    that says the same of all the tasks that are not named.
+    """
+    match = re.fullmatch(r"(\d+)(?:_\[?([\d,-]+)(?:%\d+)?\]?|_\[.*\.\.\..*)?", id)
+    if match is None or match[2] is None:
+        return match and (match[1], (None,))
     found: list[int] = []
     for part in match[2].split(","):
         first, _, last = part.partition("-")

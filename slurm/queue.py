@@ -88,13 +88,13 @@ def fates(every: Sequence[Task], recent: bool = False, open_: Container[Key] | N
 
 
 def unexplained(task: Task, answers: Answers) -> bool:
-    said = answers.tasks.get(task.key)
+    said = answers.of(task.key)
     return task.array.token not in answers.unknown and (said is None or said.end is not None)
 
 
 def fate(task: Task, answers: Answers) -> Fate:
     """How a task stands, with the end that is known of it."""
-    said = answers.tasks.get(task.key)
+    said = answers.of(task.key)
     if said and said.end is None:
         kept = task if task.end == CANCELLED else replace(task, end=None)
         told = ", and is to end" if kept.end else ""
@@ -222,7 +222,7 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
     why = why or next((fate.why for fate in found if fate.state == "unknown"), None)
     living = [fate.task for fate in found if fate.live]
     gone = [replace(task, end=CANCELLED) for task in living]
-    write_ends(gone)
+    unwritten = write_ends(gone)
     by_cluster: dict[str | None, list[Task]] = {}
     for task in living:
         by_cluster.setdefault(task.array.elsewhere, []).append(task)
@@ -236,6 +236,8 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
                 raise UserError(f"scancel fails: {trouble[0]}; look with `status` what is in the queue still")
             if said.code is None:
                 raise UserError(f"scancel fails: {said.error}; look with `status` what is in the queue still")
+    if unwritten:
+        raise UserError(f"cancelled {len(gone)} tasks, but that they were cannot be written down: {unwritten}")
     if why:
         raise UserError(
             f"cancelled {len(gone)} tasks; others may be in the queue, which is not known: {why}; {way_out(store)}"

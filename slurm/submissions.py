@@ -344,13 +344,19 @@ def known_ends(folder: Path) -> dict[str, End]:
     return {}
 
 
-def write_ends(changed: Iterable[Task]) -> None:
-    """Write down how these tasks ended, or, of those that have no end, that they have not."""
-    by_folder: dict[Path, list[Task]] = {}
+def write_ends(changed: Iterable[Task]) -> str | None:
+    """Write down how these tasks ended, or, of those that have no end, that they have not; why that failed, if it did.
+
+    In someone else's store, or on a full disk, it does; what SLURM says it can be asked for again.
+    """
+    trouble, by_folder = None, dict[Path, list[Task]]()
     for task in changed:
         by_folder.setdefault(task.array.folder, []).append(task)
     for folder, of_folder in by_folder.items():
         ends: dict[str, End | None] = {**known_ends(folder), **{task.place: task.end for task in of_folder}}
         ends |= {task.id: None for task in of_folder}  # as it was called here once
-        with suppress(OSError):  # someone else's store, or a full disk: it is told again when it is asked for
+        try:
             write_atomically(folder / "ends.json", canonical({id: end for id, end in ends.items() if end}))
+        except OSError as error:
+            trouble = f"{folder / 'ends.json'}: {error.strerror}"
+    return trouble

@@ -3,7 +3,8 @@
 `FakeSlurm(folder)` writes commands into `folder/bin`, to be put first on PATH. What they know lies in
 `folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
 number, `lie` instead of it, `down` fails every command, `swallow` fails sbatch after it has taken the job, `mumble` is
-an error beside a success of squeue, `rename` is the name that the site gives to every job, `private` hides the jobs of
+an error beside a success of squeue, `rename` is the name that the site gives to every job, `bare` lists an array
+that was cancelled as one job, `private` hides the jobs of
 others, `user` is who asks, `clusters` are those that there are.
 """
 
@@ -122,6 +123,9 @@ def squeue(state: dict[str, Any], words: list[str]) -> int:
     for id, job in state["jobs"].items():
         hidden = state.get("private") and job["user"] != me
         if hidden or (asked is not None and id not in asked) or (user and user != str(job["user"])):
+            continue
+        if state.get("bare") and all(now == "CANCELLED" for now, _ in job["tasks"]):
+            print(f"{id}|CANCELLED|None|{job['user']}|{job['name']}|{job['comment']}|{job['script']}|")
             continue
         for i, (now, _) in enumerate(job["tasks"]):
             if states == "all" or (now in LIVE and states in ("", now)):

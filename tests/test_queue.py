@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from spurbench.bench.jobs.recording import failed, frame
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program, queue, submissions, submit, task
-from spurbench.slurm.answers import Answers, ask, assigned, listed, remembered
+from spurbench.slurm.answers import Answers, ask, assigned, listed, remembered, spread
 from spurbench.slurm.arrays import Resources
 from spurbench.slurm.submissions import Array, arrays_of, named, tasks, write_ends
 
@@ -141,6 +142,11 @@ def test_tasks_that_are_listed_as_ranges() -> None:
     array = Array(Path("/s/slurm/x"), 0, given="7")
     found = assigned(listed("7_[0-2,5%2]|PENDING|Priority|"), [array])
     assert set(found) == {(array.token, index) for index in (0, 1, 2, 5)}
+    lines = listed("7_1|RUNNING||\n7|CANCELLED||")
+    answers = Answers(tasks=assigned(lines, [array]))
+    said = [answers.of((array.token, index)) for index in range(2)]
+    assert [one and one.state for one in said] == ["CANCELLED", "RUNNING"]
+    assert spread("7_[0,2,4,...]") == spread("7") == ("7", (None,)) and spread("7_0.batch") is None
 
 
 @pytest.mark.parametrize("variable", ["SQUEUE_STATES", "SQUEUE_PARTITION", "SLURM_CLUSTERS", "SQUEUE_FORMAT"])
@@ -580,6 +586,31 @@ def test_a_sign_of_life_counts_more_than_a_queue_that_lists_nothing(
     assert store.claims.take(one) and store.claims.take(other)
     slurm.set(jobs={})
     assert tally()["running"] == 2 and "gave a sign of life" in send("--only", "two_moon/sd", code=2).stdout
+
+
+def test_an_array_that_is_cancelled_as_a_whole(slurm: FakeSlurm, send: Any, tally: Any) -> None:
+    """SLURM lists no task of it, but one job."""
+    send()
+    slurm.become("CANCELLED")
+    slurm.set(bare=True)
+    assert tally()["failed"] == 6 and "cancelled: as SLURM says, CANCELLED" in tally()["note"]
+    slurm.set(jobs={})
+    assert "cancelled: as SLURM says, CANCELLED" in tally()["note"]
+
+
+def test_a_cancellation_that_cannot_be_written_down(
+    slurm: FakeSlurm, send: Any, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send()
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(submissions, "write_atomically", full)
+    said = command("cancel", tmp_path / "s", code=2).stderr
+    assert "cancelled 3 tasks, but that they were cannot be written down" in said
+    assert "ends.json: No space left on device" in said and said.count("\n") == 1
+    assert set(slurm.tasks().values()) == {"CANCELLED"}
 
 
 def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
