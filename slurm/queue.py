@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
@@ -221,21 +221,17 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
     found = fates(named(every, patterns)).values()
     why = why or next((fate.why for fate in found if fate.state == "unknown"), None)
     living = [fate.task for fate in found if fate.live]
-    gone = [replace(task, end=CANCELLED) for task in living]
-    unwritten = write_ends(gone)
-    by_cluster: dict[str | None, list[Task]] = {}
-    for task in living:
-        by_cluster.setdefault(task.array.elsewhere, []).append(task)
-    for cluster, here in by_cluster.items():
-        for part in program.in_parts(here):
-            said = program.call("scancel", *program.of(cluster), *(task.id for task in part))
-            if trouble := [
-                line for line in said.error.splitlines() if "error" in line and not OVER_ALREADY.search(line)
-            ]:
+    gone, unwritten = list[Task](), None
+    for cluster, part in parts(living):
+        meant = [replace(task, end=CANCELLED) for task in part]
+        unwritten = write_ends(meant) or unwritten
+        said = program.call("scancel", *program.of(cluster), *(task.id for task in part))
+        if trouble := refused(said):
+            if said.code is not None and said.code >= 0:  # else it may have done it
                 write_ends(part)
-                raise UserError(f"scancel fails: {trouble[0]}; look with `status` what is in the queue still")
-            if said.code is None:
-                raise UserError(f"scancel fails: {said.error}; look with `status` what is in the queue still")
+            done = f"; {len(gone)} of {len(living)} tasks are cancelled" if gone else ""
+            raise UserError(f"scancel fails: {trouble}{done}; look with `status` what is in the queue still")
+        gone += meant
     if unwritten:
         raise UserError(f"cancelled {len(gone)} tasks, but that they were cannot be written down: {unwritten}")
     if why:
@@ -243,6 +239,28 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
             f"cancelled {len(gone)} tasks; others may be in the queue, which is not known: {why}; {way_out(store)}"
         )
     return gone
+
+
+def parts(living: Iterable[Task]) -> Iterator[tuple[str | None, list[Task]]]:
+    """Tasks by the clusters to address, in lists that a command line has room for."""
+    by_cluster: dict[str | None, list[Task]] = {}
+    for task in living:
+        by_cluster.setdefault(task.array.elsewhere, []).append(task)
+    for cluster, here in by_cluster.items():
+        yield from ((cluster, part) for part in program.in_parts(here))
+
+
+def refused(said: program.Answer) -> str | None:
+    """Why scancel did not take tasks out of the queue, if it did not; that they have ended is no reason."""
+    if said.code is None:
+        return said.reason
+    if said.code < 0:
+        return f"it was ended by signal {-said.code}"
+    lines = [line.strip() for line in f"{said.error}\n{said.text}".splitlines() if line.strip()]
+    unknown = [line for line in lines if not OVER_ALREADY.search(line) and (not said.good or "error" in line)]
+    if unknown:
+        return unknown[0]
+    return None if said.good or lines else said.reason
 
 
 def forget(store: Store) -> list[Array]:

@@ -4,7 +4,7 @@
 `folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
 number, `lie` instead of it, `down` fails every command, `swallow` fails sbatch after it has taken the job, `mumble` is
 an error beside a success of squeue, `rename` is the name that the site gives to every job, `bare` lists an array
-that was cancelled as one job, `private` hides the jobs of
+that was cancelled as one job, `stubborn` is how scancel ends and what it says, `private` hides the jobs of
 others, `user` is who asks, `clusters` are those that there are.
 """
 
@@ -135,6 +135,12 @@ def squeue(state: dict[str, Any], words: list[str]) -> int:
 
 
 def scancel(state: dict[str, Any], words: list[str]) -> int:
+    import os
+
+    if "stubborn" in state:  # a code, or the number of a signal, and what it says
+        code, text = state["stubborn"]
+        print(text, file=sys.stderr, end="", flush=True)
+        return int(code) if code > 0 else os.kill(os.getpid(), -code) or 0
     for word in words:
         id, _, index = word.partition("_")
         for i, (now, _) in enumerate(state["jobs"].get(id, {"tasks": []})["tasks"]):

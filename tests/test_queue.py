@@ -588,6 +588,26 @@ def test_a_sign_of_life_counts_more_than_a_queue_that_lists_nothing(
     assert tally()["running"] == 2 and "gave a sign of life" in send("--only", "two_moon/sd", code=2).stdout
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "words"),
+    [(1, "scancel: the site's hook says no\n", "the site's hook says no"), (-9, "", "ended by signal 9"),
+     (1, "", "exit code 1"), (1, "scancel: error: Kill job error on job id 101_0: Access denied\n", "Access denied"),
+     (1, "scancel: error: Kill job error on job id 101_0: Job/step already completing or completed\n", None)],
+)  # fmt: skip
+def test_a_scancel_that_does_not(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path, code: int, text: str, words: str | None
+) -> None:
+    """Whatever it says; only that tasks have ended already is no trouble."""
+    send()
+    slurm.set(stubborn=[code, text])
+    said = command("cancel", tmp_path / "s", code=2 if words else 0)
+    assert "cancelled 3 tasks" in said.stdout if words is None else "cancelled" not in said.stdout
+    assert words is None or (
+        f"scancel fails: " in said.stderr and words in said.stderr and said.stderr.count("\n") == 1
+    )
+    assert tally()["queued"] == 6 and ("is to end" in tally()["note"]) == (words is None or code < 0)
+
+
 def test_an_array_that_is_cancelled_as_a_whole(slurm: FakeSlurm, send: Any, tally: Any) -> None:
     """SLURM lists no task of it, but one job."""
     send()
