@@ -12,6 +12,7 @@ from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.jobs.job import Job
 
 LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be put back into the queue
+MOST_MINUTES = 3650 * 24 * 60  # SLURM counts in 32 bits: what has no room there becomes another limit
 WARNING_SECONDS = 120  # before the time limit a task is told to save its state
 UNITS = "KMGT"  # of memory, each 1024 of the one before; SLURM takes a bare number for megabytes
 NOTHING = "none"  # asks for nothing, where there is a default to take back
@@ -95,16 +96,18 @@ def minutes(text: str) -> int:
     """A time limit in minutes, from `90m`, `4h`, `2d`, or as SLURM reads it: `90` and `90:00` are minutes, `4:00:00`
     hours, `2-12`, `2-12:30` and `2-12:30:00` days and hours. Seconds are rounded up."""
     found: float | None = None
-    if match := re.fullmatch(r"(\d+)([mhd]?)", text):
+    if match := re.fullmatch(r"(\d{1,15})([mhd]?)", text):
         found = int(match[1]) * {"": 1, "m": 1, "h": 60, "d": 1440}[match[2]]
-    elif match := re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?(?::(\d+))?", text):
+    elif match := re.fullmatch(r"(\d{1,15})-(\d{1,15})(?::(\d{1,15}))?(?::(\d{1,15}))?", text):
         days, hours, mins, seconds = (int(part or 0) for part in match.groups())
         found = days * 1440 + hours * 60 + mins + (seconds + 59) // 60
-    elif match := re.fullmatch(r"(?:(\d+):)?(\d+):(\d\d)", text):
+    elif match := re.fullmatch(r"(?:(\d{1,15}):)?(\d{1,15}):(\d\d)", text):
         hours, mins, seconds = (int(part or 0) for part in match.groups())
         found = hours * 60 + mins + (seconds + 59) // 60
     if found is None:
-        raise UserError(f"--time {text}: expected minutes, or a time such as 90m, 4h, 4:00:00 or 2-12:00:00")
+        raise UserError(f"--time {cut(text)}: expected minutes, or a time such as 90m, 4h, 4:00:00 or 2-12:00:00")
+    if found > MOST_MINUTES:
+        raise UserError(f"--time {text}: at most {MOST_MINUTES // 1440} days")
     if found < LEAST_MINUTES:
         read = f" ({found} minutes and seconds to SLURM; hours are 4h or 4:00:00)" if text.count(":") == 1 else ""
         raise UserError(f"--time {text}{read}: at least {LEAST_MINUTES} minutes, to start, save and go on")

@@ -74,7 +74,15 @@ def test_time_limits(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("soon", "expected minutes"), ("5", "at least 15"), ("4:0", "expected"), ("4:00", "hours are 4h or 4:00:00")],
+    [
+        ("soon", "expected minutes"),
+        ("5", "at least 15"),
+        ("4:0", "expected"),
+        ("4:00", "hours are 4h or 4:00:00"),
+        ("4294967297", "at most 3650 days"),
+        ("9" * 5000, "expected minutes"),
+        ("9999-0", "at most 3650 days"),
+    ],
 )
 def test_wrong_time_limits_are_named(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
@@ -94,6 +102,8 @@ def test_more_memory_and_time_for_another_try() -> None:
         changed(was, "lots", None)
     with pytest.raises(UserError, match="expected minutes"):
         changed(was, None, "twice")
+    with pytest.raises(UserError, match="--time 10512000: at most 3650 days"):
+        changed(Resources(time="3650d"), None, "x2")
 
 
 @pytest.mark.parametrize(

@@ -602,9 +602,7 @@ def test_a_scancel_that_does_not(
     slurm.set(stubborn=[code, text])
     said = command("cancel", tmp_path / "s", code=2 if words else 0)
     assert "cancelled 3 tasks" in said.stdout if words is None else "cancelled" not in said.stdout
-    assert words is None or (
-        f"scancel fails: " in said.stderr and words in said.stderr and said.stderr.count("\n") == 1
-    )
+    assert words is None or ("scancel fails: " in said.stderr and words in said.stderr and said.stderr.count("\n") == 1)
     assert tally()["queued"] == 6 and ("is to end" in tally()["note"]) == (words is None or code < 0)
 
 
