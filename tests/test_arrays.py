@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -215,6 +216,24 @@ def test_without_slurm_one_line(command: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", "/nowhere")
     said = command("submit", "quick", "--store", tmp_path / "s", "--node-local", code=2).stderr
     assert said.startswith("spurbench: no sbatch here") and not list(tmp_path.glob("s/slurm/*"))
+
+
+def test_a_snapshot_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names what was to be written, not what was read, and nothing half-made stays."""
+    real, left = Path.write_bytes, [3]
+
+    def write(self: Path, content: bytes) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            real(self, content[:1])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space left") as full:
+        snapshot.take(tmp_path, [])
+    assert str(full.value.filename).startswith(f"{tmp_path}/code/") and "/." not in full.value.filename
+    assert not list((tmp_path / "code").iterdir())
 
 
 def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:

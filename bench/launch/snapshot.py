@@ -41,15 +41,25 @@ def sources(package: Path) -> Iterator[tuple[str, Path]]:
 
 
 def copy(files: dict[str, Path], target: Path) -> None:
-    """Copy the files to `target`, which appears at once and whole."""
+    """Copy the files to `target`, which appears at once and whole, or not at all."""
     half = target.with_name(f".{target.name}.{os.getpid()}")
-    for name, file in files.items():
-        (half / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, half / name)
-    (half / commit.BESIDE).write_bytes(canonical(commit.code() | {"snapshot": target.name}))
     try:
+        for name, file in files.items():
+            put(half / name, file.read_bytes(), target / name)
+        put(half / commit.BESIDE, canonical(commit.code() | {"snapshot": target.name}), target / commit.BESIDE)
         os.rename(half, target)
-    except OSError:  # another command was faster
-        shutil.rmtree(half)
-        if not target.exists():
+    except OSError:
+        if not target.exists():  # else another command was faster
             raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def put(file: Path, content: bytes, meant: Path) -> None:
+    """Write a file that will be `meant` when all are whole; that is what an error names."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except OSError as error:
+        error.filename = str(meant)
+        raise
