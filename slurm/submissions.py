@@ -271,12 +271,15 @@ def tasks(store: Store) -> Iterator[Task]:
 
 
 def tasks_of(array: Array, store: Store) -> Iterator[Task]:
-    """The tasks of an array; none if it was submitted for a store of which this one is a copy."""
+    """The tasks of an array; none if it was submitted for a store of which this one is a copy.
+
+    Where that was may be another store by now: then this one was moved.
+    """
     place, redoes, jobs = read_note(
         array.manifest, "manifest", lambda found: (found.get("store"), bool(found.get("retry")), jobs_in(found))
     )
     moved = str(place) if place is not None and not leads_to(place, store) else None
-    if moved is None or not os.path.lexists(moved):
+    if moved is None or not os.path.lexists(Path(moved) / "slurm" / array.folder.name):
         ends = known_ends(array.folder)
         for index, of_task in enumerate(jobs):
             task = Task(array, index, of_task, None, moved, redoes)

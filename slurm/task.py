@@ -59,6 +59,8 @@ def main(manifest: str) -> int:
         for path in content.get("copies", content.get("plugins", ())):
             registry.add_plugin(path)
         store = Store.open(content["store"])
+        if not belongs(Path(manifest), store):
+            raise UserError(f"{store.root} is another store than this array was submitted for, which was moved")
     except UserError as error:
         print(error, flush=True)
         return 2
@@ -72,6 +74,9 @@ def main(manifest: str) -> int:
     refused, redo, left = 0, Redo(content.get("retry", False)), jobs
     while left:
         job = left[0]
+        if not belongs(Path(manifest), store):
+            print(f"{store.root} is no more what this array was submitted for: nothing more is done there", flush=True)
+            return 2
         print(f"{job.title}: begins", flush=True)
         try:
             run_job(job, store, progress(job), lambda: bool(asked), redo)
@@ -80,6 +85,8 @@ def main(manifest: str) -> int:
                 not asked and time.monotonic() < until and not all(is_settled(store.record(run.id)) for run in job.runs)
             ):
                 time.sleep(2)  # another process has it, perhaps one that is about to end
+                if not belongs(Path(manifest), store):
+                    break
                 run_job(job, store, progress(job), lambda: bool(asked))
             print(f"{job.title}: ended", flush=True)
         except UserError as error:
@@ -102,6 +109,16 @@ def known(manifest: Path) -> bool:
     if array.job is None:
         array.note(number)
     return array.id in (number, None) and array.job != VOID
+
+
+def belongs(manifest: Path, store: Store) -> bool:
+    """Whether a store is the one that an array was submitted for, not one that was made where that was once.
+
+    A manifest outside a store was written by hand.
+    """
+    if not (manifest.parent / "submission.json").exists() and manifest.parent.exists():
+        return True
+    return (store.root / "slurm" / manifest.parent.name / manifest.name).exists()
 
 
 def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:

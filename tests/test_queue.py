@@ -747,6 +747,49 @@ def test_a_moved_store(slurm: FakeSlurm, send: Any, command: Any, tally: Any, tm
     assert tally(tmp_path / "t")["queued"] == 6
 
 
+def test_a_moved_store_and_a_new_one_in_its_place(
+    slurm: FakeSlurm, send: Any, command: Any, tally: Any, tmp_path: Path
+) -> None:
+    """The tasks are those of the moved one still, and there they may be cancelled."""
+    send()
+    (tmp_path / "s").rename(tmp_path / "t")
+    assert "submitted 6 runs as 3 tasks of 2 arrays: 103, 104" in send().stdout
+    assert tally()["queued"] == 6 and tally(tmp_path / "t")["failed"] == 6
+    assert f"looks for the store at {tmp_path / 's'}" in tally(tmp_path / "t")["note"]
+    assert "cancelled 3 tasks" in command("cancel", tmp_path / "t").stdout
+    assert tally()["queued"] == 6 and slurm.tasks()["101_0"] == "CANCELLED"
+
+
+def test_a_task_leaves_a_store_alone_that_is_not_its_own(
+    slurm: FakeSlurm, send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its own is moved after its first job, and another made in its place: it claims nothing there."""
+    send("--jobs-per-task", "3", "--device", "cpu")
+    array = next(arrays_of(Store.open(tmp_path / "s")))
+    for name, value in {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SPURBENCH_TASK", "")  # is set by it, and to be forgotten
+    from spurbench.bench.launch import worker
+
+    done: list[Job] = []
+
+    def run_job(job: Job, store: Store, *more: Any) -> None:
+        done.append(job)
+        store.root.rename(tmp_path / "t")
+        Store.open(tmp_path / "s", create=True)
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    monkeypatch.setattr(task.time, "sleep", lambda seconds: None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1)}
+    try:
+        assert task.main(str(array.manifest)) == 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(done) == 1 and "is no more what this array was submitted for" in capsys.readouterr().out
+    assert [file.name for file in (tmp_path / "s").iterdir()] == ["spurbench-store.json"]
+
+
 def test_a_store_under_another_path_whose_tasks_live(
     slurm: FakeSlurm, send: Any, tally: Any, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
