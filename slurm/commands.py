@@ -204,6 +204,11 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
         print(f"{sent.beyond} jobs are more than the cluster lets you queue; submit again when some have ended")
     if sent.left:
         print(f"{sent.left} runs failed by themselves and were left: --failed sends them too")
+    for files, (count, code) in sent.outdated.items():
+        names = " ".join(shell(Path(name)) for name in code)
+        or_else = f", `spurbench accept {shell(where)} {names}` says that the edit alters nothing" if code else ""
+        told = f"{count} runs were made before {plain(files)} was edited and are kept as they are"
+        print(f"{told}: `spurbench run --fresh` trains them again{or_else}")
     if sent.searching:
         print("these are searches; submit again when they have ended, for the runs they decide")
     if refused:

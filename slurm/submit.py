@@ -19,8 +19,9 @@ from spurbench.bench.grid.cells import Grid
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch import snapshot
 from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
-from spurbench.bench.launch.runner import Settings, arranged, find_outstanding
+from spurbench.bench.launch.runner import Outstanding, Settings, arranged, find_outstanding
 from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.record import Record
 from spurbench.bench.store.store import Store
@@ -65,6 +66,9 @@ class Submission:
     beyond: int = 0  # jobs left out because the cluster takes no more now
     left: int = 0  # runs left out because they failed by themselves
     name: str = ""  # of the grid's plan in the store
+    outdated: dict[str, tuple[int, list[str]]] = field(
+        default_factory=dict
+    )  # names of edited files → how many runs were made before that, and which of the files are code
 
     @property
     def runs(self) -> int:
@@ -98,7 +102,16 @@ def submit(
         }
         sent = send(jobs, grid.name, store, replace(wish, retry=settings.retry), fates, holds)
     left_out = now.waiting & here
-    return replace(sent, **counted(fates, left_out), searching=bool(searches), name=now.plan.grid)
+    return replace(
+        sent, **counted(fates, left_out), searching=bool(searches), name=now.plan.grid, outdated=outdated(now)
+    )
+
+
+def outdated(now: Outstanding) -> dict[str, tuple[int, list[str]]]:
+    """The files that were edited since runs of the grid were made, how many runs, and which of the files are code."""
+    edits.look_again()
+    found = now.outdated().items()
+    return {files: (len(ids), edits.edited_plugins(now.records[ids[0]])) for files, ids in found}
 
 
 def counted(fates: Mapping[str, Fate], left_out: Iterable[str]) -> dict[str, Any]:

@@ -21,11 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_slurm import FakeSlurm
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import ROOT
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs.job import Job, gather
 from spurbench.bench.jobs.recording import failed, frame
+from spurbench.bench.provenance import edits
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program, queue, submissions, submit, task
@@ -769,7 +771,7 @@ def test_a_task_leaves_a_store_alone_that_is_not_its_own(
     for name, value in {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SPURBENCH_TASK", "")  # is set by it, and to be forgotten
-    from spurbench.bench.launch import worker
+    from spurbench.bench.jobs import worker
 
     done: list[Job] = []
 
@@ -884,6 +886,22 @@ def test_a_grid_beside_another_of_its_name(send: Any, command: Any, tmp_path: Pa
     other.write_text(GRID.replace("seeds: 0-1", "seeds: 0-2"))
     said = command("submit", other, "--store", tmp_path / "s", "--node-local", "--no-snapshot").stdout
     assert "has another grid called g: this one is kept beside it as g-2" in said and "submitted 3 runs" in said
+
+
+def test_runs_of_a_plugin_that_was_edited_are_told_of(slurm: FakeSlurm, command: Any, tmp_path: Path) -> None:
+    """They are kept, as `run` keeps them."""
+    mine, grid, store = tmp_path / "mine.py", tmp_path / "g.yaml", tmp_path / "s"
+    mine.write_text((ROOT / "methods" / "sd.py").read_text().replace("SD", "Mine"))
+    grid.write_text(GRID.replace("[erm, sd, ", "[mine, "))
+    command("run", grid, "--only", "two_moon/mine", "--plugin", mine, "--store", store)
+    line = ("submit", grid, "--plugin", mine, "--store", store, "--node-local", "--no-snapshot", "--dry-run")
+    assert "was edited" not in command(*line).stdout
+    mine.write_text(mine.read_text().replace("logits.square()", "50 * logits.square()"))
+    edits.look_again()
+    said = command(*line).stdout
+    assert "2 runs were made before mine.py was edited and are kept as they are: `spurbench run --fresh`" in said
+    assert f"`spurbench accept {store} mine.py`" in said and "would submit 2 runs" in said
+    edits.look_again()
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
