@@ -24,20 +24,31 @@ def add_to(app: typer.Typer) -> None:
 
 
 def plan(
-    grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
+    grid: options.Grid = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
+    seeds: options.Seeds = None,
+    set_: options.Sets = None,
     only: options.Only = None,
+    precision: options.Precision = None,
     plugin: options.Plugin = None,
     json_: options.Json = False,
 ) -> None:
-    """Show what a grid would run, cell by cell, and which cells cannot be run and why."""
+    """Show what a grid would run, cell by cell, where its settings are from, and which cells cannot be run and why.
+
+    [dim]spurbench plan paper[/dim]
+    [dim]spurbench plan --dataset colored_mnist --method sd[/dim]
+    """
+    from spurbench.bench.cli import running
     from spurbench.bench.grid.expand import expand, summarize
-    from spurbench.bench.grid.load import load_grid
     from spurbench.bench.grid.patterns import only as chosen
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.records.run import used
 
     add_plugins(plugin)
-    planned = expand(chosen(load_grid(grid), only or []), {})
+    asked = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
+    shown = chosen(asked, only or [])
+    planned = expand(shown, {})
     if json_:
         print(json.dumps(planned.to_dict(), indent=1))
         return
@@ -48,6 +59,8 @@ def plan(
     columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
                "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
     show(rows, columns, f"{planned.grid}: {planned.description}")
+    for source, names in shown.sources().items():
+        print(terminal.line(f"settings of {', '.join(names)}: {source}", 3000))
     total = sum(row["runs"] + row["search_runs"] for row in rows)
     print(f"{total} runs in {len(rows)} cells, {sum(row['updates'] for row in rows):,} updates")
 
@@ -98,9 +111,7 @@ def run(
     grid: options.Grid = None,
     dataset: options.Datasets = None,
     method: options.Methods = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those of the paper, else 0-9.")
-    ] = None,
+    seeds: options.Seeds = None,
     set_: options.Sets = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
     only: options.Only = None,

@@ -33,7 +33,10 @@ Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Without a grid: one value on top of the paper's, as sd.coef=0.1 or training.lr=1e-3."),
+    typer.Option("--set", help="Without a grid: a value on top of those published, sd.coef=0.1 or training.lr=1e-3."),
+]
+Seeds = Annotated[
+    str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those that were published, else 0-9.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]

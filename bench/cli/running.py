@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -21,8 +21,7 @@ from spurbench.bench.records.plan import name_among
 from spurbench.bench.records.record import OUTSIDE
 from spurbench.bench.store.store import Store
 
-if TYPE_CHECKING:
-    pass
+MOST_NAMED, MOST_ORIGINS = 4, 5  # cells in a line, lines
 
 
 def the_grid(
@@ -75,6 +74,8 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     if name != grid.name:
         console.print(f"{where} has another grid called {grid.name}: this one is kept beside it as {name}",
                       highlight=False, soft_wrap=True)  # fmt: skip
+    for line in sources(chosen):
+        console.print(terminal.line(line), soft_wrap=True)
     for one in store.records()[1]:
         fate = "set aside" if one.ours and not one.newer else "not used"
         console.print(f"{fate}: {terminal.line(f'{one.path}: {one.reason}')}", soft_wrap=True)
@@ -88,6 +89,16 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     if result.refused and name not in before and not is_begun(result.end, store):
         store.drop_plan(name)  # else a mistyped option would stay as a row that waits for ever
     return conclude(result, result.end, where, console)
+
+
+def sources(grid: Grid) -> list[str]:
+    """Where the settings of a grid's cells are from, a line for each origin."""
+    each = [
+        f"settings of {', '.join(names) if len(names) <= MOST_NAMED else f'{len(names)} cells'}: {source}"
+        for source, names in grid.sources().items()
+    ]
+    more = f"and of others in {len(each) - MOST_ORIGINS} more ways, which `spurbench plan` tells"
+    return each if len(each) <= MOST_ORIGINS + 1 else [*each[:MOST_ORIGINS], more]
 
 
 def is_begun(end: Outstanding, store: Store) -> bool:

@@ -11,7 +11,8 @@ from spurbench.bench.core.errors import cut
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.yamlfile import Origin, Where
 from spurbench.bench.grid.cells import Grid
-from spurbench.bench.grid.load import read_grid, resolve
+from spurbench.bench.grid.load import resolve
+from spurbench.bench.grid.recipes import recipes_of
 from spurbench.bench.plugins import registry
 
 
@@ -24,25 +25,22 @@ def adhoc_grid(
 ) -> Grid:
     """The grid of `run --dataset … --method … --seeds 0-9 --set sd.coef=0.1`, without a file.
 
-    Each dataset × method starts from the shipped `paper` grid where it has that pair (its settings, not
-    its search), else from defaults. A key of `sets` is `method.name`, `training.name` or `dataset.name`;
-    a list as value (`sd.coef=[0.1,1]`) runs each of them.
+    Each dataset × method starts from the recipe beside the dataset where there is one, else from defaults. A key of
+    `sets` is `method.name`, `training.name` or `dataset.name`; a list as value (`sd.coef=[0.1,1]`) runs each of them.
     """
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     changes = parsed_sets(sets, names, methods)
-    paper = read_grid("paper")[0]
     blocks: list[dict[str, Any]] = []
     told: dict[Where, str] = {}
     for name in names:
         for method in methods:
             own = changes if trained(method) or not any(map(trained, methods)) else changes | {"training": {}}
-            block = starting_point(paper, name, method, own)
+            block = starting_point(name, method, own)
             told |= places(own, name, method, len(blocks), sets)
             block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
             blocks.append(block | ({"precision": precision} if precision else {}))
     data = {
         "description": f"{', '.join(methods)} on {', '.join(names)}, from the command line",
-        "selection": "none",
         "notes": [f"set by hand: {', '.join(sets)}"] if sets else [],
         "datasets": blocks,
     }
@@ -68,22 +66,12 @@ def places(changes: Changes, dataset: str, method: str, block: int, sets: Sequen
             for place, owner in placed(dataset, method) for name in changes.get(owner, {})}  # fmt: skip
 
 
-def starting_point(paper: Any, dataset: str, method: str, changes: Changes) -> dict[str, Any]:
-    """A dataset block for one method: the paper's where it has one, with the changes on top."""
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (block, entry)
-        for block in paper["datasets"]
-        for entry in ({"method": each} if isinstance(each, str) else each for each in block["methods"])
-        if (block["dataset"], entry["method"]) == (dataset, method)
-    ]
-    block, entry = min(pairs, key=lambda pair: "label" in pair[1], default=({}, {}))  # one without a label
-    kept = {key: value for key, value in entry.items() if key not in {"search", "label", "draws"}}
-    compared = not any(changes.values()) and "search" not in entry
-    row = {**kept, "method": method}
-    row["published"] = entry.get("published", method if block.get("paper_budget") else None) if compared else None
-    if changes.get(method) or changes.get("training"):  # no longer what someone chose by looking at the test
-        block = {**block, "selection": "none"}
+def starting_point(dataset: str, method: str, changes: Changes) -> dict[str, Any]:
+    """A dataset block for one method: its recipe where there is one, with the changes on top."""
+    recipes = recipes_of(registry.datasets().get(dataset))
+    row: dict[str, Any] = {"method": method} | ({"recipe": method} if method in recipes.by_name else {})
     for place, name in placed(dataset, method):
         if changes.get(name):
-            row[place] = {**row.get(place, {}), **changes[name]}
-    return {"seeds": "0-9", **block, "precision": "float32", "dataset": dataset, "methods": [row]}
+            row[place] = changes[name]
+    seeds = {} if recipes.seeds else {"seeds": "0-9"}
+    return {**seeds, "precision": "float32", "dataset": dataset, "methods": [row]}

@@ -51,6 +51,7 @@ class CellSpec:
     selection: Choice = Choice("none")
     search: SearchSpec | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)  # what a launcher on a cluster should ask for
+    source: str = ""  # where the settings are from, in words
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,19 @@ class Grid:
     cells: tuple[CellSpec, ...]
     place: str = ""  # where its file is, hashed; the same grid, edited, is found by it
 
+    def sources(self) -> dict[str, list[str]]:
+        """Where the settings are from, in words → the cells, as dataset/label, that can run with them."""
+        found: dict[str, list[str]] = {}
+        for cell in self.cells:
+            if not cell.na and f"{cell.dataset}/{cell.label}" not in found.setdefault(cell.source, []):
+                found[cell.source].append(f"{cell.dataset}/{cell.label}")
+        return {source: names for source, names in found.items() if names}
+
     @cached_property
     def origin(self) -> Origin:
         """Where it is from and a hash of what is to be run: equal grids have it wherever their files are."""
         cells = [
-            vars(cell)
+            {name: value for name, value in vars(cell).items() if name != "source"}
             | {
                 "resources": None,
                 "selection": to_builtins(cell.selection),

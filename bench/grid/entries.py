@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from spurbench.bench.core.errors import named
 from spurbench.bench.core.fields import NoEffect, Option, checked, effective
 from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.grid.recipes import Recipe, recipes_of
 from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
 from spurbench.bench.grid.search_space import Axis, axis, varies
 from spurbench.bench.plugins.registry import PluginInfo
@@ -19,6 +20,7 @@ Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
 
 
+MOST_NAMES = 6  # of settings that a file gives, in words
 BLOCK, ENTRY, SEARCH, SPACE, COMMAND = 1, 2, 3, 4, 5
 """Layers in which values are given; the later ones are nearer to the runs."""
 
@@ -48,6 +50,7 @@ class Entry:
     dataset: PluginInfo
     method: PluginInfo
     fields: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)  # place → name → option
+    recipe: Recipe | None = None
 
     def of(self, place: str) -> str:
         """Whose values those of a place are, for messages."""
@@ -55,14 +58,22 @@ class Entry:
 
     @property
     def seeds(self) -> list[int]:
-        given = self.entry.seeds or self.block.seeds or self.sheet.seeds
+        given = self.entry.seeds or self.block.seeds or self.sheet.seeds or recipes_of(self.dataset).seeds
         if not given:
             raise self.origin.error(self.where, "no seeds: give 'seeds: 0-9' here or for the whole grid")
         return given
 
     @property
     def rule(self) -> str:
-        return self.block.selection or self.sheet.selection
+        by_recipe = self.recipe.rule(self.untouched) if self.recipe else None
+        stated = self.sheet.selection if "selection" in self.sheet.model_fields_set else None
+        return self.block.selection or stated or by_recipe or self.sheet.selection
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the file gives no setting itself."""
+        entry = self.entry
+        return not (self.block.training or entry.hyper_parameters or entry.training or entry.search)
 
 
 def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Option]]:
@@ -87,7 +98,7 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
         "options": [(BLOCK, row.where[:2], row.block.options), (ENTRY, row.where, row.entry.options)],
     }
     for place, sources in layers.items():
-        settings[place] = defaults(row, place)
+        settings[place] = defaults(row, place) | recommended(row, place)
         varied: dict[str, Axis] = {}
         for layer, where, values in sources:
             fixed, several = split(row, place, (*where, place), values)
@@ -133,6 +144,18 @@ def completed(row: Entry, kept: Settings) -> Settings:
     return kept | {"hyper_parameters": hyper, "training": training}
 
 
+def source_of(row: Entry, given: Given, settings: Settings) -> str:
+    """Where the settings of a cell are from, in words: published or defaults, and what the file sets otherwise."""
+    own = []
+    for place in ("hyper_parameters", "training"):
+        base, here = defaults(row, place) | recommended(row, place), settings[place]
+        names = [name for of, name in given if of == place and name in here and here[name] != base[name]]
+        own += [name if place == "hyper_parameters" else f"{place}.{name}" for name in names]
+    origin = f"published: {row.recipe.source}" if row.recipe else "defaults"
+    more = f" and {len(own) - MOST_NAMES} more" if len(own) > MOST_NAMES else ""
+    return origin + (f", but for {', '.join(own[:MOST_NAMES])}{more}" if own else "")
+
+
 def firsts(axes: Sequence[Axis]) -> dict[int, Any]:
     """One combination of what varies."""
     return {i: one.values[0] if one.values else one.low for i, one in enumerate(axes)}
@@ -146,6 +169,19 @@ def defaults(row: Entry, place: str) -> dict[str, Any]:
         values |= row.dataset.training
     of = row.of(place)
     return {name: at(Origin(of), (), partial(checked, fields[name], value, of)) for name, value in values.items()}
+
+
+def recommended(row: Entry, place: str) -> dict[str, Any]:
+    """What the entry's recipe says of a place, if it has one; as with defaults, what has no effect is left out."""
+    values = row.recipe.values.get(place, {}) if row.recipe else {}
+    if not row.recipe or not values:
+        return {}
+    where = (*row.recipe.where, place)
+    fixed, several = split(replace(row, origin=row.recipe.origin), place, where, values)
+    if several:
+        name = next(iter(several))
+        raise row.recipe.origin.error((*where, name), f"{name}: a recipe has one value of it")
+    return fixed
 
 
 def split(row: Entry, place: str, where: Where, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Axis]]:

@@ -51,6 +51,7 @@ def plan_cell(spec: CellSpec, records: Mapping[str, Summary], taken: Mapping[str
         seeds=[] if spec.na else list(spec.seeds),
         ids=[],
         search=None,
+        source=spec.source or None,
     )
     if spec.search and not spec.na:
         cell = with_search(cell, spec.search, records, taken)
@@ -129,5 +130,6 @@ def summarize(plan: Plan) -> list[dict[str, Any]]:
             "search_runs": len(cell.draw_ids),
             "updates": 0 if cell.method in known and not known[cell.method].trains else updates,
             "search": cell.search.text if cell.search else None,
+            "source": cell.source,
         })  # fmt: skip
     return rows

@@ -21,8 +21,10 @@ from spurbench.bench.grid.entries import (
     firsts,
     in_effect,
     settle,
+    source_of,
     with_values,
 )
+from spurbench.bench.grid.recipes import chosen
 from spurbench.bench.grid.schema import GridSheet
 from spurbench.bench.grid.search import searched
 from spurbench.bench.grid.search_space import Axis, choices
@@ -42,7 +44,8 @@ def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[CellSpec]:
         for j, entry in enumerate(block.methods):
             there: Where = (*here, "methods", j)
             method = at(origin, (*there, "method"), partial(registry.method_info, entry.method))
-            row = Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method))
+            recipe = at(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
+            row = Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method), recipe)
             for cell in row_cells(row):
                 table = [cell.dataset, dict(cell.dataset_options), cell.precision, cell.label]
                 if fingerprint(table) in labels:
@@ -63,14 +66,17 @@ def row_cells(row: Entry) -> Iterator[CellSpec]:
         own = {i: value for i, value in values.items() if axes[i].option.name in kept[axes[i].place]}
         varied = suffix(axes, own)
         if len(own) == len(values) or varied not in seen:  # what differs in what has no effect is one cell
-            yield cell_of(row, completed(row, kept), varied, searched(row, settings, given))
+            source = source_of(row, given, kept)
+            yield cell_of(row, completed(row, kept), varied, searched(row, settings, given), source)
         seen.add(varied)
 
 
-def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | None) -> CellSpec:
+def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | None, source: str) -> CellSpec:
     label = " ".join(part for part in (row.entry.label or row.method.name, varied) if part)
     plain = row.entry.label is None and row.entry.search is None and not varied
     by_default = row.method.name if row.block.paper_budget and plain else None
+    if row.recipe and row.untouched:
+        by_default = row.recipe.published
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
     unserved = lack(search.rule, registry.splits_of(row.dataset)) if search else None
@@ -89,6 +95,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         selection=RULES[rule].as_choice(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
+        source=source,
     )
 
 

@@ -18,6 +18,7 @@ from spurbench.bench.records.selection import RULES
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
 Precision = Literal["float32", "bf16", "auto"]
 Sheet = TypeVar("Sheet", bound=BaseModel)
+BY_DEFAULT = "defaults"  # instead of a recipe
 Given = dict[str, Any]
 """Checked later: against the fields of the method, the dataset or Training; resources by the launcher they are for."""
 
@@ -60,6 +61,7 @@ class MethodSheet(Strict):
     method: str
     label: str | None = Field(default=None, min_length=1, max_length=80)
     published: str | None = None
+    recipe: str | None = None
     hyper_parameters: Given = {}
     training: Given = {}
     options: Given = {}

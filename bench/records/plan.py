@@ -70,6 +70,7 @@ class Cell(Part, frozen=True, kw_only=True):
     ids: list[Id]  # none while the settings are searched
     search: Search | None
     selection: Choice | None = None
+    source: Text | None = None  # where the settings are from, in words; None in plans that do not say
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def merge_two(one: Plan, other: Plan) -> Plan | None:
     if before_searches(one) != before_searches(other):
         return None
     superseded = sorted({*one.superseded, *other.superseded})
-    pairs = list(zip(one.cells, other.cells, strict=True))
+    pairs = list(zip(map(unsourced, one.cells), map(unsourced, other.cells), strict=True))
     if all(b == a or b.pending for a, b in pairs):
         return one.with_(superseded=superseded)
     return other.with_(superseded=superseded) if all(a == b or a.pending for a, b in pairs) else None
@@ -53,8 +53,14 @@ def before_searches(plan: Plan) -> Any:
 
 
 def cell_before_search(cell: Cell) -> Any:
+    cell = unsourced(cell)
     if cell.search is None:
         return cell
     draws = [replace(draw, seeds=[], ids=[]) for draw in cell.draws]
     search = replace(cell.search, draws=draws, chosen=None, text="")
     return replace(cell, hyper_parameters=None, training={}, na=None, seeds=[], ids=[], search=search)
+
+
+def unsourced(cell: Cell) -> Cell:
+    """The cell without what it says of where its settings are from: earlier plans do not say it."""
+    return replace(cell, source=None) if cell.source else cell
