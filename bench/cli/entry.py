@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import at_home
 
 if TYPE_CHECKING:
+    from spurbench.bench.leaderboard.build import Source
     from spurbench.bench.store.store import Store
 
 
@@ -111,6 +112,20 @@ def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
         print(f"{'ok  ' if ok else 'FAIL'}  {terminal.line(name)}: {terminal.line(found)}")
         bad += [] if ok else [name]
     return bad
+
+
+def sources(paths: Sequence[Path]) -> Source:
+    """The store at a path, or those at several, read as if they were merged; what is renamed then is said."""
+    from spurbench.bench.store.merge import join
+    from spurbench.bench.store.store import Store
+
+    stores = [Store.open(path) for path in dict.fromkeys(paths)]
+    if len(stores) == 1:
+        return stores[0]
+    joined = join(stores)
+    for line in joined.renamed:
+        print(f"spurbench: {terminal.line(line)}", file=sys.stderr)
+    return joined
 
 
 def complain(store: Store) -> bool:

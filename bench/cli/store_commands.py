@@ -66,7 +66,9 @@ def watch(
 
 
 def leaderboard(
-    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
+    store: Annotated[
+        list[Path], typer.Argument(help="The folder of the results, or a packed .jsonl.gz file; several as if merged.")
+    ],
     format_: Annotated[
         str | None,
         typer.Option("--format", help="table, markdown, latex, csv, json or html; by default as --out ends."),
@@ -74,16 +76,28 @@ def leaderboard(
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of the screen.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every split and metric, not only the main ones.")] = False,
     grid: Annotated[str | None, typer.Option(help="Only what this grid planned.")] = None,
+    only: options.Only = None,
+    columns: Annotated[
+        str | None, typer.Option(help="These instead: split/metric,split/metric; the first is the main one.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="Order of the rows: split/metric, best first, or method.")] = None,
 ) -> None:
-    """Compare the methods: means with intervals, paired differences, cost, and what was published."""
+    """Compare the methods: means with intervals, paired differences, cost, and what was published.
+
+    [dim]spurbench leaderboard stores/paper --out paper.html[/dim]
+    [dim]spurbench leaderboard stores/here there.jsonl.gz --columns test/loss,train/loss --sort test/loss[/dim]
+    """
     from spurbench.bench.cli import entry
-    from spurbench.bench.formats.render import format_of, render
+    from spurbench.bench.formats.render import format_of, load_format, render
+    from spurbench.bench.leaderboard import view
     from spurbench.bench.leaderboard.build import board
-    from spurbench.bench.store.store import Store
 
     out = out and entry.file_to_write(out)
     chosen = format_ or format_of(out)
-    text = render(board(Store.open(store), all_, grid), chosen, terminal.coloured() and out is None)
+    load_format(chosen)  # complaints come before the work
+    made = board(entry.sources(store), all_, grid, view.parse_columns(columns))
+    made = view.ordered(view.only(made, only or []), sort)
+    text = render(made, chosen, terminal.coloured() and out is None)
     if out is None:
         print(text if chosen == "table" or not sys.stdout.isatty() else terminal.plain(text))
         return

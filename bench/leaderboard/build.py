@@ -17,7 +17,6 @@ from spurbench.bench.provenance import edits
 from spurbench.bench.records.metrics import ASKED_FOR, Column, columns_of
 from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.record import Summary
-from spurbench.bench.store.store import Store
 
 
 class Problem(Protocol):
@@ -27,6 +26,15 @@ class Problem(Protocol):
     def path(self) -> str: ...
     @property
     def reason(self) -> str: ...
+
+
+class Source(Protocol):
+    """What a leaderboard is made of: a store, or several read together."""
+
+    @property
+    def name(self) -> str: ...
+    def records(self) -> tuple[Sequence[Summary], Sequence[Problem]]: ...
+    def plans(self) -> Sequence[Plan]: ...
 
 
 @dataclass(frozen=True)
@@ -64,20 +72,34 @@ def build(
     headlines: Mapping[str, Iterable[Sequence[str]]] | None = None,
     comparison: Comparison | None = None,
     edited: Edited = lambda record: (),
+    columns: Sequence[Column] = (),
 ) -> Leaderboard:
     """The leaderboard of a store's records, plans and unusable records.
 
     Without `all_metrics` the columns are the dataset's `headlines`, or of one not given there its records' `headline`,
     and what the runs were asked for. `planned_only` leaves out records no plan asks for. `comparison` replaces
-    datasets/published.yaml. `edited` names the files of a record that have changed since.
+    datasets/published.yaml. `edited` names the files of a record that have changed since. `columns` are shown instead
+    of all others, in every table that has some of them.
+
+    Errors: UserError for one of `columns` that no table has.
     """
     plans, comparison = list(plans), comparison or load()
     shown = headline_of(records, headlines or {})
     found = squares(records, plans, planned_only, edited)
-    sections = [section(group, shown, all_metrics, comparison) for group in tables(found)]
+    groups = tables(found)
+    each = [columns_in(group, shown, all_metrics) for group in groups]
+    notes = notes_of(plans)
+    if columns:
+        known = [columns_in(group, shown, True) for group in groups]
+        if found and (missing := next((one for one in columns if not any(one in there for there in known)), None)):
+            raise unknown("column", "/".join(missing), {"/".join(one) for there in known for one in there})
+        each = [[one for one in columns if one in there] for there in known]
+        without = dict.fromkeys(group[0].dataset for group, own in zip(groups, each, strict=True) if not own)
+        notes += [f"{name} has none of these columns" for name in without]
+    sections = [section(group, own, comparison) for group, own in zip(groups, each, strict=True) if own]
     return Leaderboard(
         sections=sections,
-        notes=notes_of(plans),
+        notes=notes,
         set_aside=[(one.path, one.reason) for one in problems],
         baseline=comparison.baseline,
         finished=max((record.provenance.finished for record in records), default=""),
@@ -102,11 +124,15 @@ def headline_of(records: Sequence[Summary], known: Mapping[str, Iterable[Sequenc
     return shown | {name: [(split, metric) for split, metric in pairs] for name, pairs in known.items()}
 
 
-def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, comparison: Comparison) -> Section:
-    first = group[0]
-    columns = list(shown.get(first.dataset, [("test", "accuracy"), ("train", "accuracy")]))
+def columns_in(group: list[Square], shown: Mapping[str, list[Column]], all_: bool) -> list[Column]:
+    """The columns of a table: the main ones of its dataset and what was asked for, or everything there is."""
+    columns = list(shown.get(group[0].dataset, [("test", "accuracy"), ("train", "accuracy")]))
     there = {column: None for square in group for record in square.done.values() for column in columns_of(record)}
-    columns += [column for column in there if column not in columns and (all_ or column[1].startswith(ASKED_FOR))]
+    return columns + [column for column in there if column not in columns and (all_ or column[1].startswith(ASKED_FOR))]
+
+
+def section(group: list[Square], columns: list[Column], comparison: Comparison) -> Section:
+    first = group[0]
     group = [s for s in group if s.method not in comparison.references] + [
         s for s in group if s.method in comparison.references
     ]
@@ -124,14 +150,14 @@ def section(group: list[Square], shown: Mapping[str, list[Column]], all_: bool, 
     return Section(first.dataset, first.dataset_options, first.protocol_version, first.precision, columns, lines)
 
 
-def board(store: Store, all_: bool = False, grid: str | None = None) -> Leaderboard:
+def board(store: Source, all_: bool = False, grid: str | None = None, columns: Sequence[Column] = ()) -> Leaderboard:
     """The leaderboard of a store; `grid` leaves only what that one planned."""
     records, unusable = store.records()
     plans = [plan for plan in store.plans() if grid in (None, plan.grid)]
     if grid is not None and not plans:
-        raise unknown(f"grid in {store.root}", grid, [plan.grid for plan in store.plans()])
+        raise unknown(f"grid in {store.name}", grid, [plan.grid for plan in store.plans()])
     return build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans),
-                        edited=edits.edited)  # fmt: skip
+                        edited=edits.edited, columns=columns)  # fmt: skip
 
 
 def headlines(plans: Sequence[Plan]) -> dict[str, Any]:

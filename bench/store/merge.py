@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.provenance import edits
+from spurbench.bench.records.parsing import Unusable
+from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.plan_merge import merge_plans
 from spurbench.bench.records.record import Summary, agree
 from spurbench.bench.store import artifacts
@@ -55,7 +58,40 @@ def add_plans(store: Store, sources: Sequence[Store], say: Callable[[str], None]
             store.write_plan(plan)
 
 
-def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int]:
+@dataclass(frozen=True)
+class Joined:
+    """Several stores, read as if they were merged; none is written to."""
+
+    name: str
+    summaries: list[Summary]
+    unusable: list[Unusable]
+    planned: list[Plan]
+    renamed: list[str]  # which plans got another name, in words
+
+    def records(self) -> tuple[list[Summary], list[Unusable]]:
+        return self.summaries, self.unusable
+
+    def plans(self) -> list[Plan]:
+        return self.planned
+
+
+def join(stores: Sequence[Store]) -> Joined:
+    """Stores read together. Errors: UserError that names finished records which contradict each other."""
+    first, *others = stores
+    kept = chosen(first, others, "ask", "`spurbench merge` with --keep makes one store of them")[0]
+    plans, renamed = merge_plans((plan, store.name) for store in stores for plan in store.plans())
+    unusable = [replace(one, path=f"{store.name}: {one.path}") for store in stores for one in store.records()[1]]
+    read = [line for store in stores for line in store.renamed()]
+    records = [kept[id][0] for id in sorted(kept)]
+    return Joined(" and ".join(store.name for store in stores), records, unusable, plans, read + renamed)
+
+
+def chosen(
+    store: Store,
+    sources: Sequence[Store],
+    keep: str,
+    advice: str = "--keep ours or --keep theirs decides, nothing is merged",
+) -> tuple[Kept, int]:
     """The record to keep of every run, and how many the sources have; raises UserError for those in question."""
     kept: Kept = {record.id: (record, store) for record in store.records()[0]}
     conflicts, seen = [], 0
@@ -73,7 +109,7 @@ def chosen(store: Store, sources: Sequence[Store], keep: str) -> tuple[Kept, int
     if conflicts and keep == "ask":
         raise UserError(
             f"{len(conflicts)} runs have finished records that differ: {', '.join(conflicts[:3])}"
-            f"{', …' if len(conflicts) > 3 else ''}; --keep ours or --keep theirs decides, nothing is merged"
+            f"{', …' if len(conflicts) > 3 else ''}; {advice}"
         )
     return kept, seen
 

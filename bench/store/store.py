@@ -73,6 +73,11 @@ class Store:
             write_atomically(mark, canonical({"schema": SCHEMA}))
         return cls(root, schemas_in(mark)[1])
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.root)
+
     def path(self, kind: str, run_id: str, suffix: str) -> Path:
         """Where a run's file of a kind is, or is to be."""
         name = run_id if kind == "records" else self.home(run_id)
