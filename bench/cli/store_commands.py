@@ -1,9 +1,10 @@
-"""The commands about stores: `status`, `watch`, `leaderboard`, `pack`, `merge` and `accept`."""
+"""The commands about stores: `status`, `watch`, `show`, `leaderboard`, `pack`, `merge` and `accept`."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     """Put the commands into the command line."""
     app.command()(status)
     app.command()(watch)
+    app.command("show")(show_run)
     app.command()(leaderboard)
     app.command()(pack)
     app.command()(merge)
@@ -63,6 +65,51 @@ def watch(
             if not any(row["running"] or row["queued"] for row in rows):
                 break
             time.sleep(every)
+
+
+def show_run(
+    run: Annotated[str, typer.Argument(help="The run's id, or its beginning.")],
+    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")] = Path(
+        "stores/quick"
+    ),
+    json_: Annotated[bool, typer.Option("--json", help="Print the record, for programs.")] = False,
+) -> None:
+    """Show everything of one run: what it is, its settings and where they are from, scores, curve, origin, files.
+
+    [dim]spurbench show 0188 stores/paper[/dim]
+    """
+    from spurbench.bench.cli import run_details as told
+    from spurbench.bench.core.errors import UserError
+    from spurbench.bench.store.store import Store
+
+    opened = Store.open(store)
+    found = told.details(opened, run)
+    record = found.record
+    if json_:
+        if record is None:
+            raise UserError(f"run {found.run.id} has no record: {', '.join(filter(None, (found.state, found.note)))}")
+        print(json.dumps(record.to_dict(), indent=1))
+        return
+    say(told.what(found))
+    if record is not None:
+        if record.cause and record.cause.detail:
+            print(terminal.plain(record.cause.detail.rstrip()))
+        for title, (rows, columns) in {
+            told.scored_at(record, found.rule): told.scores(record, found.rule),
+            told.groups_title(record): told.groups(record, found.rule),
+            "learning curve": told.curve(record),
+        }.items():
+            if rows:
+                show(rows, columns, title)
+        say(told.origin(record))
+    say({"files": ", ".join(told.files(opened, found.run.id)) or "none"})
+
+
+def say(facts: Mapping[str, str]) -> None:
+    """Names and what is known of them, a line each."""
+    for name, text in facts.items():
+        if text:
+            print(f"{name:<17} {terminal.line(text, 3000)}")
 
 
 def leaderboard(

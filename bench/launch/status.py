@@ -21,17 +21,21 @@ COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "precision":
 
 def states_of(store: Store) -> list[dict[str, Any]]:
     """One row a cell: how many of its runs are in each state, and why some failed."""
-    records = store.records()[0]
-    edits.look_again()
-    old = {record.id: files for record in records if (files := edits.edited(record))}
-    known = Known({record.id: record for record in records}, store.claims.living(), queued(store), old)
-    rows = []
+    known, rows = look(store), []
     for plan in store.plans():
         for cell in plan.cells:
             ids = [*cell.draw_ids, *cell.ids]
             rows.append({"grid": plan.grid, "dataset": cell.dataset, "label": cell.label,
                          "precision": cell.precision, **tally(ids, known, cell)})  # fmt: skip
     return rows
+
+
+def look(store: Store) -> Known:
+    """All that is known of the runs of a store, as it is now."""
+    records = store.records()[0]
+    edits.look_again()
+    old = {record.id: files for record in records if (files := edits.edited(record))}
+    return Known({record.id: record for record in records}, store.claims.living(), queued(store), old)
 
 
 def queued(store: Store) -> dict[str, tuple[str, str]]:
