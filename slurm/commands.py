@@ -34,6 +34,7 @@ def submit(
     store: Annotated[
         Path | None, typer.Option(help="Folder of the results, one all nodes see; default stores/GRID.")
     ] = None,
+    set_: options.Sets = None,
     only: options.Only = None,
     cluster: Annotated[str | None, typer.Option(help="Name in ~/.config/spurbench/clusters.yaml.")] = None,
     partition: Annotated[str | None, typer.Option(help="As sbatch's; the cluster's default if left out.")] = None,
@@ -85,7 +86,7 @@ def submit(
     asked = {name: value for name, value in given.items() if value is not None}
     below = [profiles.shell(), profiles.profile(cluster)]
     profiles.resources(*below, ("the command line", asked))  # complaints come before anything is written
-    chosen = load_grid(grid)
+    chosen = load_grid(grid, set_ or [])
     where = store or Path("stores") / Path(grid).stem
     wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
     check(where, wish)

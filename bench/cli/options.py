@@ -33,7 +33,7 @@ Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Without a grid: a value on top of those published, sd.coef=0.1 or training.lr=1e-3."),
+    typer.Option("--set", help="A value above the grid's, or those published: sd.coef=0.1 or training.lr=1e-3."),
 ]
 Seeds = Annotated[
     str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those that were published, else 0-9.")

@@ -33,13 +33,13 @@ def the_grid(
     precision: str | None,
 ) -> Grid:
     """The grid a `run` command means: by name or file, or put together from its options."""
-    if name and (datasets or methods or seeds or sets):
-        raise UserError("give either a grid or --dataset, --method, --seeds and --set; a grid names its own")
+    if name and (datasets or methods or seeds):
+        raise UserError("give either a grid or --dataset, --method and --seeds; a grid names its own")
     if not name:
         if not datasets or not methods:
             raise UserError("name a grid (quick, paper, a .yaml file), or give --dataset and --method")
         return ad_hoc.adhoc_grid(datasets, methods, seeds, sets, precision)
-    chosen = grids.load_grid(name)
+    chosen = grids.load_grid(name, sets)
     if precision is None:
         return chosen
     if precision not in ("float32", "bf16"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 from spurbench.bench.core.errors import named
 from spurbench.bench.core.fields import NoEffect, Option, checked, effective
 from spurbench.bench.core.yamlfile import Origin, Where, at
-from spurbench.bench.grid.recipes import Recipe, recipes_of
+from spurbench.bench.grid.recipes import Recipe, chosen, recipes_of
 from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
 from spurbench.bench.grid.search_space import Axis, axis, varies
+from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
 from spurbench.bench.plugins.training_settings import training_fields
+from spurbench.bench.records.selection import RULES
 
 Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
@@ -67,7 +69,10 @@ class Entry:
     def rule(self) -> str:
         by_recipe = self.recipe.rule(self.untouched) if self.recipe else None
         stated = self.sheet.selection if "selection" in self.sheet.model_fields_set else None
-        return self.block.selection or stated or by_recipe or self.sheet.selection
+        rule = self.block.selection or stated or by_recipe or self.sheet.selection
+        settings = [(*self.where, place) for place in ("hyper_parameters", "training")]
+        changed = any(where[:-1] in settings for where in self.origin.given)
+        return "none" if changed and RULES[rule].oracle else rule  # no one chose these by looking at the test set
 
     @property
     def untouched(self) -> bool:
@@ -82,6 +87,18 @@ def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Op
         "training": training_fields() if method.trains else {},
         "options": {option.name: option for option in dataset.options},
     }
+
+
+def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
+    """Every entry of a grid with what it is about. Errors: UserError for an unknown dataset, method or recipe."""
+    for i, block in enumerate(sheet.datasets):
+        here: Where = ("datasets", i)
+        dataset = at(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
+        for j, entry in enumerate(block.methods):
+            there: Where = (*here, "methods", j)
+            method = at(origin, (*there, "method"), partial(registry.method_info, entry.method))
+            recipe = at(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
+            yield Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method), recipe)
 
 
 def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +29,21 @@ def shipped_grids() -> dict[str, str]:
     return found
 
 
-def load_grid(name_or_path: str) -> Grid:
+def load_grid(name_or_path: str, sets: Sequence[str] = ()) -> Grid:
     """The shipped grid of that name, or the grid file at that path.
 
-    Errors: UserError `file:line: what is wrong; the nearest valid name`.
+    With `sets`, as `["training.steps=10"]`, it is another grid, whose name tells it from the unchanged one.
+
+    Errors: UserError `file:line: what is wrong; the nearest valid name`, or for one of `sets` of no use to any cell.
     """
     data, origin, stem = read_grid(name_or_path)
     shipped = SHIPPED / f"{name_or_path}.yaml"
     place = f"shipped {name_or_path}" if shipped.is_file() else str(at_home(Path(name_or_path)).resolve())
-    return replace(resolve(data, origin, stem), place=fingerprint(place)[:16])
+    found = replace(resolve(data, origin, stem, sets), place=fingerprint(place)[:16])
+    if not sets:
+        return found
+    notes = (*found.notes, f"set by hand: {', '.join(sets)}")
+    return replace(found, name=f"{found.name}-set-{fingerprint(sorted(sets))[:8]}", notes=notes)
 
 
 def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
@@ -51,12 +58,15 @@ def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
     return data, origin, path.stem
 
 
-def resolve(data: Any, origin: Origin, name: str) -> Grid:
-    """The grid of a file's content; `name` if the file gives none."""
+def resolve(data: Any, origin: Origin, name: str, sets: Sequence[str] = ()) -> Grid:
+    """The grid of a file's content, with the values of the command line in it; `name` if the file gives none."""
+    from spurbench.bench.grid.overrides import overridden
     from spurbench.bench.grid.resolve import cells_of  # pydantic comes with these
     from spurbench.bench.grid.schema import validate
 
     sheet: GridSheet = validate(data, origin)
+    if sets:
+        sheet, origin = overridden(sheet, origin, sets)
     cells = tuple(cells_of(sheet, origin))
     rule = RULES[sheet.selection].as_choice(sheet.selection)
     return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from spurbench.bench.core import machine
 from spurbench.bench.core.fields import shown
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.machine import gpus
-from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.core.yamlfile import Origin, at
 from spurbench.bench.grid.cells import CellSpec, SearchSpec
 from spurbench.bench.grid.entries import (
     Entry,
     Given,
     Settings,
     completed,
-    fields_of,
     firsts,
     in_effect,
+    rows,
     settle,
     source_of,
     with_values,
 )
-from spurbench.bench.grid.recipes import chosen
 from spurbench.bench.grid.schema import GridSheet
 from spurbench.bench.grid.search import searched
 from spurbench.bench.grid.search_space import Axis, choices
@@ -38,21 +36,14 @@ def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[CellSpec]:
     Errors: UserError with file and line, also for two rows of one table with the same label.
     """
     labels: set[str] = set()
-    for i, block in enumerate(sheet.datasets):
-        here: Where = ("datasets", i)
-        dataset = at(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
-        for j, entry in enumerate(block.methods):
-            there: Where = (*here, "methods", j)
-            method = at(origin, (*there, "method"), partial(registry.method_info, entry.method))
-            recipe = at(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
-            row = Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method), recipe)
-            for cell in row_cells(row):
-                table = [cell.dataset, dict(cell.dataset_options), cell.precision, cell.label]
-                if fingerprint(table) in labels:
-                    message = f"two rows '{cell.label}' for the same {cell.dataset}; give one a 'label:'"
-                    raise origin.error(there, message)
-                labels.add(fingerprint(table))
-                yield cell
+    for row in rows(sheet, origin):
+        for cell in row_cells(row):
+            table = [cell.dataset, dict(cell.dataset_options), cell.precision, cell.label]
+            if fingerprint(table) in labels:
+                message = f"two rows '{cell.label}' for the same {cell.dataset}; give one a 'label:'"
+                raise origin.error(row.where, message)
+            labels.add(fingerprint(table))
+            yield cell
 
 
 def row_cells(row: Entry) -> Iterator[CellSpec]:

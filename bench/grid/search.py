@@ -9,6 +9,7 @@ from spurbench.bench.core.fields import quoted
 from spurbench.bench.core.yamlfile import Where, at
 from spurbench.bench.grid.cells import DrawSpec, SearchSpec
 from spurbench.bench.grid.entries import (
+    COMMAND,
     SEARCH,
     SPACE,
     Entry,
@@ -45,7 +46,7 @@ def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
             raise row.origin.error((*where, place, name), f"{name} varies; put '{place}.{name}' into 'space'")
         budget[place] |= fixed
         given = given | noted(row, SEARCH, place, (*where, place), values)
-    axes = search_axes(row, sheet, where)
+    axes = search_axes(row, sheet, where, given)
     for key in sheet.space or {}:
         place, name = space_name(key)
         given = given | {(place, name): Source(SPACE, (*where, "space", key), True)}
@@ -57,10 +58,12 @@ def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
     return SearchSpec(rule, budget_text(sheet, len(draws), rule), tuple(sheet.seeds), draws)
 
 
-def search_axes(row: Entry, sheet: SearchSheet, where: Where) -> list[Axis]:
-    """What a search varies: its `space` (`eta`, `training.lr`), or else what the method declares."""
+def search_axes(row: Entry, sheet: SearchSheet, where: Where, given: Given) -> list[Axis]:
+    """What a search varies: its `space` (`eta`, `training.lr`), or else what the method declares and is not fixed."""
     if sheet.space is None:
         axes = at(row.origin, where, lambda: declared(row.method.options, row.method.name))
+        fixed = {key for key, source in given.items() if source.layer == COMMAND}
+        axes = [one for one in axes if (one.place, one.option.name) not in fixed]
     else:
         axes = [space_axis(row, key, value, (*where, "space", key)) for key, value in sheet.space.items()]
     if not axes:

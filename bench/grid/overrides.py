@@ -1,0 +1,113 @@
+"""`--set KEY=VALUE` on a grid: on every cell that it fits, above all that the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from spurbench.bench.core.assignments import parsed_sets
+from spurbench.bench.core.errors import UserError, cut
+from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.grid.entries import Entry, firsts, in_effect, rows, settle, with_values
+from spurbench.bench.grid.schema import BY_DEFAULT, GridSheet, MethodSheet, SearchSheet
+from spurbench.bench.grid.search import space_name
+from spurbench.bench.grid.search_space import declared
+
+Change = tuple[str, str, Any]
+"""Place, name and value of one setting."""
+
+
+def overridden(sheet: GridSheet, origin: Origin, sets: Sequence[str]) -> tuple[GridSheet, Origin]:
+    """The grid with values of the command line in every entry in which they have an effect.
+
+    What a search would vary or set otherwise is fixed, and a search with nothing left to vary is none. A changed entry
+    is compared with no published number.
+    Errors: UserError for one that fits no entry, and for names and values as of a grid's.
+    """
+    entries = list(rows(sheet, origin))
+    names = [dict.fromkeys(of) for of in zip(*((row.dataset.name, row.method.name) for row in entries), strict=True)]
+    changes = parsed_sets(sets, *map(list, names))
+    options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
+    used: set[str] = set()
+    told: dict[Where, str] = {}
+    made: dict[Where, MethodSheet] = {}
+    for row in entries:
+        owners = {"hyper_parameters": row.method.name, "training": "training", "options": row.dataset.name}
+        own = [(place, name, value) for place, owner in owners.items() for name, value in changes[owner].items()
+               if place != "training" or row.method.trains]  # fmt: skip
+        option = {(place, name): options[f"{owners[place]}.{name}"] for place, name, _ in own}
+        spots = {(*row.where, place, name): text for (place, name), text in option.items()}
+        fit = fitting(row, own, Origin(origin.name, origin.lines, {**origin.given, **spots}))
+        used |= {option[place, name] for place, name, _ in fit}
+        told |= {(*row.where, place, name): option[place, name] for place, name, _ in fit}
+        made[row.where] = changed(row, fit)
+    if idle := next((text for text in options.values() if text not in used), None):
+        raise UserError(f"{idle}: no cell of {sheet.name or origin.name or 'the grid'} has a use for it")
+    blocks = [
+        block.model_copy(update={"methods": [made["datasets", i, "methods", j] for j in range(len(block.methods))]})
+        for i, block in enumerate(sheet.datasets)
+    ]
+    return sheet.model_copy(update={"datasets": blocks}), Origin(origin.name, origin.lines, {**origin.given, **told})
+
+
+def fitting(row: Entry, changes: Sequence[Change], origin: Origin) -> list[Change]:
+    """The changes that have an effect in an entry, all of them made."""
+    if not changes:
+        return []
+    new = replace(row, entry=with_changes(row.entry, changes), origin=origin)
+    settings, _, axes = settle(new)
+    varied = {one.option.name for one in axes} | {name for _, name in searched_names(row)}
+    kept = in_effect(new, with_values(settings, axes, firsts(axes)), {})
+    return [
+        (place, name, value)
+        for place, name, value in changes
+        if name in kept[place] or any(condition.key in varied for condition in row.fields[place][name].only)
+    ]
+
+
+def changed(row: Entry, changes: Sequence[Change]) -> MethodSheet:
+    """The entry with the changes made, on top of the recipe that it had without them."""
+    if not changes:
+        return row.entry
+    entry = with_changes(row.entry, changes)
+    update: dict[str, Any] = {"recipe": row.recipe.name if row.recipe else BY_DEFAULT}
+    settings = {(place, name) for place, name, _ in changes if place != "options"}
+    if settings:
+        update["published"] = None
+    if entry.search:
+        left = [key for key in searched_names(row) if key not in settings]
+        update["search"] = without(entry.search, changes) if left else None
+    if entry.draws and not settle(replace(row, entry=entry))[2]:
+        update["draws"] = None
+    return entry.model_copy(update=update)
+
+
+def with_changes(entry: MethodSheet, changes: Sequence[Change]) -> MethodSheet:
+    places: dict[str, dict[str, Any]] = {}
+    for place, name, value in changes:
+        places.setdefault(place, dict(getattr(entry, place)))[name] = value
+    return entry.model_copy(update=places)
+
+
+def searched_names(row: Entry) -> list[tuple[str, str]]:
+    """Place and name of what an entry's search varies."""
+    search = row.entry.search
+    if search is None:
+        return []
+    if search.space is not None:
+        return [space_name(key) for key in search.space]
+    axes = at(row.origin, (*row.where, "search"), lambda: declared(row.method.options, row.method.name))
+    return [("hyper_parameters", one.option.name) for one in axes]
+
+
+def without(search: SearchSheet, changes: Sequence[Change]) -> SearchSheet:
+    """The search without what the changes fix."""
+    fixed = {(place, name) for place, name, _ in changes}
+
+    def rest(place: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if (place, name) not in fixed}
+
+    space = search.space and {key: value for key, value in search.space.items() if space_name(key) not in fixed}
+    training, options = rest("training", search.training), rest("options", search.options)
+    return search.model_copy(update={"space": space, "training": training, "options": options})
