@@ -41,6 +41,7 @@ class CIFAR10(Pictures):
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "accuracy"), ("train", "accuracy"), ("test", "pgd_as_released_accuracy"), ("test", "pgd_accuracy"),
     )  # fmt: skip
+    splits: ClassVar[tuple[str, ...]] = ("test",)
     published: ClassVar[dict[str, tuple[int, ...]]] = {"train": (5000,) * 10, "test": (1000,) * 10}
     layouts: ClassVar[str] = "cifar-10-batches-py/, cifar-10-python.tar.gz or {train,test}/<class>/<picture>"
     link: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar.html"

@@ -181,3 +181,54 @@ def test_a_plan_that_does_not_say_where_its_settings_are_from_is_of_the_same_gri
     for pair in ([plan, silent], [silent, plan]):
         merged, renamed = merge_plans((one, "here") for one in pair)
         assert len(merged) == 1 and not renamed
+
+
+def test_draws_on_the_command_line_are_a_search(command: Any, tmp_path: Path) -> None:
+    sd, erm = adhoc_grid("colored_mnist", ["sd", "erm"], "3-5", draws=8).cells
+    assert sd.search and len(sd.search.draws) == 8 and sd.search.seeds == (3,) and sd.seeds == (3, 4, 5)
+    assert (sd.search.rule, sd.selection.rule, sd.published) == ("worst_environment", "worst_environment", None)
+    assert erm.search is None, "it declares no range"
+    assert {draw.training["steps"] for draw in sd.search.draws} == {2000}, "with the published training"
+    (given,) = adhoc_grid("colored_mnist", ["sd"], draws=2, rule="test_accuracy", sets=["sd.delay=7"]).cells
+    assert given.search and (given.search.rule, given.search.seeds) == ("test_accuracy", (1234,))
+    assert {draw.hyper_parameters["delay"] for draw in given.search.draws} == {7}
+    in_a_grid = tmp_path / "g.yaml"
+    in_a_grid.write_text(
+        "datasets:\n  - {dataset: colored_mnist, seeds: 3-5, methods: "
+        "[{method: sd, search: {draws: 8, seeds: 3, rule: worst_environment}}]}\n"
+    )
+    (same,) = load_grid(str(in_a_grid)).cells
+    assert same == sd
+    rules = {name: adhoc_grid(name, [method], draws=2).cells[0].search for name, method in
+             (("two_moon", "sd"), ("celeba", "group_dro"), ("cifar2", "sd"), ("waterbirds", "lff"))}  # fmt: skip
+    assert {name: search and search.rule for name, search in rules.items()} == {
+        "two_moon": "train_accuracy", "celeba": "validation_worst_group", "cifar2": "test_accuracy",
+        "waterbirds": "validation_worst_group",
+    }  # fmt: skip
+    store = tmp_path / "s"
+    cell = ["--dataset", "two_moon", "--method", "sd", "--seeds", "0-1", "--set", "training.steps=3", "--draws", "2"]
+    said = command("run", *cell, "--store", store).stderr
+    assert "searched: 2 random draws × 1 seed; chosen by training accuracy" in said
+    (plan,) = Store.open(store).plans()
+    assert plan.cells[0].search and plan.cells[0].search.chosen is not None and len(plan.cells[0].ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "erm", "--draws", "2"], "--draws 2: nothing to search: erm declares no range"),
+        (["--method", "sd", "--draws", "2", "--rule", "tset_accuracy"],
+         "--rule tset_accuracy: no selection rule 'tset_accuracy'; did you mean test_accuracy?"),
+        (["--method", "sd", "--draws", "2", "--rule", "none"], "--draws 2: a search needs a selection rule; give"),
+        (["--method", "sd", "--draws", "100001"], "--draws 100001: draws in search"),
+        (["--method", "sd", "--rule", "test_accuracy"], "--rule test_accuracy is the rule of a search"),
+        (["--method", "sd", "--draws", "2", "--set", "sd.coef=1", "--set", "sd.delay=1", "--set", "sd.rescale=true"],
+         "--draws 2: nothing to search"),
+        (["--method", "sd", "--draws", "2", "--seeds", "x"], "seeds must be whole numbers"),
+        (["quick", "--draws", "2"], "give either a grid or"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_draws(command: Any, arguments: list[str], words: str) -> None:
+    cell = [] if "quick" in arguments else ["--dataset", "colored_mnist"]
+    said = command("plan", *cell, *arguments, code=2).stderr
+    assert words in said and said.count("\n") == 1

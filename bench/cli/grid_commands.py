@@ -29,6 +29,8 @@ def plan(
     method: options.Methods = None,
     seeds: options.Seeds = None,
     set_: options.Sets = None,
+    draws: options.Draws = None,
+    rule: options.Rule = None,
     only: options.Only = None,
     precision: options.Precision = None,
     plugin: options.Plugin = None,
@@ -46,7 +48,7 @@ def plan(
     from spurbench.bench.records.run import used
 
     add_plugins(plugin)
-    asked = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
+    asked = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, draws, rule)
     shown = chosen(asked, only or [])
     planned = expand(shown, {})
     if json_:
@@ -70,6 +72,8 @@ def estimate(
     dataset: options.Datasets = None,
     method: options.Methods = None,
     set_: options.Sets = None,
+    draws: options.Draws = None,
+    rule: options.Rule = None,
     only: options.Only = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one to warm up.")] = 3,
     device: options.Device = "auto",
@@ -93,7 +97,7 @@ def estimate(
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
-    asked = running.the_grid(grid, dataset or [], method or [], None, set_ or [], precision)
+    asked = running.the_grid(grid, dataset or [], method or [], None, set_ or [], precision, draws, rule)
     rows = []
     for row in estimates.estimate(chosen(asked, only or []), Settings(device, None, threads, compile=compile_), steps):
         rows.append(row)
@@ -113,6 +117,8 @@ def run(
     method: options.Methods = None,
     seeds: options.Seeds = None,
     set_: options.Sets = None,
+    draws: options.Draws = None,
+    rule: options.Rule = None,
     store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
     only: options.Only = None,
     device: options.Device = "auto",
@@ -136,13 +142,14 @@ def run(
 
     [dim]spurbench run quick[/dim]
     [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]
+    [dim]spurbench run --dataset two_moon --method sd --draws 8[/dim]
     """
     from spurbench.bench.cli import running
     from spurbench.bench.launch.runner import Settings
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
-    chosen = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision)
+    chosen = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, draws, rule)
     for name, value in (("--checkpoint-seconds", checkpoint_seconds), ("--time-limit", time_limit or 0)):
         if not 0 <= value < inf:
             raise UserError(f"{name} {value}: expected a number of seconds")

@@ -38,6 +38,13 @@ Sets = Annotated[
 Seeds = Annotated[
     str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those that were published, else 0-9.")
 ]
+Draws = Annotated[
+    int | None,
+    typer.Option(min=1, help="Without a grid: search by so many random draws from the ranges that a method declares."),
+]
+Rule = Annotated[
+    str | None, typer.Option(help="The rule by which --draws chooses; by default the dataset's: held out, worst group.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
 Threads = Annotated[

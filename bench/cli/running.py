@@ -31,14 +31,18 @@ def the_grid(
     seeds: str | None,
     sets: list[str],
     precision: str | None,
+    draws: int | None = None,
+    rule: str | None = None,
 ) -> Grid:
     """The grid a `run` command means: by name or file, or put together from its options."""
-    if name and (datasets or methods or seeds):
-        raise UserError("give either a grid or --dataset, --method and --seeds; a grid names its own")
+    if name and (datasets or methods or seeds or draws or rule):
+        raise UserError("give either a grid or --dataset, --method, --seeds, --draws and --rule; a grid names its own")
+    if rule and not draws:
+        raise UserError(f"--rule {rule} is the rule of a search: say how many random draws it has, --draws 8")
     if not name:
         if not datasets or not methods:
             raise UserError("name a grid (quick, paper, a .yaml file), or give --dataset and --method")
-        return ad_hoc.adhoc_grid(datasets, methods, seeds, sets, precision)
+        return ad_hoc.adhoc_grid(datasets, methods, seeds, sets, precision, draws, rule)
     chosen = grids.load_grid(name, sets)
     if precision is None:
         return chosen

@@ -9,11 +9,15 @@ from typing import Any
 from spurbench.bench.core.assignments import Changes, parsed_sets
 from spurbench.bench.core.errors import cut
 from spurbench.bench.core.hashing import fingerprint
-from spurbench.bench.core.yamlfile import Origin, Where
+from spurbench.bench.core.seeds import parse_seeds
+from spurbench.bench.core.yamlfile import Origin, Where, at
 from spurbench.bench.grid.cells import Grid
 from spurbench.bench.grid.load import resolve
 from spurbench.bench.grid.recipes import recipes_of
+from spurbench.bench.grid.search_space import declared
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.registry import PluginInfo
+from spurbench.bench.records.selection import RULES, lack
 
 
 def adhoc_grid(
@@ -22,11 +26,15 @@ def adhoc_grid(
     seeds: str | Sequence[int] | None = None,
     sets: Sequence[str] = (),
     precision: str | None = None,
+    draws: int | None = None,
+    rule: str | None = None,
 ) -> Grid:
     """The grid of `run --dataset … --method … --seeds 0-9 --set sd.coef=0.1`, without a file.
 
     Each dataset × method starts from the recipe beside the dataset where there is one, else from defaults. A key of
     `sets` is `method.name`, `training.name` or `dataset.name`; a list as value (`sd.coef=[0.1,1]`) runs each of them.
+    With `draws` a search by `rule` finds hyper-parameters in the ranges that the methods declare; those that declare
+    none are run as they are, beside others that do.
     """
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     changes = parsed_sets(sets, names, methods)
@@ -38,6 +46,10 @@ def adhoc_grid(
             block = starting_point(name, method, own)
             told |= places(own, name, method, len(blocks), sets)
             block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
+            if draws is not None and (searchable(method) or not any(map(searchable, methods))):
+                block["methods"][0]["search"] = search_of(name, block, draws, rule)
+                row: Where = ("datasets", len(blocks), "methods", 0, "search")
+                told |= {row: f"--draws {draws}", (*row, "draws"): f"--draws {draws}", (*row, "rule"): f"--rule {rule}"}
             blocks.append(block | ({"precision": precision} if precision else {}))
     data = {
         "description": f"{', '.join(methods)} on {', '.join(names)}, from the command line",
@@ -51,6 +63,38 @@ def trained(method: str) -> bool:
     """Whether a method trains; one that there is not is complained of elsewhere."""
     known = registry.methods().get(method)
     return known is None or known.trains
+
+
+def searchable(method: str) -> bool:
+    """Whether a method declares ranges to search; one that there is not is complained of elsewhere."""
+    known = registry.methods().get(method)
+    return known is None or bool(declared(known.options, method))
+
+
+def search_of(dataset: str, block: dict[str, Any], draws: int, rule: str | None) -> dict[str, Any]:
+    """A search on the first of a block's seeds, by a rule that the dataset can serve if none is given."""
+    info = registry.datasets().get(dataset)
+    published = recipes_of(info).seeds or [0]
+    seeds = at(Origin(""), (), lambda: parse_seeds(block["seeds"])) if "seeds" in block else published
+    return {"draws": draws, "seeds": seeds[:1], "rule": rule or (usual_rule(info) if info else None)}
+
+
+def usual_rule(dataset: PluginInfo) -> str | None:
+    """The rule that a search goes by if none is named, of those that the dataset has what is needed for.
+
+    What is held out comes before training, what is not the test set before what is; then the rule that looks at more
+    splits, and the one that uses groups where there are some.
+    """
+    splits = registry.splits_of(dataset)
+    usable = [name for name, rule in RULES.items() if rule.criteria and lack(name, splits) is None]
+
+    def rank(name: str) -> tuple[bool, bool, int, bool]:
+        rule = RULES[name]
+        of_groups = any("groups" in what for what in rule.uses)
+        by_training = all(split.startswith("train") for split in rule.splits)
+        return by_training, rule.oracle, -len(rule.splits), of_groups != ("groups" in dataset.provides)
+
+    return min(usable, key=rank, default=None)
 
 
 def placed(dataset: str, method: str) -> tuple[tuple[str, str], ...]:

@@ -69,8 +69,9 @@ class Grid:
         """Where the settings are from, in words → the cells, as dataset/label, that can run with them."""
         found: dict[str, list[str]] = {}
         for cell in self.cells:
-            if not cell.na and f"{cell.dataset}/{cell.label}" not in found.setdefault(cell.source, []):
-                found[cell.source].append(f"{cell.dataset}/{cell.label}")
+            source = cell.source + (f"; searched: {cell.search.text}" if cell.search else "")
+            if not cell.na and f"{cell.dataset}/{cell.label}" not in found.setdefault(source, []):
+                found[source].append(f"{cell.dataset}/{cell.label}")
         return {source: names for source, names in found.items() if names}
 
     @cached_property
