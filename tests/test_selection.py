@@ -12,10 +12,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_counts
 
 from spurbench.bench.leaderboard.build import build
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.counts import unbiased_accuracy
 from spurbench.bench.records.metrics import columns_of, value
 from spurbench.bench.records.plan import Choice
 from spurbench.bench.records.record import Counts, Look, Record
-from spurbench.bench.records.selection import RULES, Selected, at_its_best, lack, mean_scores, unbiased, used_by
+from spurbench.bench.records.selection import Selected, at_its_best, lack, mean_scores, used_by
 from tests.test_leaderboard import cell, plan, record, run
 
 GROUPS = ["y0a0", "y0a1", "y1a0", "y1a1"]
@@ -94,8 +96,8 @@ def test_adjusted_accuracy_weighs_groups_as_training_does() -> None:
 
 
 def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
-    assert unbiased(make_counts(96, 99, 83, 40)) == pytest.approx(0.795)  # check N30
-    assert unbiased(make_counts(0, 5, n=(0, 10))) == 0.5 and unbiased(None) is None
+    assert unbiased_accuracy(make_counts(96, 99, 83, 40)) == pytest.approx(0.795)  # check N30
+    assert unbiased_accuracy(make_counts(0, 5, n=(0, 10))) == 0.5 and unbiased_accuracy(None) is None
 
 
 # ---- equal scores -------------------------------------------------------------------------------------------------
@@ -128,12 +130,13 @@ def test_a_last_look_is_not_counted_beside_the_end_it_is() -> None:
     assert chosen(one, "validation_accuracy").ties == (1, 1)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if not rule.oracle])
+@pytest.mark.parametrize("name", [name for name in registry.rules() if not registry.rule(name).oracle])
 def test_what_parts_equal_scores_does_not_look_at_the_test_set(name: str) -> None:
     splits = {"validation": make_counts(0, 50), "train": make_counts(0, 50), "test": make_counts(1, 2)}
     blind = {split: found for split, found in splits.items() if split != "test"}
     others = splits | {"test": make_counts(99, 98, loss=0.1)}
-    assert RULES[name].scores(splits) == RULES[name].scores(blind) == RULES[name].scores(others)
+    scores = registry.rule(name).scores
+    assert scores(splits) == scores(blind) == scores(others)
 
 
 def test_choosing_twice_is_choosing_once() -> None:

@@ -128,6 +128,7 @@ def report(
     store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
     out: Annotated[Path, typer.Option(help="The folder to write; files of the same name in it give way.")],
     grid: Annotated[str | None, typer.Option(help="In the leaderboard only what this grid planned.")] = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Put leaderboards and all figures a store can give into one folder of pages that need no network.
 
@@ -135,8 +136,10 @@ def report(
     """
     from spurbench.bench.cli import entry
     from spurbench.bench.figures import report_pages
+    from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
+    add_plugins(plugin)
     opened = Store.open(store)
     made = report_pages.write(opened, out, grid)
     entry.complain(opened)

@@ -22,7 +22,8 @@ Version = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Plugin = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A method or dataset file of your own; may be repeated.")
+    list[Path] | None,
+    typer.Option("--plugin", help="A file of your own: a method, dataset, rule, ...; may be repeated."),
 ]
 Only = Annotated[
     list[str] | None,

@@ -30,12 +30,15 @@ def add_to(app: typer.Typer) -> None:
 def status(
     store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
     json_: options.Json = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """Show the state of every cell: done, running, failed with its cause, waiting."""
     from spurbench.bench.cli import entry
     from spurbench.bench.launch.status import COLUMNS, states_of
+    from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
+    add_plugins(plugin)
     opened = Store.open(store)
     rows = states_of(opened)
     if json_:
@@ -48,6 +51,7 @@ def status(
 def watch(
     store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
+    plugin: options.Plugin = None,
 ) -> None:
     """Show `status` again and again until nothing is running or queued; Ctrl-C stops only the watching."""
     import time
@@ -55,8 +59,10 @@ def watch(
     from rich.live import Live
 
     from spurbench.bench.launch.status import COLUMNS, states_of
+    from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
+    add_plugins(plugin)
     console = terminal.console()
     with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as screen:
         while True:
@@ -128,6 +134,7 @@ def leaderboard(
         str | None, typer.Option(help="These instead: split/metric,split/metric; the first is the main one.")
     ] = None,
     sort: Annotated[str | None, typer.Option(help="Order of the rows: split/metric, best first, or method.")] = None,
+    plugin: options.Plugin = None,
 ) -> None:
     """Compare the methods: means with intervals, paired differences, cost, and what was published.
 
@@ -138,7 +145,9 @@ def leaderboard(
     from spurbench.bench.formats.render import format_of, load_format, render
     from spurbench.bench.leaderboard import view
     from spurbench.bench.leaderboard.build import board
+    from spurbench.bench.plugins.registry import add_plugins
 
+    add_plugins(plugin)
     out = out and entry.file_to_write(out)
     chosen = format_ or format_of(out)
     load_format(chosen)  # complaints come before the work
@@ -160,14 +169,17 @@ def pack(
     with_drawings: Annotated[
         bool, typer.Option("--drawings", help="Also what `figure` and `probe` draw from.")
     ] = False,
+    plugin: options.Plugin = None,
 ) -> None:
     """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is.
 
     What is damaged cannot be packed: it is named, and the command ends with 2.
     """
     from spurbench.bench.cli import entry
+    from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
+    add_plugins(plugin)
     file, source = entry.file_to_write(file), Store.open(store)
     print(f"{source.pack(file)} records in {file}")
     if with_drawings:
@@ -183,6 +195,7 @@ def merge(
     store: Annotated[Path, typer.Argument(help="The folder to add records to; made if it is not there.")],
     sources: Annotated[list[Path], typer.Argument(help="Folders of other results, or packed .jsonl.gz files.")],
     keep: Annotated[str, typer.Option(help="Of two finished records of one run: ask, ours or theirs.")] = "ask",
+    plugin: options.Plugin = None,
 ) -> None:
     """Add the records of other stores, such as those of another cluster; two that contradict each other are named.
 
@@ -191,9 +204,11 @@ def merge(
     [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
     """
     from spurbench.bench.cli import entry
+    from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store import merge as merging
     from spurbench.bench.store.store import Store
 
+    add_plugins(plugin)
     others = [Store.open(source) for source in sources]
     for one in others:
         one.records()  # complaints come before anything is written

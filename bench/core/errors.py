@@ -33,10 +33,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 def named(kind: str, name: str, known: Iterable[str]) -> str:
     """The text for a name that does not exist, with the nearest one."""
+    return f"no {kind} '{cut(name)}'{others(name, known)}"
+
+
+def others(name: str, known: Iterable[str]) -> str:
+    """What follows after a name that does not exist: the nearest one, then all there are."""
     names = list(known)
     near = get_close_matches(name[:LONGEST], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ";"
-    return f"no {kind} '{cut(name)}'{hint} there are: {', '.join(names) or 'none'}"
+    return f"{hint} there are: {', '.join(names) or 'none'}"
 
 
 def cut(text: str) -> str:

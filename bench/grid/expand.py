@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from spurbench.bench.grid.cells import CellSpec, DrawSpec, Grid, SearchSpec
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.rule import Scores
 from spurbench.bench.records.plan import Cell, Draw, Plan, Search, decided
 from spurbench.bench.records.record import SCHEMA, Summary, is_settled
 from spurbench.bench.records.run import run_ids
-from spurbench.bench.records.selection import Scores, at_its_best, lack, mean_scores
+from spurbench.bench.records.selection import at_its_best, lack, mean_scores
 
 
 def expand(grid: Grid, records_by_id: Mapping[str, Summary], before: Iterable[Plan] = ()) -> Plan:

@@ -12,7 +12,7 @@ from spurbench.bench.core.files import at_home
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.yamlfile import Origin, load
 from spurbench.bench.grid.cells import Grid
-from spurbench.bench.records.selection import RULES
+from spurbench.bench.records.selection import choice_of
 
 if TYPE_CHECKING:
     from spurbench.bench.grid.schema import GridSheet
@@ -68,5 +68,5 @@ def resolve(data: Any, origin: Origin, name: str, sets: Sequence[str] = ()) -> G
     if sets:
         sheet, origin = overridden(sheet, origin, sets)
     cells = tuple(cells_of(sheet, origin))
-    rule = RULES[sheet.selection].as_choice(sheet.selection)
+    rule = choice_of(sheet.selection)
     return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)

@@ -27,7 +27,7 @@ from spurbench.bench.grid.schema import GridSheet
 from spurbench.bench.grid.search import searched
 from spurbench.bench.grid.search_space import Axis, choices
 from spurbench.bench.plugins import registry
-from spurbench.bench.records.selection import RULES, lack
+from spurbench.bench.records.selection import choice_of, lack
 
 
 def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[CellSpec]:
@@ -83,7 +83,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
         na=registry.requirements(row.method, row.dataset) or unserved,
-        selection=RULES[rule].as_choice(rule),
+        selection=choice_of(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
         source=source,

@@ -13,7 +13,7 @@ from spurbench.bench.core.errors import cut, named
 from spurbench.bench.core.fields import quoted
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.core.yamlfile import Origin, Where
-from spurbench.bench.records.selection import RULES
+from spurbench.bench.plugins import registry
 
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
 Precision = Literal["float32", "bf16", "auto"]
@@ -25,8 +25,9 @@ Given = dict[str, Any]
 
 def known_rule(name: object) -> object:
     """A selection rule's name, as given, if there is such a rule."""
-    if name not in RULES:
-        raise ValueError(named("selection rule", str(name), RULES))
+    known = registry.rules()
+    if name not in known:
+        raise ValueError(f"{named('selection rule', str(name), known)} (or --plugin FILE)")
     return name
 
 

@@ -25,7 +25,7 @@ from spurbench.bench.grid.entries import (
 )
 from spurbench.bench.grid.schema import SearchSheet
 from spurbench.bench.grid.search_space import Axis, axis, choices, declared, varies
-from spurbench.bench.records.selection import RULES
+from spurbench.bench.plugins import registry
 
 
 def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
@@ -34,8 +34,8 @@ def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
         return None
     sheet, where = row.entry.search, (*row.where, "search")
     rule = sheet.rule or row.rule
-    if not RULES[rule].criteria:
-        usable = ", ".join(name for name, known in RULES.items() if known.criteria)
+    if not registry.rule(rule).criteria:
+        usable = ", ".join(name for name in registry.rules() if registry.rule(name).criteria)
         raise row.origin.error(where, f"a search needs a selection rule; give 'rule:', one of {usable}")
     budget = {place: dict(values) for place, values in settings.items()}
     changes = {"training": sheet.training, "options": sheet.options}
@@ -101,4 +101,4 @@ def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:
     kind = "random draws" if sheet.draws else "combinations"
     budget = [f"{draws} {kind} × {len(sheet.seeds)} seed{'s' if len(sheet.seeds) > 1 else ''}"]
     budget += [f"{name} {value}" for name, value in (*sheet.options.items(), *sheet.training.items())]
-    return f"{', '.join(budget)}; chosen by {RULES[rule].text}"
+    return f"{', '.join(budget)}; chosen by {registry.rule(rule).text}"

@@ -10,11 +10,13 @@ from typing import Any
 from spurbench.bench.leaderboard import statistics
 from spurbench.bench.leaderboard.cell_results import Square
 from spurbench.bench.leaderboard.published import Comparison
+from spurbench.bench.plugins.counts import accuracy
+from spurbench.bench.plugins.rule import worst_group
 from spurbench.bench.provenance.commit import told
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
 from spurbench.bench.records.record import Summary
-from spurbench.bench.records.selection import Selected, accuracy, rule_of
+from spurbench.bench.records.selection import Selected, rule_of
 
 INFORMATION = {"environments", "groups", "colour channels"}  # of what a method needs, that which others may not see
 Used = dict[str, list[str]]  # "train", "search", "selection" → what was used there
@@ -173,7 +175,7 @@ def unserved(square: Square) -> list[str]:
     if rule.criteria and looked and not isinstance(looked[0], Selected):
         why = selection.lack(name, looked[0].looks[0].splits)
         return [f"{why} to choose a step: the last is scored"] if why else []
-    if selection.least_group not in rule.criteria or not (square.search or looked):
+    if worst_group not in rule.criteria or not (square.search or looked):
         return []
     found = {partial(record, (split, "worst_group_accuracy")) for record in records for split in rule.splits}
     return [f"chosen by a worst group {one}" for one in sorted(found - {""})]

@@ -23,6 +23,7 @@ FOLDERS = {
     "dataset": ROOT / "datasets",
     "network": ROOT / "bench" / "training" / "networks",
     "optimizer": ROOT / "bench" / "training" / "optimizers",
+    "rule": ROOT / "bench" / "records" / "rules",
 }
 PACKAGES = {folder: f"spurbench.{'.'.join(folder.relative_to(ROOT).parts)}" for folder in FOLDERS.values()}
 """The package that the files of a folder of ours are imported from."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from spurbench.bench.core.fields import Option, conditions
 
-SECTIONS = re.compile(r"^\W*(Source|Needs|Differs|Licence|Groups)\b\W*\s(.*)$")
+SECTIONS = re.compile(r"^\W*(Source|Needs|Uses|Differs|Licence|Groups)\b\W*\s(.*)$")
 
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "missing"})()
@@ -110,7 +110,7 @@ def first_sentence(text: str) -> str:
 
 
 def sections(text: str) -> dict[str, str]:
-    """The paragraphs of a docstring that begin with Source, Needs, Differs or Licence."""
+    """The paragraphs of a docstring that begin with Source, Needs, Uses, Differs or Licence."""
     found: dict[str, str] = {}
     current = ""
     for line in text.splitlines():

@@ -26,17 +26,19 @@ from spurbench.bench.plugins.literals import (
     training_call,
 )
 
-ROOTS = {"dataset": "Dataset", "method": "Method", "network": "Network", "optimizer": "Optimizer"}
-
-
+ROOTS = {
+    "dataset": "Dataset", "method": "Method", "network": "Network", "optimizer": "Optimizer", "rule": "Rule",
+}  # fmt: skip
 """What a class of each kind derives from."""
 CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "method": frozenset({"needs", "stackable", "trains"}),
     "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training"}),
     "network": frozenset({"variants"}),
     "optimizer": frozenset(),
+    "rule": frozenset({"text", "splits", "uses"}),
 }
 """Of those, what a listing tells."""
+TOLD = ("rule",)  # kinds of whose attributes nothing but listings is made
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PluginInfo:
     path: Path
     class_name: str = ""
     summary: str = ""
-    sections: Mapping[str, str] = field(default_factory=dict)  # Source, Needs, Differs, Licence
+    sections: Mapping[str, str] = field(default_factory=dict)  # Source, Needs, Uses, Differs, Licence
     options: tuple[Option, ...] = ()
     needs: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
@@ -57,6 +59,7 @@ class PluginInfo:
     splits: tuple[str, ...] | None = None  # held out; None: known only once the data are read
     training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
     variants: str = ""  # what follows a network family's name and a colon
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else a rule's class says
     stackable: bool = True
     trains: bool = True
     origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"
@@ -219,6 +222,8 @@ def members(line: Lineage, kind: str) -> dict[str, Any]:
             if target in wanted:
                 read = training_call if target == "training" else evaluate
                 values[target] = read(value, constants)
+    if kind in TOLD:
+        return {"options": values.pop("options"), "facts": values}
     return values
 
 

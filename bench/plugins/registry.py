@@ -1,4 +1,4 @@
-"""The plug-ins there are, by name: files in methods/ and datasets/, `--plugin FILE`, entry points."""
+"""The plug-ins there are, by name: the files of a folder for each kind, `--plugin FILE`, entry points."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from spurbench.bench.plugins.training_settings import Training
 if TYPE_CHECKING:
     from spurbench.bench.plugins.dataset import Dataset
     from spurbench.bench.plugins.method import Method
+    from spurbench.bench.plugins.rule import Rule
 
 __all__ = [
     "FOLDERS", "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "forget_plugins", "load_class",
-    "load_dataset", "load_method", "method_info", "methods", "plugin_paths", "plugins", "requirements", "splits_of",
+    "load_dataset", "load_method", "method_info", "methods", "plugin_paths", "plugins", "requirements", "rule", "rules",
+    "splits_of",
 ]  # fmt: skip
 
 INNATE = frozenset({"index", "second network"})  # needs that the engine meets for every dataset
@@ -62,6 +64,18 @@ def load_dataset(name: str) -> type[Dataset]:
     """The class of the dataset of that name, imported; errors as for `method_info`."""
     cls: type[Dataset] = load_class(known("dataset", name))
     return cls
+
+
+def rules() -> list[str]:
+    """The names of the selection rules that can be used."""
+    return [name for name, info in plugins("rule").items() if not info.problem]
+
+
+@cache
+def rule(name: str) -> Rule:
+    """The selection rule of that name; errors as for `method_info`."""
+    found: Rule = load_class(known("rule", name))()
+    return found
 
 
 def requirements(method: PluginInfo, dataset: PluginInfo) -> str | None:
@@ -116,7 +130,7 @@ def forget_plugins() -> None:
 
 def look_again() -> None:
     """Forget what was listed, and what follows from it."""
-    for listing in (discovery.listed, plugins):
+    for listing in (discovery.listed, plugins, rule):
         listing.cache_clear()
     training_settings.look_again()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 
 from msgspec.structs import replace
 
-from spurbench.bench.records.record import Summary
-from spurbench.bench.records.selection import Selected, accuracy, adjusted, unbiased, worst_environment, worst_group
+from spurbench.bench.plugins.counts import accuracy, unbiased_accuracy, worst_group_accuracy
+from spurbench.bench.plugins.rule import least_accuracy
+from spurbench.bench.records.record import Counts, Summary
+from spurbench.bench.records.selection import Selected
 
 Column = tuple[str, str]  # split, metric
 ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
-SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group, "unbiased_accuracy": unbiased}
+SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group_accuracy, "unbiased_accuracy": unbiased_accuracy}
 CONFLICTING = "bias_conflicting_accuracy"  # mean over the groups whose attribute misleads
 ADJUSTED = "adjusted_accuracy"  # groups weigh as in training, as is usual for Waterbirds
 COUNTED = (*SHARES, "entropy", "loss")
@@ -45,7 +48,7 @@ def value(record: Summary, column: Column) -> float | None:
         if metric == ADJUSTED:
             share = adjusted(counts, record.splits.get("train"))
         else:
-            share = unbiased(replace(counts, n=[counts.n[g] for g in record.conflicting],
+            share = unbiased_accuracy(replace(counts, n=[counts.n[g] for g in record.conflicting],
                                      correct=[counts.correct[g] for g in record.conflicting]))  # fmt: skip
         return None if share is None else share * scale
     if counts is None or metric not in COUNTED or not sum(counts.n):
@@ -54,6 +57,22 @@ def value(record: Summary, column: Column) -> float | None:
         return float(counts.entropy_sum if metric == "entropy" else counts.loss_sum) / float(sum(counts.n))
     share = SHARES[metric](counts)
     return None if share is None else share * scale
+
+
+def adjusted(counts: Counts, training: Counts | None) -> float | None:
+    """The mean over groups weighted by their examples in training; None if one of these has no example to score."""
+    if not training or len(training.n) != len(counts.n):
+        return None
+    if any(weight and not n for weight, n in zip(training.n, counts.n, strict=True)):
+        return None
+    parts = zip(training.n, counts.correct, counts.n, strict=True)
+    return float(sum(weight * right / n for weight, right, n in parts if n) / sum(training.n))
+
+
+def worst_environment(splits: Mapping[str, Counts]) -> float | None:
+    """The smallest accuracy over each training environment (splits train_e0, train_e1, ...) and test."""
+    seen = [counts for name, counts in splits.items() if name.startswith("train_e") or name == "test"]
+    return least_accuracy(seen) if "test" in splits and len(seen) > 1 else None
 
 
 def step_of(record: Summary, column: Column) -> int:

@@ -20,13 +20,13 @@ import msgspec
 import orjson
 from msgspec import Struct, structs
 
-from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.errors import UserError, others
 from spurbench.bench.core.hashing import canonical
+from spurbench.bench.plugins import registry
 from spurbench.bench.records.migrations import migrate_plan, migrate_record
 from spurbench.bench.records.plan import Cell, Choice, Plan, Search
 from spurbench.bench.records.record import NEWER, SCHEMA, Counts, Record, digest_fits, seal
 from spurbench.bench.records.run import Run, run_ids
-from spurbench.bench.records.selection import RULES
 
 LIMIT = 64 * 2**20  # bytes of a record, a plan or a line of a packed store; the largest of `results/` has 53 kB
 MESSAGE, DETAIL = 2_000, 50_000  # characters kept of a failure's message and of its traceback
@@ -174,8 +174,11 @@ def fault_in(cell: Cell) -> str | None:
 
 
 def unknown_rule(*parts: Choice | Search | None) -> str | None:
-    rules = [part.rule for part in parts if part and part.rule not in RULES]
-    return f"its rule is {brief(rules[0])}, which is not known" if rules else None
+    known = registry.rules()
+    wrong = next((part.rule for part in parts if part and part.rule not in known), None)
+    if wrong is None:
+        return None
+    return f"its rule is {brief(wrong)}, which is not known{others(wrong, known)} (or --plugin FILE)"
 
 
 def is_file_name(name: str) -> bool:

@@ -1,0 +1,95 @@
+"""What a selection rule is: the splits it looks at, and the criteria by which it prefers one look at them to another.
+
+One file holds one rule; its docstring says what it picks by and what it uses. `selection: NAME` in a grid chooses it.
+
+A criterion is a function from the counts of those splits to a number, higher is better, or None; its name is what
+readers are told, `worst_group` as "worst group". The first one decides; where it scores several steps or draws alike,
+the next one parts them, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from math import fsum, inf, isfinite
+from typing import ClassVar
+
+from spurbench.bench.plugins.counts import Counted, accuracy, worst_group_accuracy
+
+Splits = Mapping[str, Counted]
+Criterion = Callable[[Sequence[Counted]], float | None]
+Scores = tuple[float, ...]  # of the criteria of a rule, compared from the first on
+DIGITS = 12  # means of equal accuracies may differ in the last bits; different ones differ sooner
+
+
+def average_accuracy(each: Sequence[Counted]) -> float | None:
+    """Correct / all, over all splits together."""
+    total = sum(sum(counts.n) for counts in each)
+    return float(sum(sum(counts.correct) for counts in each) / total) if total else None
+
+
+def least_accuracy(each: Sequence[Counted]) -> float | None:
+    """The smallest accuracy of a split."""
+    return least([accuracy(counts) for counts in each])
+
+
+def worst_group(each: Sequence[Counted]) -> float | None:
+    """The smallest accuracy of a group of a split."""
+    return least([worst_group_accuracy(counts) for counts in each])
+
+
+def lower_loss(each: Sequence[Counted]) -> float | None:
+    """Minus the mean loss over all splits together."""
+    total = sum(sum(counts.n) for counts in each)
+    return -fsum(counts.loss_sum for counts in each) / total if total else None
+
+
+def least(found: Sequence[float | None]) -> float | None:
+    """The smallest, if each is known."""
+    known = [share for share in found if share is not None]
+    return min(known) if known and len(known) == len(found) else None
+
+
+class Rule:
+    """Base of every rule: `criteria`, the first of which decides, on `splits` (names or patterns) and no others.
+
+    `text` says in a plan and on leaderboards by what it chooses. `uses` says what it must know of the splits; where the
+    data have no attribute, their groups are their classes, and labels are enough.
+    """
+
+    text: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ()
+    criteria: ClassVar[tuple[Criterion, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it looks at the test set."""
+        return any(fnmatchcase("test", pattern) for pattern in self.splits)
+
+    @property
+    def refined(self) -> str:
+        """By what equal scores are parted, in words."""
+        return ", then ".join(one.__name__.replace("_", " ") for one in self.criteria[1:])
+
+    def seen(self, splits: Splits) -> Splits | None:
+        """What the rule looks at; None where something of it is not there."""
+        found = {name: counts for name, counts in splits.items() if any(fnmatchcase(name, p) for p in self.splits)}
+        return found if not self.lacking(found) else None
+
+    def lacking(self, splits: Sequence[str] | Splits) -> list[str]:
+        """The splits it looks at that are not among these."""
+        return [pattern for pattern in self.splits if not any(fnmatchcase(name, pattern) for name in splits)]
+
+    def scores(self, splits: Splits) -> Scores | None:
+        """The score, and after it what parts equal ones; None where there is none to give."""
+        seen = self.seen(splits)
+        if not self.criteria or seen is None:
+            return None
+        found = [one(list(seen.values())) for one in self.criteria]
+        return None if found[0] is None else tuple(comparable(score) for score in found)
+
+
+def comparable(score: float | None) -> float:
+    """A score that may be compared with others: equal ones are equal to the last bit, and none is the least."""
+    return round(score, DIGITS) if score is not None and isfinite(score) else -inf
