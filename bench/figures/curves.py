@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
@@ -96,20 +97,21 @@ class Looks(Curves):
     metric: str = "worst_group_accuracy"
 
     def kept(self, source: Source, record: Summary) -> bool:
-        return bool(record.looks) and None not in self.shares(record)
+        return bool(record.looks) and None not in self.values(record)
 
     @property
     def in_record(self) -> str:
         return f"no scores of {self.split} during training: training.evaluate says how often they are made"
 
-    def shares(self, record: Summary) -> list[float | None]:
-        """Of each look; None where the split is not there or has no examples, which is not a share of 0."""
-        from spurbench.bench.records.metrics import SHARES
+    def values(self, record: Summary) -> list[float | None]:
+        """In percent, of each look; None where the split is not there or has no examples, which is not a share of 0."""
+        from spurbench.bench.records.metrics import value
 
-        return [SHARES[self.metric](look.splits.get(self.split)) for look in record.looks]
+        of_looks = (structs.replace(record, splits=look.splits, measures={}) for look in record.looks)
+        return [value(one, (self.split, self.metric)) for one in of_looks]
 
     def curve(self, source: Source, record: Summary) -> tuple[list[float], list[float]]:
-        known = [100 * share for share in self.shares(record) if share is not None]
+        known = [share for share in self.values(record) if share is not None]
         return [look.step for look in record.looks], known
 
     def draw(self, axes: Any, part: Part) -> None:

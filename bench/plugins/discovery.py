@@ -24,6 +24,7 @@ FOLDERS = {
     "network": ROOT / "bench" / "training" / "networks",
     "optimizer": ROOT / "bench" / "training" / "optimizers",
     "rule": ROOT / "bench" / "records" / "rules",
+    "metric": ROOT / "bench" / "evaluation" / "metrics",
 }
 PACKAGES = {folder: f"spurbench.{'.'.join(folder.relative_to(ROOT).parts)}" for folder in FOLDERS.values()}
 """The package that the files of a folder of ours are imported from."""

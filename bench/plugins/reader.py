@@ -28,6 +28,7 @@ from spurbench.bench.plugins.literals import (
 
 ROOTS = {
     "dataset": "Dataset", "method": "Method", "network": "Network", "optimizer": "Optimizer", "rule": "Rule",
+    "metric": "Metric",
 }  # fmt: skip
 """What a class of each kind derives from."""
 CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
@@ -36,9 +37,10 @@ CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "network": frozenset({"variants"}),
     "optimizer": frozenset(),
     "rule": frozenset({"text", "splits", "uses"}),
+    "metric": frozenset({"unit", "higher_is_better", "limits", "counted", "over"}),
 }
 """Of those, what a listing tells."""
-TOLD = ("rule",)  # kinds of whose attributes nothing but listings is made
+TOLD = ("rule", "metric")  # kinds of whose attributes nothing but listings is made
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class PluginInfo:
     splits: tuple[str, ...] | None = None  # held out; None: known only once the data are read
     training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
     variants: str = ""  # what follows a network family's name and a colon
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what else a rule's class says
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else the class of a rule or metric says
     stackable: bool = True
     trains: bool = True
     origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"

@@ -20,12 +20,13 @@ from spurbench.bench.plugins.training_settings import Training
 if TYPE_CHECKING:
     from spurbench.bench.plugins.dataset import Dataset
     from spurbench.bench.plugins.method import Method
+    from spurbench.bench.plugins.metric import Metric
     from spurbench.bench.plugins.rule import Rule
 
 __all__ = [
     "FOLDERS", "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "forget_plugins", "load_class",
-    "load_dataset", "load_method", "method_info", "methods", "plugin_paths", "plugins", "requirements", "rule", "rules",
-    "splits_of",
+    "load_dataset", "load_method", "method_info", "methods", "metric", "metrics", "plugin_paths", "plugins",
+    "requirements", "rule", "rules", "splits_of",
 ]  # fmt: skip
 
 INNATE = frozenset({"index", "second network"})  # needs that the engine meets for every dataset
@@ -76,6 +77,31 @@ def rule(name: str) -> Rule:
     """The selection rule of that name; errors as for `method_info`."""
     found: Rule = load_class(known("rule", name))()
     return found
+
+
+@cache
+def metrics() -> dict[str, Metric]:
+    """The metrics that can be used, by name; UserError for one that does not import."""
+    each = {name: metric(name) for name, info in plugins("metric").items() if not info.problem}
+    return {name: found for name, found in each.items() if found}
+
+
+WORST = "worst_group_"  # before the name of a metric: of the group where it is worst
+
+
+@cache
+def metric(name: str) -> Metric | None:
+    """The metric of that name, also `worst_group_` and the name of another; None if there is none.
+
+    Errors: UserError for one that cannot be used.
+    """
+    from spurbench.bench.plugins.metric import WorstGroup
+
+    if name in plugins("metric"):
+        found: Metric = load_class(known("metric", name))()
+        return found
+    of = metric(name.removeprefix(WORST)) if name.startswith(WORST) else None
+    return WorstGroup(of) if of and of.higher_is_better is not None else None
 
 
 def requirements(method: PluginInfo, dataset: PluginInfo) -> str | None:
@@ -130,7 +156,7 @@ def forget_plugins() -> None:
 
 def look_again() -> None:
     """Forget what was listed, and what follows from it."""
-    for listing in (discovery.listed, plugins, rule):
+    for listing in (discovery.listed, plugins, rule, metric, metrics):
         listing.cache_clear()
     training_settings.look_again()
 

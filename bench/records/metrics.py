@@ -1,78 +1,70 @@
-"""The numbers a record gives: what there is of each split, in what unit, within which limits, of which step."""
+"""The numbers a record gives: what there is of each split, in what unit, within which limits, of which step.
+
+They are those of the metrics that are made from counts, and what was measured: by the run itself, as its dataset asks,
+or from its predictions. What a metric's number means its plug-in says, see bench/plugins/metric.py; what no plug-in is
+for, such as a dataset's own measures, is known by its name alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf
 
-from msgspec.structs import replace
-
-from spurbench.bench.plugins.counts import accuracy, unbiased_accuracy, worst_group_accuracy
-from spurbench.bench.plugins.rule import least_accuracy
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.metric import CountedMetric, Seen
 from spurbench.bench.records.record import Counts, Summary
 from spurbench.bench.records.selection import Selected
 
 Column = tuple[str, str]  # split, metric
-ENVIRONMENTS = ("environments", "worst_accuracy")  # the least of the training environments' and the test's
-SHARES = {"accuracy": accuracy, "worst_group_accuracy": worst_group_accuracy, "unbiased_accuracy": unbiased_accuracy}
-CONFLICTING = "bias_conflicting_accuracy"  # mean over the groups whose attribute misleads
-ADJUSTED = "adjusted_accuracy"  # groups weigh as in training, as is usual for Waterbirds
-COUNTED = (*SHARES, "entropy", "loss")
-PER_GROUP = ("worst_group_accuracy", "unbiased_accuracy", CONFLICTING)
+EVERYWHERE = ("accuracy", "worst_group_accuracy", "unbiased_accuracy", "entropy", "loss")
+"""The metrics from counts that come first among a leaderboard's columns, split by split."""
+AFTER_THEM = ("worst_accuracy", "bias_conflicting_accuracy", "adjusted_accuracy")
+"""Those that come next, before any others."""
 ASKED_FOR = "further_"  # begins the names of measures that an option of the run asked for
 
 
 def columns_of(record: Summary) -> list[Column]:
     """Every split and metric a record has."""
-    counted = [(split, metric) for split in record.splits for metric in COUNTED]
-    counted += [ENVIRONMENTS] if "train_e0" in record.splits else []
-    if record.conflicting:
-        counted += [(split, metric) for split in record.splits for metric in (CONFLICTING, ADJUSTED)]
-    return counted + [(split, metric) for split, values in record.measures.items() for metric in values]
+    found = [(split, metric) for split in record.splits for metric in EVERYWHERE]
+    each = registry.metrics()
+    names = [*AFTER_THEM, *(name for name in each if name not in EVERYWHERE + AFTER_THEM)]
+    rest = [(name, metric) for name in names if isinstance(metric := each[name], CountedMetric)]
+    over = [(metric.over, name) for name, metric in rest if metric.over]
+    found += [column for column in over if value(record, column) is not None]
+    there = [name for name, metric in rest if not metric.over and is_for(metric, record)]
+    found += [(split, name) for split in record.splits for name in there]
+    return found + [(split, metric) for split, values in record.measures.items() for metric in values]
+
+
+def is_for(metric: CountedMetric, record: Summary) -> bool:
+    """Whether a metric is one of the data of a record."""
+    return bool(record.conflicting) or not metric.needs_conflicting
 
 
 def value(record: Summary, column: Column) -> float | None:
     """One metric of one record, accuracies in percent; None if it is not there."""
-    split, metric = column
-    scale = 100.0 if unit_of(metric) == "%" else 1.0
-    measured = record.measures.get(split, {})
-    if metric in measured:
-        return float(measured[metric]) * scale
-    if column == ENVIRONMENTS:  # of one step: those of training are scored after the last only
-        least = worst_environment(record.last_splits if isinstance(record, Selected) else record.splits)
-        return None if least is None else least * scale
+    split, name = column
+    found = record.measures.get(split, {}).get(name)
+    if found is None and isinstance(metric := registry.metric(name), CountedMetric):
+        found = from_counts(metric, record, split)
+    if found is None:
+        return None
+    return float(found) * (100.0 if unit_of(name) == "%" else 1.0)
+
+
+def from_counts(metric: CountedMetric, record: Summary, split: str) -> float | None:
+    """What a metric makes of a record's counts, before it is shown in percent."""
+    if metric.over:  # of one step: the environments of training are scored after the last only
+        last = record.last_splits if isinstance(record, Selected) else record.splits
+        return metric.of_counts(Seen(NOTHING, last, record.conflicting)) if split == metric.over else None
     counts = record.splits.get(split)
-    if metric in (CONFLICTING, ADJUSTED) and counts and record.conflicting:
-        if len(counts.n) < len(record.groups):
-            return None  # the split has no attribute: it is counted by class
-        if metric == ADJUSTED:
-            share = adjusted(counts, record.splits.get("train"))
-        else:
-            share = unbiased_accuracy(replace(counts, n=[counts.n[g] for g in record.conflicting],
-                                     correct=[counts.correct[g] for g in record.conflicting]))  # fmt: skip
-        return None if share is None else share * scale
-    if counts is None or metric not in COUNTED or not sum(counts.n):
+    if counts is None or not sum(counts.n) or not is_for(metric, record):
         return None
-    if metric in ("entropy", "loss"):
-        return float(counts.entropy_sum if metric == "entropy" else counts.loss_sum) / float(sum(counts.n))
-    share = SHARES[metric](counts)
-    return None if share is None else share * scale
+    if metric.needs_conflicting and len(counts.n) < len(record.groups):
+        return None  # the split has no attribute: it is counted by class
+    return metric.of_counts(Seen(counts, record.splits, record.conflicting))
 
 
-def adjusted(counts: Counts, training: Counts | None) -> float | None:
-    """The mean over groups weighted by their examples in training; None if one of these has no example to score."""
-    if not training or len(training.n) != len(counts.n):
-        return None
-    if any(weight and not n for weight, n in zip(training.n, counts.n, strict=True)):
-        return None
-    parts = zip(training.n, counts.correct, counts.n, strict=True)
-    return float(sum(weight * right / n for weight, right, n in parts if n) / sum(training.n))
-
-
-def worst_environment(splits: Mapping[str, Counts]) -> float | None:
-    """The smallest accuracy over each training environment (splits train_e0, train_e1, ...) and test."""
-    seen = [counts for name, counts in splits.items() if name.startswith("train_e") or name == "test"]
-    return least_accuracy(seen) if "test" in splits and len(seen) > 1 else None
+NOTHING = Counts(n=[], correct=[], loss_sum=0, entropy_sum=0)
 
 
 def step_of(record: Summary, column: Column) -> int:
@@ -85,33 +77,42 @@ def step_of(record: Summary, column: Column) -> int:
 
 def partial(record: Summary, column: Column) -> str:
     """What a number per group is not over, in words: groups that training has and this split has no example of."""
-    counts, training = record.splits.get(column[0]), record.splits.get("train")
-    if column[1] not in PER_GROUP or not counts or not training or column[1] in record.measures.get(column[0], {}):
+    counts, training, metric = record.splits.get(column[0]), record.splits.get("train"), registry.metric(column[1])
+    if not metric or not metric.per_group or not counts or not training:
         return ""
+    if isinstance(metric, CountedMetric) and column[1] in record.measures.get(column[0], {}):
+        return ""  # measured by the run itself
     if len(counts.n) < len(training.n):
         return f"over {len(counts.n)} classes: {column[0]} has no attribute"
     if len(counts.n) > len(training.n):
         return ""  # training has no attribute, so it is not known what it has of it
     there = [g for g, n in enumerate(training.n) if n]
-    there = [g for g in there if g in record.conflicting] if column[1] == CONFLICTING else there
+    if isinstance(metric, CountedMetric) and metric.needs_conflicting:
+        there = [g for g in there if g in record.conflicting]
     absent = [g for g in there if not counts.n[g]]
     names = ", ".join(record.groups[g] if g < len(record.groups) else f"group {g}" for g in absent)
     return f"over {len(there) - len(absent)} of {len(there)} groups: {column[0]} has no {names}" if absent else ""
 
 
-def unit_of(metric: str) -> str:
-    return "%" if metric.endswith("accuracy") else "nats" if metric in ("entropy", "loss") else ""
+def unit_of(name: str) -> str:
+    """The unit: "%", "nats" or none."""
+    metric = registry.metric(name)
+    return metric.unit if metric else "%" if name.endswith("accuracy") else ""
 
 
-def limits(metric: str) -> tuple[float, float]:
-    """What values of a metric can be, as far as its name tells."""
-    if unit_of(metric) == "%":
+def limits(name: str) -> tuple[float, float]:
+    """What values of a metric can be; of a measure, as far as its name tells."""
+    if metric := registry.metric(name):
+        low, high = metric.limits
+        return -inf if low is None else low, inf if high is None else high
+    if unit_of(name) == "%":
         return 0.0, 100.0
-    if metric.endswith("share"):
+    if name.endswith("share"):
         return 0.0, 1.0
-    return (0.0, inf) if metric in ("entropy", "loss") or metric.endswith("margin") else (-inf, inf)
+    return (0.0, inf) if name.endswith("margin") else (-inf, inf)
 
 
-def direction(metric: str) -> bool | None:
-    """Whether more of a metric is better; None where that cannot be told from its name."""
-    return True if metric.endswith(("accuracy", "margin")) else False if metric == "loss" else None
+def direction(name: str) -> bool | None:
+    """Whether more of a metric is better; None where neither is, or where a measure's name does not tell."""
+    metric = registry.metric(name)
+    return metric.higher_is_better if metric else True if name.endswith(("accuracy", "margin")) else None

@@ -1,0 +1,21 @@
+"""Brier score: the mean squared distance of the predicted probabilities of all classes from what is the case.
+
+Source: Brier, "Verification of Forecasts Expressed in Terms of Probability", 1950: from 0 to 2.
+Some call half of it so where there are two classes.
+Needs: predictions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spurbench.bench.plugins.metric import Metric, Predictions
+
+
+class Brier(Metric):
+    higher_is_better = False
+    limits = (0.0, 2.0)
+
+    def value(self, predictions: Predictions) -> float | None:
+        truth = np.eye(predictions.probabilities.shape[1])[predictions.y]
+        return float(np.square(predictions.probabilities - truth).sum(-1).mean())
