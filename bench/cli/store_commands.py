@@ -1,4 +1,4 @@
-"""The commands about stores: `status`, `watch`, `show`, `leaderboard`, `pack`, `merge` and `accept`."""
+"""The commands about stores: `status`, `watch`, `show`, `leaderboard`, `rescore`, `pack`, `merge` and `accept`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(watch)
     app.command("show")(show_run)
     app.command()(leaderboard)
+    app.command()(rescore)
     app.command()(pack)
     app.command()(merge)
     app.command()(accept)
@@ -161,6 +162,35 @@ def leaderboard(
 
     write_atomically(out, text.encode())
     print(f"wrote {out}")
+
+
+def rescore(
+    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    metric: Annotated[
+        list[str], typer.Option(help="Name of a metric of predictions, as `list metrics` says; may be repeated.")
+    ],
+    split: Annotated[list[str] | None, typer.Option(help="Only of this split; may be repeated.")] = None,
+    plugin: options.Plugin = None,
+) -> None:
+    """Compute further metrics from the predictions kept of each run; `leaderboard` then has them. Nothing is trained.
+
+    Any metric of predictions has a worst_group_ form: of each group by itself, the worst.
+
+    [dim]spurbench rescore stores/paper --metric ece --metric worst_group_ece[/dim]
+    """
+    from spurbench.bench.cli import entry
+    from spurbench.bench.evaluation import rescoring
+    from spurbench.bench.plugins.registry import add_plugins
+    from spurbench.bench.store.store import Store
+
+    add_plugins(plugin)
+    opened = Store.open(store)
+    outcome = rescoring.rescore(opened, metric, split or [])
+    print(*rescoring.told(outcome), f"next: spurbench leaderboard {terminal.shell(store)} --all", sep="\n")
+    for line in outcome.damaged:
+        print(f"spurbench: {line}", file=sys.stderr)
+    if entry.complain(opened) or outcome.damaged:
+        raise typer.Exit(2)
 
 
 def pack(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
-import numpy as np
 import torch
 
 from spurbench.bench.core.seeds import stream
@@ -16,7 +14,7 @@ from spurbench.bench.evaluation.monitor import Progress
 from spurbench.bench.jobs.recording import failed, finished
 from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
 from spurbench.bench.records.record import Curve, Record
-from spurbench.bench.store import artifacts
+from spurbench.bench.store import artifacts, predictions
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.model import Model
 
@@ -66,8 +64,8 @@ def scored(
     drawn = drawable(dataset, score, data)
     hold()
     artifacts.keep(store, record.id, drawn)
-    predictions = keep_predictions(record.id, progress.logits | logits, store)
-    record = record.with_(splits=counts, measures=measures, curves=curves, predictions=predictions)
+    kept = keep_predictions(record.id, progress.logits | logits, data, store)
+    record = record.with_(splits=counts, measures=measures, curves=curves, predictions=kept)
     return finished(record.with_(status="done", cause=None))
 
 
@@ -111,14 +109,11 @@ def drawable(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
     return {name: value.half().numpy() for name, value in dataset.drawings(score, data).items()}
 
 
-def keep_predictions(run_id: str, logits: dict[str, torch.Tensor], store: Store) -> str:
-    """Logits of every split, so that a new metric or selection rule needs no retraining; their path in the store.
-
-    Those of an earlier step at which the held-out splits were scored are called `test@250`.
-    """
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: value.numpy() for name, value in logits.items()}
-    np.savez_compressed(buffer, **arrays)
-    path = store.path("predictions", run_id, ".npz")
-    store.write(path, buffer.getvalue())
-    return str(path.relative_to(store.root))
+def keep_predictions(run_id: str, logits: Mapping[str, torch.Tensor], data: Data, store: Store) -> str:
+    """Keep the logits of every split, with what its examples are; their path in the store."""
+    splits = {"train": data.train} | data.tests
+    labels = {
+        name: predictions.Labels(split.y.numpy(), split.group(data.attributes).numpy())
+        for name, split in splits.items()
+    }
+    return predictions.keep(store, run_id, {name: z.numpy() for name, z in logits.items()}, labels)

@@ -7,11 +7,12 @@ for, such as a dataset's own measures, is known by its name alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.metric import CountedMetric, Seen
-from spurbench.bench.records.record import Counts, Summary
+from spurbench.bench.records.record import Counts, Number, Summary
 from spurbench.bench.records.selection import Selected
 
 Column = tuple[str, str]  # split, metric
@@ -32,7 +33,7 @@ def columns_of(record: Summary) -> list[Column]:
     found += [column for column in over if value(record, column) is not None]
     there = [name for name, metric in rest if not metric.over and is_for(metric, record)]
     found += [(split, name) for split in record.splits for name in there]
-    return found + [(split, metric) for split, values in record.measures.items() for metric in values]
+    return found + [(split, name) for split, values in record.measures.items() if "@" not in split for name in values]
 
 
 def is_for(metric: CountedMetric, record: Summary) -> bool:
@@ -43,7 +44,7 @@ def is_for(metric: CountedMetric, record: Summary) -> bool:
 def value(record: Summary, column: Column) -> float | None:
     """One metric of one record, accuracies in percent; None if it is not there."""
     split, name = column
-    found = record.measures.get(split, {}).get(name)
+    found = measures_of(record, split, step_of(record, column)).get(name)
     if found is None and isinstance(metric := registry.metric(name), CountedMetric):
         found = from_counts(metric, record, split)
     if found is None:
@@ -69,10 +70,16 @@ NOTHING = Counts(n=[], correct=[], loss_sum=0, entropy_sum=0)
 
 def step_of(record: Summary, column: Column) -> int:
     """After which step a number was scored."""
-    split, metric = column
-    if isinstance(record, Selected) and split in record.held_out and metric not in record.measures.get(split, {}):
-        return record.chosen_step
-    return record.last_step
+    split, name = column
+    if not isinstance(record, Selected) or split not in record.held_out:
+        return record.last_step
+    at_step = name in measures_of(record, split, record.chosen_step)
+    return record.chosen_step if at_step or name not in record.measures.get(split, {}) else record.last_step
+
+
+def measures_of(record: Summary, split: str, step: int) -> Mapping[str, Number]:
+    """What was measured of a split after a step, see bench/evaluation/rescoring.py."""
+    return record.measures.get(split if step == record.last_step else f"{split}@{step}", {})
 
 
 def partial(record: Summary, column: Column) -> str:

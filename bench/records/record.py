@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from spurbench.bench.core.hashing import canonical, fingerprint
+from spurbench.bench.plugins import registry
 from spurbench.bench.records.run import IDENTITY, Run
 
 SCHEMA = 2
@@ -121,7 +122,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     headline: list[tuple[Name, Name]]
     cause: Cause | None
     splits: Splits
-    measures: dict[Name, dict[Name, Number]]  # split → name → value, beyond the counts
+    measures: dict[Name, dict[Name, Number]]  # split (`test@250`: after step 250) → name → value, beyond the counts
     predictions: Annotated[str, Meta(pattern=r"^predictions/[0-9a-f]{2}/[0-9a-f]{16}\.npz\Z")] | None
     cost: Cost
     provenance: Provenance
@@ -183,8 +184,16 @@ OBSERVED = tuple(
 
 
 def agree(one: Record, other: Record) -> bool:
-    """Whether two records say the same of the science."""
-    return all(getattr(one, name) == getattr(other, name) for name in OBSERVED)
+    """Whether two records say the same of the science; metrics of predictions may have been added to one of them."""
+    alike = all(getattr(one, name) == getattr(other, name) for name in OBSERVED if name != "measures")
+    return alike and (one.measures == other.measures or own_measures(one) == own_measures(other))
+
+
+def own_measures(record: Record) -> dict[tuple[str, str], Number]:
+    """What was measured by the run itself."""
+    each = {(split, name): value for split, values in record.measures.items() for name, value in values.items()}
+    metrics = {name: registry.metric(name) for _, name in each}
+    return {place: value for place, value in each.items() if (found := metrics[place[1]]) is None or found.counted}
 
 
 def seal(record: Record) -> dict[str, Any]:
