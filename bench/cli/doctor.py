@@ -55,7 +55,7 @@ def graphics() -> str:
 
 
 def plugins() -> Row:
-    every = [*registry.methods().values(), *registry.datasets().values()]
+    every = [info for kind in registry.FOLDERS for info in registry.plugins(kind).values()]
     return in_order(
         "plug-ins", [f"{info.name} {info.problem}" for info in every if info.problem], f"{len(every)} usable"
     )

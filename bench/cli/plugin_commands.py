@@ -24,21 +24,52 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets or grids; all three if left out.")] = "",
+    what: Annotated[
+        str,
+        typer.Argument(help="methods, datasets, networks, optimizers, rules, metrics or grids; or a plug-in's name."),
+    ] = "",
     plugin: options.Plugin = None,
     json_: options.Json = False,
 ) -> None:
-    """Show the methods, datasets and grids there are, with hyper-parameters and what each needs."""
+    """Show what there is, with what can be set and what each needs; by a plug-in's name, all that it says of itself.
+
+    [dim]spurbench list metrics[/dim]
+    [dim]spurbench list sd[/dim]
+    """
     from spurbench.bench.cli import catalogue
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
+    if what and what not in catalogue.COLUMNS:
+        tell(what, json_)
+        return
     found = catalogue.everything(what)
     if json_:
         print(json.dumps(found, indent=1, default=str))
         return
     for kind, rows in found.items():
         show(rows, catalogue.COLUMNS[kind], kind)
+
+
+def tell(name: str, json_: bool) -> None:
+    """Show the plug-ins of one name."""
+    from spurbench.bench.cli import catalogue, description
+
+    each = catalogue.named(name)
+    if json_:
+        print(json.dumps([description.describe(info) for info in each], indent=1, default=str))
+        return
+    for info in each:
+        found = description.describe(info)
+        rows, told = found.pop("options"), found.pop("summary")
+        print(f"{found.pop('kind')} {found.pop('name')}: {terminal.line(told)}")
+        for title, text in found.items():
+            if text:
+                print(terminal.line(f"  {title}: {text}", 3000))
+        if rows:
+            show(rows, {key: heading for key, heading in description.COLUMNS.items() if any(r[key] for r in rows)})
+        if hint := description.how_to_set(info):
+            print(f"set with {hint}")
 
 
 def new_method(
