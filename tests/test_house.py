@@ -24,6 +24,10 @@ OPEN_TO_PLUGINS = {
         "torch", "numpy", "scipy", "sklearn", "spurbench.bench.plugins.dataset", "spurbench.bench.core.errors",
         "spurbench.bench.images", "spurbench.datasets",
     },
+    "bench/records/rules": {"spurbench.bench.plugins.rule"},
+    "bench/evaluation/metrics": {
+        "numpy", "sklearn", "spurbench.bench.plugins.counts", "spurbench.bench.plugins.metric",
+    },
 }  # fmt: skip
 PLUGINS = {path.stem for room in ("methods", "datasets") for path in (ROOT / room).glob("*.py")}
 

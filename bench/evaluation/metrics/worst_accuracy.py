@@ -5,8 +5,8 @@ Needs: environments in training.
 
 from __future__ import annotations
 
+from spurbench.bench.plugins.counts import accuracy
 from spurbench.bench.plugins.metric import CountedMetric, Seen
-from spurbench.bench.plugins.rule import least_accuracy
 
 
 class WorstAccuracy(CountedMetric):
@@ -16,5 +16,7 @@ class WorstAccuracy(CountedMetric):
     over = "environments"
 
     def of_counts(self, seen: Seen) -> float | None:
-        each = [counts for name, counts in seen.splits.items() if name.startswith("train_e")]
-        return least_accuracy([*each, seen.splits["test"]]) if each and "test" in seen.splits else None
+        environments = [counts for name, counts in seen.splits.items() if name.startswith("train_e")]
+        each = [accuracy(counts) for counts in (*environments, seen.splits.get("test"))]
+        known = [share for share in each if share is not None]
+        return min(known) if environments and len(known) == len(each) else None
