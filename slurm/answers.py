@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from spurbench.slurm import program
-from spurbench.slurm.submissions import TOKEN, Array, End, Key
+from spurbench.slurm.notes import End
+from spurbench.slurm.submissions import TOKEN, Array, Key
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip

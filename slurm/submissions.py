@@ -25,30 +25,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import temporary_of, write_atomically
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.grid.patterns import cell_names, chosen
 from spurbench.bench.jobs.job import Job
-from spurbench.bench.records.parsing import Unfit, parse_json, read_whole
-from spurbench.bench.records.record import OUTSIDE
+from spurbench.bench.records.parsing import Unfit, read_whole
 from spurbench.bench.store.claims import Claims, Lost, alive, kept_alive
 from spurbench.bench.store.store import Store
 from spurbench.slurm import program
+from spurbench.slurm.notes import End, jobs_in, known_ends, read_note
 
 SUBMISSION = "submission"  # what is claimed by one that is under way
 VOID = "void"
-KINDS = OUTSIDE | {"out_of_memory"}  # of ends: another try, with more memory, may do
 JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
 TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}(?:\.|/array-)\d+")
 """Of an array, whatever store it is of: in the job's name and comment, and in the path of its script."""
-T = TypeVar("T")
 Key = tuple[str, int]
 """Which task: the token of its array, and its index in that."""
-End = tuple[str, str]
-"""How a task ended, as the kind of a record's cause, and in words."""
 
 
 @dataclass(frozen=True)
@@ -305,46 +301,17 @@ def named(every: Sequence[Task], patterns: Sequence[str]) -> list[Task]:
     return [every[place] for place in sorted(chosen(names, patterns, "submitted task or cell"))]
 
 
+# ---- how tasks ended ------------------------------------------------------------------------------------------------
+
+
 def read_manifest(array: Array) -> dict[str, Any]:
     """Errors: UserError if the manifest is gone or damaged."""
     return read_note(array.manifest, "manifest", dict[str, Any])
 
 
-def read_note(file: Path, kind: str, read: Callable[[Any], T]) -> T:
-    """What `read` makes of the content of a submission's file.
-
-    Errors: UserError if it is gone or damaged.
-    """
-    try:
-        return read(parse_json(read_whole(file), f"a {kind}"))
-    except FileNotFoundError:
-        what = "gone"
-    except (Unfit, AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"damaged ({type(error).__name__})"
-    raise UserError(
-        f"the {kind} {file} is {what}: without it no one knows what the tasks of that submission are; "
-        f"delete the folder {file.parent} to forget it"
-    )
-
-
 def jobs_to_do(array: Array) -> list[list[Job]]:
     """The jobs of each task of an array; errors as for `read_manifest`."""
     return read_note(array.manifest, "manifest", jobs_in)
-
-
-def jobs_in(content: Any) -> list[list[Job]]:
-    return [[Job.from_dict(fields) for fields in jobs] for jobs in content["tasks"]]
-
-
-# ---- how tasks ended ------------------------------------------------------------------------------------------------
-
-
-def known_ends(folder: Path) -> dict[str, End]:
-    """How tasks of a submission ended, as far as it was written down."""
-    with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
-        found = parse_json(read_whole(folder / "ends.json"), "ends")
-        return {id: (kind, " ".join(str(text).split())) for id, (kind, text) in found.items() if kind in KINDS}
-    return {}
 
 
 def write_ends(changed: Iterable[Task]) -> str | None:

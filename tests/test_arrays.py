@@ -19,7 +19,7 @@ from spurbench.bench.jobs.recording import frame
 from spurbench.bench.launch import runner, snapshot
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
-from spurbench.slurm import profiles, submissions, submit, task
+from spurbench.slurm import profiles, sending, submissions, submit, task
 from spurbench.slurm.arrays import Array, Resources, changed, minutes, multiplied, plan
 
 GRID = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [erm, {method: sd, resources: {mem: 3G}}]}]\n"
@@ -121,7 +121,7 @@ def test_factors(value: str, by: str, expected: str) -> None:
     [(2, "--gpus-per-node=2"), ("a100:2", "--gpus-per-node=a100:2"), ("gpu:a100:1", "--gres=gpu:a100:1"), (0, None)],
 )
 def test_gpus_by_type(gpus: int | str, line: str | None) -> None:
-    text = submit.script(Array([jobs_of(1)], Resources(gpus=gpus), 1), MEANT, "g", None)
+    text = sending.script(Array([jobs_of(1)], Resources(gpus=gpus), 1), MEANT, "g", None)
     assert f"#SBATCH {line}" in text if line else "gpu" not in text.replace(str(MEANT.folder), "")
     assert submit.device(runner.Settings(), Resources(gpus=gpus)) == ("cuda" if gpus else "cpu")
 
@@ -165,7 +165,7 @@ def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit.sys, "executable", "PYTHON")
     resources = Resources("gpu", "lab", cpus=4, mem="16G", setup=("module load cuda",))
     array = Array([[job] for job in jobs_of(3)], resources, 2)
-    text = submit.script(array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
+    text = sending.script(array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
     assert text.strip() == GOLDEN.strip()
 
 

@@ -171,7 +171,7 @@ def split_rows(record: Summary) -> list[dict[str, Any]]:
     return [
         described(record)
         | {"split": split, "n": sum(counts.n), "correct": sum(counts.correct)}
-        | {name: metrics.value(record, (split, name)) for name in metrics.COUNTED}
+        | {name: metrics.value(record, (split, name)) for name in metrics.EVERYWHERE}
         for split, counts in record.splits.items()
     ]
 

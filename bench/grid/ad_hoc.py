@@ -17,7 +17,7 @@ from spurbench.bench.grid.recipes import recipes_of
 from spurbench.bench.grid.search_space import declared
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
-from spurbench.bench.records.selection import RULES, lack
+from spurbench.bench.records.selection import lack
 
 
 def adhoc_grid(
@@ -86,10 +86,10 @@ def usual_rule(dataset: PluginInfo) -> str | None:
     splits, and the one that uses groups where there are some.
     """
     splits = registry.splits_of(dataset)
-    usable = [name for name, rule in RULES.items() if rule.criteria and lack(name, splits) is None]
+    usable = [name for name in registry.rules() if registry.rule(name).criteria and lack(name, splits) is None]
 
     def rank(name: str) -> tuple[bool, bool, int, bool]:
-        rule = RULES[name]
+        rule = registry.rule(name)
         of_groups = any("groups" in what for what in rule.uses)
         by_training = all(split.startswith("train") for split in rule.splits)
         return by_training, rule.oracle, -len(rule.splits), of_groups != ("groups" in dataset.provides)

@@ -16,7 +16,6 @@ from spurbench.bench.grid.search_space import Axis, axis, varies
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
 from spurbench.bench.plugins.training_settings import training_fields
-from spurbench.bench.records.selection import RULES
 
 Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
@@ -72,7 +71,9 @@ class Entry:
         rule = self.block.selection or stated or by_recipe or self.sheet.selection
         settings = [(*self.where, place) for place in ("hyper_parameters", "training")]
         changed = any(where[:-1] in settings for where in self.origin.given)
-        return "none" if changed and RULES[rule].oracle else rule  # no one chose these by looking at the test set
+        return (
+            "none" if changed and registry.rule(rule).oracle else rule
+        )  # no one chose these by looking at the test set
 
     @property
     def untouched(self) -> bool:

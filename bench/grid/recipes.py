@@ -23,8 +23,8 @@ from spurbench.bench.grid.schema import (
     by_name,
     checked,
 )
+from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
-from spurbench.bench.records.selection import RULES
 
 
 class RecipeSheet(Strict):
@@ -64,7 +64,7 @@ class Recipe:
 
     def rule(self, untouched: bool) -> str | None:
         """How these settings, or the steps of their runs, were chosen; changed ones no one chose by the test set."""
-        oracle = self.selection is not None and RULES[self.selection].oracle
+        oracle = self.selection is not None and registry.rule(self.selection).oracle
         return self.selection if untouched or not oracle else None
 
 
