@@ -10,16 +10,16 @@ import typer
 
 from spurbench.bench.cli import options
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.core.terminal import plain, shell
+from spurbench.bench.core.terminal import plain, plural, shell
 
-StoreFolder = Annotated[Path, typer.Argument(help="The folder of the results.")]
-Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; all if left out.")]
+StoreFolder = Annotated[Path, typer.Argument(help="Store folder.")]
+Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; by default all.")]
 JobsPerTask = Annotated[
-    int, typer.Option(min=1, help="How many jobs, each some seeds of a cell, a task does one after the other.")
+    int, typer.Option(min=1, help="Jobs per task (a job is some seeds of one cell), run one after another.")
 ]
-MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks at once, over all arrays.")]
+MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks running at once, over all arrays.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted; submit nothing.")]
-NodeLocal = Annotated[bool, typer.Option("--node-local", help="The store may lie in /tmp.")]
+NodeLocal = Annotated[bool, typer.Option("--node-local", help="Allow a store in /tmp.")]
 Snapshot = Annotated[bool, typer.Option("--snapshot/--no-snapshot", help="Run a copy of the code as it is now.")]
 
 
@@ -32,42 +32,46 @@ def add_to(app: typer.Typer) -> None:
 def submit(
     grid: Annotated[str, typer.Argument(help="Name of a shipped grid, or a .yaml file.")],
     store: Annotated[
-        Path | None, typer.Option(help="Folder of the results, one all nodes see; default stores/GRID.")
+        Path | None, typer.Option(help="Store folder, visible from all nodes; by default stores/GRID.")
     ] = None,
     set_: options.Sets = None,
     only: options.Only = None,
     cluster: Annotated[str | None, typer.Option(help="Name in ~/.config/spurbench/clusters.yaml.")] = None,
-    partition: Annotated[str | None, typer.Option(help="As sbatch's; the cluster's default if left out.")] = None,
-    account: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
-    qos: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Nodes not to use, as sbatch's.")] = None,
-    reservation: Annotated[str | None, typer.Option(help="As sbatch's.")] = None,
+    partition: Annotated[str | None, typer.Option(help="As for sbatch; by default the cluster's.")] = None,
+    account: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    qos: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Nodes not to use, as for sbatch.")] = None,
+    reservation: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
     gpus: Annotated[
-        str | None, typer.Option(help="GPUs of each task (1), also as a100:2 or gpu:a100:2; 0 computes on CPUs.")
+        str | None, typer.Option(help="GPUs per task (1), also a100:2 or gpu:a100:2; 0 for CPUs only.")
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores of each task (2).")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of each task (8G); none leaves it to the cluster.")] = None,
-    mem_per_cpu: Annotated[str | None, typer.Option(help="Memory of each core of a task, instead.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores per task (2).")] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory per task (8G); none leaves it to the cluster.")] = None,
+    mem_per_cpu: Annotated[str | None, typer.Option(help="Memory per core, instead of --mem.")] = None,
     time: Annotated[
-        str | None, typer.Option(help="Time limit of a task: 90m, 4h (the default), or as sbatch's: 90, 4:00:00, 2-12.")
+        str | None,
+        typer.Option(help="Time limit per task: 90m, 4h (the default), or as for sbatch: 90, 4:00:00, 2-12."),
     ] = None,
-    setup: Annotated[list[str] | None, typer.Option(help="A shell line before each task: module load cuda.")] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(help="Shell line to run before each task, e.g. module load cuda; may be repeated."),
+    ] = None,
     srun: Annotated[bool | None, typer.Option("--srun/--no-srun", help="Start tasks through srun.")] = None,
     max_parallel: MaxParallel = None,
     jobs_per_task: JobsPerTask = 1,
     device: Annotated[str, typer.Option(help="auto: a GPU if the task has one, else the CPU; cpu; cuda.")] = "auto",
-    retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Rerun failed runs.")] = False,
     compile_: options.Compile = False,
     dry_run: DryRun = False,
     node_local: NodeLocal = False,
     snapshot: Snapshot = True,
     plugin: options.Plugin = None,
 ) -> None:
-    """Send what a grid still lacks to SLURM and return; submit again at any time, nothing is done twice.
+    """Submit what a grid still lacks to SLURM and return; submit again at any time, nothing runs twice.
 
-    What a task asks for may also stand under `resources:` in the grid file (for all, for a dataset, for a method) and
-    in a profile of yours; the command line comes first, then the grid, the profile, and SBATCH_ variables.
+    Resources may also stand under `resources:` in the grid file (for all cells, a dataset or a method) and in your
+    profile. The command line wins over the grid, the grid over the profile, the profile over SBATCH_ variables.
 
     [dim]spurbench submit paper --store /shared/paper --partition gpu --time 4h --dry-run[/dim]
     """
@@ -104,10 +108,10 @@ def retry(
     store: StoreFolder,
     cell: Cells = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Also what failed by itself: exceptions, divergence.")
+        bool, typer.Option("--failed", help="Also runs that failed by themselves: exceptions, divergence.")
     ] = False,
-    mem: Annotated[str | None, typer.Option(help="Memory now: 32G, or x2 for twice what it was.")] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit now: 8h, or x2.")] = None,
+    mem: Annotated[str | None, typer.Option(help="New memory: 32G, or x2 for twice as much.")] = None,
+    time: Annotated[str | None, typer.Option(help="New time limit: 8h, or x2.")] = None,
     max_parallel: MaxParallel = None,
     jobs_per_task: JobsPerTask = 1,
     dry_run: DryRun = False,
@@ -115,7 +119,7 @@ def retry(
     snapshot: Snapshot = True,
     plugin: options.Plugin = None,
 ) -> None:
-    """Submit again what was killed, cancelled, lost, or ran out of time or memory, as it was or with more of these.
+    """Resubmit what was killed, cancelled, lost, or ran out of time or memory, unchanged or with more of these.
 
     [dim]spurbench retry /shared/paper --mem x2 --time x2[/dim]
     """
@@ -134,10 +138,10 @@ def cancel(
     cell: Cells = None,
     forget: Annotated[
         bool,
-        typer.Option("--forget", help="Instead, let what SLURM will never tell of count as not sent."),
+        typer.Option("--forget", help="Instead, treat what SLURM will never report on as not sent."),
     ] = False,
 ) -> None:
-    """Take submitted tasks out of the queue; they stay out until their runs are submitted again."""
+    """Cancel submitted tasks; their runs stay out of the queue until they are submitted again."""
     from spurbench.bench.store.store import Store
     from spurbench.slurm import queue
 
@@ -148,12 +152,12 @@ def cancel(
         print(f"forgot {len(arrays)} arrays: those of their tasks that have not begun will do nothing")
         return
     gone = queue.cancel(Store.open(store), cell or [])
-    again = f"; `spurbench retry {shell(store)}` sends their runs again" if gone else ""
-    print(f"cancelled {len(gone)} tasks{again}")
+    again = f"; `spurbench retry {shell(store)}` resubmits their runs" if gone else ""
+    print(f"cancelled {plural(len(gone), 'task')}{again}")
 
 
 def collect(store: StoreFolder) -> None:
-    """Write down why runs ended without a record, so that leaderboards and other machines know."""
+    """Record why runs ended without a result, so that leaderboards and other machines know."""
     from spurbench.bench.store.store import Store
     from spurbench.slurm import queue
 
@@ -167,9 +171,9 @@ def collect(store: StoreFolder) -> None:
 def logs(
     store: StoreFolder,
     cell: Cells = None,
-    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines of each log.")] = 20,
+    lines: Annotated[int, typer.Option(min=1, help="Lines to show from the end of each log.")] = 20,
 ) -> None:
-    """Show the end of the logs of submitted tasks."""
+    """Show the end of each submitted task's log."""
     from spurbench.bench.store.store import Store
     from spurbench.slurm.submissions import named, tasks
 
@@ -191,8 +195,8 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
         print(plain(f"# {len(array.tasks)} tasks, {array.parallel} at once; {verdict}\n{text}\n"))
     tasks = sum(len(array.tasks) for array in sent.arrays)
     print(
-        f"{'would submit' if dry_run else 'submitted'} {sent.runs} runs as {tasks} tasks of {len(sent.arrays)} arrays"
-        + (f": {', '.join(sent.ids)}" if sent.ids else "")
+        f"{'would submit' if dry_run else 'submitted'} {plural(sent.runs, 'run')} as {plural(tasks, 'task')} "
+        f"of {plural(len(sent.arrays), 'array')}" + (f": {', '.join(sent.ids)}" if sent.ids else "")
     )
     open_ = sum(sent.unknown.values())
     if sent.queued > sent.ending + open_:
@@ -200,18 +204,18 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
     for why, count in sent.unknown.items():
         print(f"{count} runs may be in the queue and are left out: {why}")
     if sent.ending:
-        print(f"{sent.ending} runs are of cancelled tasks that have not ended yet; send them again when they have")
+        print(f"{sent.ending} runs belong to cancelled tasks that have not ended yet; submit again once they have")
     if sent.beyond:
-        print(f"{sent.beyond} jobs are more than the cluster lets you queue; submit again when some have ended")
+        print(f"{sent.beyond} jobs exceed what the cluster lets you queue; submit again when some have ended")
     if sent.left:
-        print(f"{sent.left} runs failed by themselves and were left: --failed sends them too")
+        print(f"{sent.left} runs failed by themselves and were left out: --failed resubmits them")
     for files, (count, code) in sent.outdated.items():
         names = " ".join(shell(Path(name)) for name in code)
         or_else = f", `spurbench accept {shell(where)} {names}` says that the edit alters nothing" if code else ""
         told = f"{count} runs were made before {plain(files)} was edited and are kept as they are"
         print(f"{told}: `spurbench run --fresh` trains them again{or_else}")
     if sent.searching:
-        print("these are searches; submit again when they have ended, for the runs they decide")
+        print("these are search runs; once they have ended, submit again for the runs they decide")
     if refused:
         raise UserError("SLURM would refuse this")
     if sent.unknown and not sent.runs:

@@ -194,9 +194,9 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
 
 def test_nothing_to_train_again_is_no_mistake(made: Path, own: Any, tmp_path: Path, command: Any) -> None:
     said = command("figure", "own.yaml", made / "store", "--train", "--partial", "--out", tmp_path, code=0)
-    assert "to train again" in said.stderr  # the first time the probe's features are looked for
+    assert "retraining" in said.stderr  # the first time the probe's features are looked for
     again_ = command("figure", "own.yaml", made / "store", "--train", "--out", tmp_path, code=0)
-    assert "to train again" not in again_.stderr and (tmp_path / "surfaces.svg").exists()
+    assert "retraining" not in again_.stderr and (tmp_path / "surfaces.svg").exists()
     command("figure", "fig5", "--train", "--out", tmp_path / "fig5.svg", code=0)
 
 
@@ -388,7 +388,7 @@ def test_every_figure_of_the_paper_names_rows_of_the_grid() -> None:
 @pytest.fixture
 def report(made: Path, command: Any) -> Path:
     said = command("report", made / "store", "--out", made / "report").stdout
-    assert "figures: fig5" in said and "not drawn: fig6: no runs of" in said
+    assert "figure: fig5" in said and "not drawn: fig6: no runs of" in said
     return made / "report"
 
 
@@ -427,4 +427,4 @@ def test_what_only_other_runs_would_have_is_not_trained_for(command: Any, made: 
     for more in ((), ("--train",)):
         said = command("figure", "looks.yaml", made / "store", *more, "--out", tmp_path, code=2, cwd=made).stderr
         assert "the records of 3 runs (sd) have no scores of validation during training: training.evaluate" in said
-        assert "train again" not in said
+        assert "retraining" not in said

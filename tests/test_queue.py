@@ -425,7 +425,7 @@ def test_the_controller_goes_between_two_arrays(slurm: FakeSlurm, send: Any, tal
     assert "1 of 2 arrays are in the queue: 101" in said and "found out by the next" in said
     slurm.set(down=False)
     assert tally()["queued"] == 4 and tally()["waiting"] == 2
-    assert "submitted 2 runs as 1 tasks" in send().stdout and len(slurm.tasks()) == 3
+    assert "submitted 2 runs as 1 task" in send().stdout and len(slurm.tasks()) == 3
     assert state["jobs"] == {}
 
 
@@ -642,14 +642,14 @@ def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
     assert "scancel fails: scancel: error: Unable" in command("cancel", tmp_path / "s", "101_0", code=2).stderr
     assert tally() == {"running": 6, "note": "  "}
     slurm.set(down=False)
-    assert "cancelled 1 tasks" in command("cancel", tmp_path / "s", "101_0").stdout
+    assert "cancelled 1 task" in command("cancel", tmp_path / "s", "101_0").stdout
     slurm.become("COMPLETING", "101_0")
     assert tally()["running"] == 6 and "is to end" in tally()["note"]
     said = command("retry", tmp_path / "s", "101_0", "--node-local").stdout
     assert "2 runs are of cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
     slurm.become("CANCELLED", "101_0")
     assert tally()["failed"] == 2 and "cancelled: by `spurbench cancel`" in tally()["note"]
-    assert "submitted 2 runs as 1 tasks" in command("retry", tmp_path / "s", "--node-local").stdout
+    assert "submitted 2 runs as 1 task" in command("retry", tmp_path / "s", "--node-local").stdout
 
 
 def test_a_cancellation_that_was_only_meant_is_no_end(

@@ -198,7 +198,7 @@ def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cl
         file = tmp_path / f"{name}.py"
         file.write_text(file.read_text().replace(fault, "pass"))
     said = spurbench("retry", store, "--node-local", "--time", "x2").stdout
-    assert "submitted 1 runs" in said and "1 runs failed by themselves" in said
+    assert "submitted 1 run as" in said and "1 runs failed by themselves" in said
     assert "#SBATCH --time=480" in max(store.glob("slurm/*/array-0.sh")).read_text()
     assert "submitted 1 runs" in spurbench("retry", store, "raises", "--failed", "--node-local").stdout
     wait_for(lambda: not queue())

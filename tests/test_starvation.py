@@ -179,7 +179,7 @@ def probe(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path: Path) -> None:
     said = probe(store.root, "--cell", "irm", "--cell", "two_moon/*", "--features", 4, "--points", 3)
-    assert "4 runs to train again" in said.stderr and said.stderr.count("as recorded") == 2
+    assert "retraining 4 runs" in said.stderr and said.stderr.count("as recorded") == 2
     assert "not quite" not in said.stderr
     assert "colored_mnist × irm, 2 runs, 120 examples" in said.stdout and "two_moon × erm, 2 runs, 30 ex" in said.stdout
     (first, _, second, _) = json.loads((tmp_path / "probe.json").read_text())["panels"]
@@ -190,7 +190,7 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     assert np.allclose(part["responses"], np.mean([one["responses"] for one in kept if one], 0).T, rtol=1e-3)
     assert second["data"]["series"][0]["name"] == "two_moon × erm"
     again_ = probe(store.root, "--cell", "irm", "--features", 4, "--points", 3)
-    assert "train again" not in again_.stderr  # it is kept
+    assert "retraining" not in again_.stderr  # it is kept
     (id,) = {r.id for r in store.records()[0] if (r.method, r.seed) == ("irm", 1)}
     assert "irm, seed 1, 120 examples" in probe(store.root, "--run", id[:9]).stdout
 

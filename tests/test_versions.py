@@ -158,7 +158,7 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
     Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
     edits.look_again()
     assert "`spurbench accept s mine.py`" in command(*line).stderr
-    assert "1 runs now count as made by the current mine.py" in command("accept", "s", "mine.py").stdout
+    assert "1 run now accepted as made by the current mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
     assert edits.edited(after) == [] and after.provenance.accepted["method"] == [edits.of(before)["method"]]
     registry.forget_plugins()

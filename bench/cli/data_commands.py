@@ -13,7 +13,7 @@ from spurbench.bench.cli import options
 
 def add_to(app: typer.Typer) -> None:
     """Put the commands into the command line."""
-    data = typer.Typer(no_args_is_help=True, help="The datasets' files: what there is, prepare it, verify it.")
+    data = typer.Typer(no_args_is_help=True, help="List, prepare and verify the files of datasets.")
     data.command("list")(list_)
     data.command()(prepare)
     data.command()(verify)
@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
-    """Where each dataset's files come from and whether they are here."""
+    """Show where each dataset's files come from and whether they are on this machine."""
     from spurbench.bench.core.terminal import show
     from spurbench.bench.plugins import dataset_files
     from spurbench.bench.plugins.registry import add_plugins
@@ -37,18 +37,18 @@ def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
 def prepare(
     dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
     source: Annotated[
-        Path | None, typer.Option("--from", help="Folder of its files, or of their archive; without it: a download.")
+        Path | None, typer.Option("--from", help="Folder of its files or of their archive; downloaded if left out.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="An option of the dataset, as for run: cifar10.origin=jpeg.")
+        list[str] | None, typer.Option("--set", help="A dataset option, as for run: cifar10.origin=jpeg.")
     ] = None,
-    allow_bad: Annotated[bool, typer.Option("--allow-bad", help="Leave out pictures that cannot be read.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at once; default one a core.")] = None,
+    allow_bad: Annotated[bool, typer.Option("--allow-bad", help="Leave out images that cannot be read.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; by default one per core.")] = None,
     plugin: options.Plugin = None,
 ) -> None:
-    """Decode a dataset's pictures once, for all runs of this machine; run it again to go on where it stopped.
+    """Decode a dataset's images once, for all runs on this machine; run it again to continue where it stopped.
 
-    They are kept below $SPURBENCH_DATA, by default ~/.cache/spurbench/data.
+    They are kept under $SPURBENCH_DATA, by default ~/.cache/spurbench/data.
 
     [dim]spurbench data prepare celeba --from ~/celeba[/dim]
     """
@@ -62,10 +62,10 @@ def prepare(
 
 
 def verify(
-    dataset: Annotated[str | None, typer.Argument(help="A dataset; all if left out.")] = None,
+    dataset: Annotated[str | None, typer.Argument(help="Name of a dataset; by default all.")] = None,
     plugin: options.Plugin = None,
 ) -> None:
-    """Check a dataset's files and counts against what is known of them."""
+    """Check a dataset's files, checksums and counts."""
     from spurbench.bench.cli.entry import answered
     from spurbench.bench.core.errors import UserError
     from spurbench.bench.plugins import dataset_files

@@ -1,4 +1,4 @@
-"""A look at this machine: can it run a grid, and how would it."""
+"""Checks of this machine: whether it can run a grid, and how it would."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def examine() -> list[dict[str, Any]]:
         *looked("processor", lambda: f"{machine.cpu()}, {machine.cores()} cores"),
         *looked("bf16", lambda: "in hardware" if machine.has_bf16() else "emulated: use --precision float32"),
         *looked("GPUs", graphics),
-        *looked("layout of ten runs", lambda: str(placement.choose("auto", None, None, 10))),
-        *looked("one thread against all", threads),
+        *looked("how ten runs would be placed", lambda: str(placement.choose("auto", None, None, 10))),
+        *looked("speed-up from threads", threads),
         *looked("this folder", lambda: writable(Path())),
-        *looked("entry points", lambda: in_order("entry points", entry_points.problems(), "in order")),
+        *looked("entry points", lambda: in_order("entry points", entry_points.problems(), "all usable")),
         *looked("plug-ins", plugins),
         *looked(
             "data",
@@ -51,7 +51,7 @@ def looked(what: str, look: Callable[[], str | Row | list[Row]]) -> list[Row]:
 def graphics() -> str:
     import torch
 
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(machine.gpus())) or "none, the CPU is used"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(machine.gpus())) or "none: runs use the CPU"
 
 
 def plugins() -> Row:
@@ -73,7 +73,7 @@ def code() -> Row:
     """Which code records will name."""
     found = commit.code()
     if found["commit"] is None and found["diff"] is None:
-        return row("code", f"no checkout: the version {commit.versions()['spurbench']} is what records name")
+        return row("code", f"no checkout: records name version {commit.versions()['spurbench']}")
     return row("code", commit.told(found["commit"], found["diff"]), not str(found["diff"]).startswith(commit.UNKNOWN))
 
 
@@ -95,9 +95,9 @@ def threads() -> str:
         torch.set_num_threads(1)
         alone = milliseconds(lambda a=a, b=b: a @ b)
         torch.set_num_threads(machine.cores())
-        found.append(f"{name}'s size {alone / milliseconds(lambda a=a, b=b: a @ b):.1f} × as fast")
+        found.append(f"{alone / milliseconds(lambda a=a, b=b: a @ b):.1f} × at {name}'s size")
     torch.set_num_threads(before)
-    return f"{', '.join(found)} with {machine.cores()} threads"
+    return f"{', '.join(found)}, with {machine.cores()} threads"
 
 
 def milliseconds(action: Any, times: int = 15) -> float:

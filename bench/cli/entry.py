@@ -41,7 +41,7 @@ def why(error: OSError) -> str:
     """What the system says, or what it means where it says too little."""
     if error.errno == errno.EEXIST and isinstance(error.filename, str):
         there = os.path.exists(error.filename)
-        return "a file is there, and no folder" if there else "it is a link that leads nowhere"
+        return "it is a file, not a folder" if there else "it is a broken link"
     return error.strerror or type(error).__name__
 
 
@@ -55,7 +55,7 @@ def here() -> None:
     try:
         os.getcwd()
     except OSError:
-        raise UserError("the working directory is gone or closed to you: change to another one") from None
+        raise UserError("the working directory is gone or not readable: change to another one") from None
 
 
 def added(add_to: Callable[[typer.Typer], None], app: typer.Typer) -> typer.Typer:
@@ -65,7 +65,7 @@ def added(add_to: Callable[[typer.Typer], None], app: typer.Typer) -> typer.Type
     add_to(alone)
     taken = set(names(app)) & set(names(alone))
     if taken:
-        raise UserError(f"there is a command '{min(taken)}' already")
+        raise UserError(f"there is already a command '{min(taken)}'")
     return alone
 
 

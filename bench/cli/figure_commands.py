@@ -12,9 +12,9 @@ import typer
 from spurbench.bench.cli import options
 
 Train = Annotated[
-    bool, typer.Option("--train", help="Train runs again of which nothing was kept to draw from, and keep it.")
+    bool, typer.Option("--train", help="Retrain the runs whose drawing data were not kept, and keep them.")
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Processes that train again; default one a core.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Number of processes; by default one per core.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,10 +26,14 @@ def add_to(app: typer.Typer) -> None:
 def figure(
     name: Annotated[str, typer.Argument(help="fig1 to fig6, or paper for all of them; twin; or a .yaml file.")],
     store: Annotated[
-        Path | None, typer.Argument(help="The folder of the results, or a packed file; fig5 needs none.")
+        Path | None, typer.Argument(help="Store: a folder or a packed .jsonl.gz file; fig5 needs none.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write, or the folder of NAME.svg; default here.")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Draw the panels there are runs for.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, or a folder for NAME.svg; by default the current one.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Draw the panels that have runs, and leave the others empty.")
+    ] = False,
     train: Train = False,
     jobs: Jobs = None,
     plugin: options.Plugin = None,
@@ -76,20 +80,25 @@ def figure(
 
 
 def probe(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
-    run: Annotated[list[str] | None, typer.Option(help="Id of a run, or its beginning; may be repeated.")] = None,
+    store: Annotated[Path, typer.Argument(help="Store folder.")],
+    run: Annotated[list[str] | None, typer.Option(help="ID of a run, or the start of one; may be repeated.")] = None,
     cell: Annotated[
-        list[str] | None, typer.Option(help="Label of a cell, or dataset/label, also `fig*`: mean over its seeds.")
+        list[str] | None,
+        typer.Option(help="Cell: label, dataset/label or pattern (fig*), averaged over its seeds; may be repeated."),
     ] = None,
-    features: Annotated[int, typer.Option(min=1, help="The strongest so many features.")] = 10,
-    sample: Annotated[int, typer.Option(min=2, help="Training examples at most, drawn by the run's own seed.")] = 1000,
-    points: Annotated[int, typer.Option(min=2, help="Moments of training that are looked at.")] = 60,
-    spacing: Annotated[str, typer.Option(help="Of the moments: log or even.")] = "log",
-    out: Annotated[Path | None, typer.Option(help="File to write, or the folder of probe.svg; default here.")] = None,
+    features: Annotated[int, typer.Option(min=1, help="Number of features, the strongest first.")] = 10,
+    sample: Annotated[
+        int, typer.Option(min=2, help="At most this many training examples, drawn with the run's seed.")
+    ] = 1000,
+    points: Annotated[int, typer.Option(min=2, help="Number of steps at which responses are measured.")] = 60,
+    spacing: Annotated[str, typer.Option(help="Spacing of these steps: log or even.")] = "log",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, or a folder for probe.svg; by default the current one.")
+    ] = None,
     jobs: Jobs = None,
     plugin: options.Plugin = None,
 ) -> None:
-    """Tell which features a binary run learned and which it starved, by training it again and watching.
+    """Show which features a binary run learned and which it starved, by retraining it and measuring responses.
 
     Features are singular vectors of the label-signed Jacobian at initialisation. Writes SVG, PDF, PNG and JSON.
 
@@ -125,16 +134,17 @@ def probe(
 
 
 def report(
-    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; files of the same name in it give way.")],
-    grid: Annotated[str | None, typer.Option(help="In the leaderboard only what this grid planned.")] = None,
+    store: Annotated[Path, typer.Argument(help="Store: a folder or a packed .jsonl.gz file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; files of the same name are overwritten.")],
+    grid: Annotated[str | None, typer.Option(help="Restrict the leaderboard to what this grid planned.")] = None,
     plugin: options.Plugin = None,
 ) -> None:
-    """Put leaderboards and all figures a store can give into one folder of pages that need no network.
+    """Write the leaderboard and every figure a store has runs for as a folder of self-contained pages.
 
     [dim]spurbench report stores/paper --out report[/dim]
     """
     from spurbench.bench.cli import entry
+    from spurbench.bench.core.terminal import plural
     from spurbench.bench.figures import report_pages
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
@@ -143,7 +153,8 @@ def report(
     opened = Store.open(store)
     made = report_pages.write(opened, out, grid)
     entry.complain(opened)
-    print(f"wrote {out / 'index.html'}: {len(made.figures)} figures: {', '.join(one.name for one in made.figures)}")
+    drawn = [one.name for one in made.figures]
+    print(f"wrote {out / 'index.html'}: {plural(len(drawn), 'figure')}: {', '.join(drawn)}")
     for name, reason in made.lacking.items():
         print(f"not drawn: {name}: {reason}")
 
@@ -183,19 +194,23 @@ def cores() -> int:
 
 
 def progress(tasks: list[Any]) -> Callable[[Any, list[bool]], None]:
-    """Says how far training again is, and whether it came out as recorded."""
-    from spurbench.bench.core.terminal import duration
+    """Says how far retraining is, and whether it came out as recorded."""
+    from spurbench.bench.core.terminal import duration, plural
 
     total = sum(len(task.records) for task in tasks)
     seconds = sum(record.cost.seconds for task in tasks for record in task.records)
-    print(f"{total} runs to train again, which took one process {duration(seconds)}", file=sys.stderr)
+    print(f"retraining {plural(total, 'run')}, which took {duration(seconds)} in one process", file=sys.stderr)
     done = 0
 
     def report(task: Any, same: list[bool]) -> None:
         nonlocal done
         done += len(same)
         first = task.records[0]
-        how = "as recorded" if all(same) else f"{same.count(False)} not quite as recorded (other torch or processor?)"
+        how = (
+            "as recorded"
+            if all(same)
+            else f"{same.count(False)} differ slightly from the record (another torch or processor?)"
+        )
         print(f"{done}/{total} {first.dataset} × {first.method}: {how}", file=sys.stderr)
 
     return report

@@ -13,7 +13,7 @@ import typer
 from spurbench.bench.cli import options
 from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.core.terminal import show
+from spurbench.bench.core.terminal import plural, show
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,8 +63,8 @@ def plan(
     show(rows, columns, f"{planned.grid}: {planned.description}")
     for source, names in shown.sources().items():
         print(terminal.line(f"settings of {', '.join(names)}: {source}", 3000))
-    total = sum(row["runs"] + row["search_runs"] for row in rows)
-    print(f"{total} runs in {len(rows)} cells, {sum(row['updates'] for row in rows):,} updates")
+    total, updates = sum(row["runs"] + row["search_runs"] for row in rows), sum(row["updates"] for row in rows)
+    print(f"{plural(total, 'run')} in {plural(len(rows), 'cell')}, {plural(updates, 'update')}")
 
 
 def estimate(
@@ -75,7 +75,7 @@ def estimate(
     draws: options.Draws = None,
     rule: options.Rule = None,
     only: options.Only = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one to warm up.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one warm-up step.")] = 3,
     device: options.Device = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
@@ -106,7 +106,9 @@ def estimate(
         print(json.dumps(rows, indent=1))
         return
     show(
-        [estimates.shown(row) for row in rows], estimates.COLUMNS, f"{asked.name}: {steps} steps of each cell measured"
+        [estimates.shown(row) for row in rows],
+        estimates.COLUMNS,
+        f"{asked.name}: {plural(steps, 'step')} of each cell measured",
     )
     print(estimates.total(rows))
 
@@ -119,26 +121,30 @@ def run(
     set_: options.Sets = None,
     draws: options.Draws = None,
     rule: options.Rule = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of the results; default stores/GRID.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store folder; by default stores/GRID.")] = None,
     only: options.Only = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
     jobs: Annotated[
-        int | None, typer.Option(min=0, help="Processes at once; default one a core or GPU. 0: none, for a debugger.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Number of processes; by default one per core or GPU. 0: run inside this process, for a debugger.",
+        ),
     ] = None,
     threads: options.Threads = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Rerun failed runs.")] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Do runs again that were made before their method or data were edited.")
+        bool, typer.Option("--fresh", help="Rerun what was made before its method or data were edited.")
     ] = False,
     time_limit: Annotated[
-        float | None, typer.Option(min=1, help="Seconds a run may take; one that takes longer has failed.")
+        float | None, typer.Option(min=1, help="Seconds a run may take; one that takes longer fails.")
     ] = None,
-    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between two saves of a run's state.")] = 60,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60,
     compile_: options.Compile = False,
     plugin: options.Plugin = None,
 ) -> None:
-    """Run a grid, or one dataset × method, on this machine; run it again to go on where it stopped.
+    """Run a grid, or one dataset × method, on this machine; run it again to continue where it stopped.
 
     [dim]spurbench run quick[/dim]
     [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]

@@ -18,7 +18,7 @@ def say_version(wanted: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=say_version, help="Print the version and end.")
+    bool, typer.Option("--version", is_eager=True, callback=say_version, help="Print the version and exit.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Plugin = Annotated[
@@ -27,7 +27,7 @@ Plugin = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Only cells of this dataset, method, label or dataset/method; else a pattern, co*."),
+    typer.Option("--only", help="Only these cells: a dataset, method, label, dataset/method or pattern (co*)."),
 ]
 Grid = Annotated[str | None, typer.Argument(help="Name of a shipped grid (quick, paper), or a .yaml file.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a grid: dataset; may be repeated.")]
@@ -50,7 +50,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cu
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="Threads a process; default by a measured rule, OMP_NUM_THREADS at most."),
+    typer.Option(
+        min=1, max=1024, help="Threads per process; by default chosen from measurements, at most OMP_NUM_THREADS."
+    ),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")

@@ -12,7 +12,7 @@ from spurbench.bench.cli import options
 from spurbench.bench.cli.entry import answered
 from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.core.terminal import show
+from spurbench.bench.core.terminal import plural, show
 
 
 def add_to(app: typer.Typer) -> None:
@@ -74,7 +74,7 @@ def tell(name: str, json_: bool) -> None:
 
 def new_method(
     name: Annotated[str, typer.Argument(help="Name of the method, lower case with underscores.")],
-    folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path(),
+    folder: Annotated[Path, typer.Option(help="Folder to write it to.")] = Path(),
 ) -> None:
     """Write a complete method file to start from."""
     from spurbench.bench.checks.scaffold import write_method
@@ -86,22 +86,22 @@ def new_method(
 
 
 def check_method(method: Annotated[str, typer.Argument(help="Name of a method, or its .py file.")]) -> None:
-    """Ask a method all the questions the engine relies on: shapes, gradients, NaN, stacking, state, needs."""
+    """Check what the engine relies on in a method: shapes, gradients, NaN, stacking, state, needs."""
     from spurbench.bench.checks.method_checks import check
 
     checks = check(method)
     bad = answered((one.name, one.ok, one.message) for one in checks)
     if bad:
-        raise UserError(f"{method} fails {len(bad)} of {len(checks)} checks")
+        raise UserError(f"{method} fails {len(bad)} of {plural(len(checks), 'check')}")
 
 
 def doctor(json_: options.Json = False) -> None:
-    """Look at this machine: versions, cores, GPUs, bf16, plug-ins, data, and how runs would be laid out."""
-    from spurbench.bench.cli import doctor as surgery
+    """Check this machine: versions, cores, GPUs, bf16, plug-ins, data, and how runs would be placed."""
+    from spurbench.bench.cli.doctor import examine
 
-    rows = surgery.examine()
+    rows = examine()
     if json_:
         print(json.dumps(rows, indent=1))
         return
-    if answered((row["what"], row["ok"], row["found"]) for row in rows):
-        raise UserError("something above needs mending")
+    if bad := answered((row["what"], row["ok"], row["found"]) for row in rows):
+        raise UserError(f"this machine has problems with: {', '.join(dict.fromkeys(bad))}")

@@ -12,6 +12,7 @@ from rich.console import Console
 from spurbench.bench.core import machine, terminal
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.machine import find_devices
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.grid import ad_hoc, patterns
 from spurbench.bench.grid import load as grids
 from spurbench.bench.grid.cells import Grid
@@ -67,7 +68,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     shown: list[Lines] = []
 
     def announce(work: Sequence[Any], plan: Any) -> Lines:
-        console.print(f"{grid.name}: {len(work)} jobs; {plan}", soft_wrap=True)
+        console.print(f"{grid.name}: {plural(len(work), 'job')}; {plan}", soft_wrap=True)
         bars = console.is_terminal and not plan.inside  # they would draw over a debugger
         watcher = (Bars if bars else Lines)(console, work, len(plan.devices))
         shown.append(watcher)
@@ -116,27 +117,27 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
     def say(text: str) -> None:
         console.print(terminal.plain(text), soft_wrap=True)
 
-    store_name = terminal.shell(where)
+    store_name, left = terminal.shell(where), plural(len(end.waiting), "run")
 
     for line in result.refused:
         say(f"spurbench: {line}")
     if result.interrupted:
-        say(f"stopped; {len(end.waiting)} runs are left and their state is saved: run the same command again to go on")
+        say(f"stopped with {left} left and their state saved; run the same command again to continue")
         return 130
     failed = [record.cause.kind for record in end.own_records if record.cause]
     if failed:
         causes = ", ".join(sorted(set(failed)))
         again = "the same command" if set(failed) <= OUTSIDE else "--retry"
-        say(f"{len(failed)} runs failed, {causes}; `spurbench status {store_name}` says why, {again} does them again")
+        say(
+            f"{plural(len(failed), 'run')} failed ({causes}): `spurbench status {store_name}` shows why, {again} reruns"
+        )
     elif end.waiting and not result.refused:
-        say(f"{len(end.waiting)} runs are in the hands of another process; run the same command again to see them")
+        say(f"another process is working on {left}; run the same command again later to include them")
     for files, ids in end.outdated().items():
         code = edits.edited_plugins(end.records[ids[0]])
         names = " ".join(terminal.shell(Path(name)) for name in code)
-        or_else = f", `spurbench accept {store_name} {names}` says that the edit alters nothing" if code else ""
-        say(
-            f"{len(ids)} runs were made before {files} was edited and are kept as they are: --fresh trains them again"
-            + or_else
-        )
+        or_else = f", `spurbench accept {store_name} {names}` declares that the edit changes nothing" if code else ""
+        were = "run was" if len(ids) == 1 else "runs were"
+        say(f"{len(ids)} {were} made before {files} was edited; --fresh runs such again{or_else}")
     say(f"next: spurbench leaderboard {store_name}")
     return 2 if failed or result.refused else 0

@@ -13,7 +13,7 @@ import typer
 
 from spurbench.bench.cli import options
 from spurbench.bench.core import terminal
-from spurbench.bench.core.terminal import show
+from spurbench.bench.core.terminal import plural, show
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
+    store: Annotated[Path, typer.Argument(help="Store folder.")] = Path("stores/quick"),
     json_: options.Json = False,
     plugin: options.Plugin = None,
 ) -> None:
@@ -50,11 +50,11 @@ def status(
 
 
 def watch(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")] = Path("stores/quick"),
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
+    store: Annotated[Path, typer.Argument(help="Store folder.")] = Path("stores/quick"),
+    every: Annotated[float, typer.Option(min=1, help="Seconds between updates.")] = 10,
     plugin: options.Plugin = None,
 ) -> None:
-    """Show `status` again and again until nothing is running or queued; Ctrl-C stops only the watching."""
+    """Show `status` live until nothing is running or queued; Ctrl-C stops only the display."""
     import time
 
     from rich.live import Live
@@ -121,7 +121,7 @@ def say(facts: Mapping[str, str]) -> None:
 
 def leaderboard(
     store: Annotated[
-        list[Path], typer.Argument(help="The folder of the results, or a packed .jsonl.gz file; several as if merged.")
+        list[Path], typer.Argument(help="Store: a folder or a packed .jsonl.gz file; several are read as if merged.")
     ],
     format_: Annotated[
         str | None,
@@ -194,16 +194,16 @@ def rescore(
 
 
 def pack(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
-    file: Annotated[Path, typer.Argument(help="The file to write, .jsonl or .jsonl.gz.")],
+    store: Annotated[Path, typer.Argument(help="Store folder.")],
+    file: Annotated[Path, typer.Argument(help="File to write, .jsonl or .jsonl.gz.")],
     with_drawings: Annotated[
-        bool, typer.Option("--drawings", help="Also what `figure` and `probe` draw from.")
+        bool, typer.Option("--drawings", help="Also pack what `figure` and `probe` draw from.")
     ] = False,
     plugin: options.Plugin = None,
 ) -> None:
-    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it as it is.
+    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it directly.
 
-    What is damaged cannot be packed: it is named, and the command ends with 2.
+    Damaged records are named and left out; the exit code is then 2.
     """
     from spurbench.bench.cli import entry
     from spurbench.bench.plugins.registry import add_plugins
@@ -211,25 +211,27 @@ def pack(
 
     add_plugins(plugin)
     file, source = entry.file_to_write(file), Store.open(store)
-    print(f"{source.pack(file)} records in {file}")
+    print(f"{plural(source.pack(file), 'record')} in {file}")
     if with_drawings:
         from spurbench.bench.store import artifacts
 
         runs = artifacts.pack(source, file, [record.id for record in source.records()[0]])
-        print(f"the drawings of {runs} runs in {artifacts.beside(file)}")
+        print(f"the drawings of {plural(runs, 'run')} in {artifacts.beside(file)}")
     if entry.complain(source):
         raise typer.Exit(2)
 
 
 def merge(
-    store: Annotated[Path, typer.Argument(help="The folder to add records to; made if it is not there.")],
-    sources: Annotated[list[Path], typer.Argument(help="Folders of other results, or packed .jsonl.gz files.")],
-    keep: Annotated[str, typer.Option(help="Of two finished records of one run: ask, ours or theirs.")] = "ask",
+    store: Annotated[Path, typer.Argument(help="Store folder to add to; created if missing.")],
+    sources: Annotated[list[Path], typer.Argument(help="Stores to add: folders or packed .jsonl.gz files.")],
+    keep: Annotated[
+        str, typer.Option(help="Which of two contradicting records of a run to keep: ask, ours or theirs.")
+    ] = "ask",
     plugin: options.Plugin = None,
 ) -> None:
-    """Add the records of other stores, such as those of another cluster; two that contradict each other are named.
+    """Add the records of other stores, e.g. from another cluster; records that contradict each other are named.
 
-    What is whole is added, what is damaged is named, and then the command ends with 2: merge it again once mended.
+    Damaged records are named and left out, and the exit code is 2: merge again once they are repaired.
 
     [dim]spurbench merge stores/all /shared/a/paper paper-of-b.jsonl.gz[/dim]
     """
@@ -243,23 +245,24 @@ def merge(
     for one in others:
         one.records()  # complaints come before anything is written
     new, here = merging.merge(Store.open(store, create=True), others, keep, print)
-    print(f"{new} records added to {store}, {here} were there already")
+    print(f"{plural(new, 'record')} added to {store}, {here} already there")
     if any([entry.complain(one) for one in others]):
         raise typer.Exit(2)
 
 
 def accept(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
-    files: Annotated[list[str], typer.Argument(help="Names of the edited files, as `status` says them: mine.py.")],
+    store: Annotated[Path, typer.Argument(help="Store folder.")],
+    files: Annotated[list[str], typer.Argument(help="Names of the edited files, as `status` shows them: mine.py.")],
     plugin: options.Plugin = None,
 ) -> None:
-    """Say that an edit of a method's or dataset's file alters no result: runs made before it count as made after it.
+    """Declare that an edit to a method or dataset changes no result: earlier runs count as made by the current file.
 
-    Their records keep what made them. For an edit that may alter results: `run` with --fresh.
+    Records keep the hashes of the code that made them. If an edit may change results, use `run --fresh` instead.
     """
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.merge import accept_edits
     from spurbench.bench.store.store import Store
 
     add_plugins(plugin)
-    print(f"{accept_edits(Store.open(store), files)} runs now count as made by the current {', '.join(files)}")
+    runs = accept_edits(Store.open(store), files)
+    print(f"{plural(runs, 'run')} now accepted as made by the current {', '.join(files)}")

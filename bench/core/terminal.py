@@ -148,6 +148,11 @@ def listed(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     return "\n".join(f"{heading}: {text}" for key, heading in columns.items() if (text := cell(row.get(key))))
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def duration(seconds: float) -> str:
     """A time span as 45 s, 12 min or 3 h 20 min."""
     if seconds < 100:
