@@ -193,7 +193,7 @@ def test_lack_of_a_metric_and_collapse_are_said() -> None:
     records = [record("plain", s, value, measures={}) for s, value in enumerate([70, 71, 69.5, 70.5, 10, 11])]
     records.append(record("plain", 6, 70, splits={}))
     text = render(board(records), "table")
-    assert "1 finished runs have no test accuracy" in text and "2 of 6 far from the others" in text
+    assert "1 finished run without test accuracy" in text and "2 of 6 far from the others" in text
 
 
 @pytest.mark.parametrize(

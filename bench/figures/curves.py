@@ -1,4 +1,4 @@
-"""Curves over runs: how many pictures a disturbance flips, and a measure over training; mean and range over seeds."""
+"""Curves over runs: how many images a perturbation flips, and a metric over training; mean and range over seeds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Curves(Kind):
 
 
 class Flipped(Curves):
-    """Share of the pictures that a disturbance of at most so much flips, from a search for margins, by name.
+    """Share of the images that a perturbation of at most a given size flips, from a search for margins, by name.
 
     Sizes are on a scale on which the pixels' range is `range`. `published` curves are dotted, in the series' order.
     """
@@ -86,7 +86,7 @@ class Flipped(Curves):
         for one, colour in zip(part["published"], style.COLOURS, strict=False):
             axes.plot(one["x"], one["y"], color=colour, linestyle=style.DASHES[2], label=one["name"])
         last = self.until or self.range
-        axes.set(xlim=(0, last), ylim=(0, 100), xlabel="size of the disturbance (L∞)", ylabel="% of pictures flipped")
+        axes.set(xlim=(0, last), ylim=(0, 100), xlabel="size of the perturbation (L∞)", ylabel="% of images flipped")
         axes.legend(loc="lower right")
 
 

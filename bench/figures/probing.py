@@ -25,8 +25,8 @@ from spurbench.bench.store.store import Packed, Store
 
 LINES = 6  # features drawn as lines
 COLUMNS = {
-    "feature": "feature", "about": "mostly", "strength": "strength", "first": "first response", "last": "last response",
-    "due": "due, %", "learned": "learned, %", "ratio": "learned/due", "verdict": "verdict",
+    "feature": "feature", "about": "aligned with", "strength": "strength", "first": "first response",
+    "last": "last response", "due": "due, %", "learned": "learned, %", "ratio": "learned/due", "verdict": "verdict",
 }  # fmt: skip
 
 
@@ -95,8 +95,8 @@ def binary(record: Summary) -> None:
     classes = classes_of(record)
     if classes != 2:
         raise UserError(
-            f"run {record.id} of {record.dataset} has {classes} classes: the probe's features are told apart by "
-            "labels ±1, so it is for runs of two classes"
+            f"run {record.id} of {record.dataset} has {classes} classes: the probe defines features by labels ±1, "
+            "so it needs two classes"
         )
 
 
@@ -148,9 +148,9 @@ def verdicts(summary: Sequence[dict[str, Any]]) -> str:
     ]
     rest = [max(0.0, 1 - sum(row[share] for row in summary)) for share in ("due", "learned")]
     return (
-        f"{'; '.join(said)}. A feature is due the share of ‖ŷ‖² it has where all margins are equal; it starves if it "
-        f"is due {100 * starvation.NOTABLE:.0f} % or more and has less than {starvation.STARVED:g} of that. All weaker "
-        f"features together are due {100 * rest[0]:.1f} % and have {100 * rest[1]:.1f} %."
+        f"{'; '.join(said)}. A feature is due the share of ‖ŷ‖² it would have if all margins were equal; it starved "
+        f"if it is due {100 * starvation.NOTABLE:.0f} % or more and learned less than {starvation.STARVED:g} of that. "
+        f"All weaker features together are due {100 * rest[0]:.1f} % and learned {100 * rest[1]:.1f} %."
     )
 
 

@@ -173,7 +173,7 @@ class Kind(Strict):
         return ""
 
     def wish(self) -> dict[str, Any]:
-        """What to keep of a run that is trained again: fields of `again.Again`."""
+        """What to keep of a run that is trained again: fields of `retrain.Again`."""
         return {}
 
     def lacks(self, source: Source) -> list[Lack]:

@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.leaderboard.build import Leaderboard, Section
 from spurbench.bench.leaderboard.rows import Row
@@ -76,6 +77,7 @@ def rendered(template: str, **values: Any) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               loader=FileSystemLoader(FOLDER))  # fmt: skip
+    environment.globals["plural"] = plural
     return environment.get_template(template).render(plot={"width": PLOT, "margin": MARGIN}, **values)
 
 
@@ -182,18 +184,21 @@ def details(row: Row) -> list[tuple[str, str]]:
         + f"{row.published_selection}. Ours with ddof 0: {say.spread(row.mean, row.std_ddof0, row.unit)}"
     )
     found = [
-        ("hyper-parameters", say.plain(row.hyper_parameters) if row.hyper_parameters is not None else "still searched"),
+        (
+            "hyper-parameters",
+            say.plain(row.hyper_parameters) if row.hyper_parameters is not None else "search in progress",
+        ),
         ("training", say.plain(row.training)),
-        ("options of the data", say.plain(row.dataset_options)),
+        ("dataset options", say.plain(row.dataset_options)),
         ("sees", row.regime),
         ("selection", row.selection),
         ("step scored", "selection" in row.used and say.step_range(row)),
         ("published", published),
         ("better than the baseline on", better),
-        ("found with 80 % power", row.detectable is not None and say.number(row.detectable, row.unit)),
-        ("median, least, greatest", row.mean is not None and spread_of(row)),
+        ("detectable with 80 % power", row.detectable is not None and say.number(row.detectable, row.unit)),
+        ("median, min, max", row.mean is not None and spread_of(row)),
         ("grids", ", ".join(row.grids)),
-        ("made with", source),
+        ("produced by", source),
         ("note", "; ".join(row.notes)),
     ]
     return [(name, str(text)) for name, text in found if text]

@@ -10,5 +10,5 @@ ENDINGS = (".json",)
 
 
 def render(board: Leaderboard, colour: bool = False) -> str:
-    """A list with one object for each row (see leaderboard.Row)."""
+    """A list with one object for each row (see bench/leaderboard/rows.py)."""
     return jsons.dumps([row.to_dict() for row in board.rows], indent=1, ensure_ascii=False, allow_nan=False)

@@ -79,7 +79,7 @@ def draw(console: object, one: Sheet, width: int) -> list[str]:
     for cells in absent:  # the reason is wider than any column
         console.print(Text(f"{cells[0]:<{min(LABEL, max(len(c[0]) for c in one.cells))}}  {cells[1]}"), soft_wrap=True)
     gone = [column.heading for i, column in enumerate(one.columns) if i not in kept]
-    left = [f"no room here for: {', '.join(gone)} (they are in the other formats)"] if gone else []
+    left = [f"no room here for: {', '.join(gone)} (see the other formats)"] if gone else []
     sees = next((i for i, column in enumerate(one.columns) if column.heading == SEES and i not in kept), None)
     told = [(cells[sees], cells[0]) for cells in one.cells if cells[sees]] if sees is not None else []
     return say.together(((f"{SEES}, {what}", label) for what, label in told), len(told)) + left
@@ -102,9 +102,3 @@ def fitting(one: Sheet, width: int) -> list[int]:
         if sum(sizes[k] + 1 for k in kept) - 2 > width and one.columns[i].spare:
             kept.remove(i)
     return kept
-
-
-# ---- Markdown and LaTeX -------------------------------------------------------------------------------------------
-
-
-# ---- for programs -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.leaderboard.build import Leaderboard, Section
 from spurbench.bench.leaderboard.cell_results import listed
 from spurbench.bench.leaderboard.comparisons import LEAST, choice
@@ -125,7 +126,9 @@ def faults(rows: Sequence[Row]) -> list[str]:
             why = " ".join(f"{cause['kind']}: {cause['message']}".split())
             notes.append(f"{row.label}: {len(cause['seeds'])} of {row.n_planned} runs failed ({word} {seeds}), {why}")
         if row.unscored:
-            notes.append(f"{row.label}: {row.unscored} finished runs have no {named((row.split, row.metric))}")
+            notes.append(
+                f"{row.label}: {plural(row.unscored, 'finished run')} without {named((row.split, row.metric))}"
+            )
         if row.collapsed:
             notes.append(
                 f"{row.label}: the runs fall into two groups, {row.collapsed} of {row.n} far from the others; "
@@ -133,8 +136,8 @@ def faults(rows: Sequence[Row]) -> list[str]:
             )
         if row.below_chance:
             notes.append(
-                f"{row.label}: worse than chance in training, so it has learned no cue or one the wrong way round and "
-                "does not compete, however well that serves on test"
+                f"{row.label}: worse than chance in training: it learned no cue, or an inverted one, and is not "
+                "ranked, however well it does on test"
             )
         if row.tied:
             latest = f"; {row.latest} of them equal in every criterion, the latest taken" if row.latest else ""
@@ -197,19 +200,19 @@ def tested(rows: Sequence[Row]) -> list[str]:
         middle, low, high = (number(value, unit) for value in (median(found), *ends))
         adjusted = max(row.comparisons for row in compared)
         notes.append(
-            f"a true difference of {middle} {'points' if unit == '%' else ''} to the baseline (median of the rows; "
-            f"{low} to {high}) is found with 80 % power"
+            f"a true difference of {middle} {'points' if unit == '%' else ''} from the baseline (median over rows; "
+            f"{low} to {high}) would be detected with 80 % power"
             + (f"; p is adjusted for {adjusted} comparison{'s' * (adjusted > 1)}" if adjusted else "")
         )
     few = sorted({row.baseline_n for row in compared if row.baseline_n < 6 and row.p_holm is not None})
     if few:
         least = ", ".join(f"{2 / 2**n:g} for {n} seeds" for n in few)
-        notes.append(f"the smallest p this few seeds can give, before adjustment: {least}")
+        notes.append(f"smallest p that so few seeds can give, before adjustment: {least}")
     short = [row.label for row in compared if row.baseline_n < LEAST]
     if short:
         notes.append(f"no p, fewer than {LEAST} seeds in common with the baseline: {'; '.join(short)}")
     notes += together(
-        (f"no p, as the difference is not the method's alone: the row was chosen {chosen_by(choice(row.used))}, "
+        (f"no p, since the rows were selected with different information: this one {chosen_by(choice(row.used))}, "
          f"{row.baseline} {chosen_by(row.baseline_used)}", row.label)
         for row in compared if row.baseline_used is not None
     )  # fmt: skip
@@ -250,23 +253,23 @@ def general_notes(board: Leaderboard) -> list[str]:
     several = has(board, lambda row: row.n > 1)
     notes = {
         "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the "
-        "mean, cut where no mean can be": several,
-        "n/N: runs that have the number, of those planned; nothing is filled in or left out where they differ": True,
+        "mean, clipped to possible values": several,
+        "n/N: runs with a value, of those planned; missing runs are neither filled in nor hidden": True,
         f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
         "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": has(
             board, lambda r: r.comparisons
         ),
-        f"* the best of the rows with {LEAST} runs or more that used no more information (`sees`) than the row itself, "
-        "or not told from that best, as their paired 95 % t interval includes zero; the best of many looks better than "
-        "it is, by chance alone": has(board, lambda row: row.among_best),
-        "† hyper-parameters chosen with a look at the test set (oracle selection)": has(
-            board, lambda row: row.selection_oracle
+        f"* best of the rows with at least {LEAST} runs that used no more information (`sees`) than this one, or "
+        "indistinguishable from that best (the paired 95 % t interval includes zero); the best of many appears better "
+        "than it is, by chance alone": has(board, lambda row: row.among_best),
+        "† hyper-parameters chosen using the test set (oracle selection)": has(board, lambda row: row.selection_oracle),
+        "‡ not over every group present in training": has(board, lambda row: row.partial),
+        "§ measured at the last step, although a rule chose the step of the held-out splits": has(
+            board, lambda row: row.other_step
         ),
-        "‡ not over every group that training has examples of": has(board, lambda row: row.partial),
-        "§ of the last step, while a rule chose the step of what was held out": has(board, lambda row: row.other_step),
-        "published numbers are shown with verified sources only, beside runs of the same data and budget; "
-        "diff. is ours minus published": has(board, lambda row: row.published_mean is not None),
-        "s/run: median of a run's share of its stack's training time; memory: the largest peak of a process": has(
+        "published numbers have verified sources and stand beside runs with the same data and budget only; "
+        "diff.: ours minus published": has(board, lambda row: row.published_mean is not None),
+        "s/run: median training time of a run (runs trained together share it); memory: largest peak of a process": has(
             board, lambda row: row.seconds_per_run is not None
         ),
     }
