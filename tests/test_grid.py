@@ -204,7 +204,7 @@ NO_EFFECT = [
     ("{method: erm, training: {network: vgg15_bn, width: 5}}", "width has no effect with network vgg15_bn; .* of mlp"),
     ("{method: erm, training: {pretrained: timm}}", "pretrained has no effect with network mlp; .* of timm:MODEL"),
     ("{method: erm, training: {hidden_layers: 0, dropout: 0.5}}", "dropout has no effect with hidden_layers 0"),
-    ("{method: erm, training: {evaluate: 5}}", "evaluate has no effect with steps 5; it asks for looks before"),
+    ("{method: erm, training: {evaluate: 5}}", "evaluate has no effect with steps 5; it asks for evaluations before"),
     ("{method: random, training: {steps: 3}}", "steps has no effect with random, which does not train"),
     ("{method: sd_gamma, hyper_parameters: {coef: 1}}", "coef has no effect with form text; .* with form released"),
     (

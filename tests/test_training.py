@@ -54,7 +54,10 @@ def test_every_field_is_of_one_choice() -> None:
         ({"hidden_layers": 0, "dropout": 0.5}, "dropout has no effect with hidden_layers 0"),
         ({"hidden_layers": 0, "batch_norm": True}, "batch_norm has no effect with hidden_layers 0"),
         ({"nesterov": True}, "nesterov has no effect with momentum 0; it is a form of momentum: give one above 0"),
-        ({"steps": 5, "evaluate": 5}, "evaluate has no effect with steps 5; it asks for looks before the last step"),
+        (
+            {"steps": 5, "evaluate": 5},
+            "evaluate has no effect with steps 5; it asks for evaluations before the last step",
+        ),
         ({"widht": 5}, "no field 'widht'; did you mean width?"),
         ({"width": 0}, "width of training must lie in 1..1e"),
         ({"network": "vgg15"}, "no network 'vgg15'; did you mean vgg15_bn"),

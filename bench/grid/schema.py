@@ -48,55 +48,56 @@ class Strict(BaseModel):
 class SearchSheet(Strict):
     """How the hyper-parameters of a cell are found: draws (or all combinations), seeds, rule and budget."""
 
-    draws: int | None = Field(default=None, ge=1, le=100_000)
-    seeds: Seeds = [0]
-    rule: RuleName | None = None
-    space: Given | None = None
-    options: Given = {}
-    training: Given = {}
+    draws: int | None = Field(default=None, ge=1, le=100_000)  # random draws; left out: all combinations of lists
+    seeds: Seeds = [0]  # that each draw is trained with; its score is their mean
+    rule: RuleName | None = None  # that picks a draw; by default the block's or grid's `selection`
+    space: Given | None = None  # what varies, as `eta` or `training.lr`; by default the ranges that the method declares
+    options: Given = {}  # dataset options of the draws alone, such as a smaller training set
+    training: Given = {}  # training fields of the draws alone, such as fewer steps
 
 
 class MethodSheet(Strict):
     """One row of the leaderboard, or several if values are lists or ranges."""
 
-    method: str
-    label: str | None = Field(default=None, min_length=1, max_length=80)
-    published: str | None = None
-    recipe: str | None = None
-    hyper_parameters: Given = {}
-    training: Given = {}
-    options: Given = {}
-    seeds: Seeds | None = None
-    draws: int | None = Field(default=None, ge=1, le=100_000)
-    search: SearchSheet | None = None
-    resources: Given = {}
+    method: str  # its name
+    label: str | None = Field(default=None, min_length=1, max_length=80)  # name of the row; by default the method's
+    published: str | None = None  # row of datasets/published.yaml to show beside it; null for none
+    recipe: str | None = None  # the method's recipe beside the dataset that it starts from; by default its own
+    hyper_parameters: Given = {}  # a list is a row for each value, {low, high, scale} a range for `draws`
+    training: Given = {}  # over the block's
+    options: Given = {}  # over the block's
+    seeds: Seeds | None = None  # instead of the block's
+    draws: int | None = Field(default=None, ge=1, le=100_000)  # rows drawn at random from lists and ranges
+    search: SearchSheet | None = None  # finds the hyper-parameters before the seeds are run
+    resources: Given = {}  # of a cluster task, over the block's
 
 
 class DatasetSheet(Strict):
     """One dataset with the methods that run on it."""
 
-    dataset: str
-    options: Given = {}
-    training: Given = {}
-    precision: Precision | None = None
-    seeds: Seeds | None = None
-    selection: RuleName | None = None
-    paper_budget: bool = False
-    resources: Given = {}
+    dataset: str  # its name
+    options: Given = {}  # dataset options
+    training: Given = {}  # training fields, over the dataset's own
+    precision: Precision | None = None  # instead of the grid's
+    seeds: Seeds | None = None  # instead of the grid's
+    selection: RuleName | None = None  # instead of the grid's
+    paper_budget: bool = False  # the budget is the paper's: rows named like a published one are shown beside it
+    resources: Given = {}  # of a cluster task, over the grid's
+    # a method's name is short for {method: NAME}
     methods: list[Annotated[MethodSheet, BeforeValidator(by_name)]] = Field(min_length=1)
 
 
 class GridSheet(Strict):
     """A grid file."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    description: str = ""
-    selection: RuleName = "none"
-    notes: list[str] = []
-    precision: Precision = "float32"
-    seeds: Seeds | None = None
-    resources: Given = {}
-    datasets: list[DatasetSheet] = Field(min_length=1)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")  # by default the file's
+    description: str = ""  # one line, for `list` and `plan`
+    selection: RuleName = "none"  # rule that picks a run's step, and a search's draw
+    notes: list[str] = []  # printed below every leaderboard of this grid
+    precision: Precision = "float32"  # auto: bf16 where the machine has it
+    seeds: Seeds | None = None  # such as 7, 0-9 or [1, 2, 5]; here, in a block or in a row
+    resources: Given = {}  # of a cluster task, for all cells
+    datasets: list[DatasetSheet] = Field(min_length=1)  # what to run
 
 
 def validate(data: Any, origin: Origin) -> GridSheet:

@@ -34,13 +34,14 @@ class Component:
 DEFAULTS = {"network": "mlp", "optimizer": "sgd"}
 SHARED: Mapping[str, tuple[Option, ...]] = {
     "network": (
+        # outputs of the network; by default one for two classes, else one a class
         Option("logits", "int | None", None, limits=(1, 10**6)),
-    ),  # None: one for two classes, else one a class
-    "optimizer": (
-        Option("lr", "float", 0.01, limits=(0.0, 1e30)),
-        Option("weight_decay", "float", 0.0, limits=(0.0, 1e30)),
     ),
-}  # fmt: skip
+    "optimizer": (
+        Option("lr", "float", 0.01, limits=(0.0, 1e30)),  # learning rate
+        Option("weight_decay", "float", 0.0, limits=(0.0, 1e30)),  # times a weight, added to its gradient
+    ),
+}
 """The fields of every network, and of every optimizer."""
 TAKEN = frozenset({*DEFAULTS, "variant", "steps", "drops", "evaluate", "batch", "balanced", "augment"})
 """Names of other fields of training, which no network or optimizer may have for its own."""

@@ -46,7 +46,7 @@ def shares(text: str | None) -> str | None:
 
 
 ON_THE_WAY = Condition("steps", lambda v: (v.get("evaluate") or 1) < v.get("steps", inf),
-                       "it asks for looks before the last step, which is always scored")  # fmt: skip
+                       "it asks for evaluations before the last step, which is always scored")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Schedule:
     steps: int = field(1000, (0, 10**9))  # updates
     # shares of the steps after which lr falls to a tenth, as "0.5,0.75"
     drops: str | None = field(None, re.compile(r"0?\.\d+(,0?\.\d+)*"), shares)
-    # steps between two looks at validation and test; None: only at the end
+    # steps between two evaluations of the held-out splits, among which a rule chooses; None: only at the end
     evaluate: int | None = field(None, (1, 10**9), only=(ON_THE_WAY,))
 
 
@@ -71,9 +71,9 @@ class Sampling:
 class Minibatches(Sampling):
     """What a step sees: some examples."""
 
-    # draw examples, with replacement, so that every group is as frequent
+    # draw examples, with replacement, so that every group is equally frequent
     balanced: bool | None = field(None, normal=lambda on: on or None)
-    augment: str | None = field(None, ("crop", "flip", "crop,flip"))  # "crop" has 4 pixels of padding
+    augment: str | None = field(None, ("crop", "flip", "crop,flip"))  # of training images; crops are padded by 4 pixels
 
 
 @dataclass(frozen=True)

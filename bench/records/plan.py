@@ -23,15 +23,15 @@ class Choice(Part, frozen=True, omit_defaults=False):
     """By which rule settings and steps are chosen, and whether it looks at the test set."""
 
     rule: Name
-    oracle: bool = False
-    text: str = ""
+    oracle: bool = False  # it uses the test set
+    text: str = ""  # the rule in words
 
 
 class Origin(Part, frozen=True):
     """Where a grid is from, hashed, and a hash of what is to be run: equal grids have it wherever their files are."""
 
-    place: Name
-    content: Name
+    place: Name  # hash of the file's path
+    content: Name  # hash of what is to be run
 
 
 class Draw(Part, frozen=True, kw_only=True):
@@ -41,16 +41,16 @@ class Draw(Part, frozen=True, kw_only=True):
     hyper_parameters: dict[str, Any]
     training: dict[str, Any]
     seeds: list[Whole]
-    ids: list[Id]
+    ids: list[Id]  # of its runs, one a seed
 
 
 class Search(Part, frozen=True, kw_only=True):
     """How a cell's settings are found; the search goes on while `chosen` is None."""
 
     rule: Name
-    text: str
+    text: str  # budget and rule in words
     draws: list[Draw]
-    chosen: int | None
+    chosen: int | None  # place of the chosen draw
 
 
 class Cell(Part, frozen=True, kw_only=True):
@@ -60,16 +60,16 @@ class Cell(Part, frozen=True, kw_only=True):
     dataset_options: dict[str, Any]
     protocol_version: Whole
     method: Name
-    label: Text
-    published: Name | None
+    label: Text  # name of the row
+    published: Name | None  # row of datasets/published.yaml to show beside it
     hyper_parameters: dict[str, Any] | None  # None while they are searched
     training: dict[str, Any]
     precision: Name
-    na: Text | None
+    na: Text | None  # why it cannot be run
     seeds: list[Whole]
     ids: list[Id]  # none while the settings are searched
-    search: Search | None
-    selection: Choice | None = None
+    search: Search | None  # of a cell whose settings are searched
+    selection: Choice | None = None  # where it differs from the plan's
     source: Text | None = None  # where the settings are from, in words; None in plans that do not say
 
     @property
@@ -108,11 +108,11 @@ class Cell(Part, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All cells of a grid, as far as the searches among them have come."""
 
-    schema: int
-    grid: FileName
+    schema: int  # version of this format
+    grid: FileName  # name
     description: Text
     selection: Choice
-    notes: list[Text]
+    notes: list[Text]  # for the reader of every leaderboard
     cells: list[Cell]
     origin: Origin | None = None
     superseded: list[Id] = []  # draws of plans this one has replaced: none of them becomes a result

@@ -38,10 +38,10 @@ class Counts(Part, frozen=True, kw_only=True):
     guess, need not be whole.
     """
 
-    n: list[Amount]
-    correct: list[Amount]
-    loss_sum: Number
-    entropy_sum: Number
+    n: list[Amount]  # examples of each group
+    correct: list[Amount]  # of these, the ones predicted right
+    loss_sum: Number  # cross-entropy summed over the examples, in nats
+    entropy_sum: Number  # entropy of the predictions summed over the examples, in nats
 
 
 Splits = dict[Name, Counts]
@@ -50,51 +50,51 @@ Splits = dict[Name, Counts]
 class Look(Part, frozen=True):
     """Counts of the held-out splits after a step before the last."""
 
-    step: Natural
-    splits: Splits
+    step: Natural  # updates done
+    splits: Splits  # held-out split → counts
 
 
 class Curve(Part, frozen=True):
     """Of a search for margins: how many of `n` images are flipped by perturbations of at most each size."""
 
     split: Name
-    n: Positive
-    flipped: Annotated[list[Amount], Meta(min_length=2)]
+    n: Positive  # images attacked
+    flipped: Annotated[list[Amount], Meta(min_length=2)]  # of these, flipped at sizes evenly spaced from 0 to 1
 
 
 class Cost(Part, frozen=True):
     """What a run took: its share of the stack's training time, the peak memory of the stack, how it was computed."""
 
-    seconds: Number
-    peak_memory_mb: Number
-    replicas: Positive
+    seconds: Number  # of training: its share of the stack's
+    peak_memory_mb: Number  # of the process, or of its GPU
+    replicas: Positive  # runs that trained together
     threads: Positive
-    seconds_per_step: Number | None = None
-    compiled: bool | None = None
-    resumed: Natural | None = None
+    seconds_per_step: Number | None = None  # likewise
+    compiled: bool | None = None  # by torch.compile
+    resumed: Natural | None = None  # times it went on from a checkpoint
 
 
 class Cause(Part, frozen=True):
     """Why a run failed."""
 
-    kind: Name
-    message: str
-    detail: str | None = None
+    kind: Name  # such as diverged, exception, out_of_memory, bad_data, killed, time_limit
+    message: str  # one line
+    detail: str | None = None  # the traceback
 
 
 class Provenance(Part, frozen=True, kw_only=True):
     """Where a number comes from; empty where that is not known."""
 
-    commit: str | None
+    commit: str | None  # of spurbench's repository
     diff: str | None  # a hash of what differed from the commit, or why that is not known
     code: dict[str, str]  # method, dataset → hash of what can alter numbers
     paths: dict[str, str]  # method, dataset → file
     data: str  # checksum
     files: dict[str, str]  # further files that were read → what they held
-    versions: dict[str, str]
+    versions: dict[str, str]  # of Python and packages
     hardware: dict[str, Any]
     device: str
-    started: str
+    started: str  # UTC
     finished: str = ""
     snapshot: str | None = None  # name of the copy of the code that ran
     accepted: dict[str, list[str]] = {}  # hashes of the code that did make the run, see `accept`
@@ -107,30 +107,31 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     What leaderboards are made of; curves are in the `Record` alone.
     """
 
-    schema: int
-    id: Id
+    schema: int  # version of this format
+    id: Id  # hash of the fields from `dataset` to `seed`, never of paths or machines
     dataset: Name
     dataset_options: dict[str, Any]
-    protocol_version: Whole
+    protocol_version: Whole  # of the dataset; another one is another experiment
     method: Name
     hyper_parameters: dict[str, Any]
-    training: dict[str, Any]
-    precision: Name
+    training: dict[str, Any]  # the fields that have an effect
+    precision: Name  # float32 or bf16
     seed: Whole
     status: Literal["done", "failed"]
-    needs: list[Name]
-    headline: list[tuple[Name, Name]]
-    cause: Cause | None
-    splits: Splits
+    needs: list[Name]  # what the method saw beyond logits and labels
+    headline: list[tuple[Name, Name]]  # (split, metric) shown by default
+    cause: Cause | None  # why it failed
+    splits: Splits  # split → counts after the last step
     measures: dict[Name, dict[Name, Number]]  # split (`test@250`: after step 250) → name → value, beyond the counts
+    # file of the kept logits, below the store's folder
     predictions: Annotated[str, Meta(pattern=r"^predictions/[0-9a-f]{2}/[0-9a-f]{16}\.npz\Z")] | None
     cost: Cost
     provenance: Provenance
-    classes: int | None = None
+    classes: int | None = None  # of the label
     attributes: int | None = None  # values of the spurious attribute
-    groups: list[Name] = []
+    groups: list[Name] = []  # names such as y0a1, in the order of the counts
     conflicting: list[Natural] = []  # groups whose attribute misleads about their label
-    looks: list[Look] = []
+    looks: list[Look] = []  # counts of the held-out splits during training, see `training.evaluate`
 
     @property
     def run(self) -> Run:
@@ -160,8 +161,8 @@ class Record(Summary, frozen=True, kw_only=True, omit_defaults=True):
     """All that is written down of a run."""
 
     history: list[dict[str, Number]]  # points of the learning curve
-    curves: dict[Name, Curve] = {}
-    digest: str = ""
+    curves: dict[Name, Curve] = {}  # attack → curve
+    digest: str = ""  # hash of all the rest, by which damage is noticed
 
     @property
     def summary(self) -> Summary:

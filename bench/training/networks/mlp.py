@@ -18,12 +18,12 @@ ABOUT = "it is about hidden layers"
 
 @dataclass(frozen=True)
 class Mlp(Network):
-    width: int = setting(300, low=1, high=1_000_000, above={"hidden_layers": 0}, hint=ABOUT)
-    hidden_layers: int = setting(1, low=0, high=1000)
+    width: int = setting(300, low=1, high=1_000_000, above={"hidden_layers": 0}, hint=ABOUT)  # of a hidden layer
+    hidden_layers: int = setting(1, low=0, high=1000)  # 0: a linear model
     init: str = setting("torch", choices=("torch", "xavier"))  # that of nn.Linear, or uniform weights and zero biases
-    # both act on hidden pre-activations
+    # share of the hidden pre-activations that a step leaves out
     dropout: float = setting(0.0, low=0.0, high=0.999, above={"hidden_layers": 0}, hint=ABOUT)
-    batch_norm: bool = setting(False, above={"hidden_layers": 0}, hint=ABOUT)
+    batch_norm: bool = setting(False, above={"hidden_layers": 0}, hint=ABOUT)  # of hidden pre-activations
 
     def build(self, shape: Sequence[int], outputs: int) -> nn.Module:
         widths = [prod(shape), *[self.width] * self.hidden_layers]

@@ -20,7 +20,7 @@ from spurbench.bench.plugins.optimizer import Optimizer, setting
 class Sgd(Optimizer):
     buffers: ClassVar[tuple[str, ...]] = ("velocity",)
 
-    momentum: float = setting(0.0, low=0.0, high=0.9999)
+    momentum: float = setting(0.0, low=0.0, high=0.9999)  # μ
     nesterov: bool | None = setting(
         None, above={"momentum": 0}, hint="it is a form of momentum: give one above 0"
     )  # momentum as Nesterov's
