@@ -7,7 +7,7 @@ STORE ?= stores/quick
 PAPER ?= stores/paper
 KILLS ?= 200
 
-.PHONY: help run test test-slurm chaos chaos-slurm paper results perf lint clean
+.PHONY: help run test test-slurm chaos chaos-slurm paper results docs perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
@@ -16,7 +16,8 @@ help:
 	@echo "make chaos  KILLS (200) random SIGKILLs and other trouble; nothing may be lost or done twice (half an hour)"
 	@echo "make chaos-slurm  the same between a store and a real SLURM started here (ten minutes, as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
-	@echo "make results  leaderboards, figures and the README's table from the records in results/paper/"
+	@echo "make results  leaderboards, figures and the tables of the docs from the records in results/paper/"
+	@echo "make docs   what of docs/ is made from the code: the reference and the list of modules"
 	@echo "make perf   speed measurements, written to results/perf/; a part of them: see tests/perf/measure.py --help"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make clean  remove $(VENV) and caches"
@@ -52,6 +53,9 @@ results: $(STAMP)
 	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
 	$(BIN)/spurbench figure twin results/paper/records.jsonl.gz --partial --out results/celeba_twin
 	$(BIN)/python tests/readme.py
+
+docs: $(STAMP)
+	$(BIN)/python tests/reference.py
 
 perf: $(STAMP)
 	$(BIN)/python tests/perf/measure.py

@@ -1,0 +1,304 @@
+"""docs/reference.md and the modules in docs/architecture.md, made from the code.
+
+`python tests/reference.py` (or `make docs`) writes them.
+
+What a key or field means is the comment beside it in the source, so that there is one place to change it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import re
+import runpy
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo
+
+from spurbench.bench.cli.main import whole
+from spurbench.bench.plugins.components import alternatives
+from spurbench.bench.plugins.training_settings import choices, training_fields
+from spurbench.bench.records import metrics, selection
+
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "docs" / "reference.md"
+GRID = {
+    "GridSheet": "The file", "DatasetSheet": "An entry of `datasets:`", "MethodSheet": "An entry of `methods:`",
+    "SearchSheet": "`search:`",
+}  # fmt: skip
+RECORD = ("Summary", "Record", "Counts", "Look", "Curve", "Cost", "Cause", "Provenance")
+PLAN = ("Plan", "Cell", "Search", "Draw", "Choice", "Origin")
+WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Given": "mapping",
+         "Text": "text", "Name": "name", "FileName": "name", "Id": "id", "RuleName": "selection rule",
+         "Whole": "whole number", "Natural": "whole number ≥ 0", "Positive": "whole number ≥ 1", "Number": "number",
+         "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping", "Seeds": "seeds",
+         "Precision": "float32, bf16 or auto"}  # fmt: skip
+PLURALS = {"str": "texts", "Whole": "whole numbers", "Natural": "whole numbers ≥ 0", "Amount": "numbers ≥ 0",
+           "Name": "names", "Text": "texts", "Id": "ids", "tuple": "pairs", "dict": "mappings",
+           "DatasetSheet": "entries", "MethodSheet": "entries"}  # fmt: skip
+"""Types in words."""
+TRAINING_FILES = (
+    "bench/plugins/training_settings.py", "bench/plugins/components.py", "bench/training/networks/*.py",
+    "bench/training/optimizers/*.py",
+)  # fmt: skip
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [
+        "# Reference",
+        "Made from the code by `make docs`; a test keeps it current. The pages beside this one say how to use what is "
+        "listed here.",
+        "## Keys of a grid file", *grid_keys(),
+        "## Fields of training", *training(),
+        "## Selection rules", *rules(),
+        "## Metrics", *metric_table(),
+        "## Fields of a record", *structs("bench/records/record.py", RECORD),
+        "## Fields of a plan", *structs("bench/records/plan.py", PLAN),
+        "## Commands", *commands(),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    cells = ([" ".join(str(cell).replace("|", "\\|").split()) for cell in one] for one in rows)
+    return "\n".join(f"| {' | '.join(one)} |" for one in (heads, ["---"] * len(heads), *cells))
+
+
+def code(value: object) -> str:
+    return f"`{value}`" if value not in ("", None) else ""
+
+
+# ---- fields and the comments beside them ----------------------------------------------------------------------------
+
+
+class Fields:
+    """The fields of a file's classes, each with its type, default and comment."""
+
+    def __init__(self, file: str) -> None:
+        text = (ROOT / file).read_text()
+        self.lines, self.comments = text.splitlines(), dict[int, str]()
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT and not token.string.startswith(("# type:", "# fmt:")):
+                self.comments[token.start[0]] = token.string.removeprefix("#").strip()
+        self.tree = ast.parse(text)
+
+    def of(self, name: str) -> Iterator[tuple[str, str, str, str]]:
+        """Name, type in words, default and meaning of each field of a class."""
+        for node in self.cls(name).body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                yield node.target.id, in_words(node.annotation), default(node.value), self.beside(node)
+
+    def cls(self, name: str) -> ast.ClassDef:
+        return next(node for node in self.tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+
+    def doc(self, name: str) -> str:
+        """A class's docstring, as Markdown."""
+        return ast.get_docstring(self.cls(name)) or ""
+
+    def meanings(self) -> Iterator[tuple[str, str]]:
+        """Every commented field, and every commented `Option("name", ...)`."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and self.beside(node):
+                yield node.target.id, self.beside(node)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Option":
+                if isinstance(first := node.args[0] if node.args else None, ast.Constant):
+                    yield str(first.value), self.beside(node)
+
+    def beside(self, node: ast.AnnAssign | ast.Call) -> str:
+        """The comment that ends the lines of a field, or the lines of comment above it."""
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+            if number in self.comments:
+                return self.comments[number]
+        above, number = list[str](), node.lineno - 1
+        while number in self.comments and self.lines[number - 1].lstrip().startswith("#"):
+            above.insert(0, self.comments[number])
+            number -= 1
+        return " ".join(above)
+
+
+def in_words(annotation: ast.expr) -> str:
+    """A type as a reader of YAML or JSON knows it."""
+    text = ast.unparse(annotation).removesuffix(" | None")
+    text = re.sub(r"^Annotated\[(.+), (Meta|Before).*\]$", r"\1", text)
+    if found := re.fullmatch(r"list\[(?:Annotated\[)?(\w+).*\]", text):
+        return f"list of {PLURALS.get(found[1]) or WORDS.get(found[1], found[1])}"
+    if found := re.fullmatch(r"Literal\[(.*)\]", text):
+        return " or ".join(ast.literal_eval(f"({found[1]},)"))
+    return "mapping" if text.startswith("dict") else WORDS.get(text, text)
+
+
+def default(value: ast.expr | None) -> str:
+    """A field's default; nothing for one that is required or stands for nothing."""
+    if isinstance(value, ast.Call):
+        value = next((word.value for word in value.keywords if word.arg == "default"), None)
+    text = "" if value is None else ast.unparse(value)
+    return code("" if text in ("None", "{}", "[]", "''") else text.strip("'"))
+
+
+# ---- sections -------------------------------------------------------------------------------------------------------
+
+
+def grid_keys() -> Iterator[str]:
+    found = Fields("bench/grid/schema.py")
+    for name, title in GRID.items():
+        yield f"### {title}"
+        yield table(("key", "value", "default", "meaning"),
+                    ((code(key), kind, value, text) for key, kind, value, text in found.of(name)))  # fmt: skip
+
+
+def training() -> Iterator[str]:
+    """Every field of `training:`, and the networks and optimizers."""
+    yield ("`training:` in a grid and `--set training.FIELD=VALUE`; a dataset has defaults of its own. A field "
+           "that has no effect beside the others is refused.")  # fmt: skip
+    files = [path for pattern in TRAINING_FILES for path in sorted(ROOT.glob(pattern))]
+    meanings = {name: text for path in files for name, text in Fields(str(path.relative_to(ROOT))).meanings()}
+    meanings |= {kind: f"the {kind}, see below" for kind in ("network", "optimizer")}
+    owners: dict[str, list[str]] = {}
+    for choice in choices().values():
+        for word, options in choice.fields.items():
+            for option in options:
+                owners.setdefault(option.name, []).extend([word] if len(choice.fields) > 1 else [])
+    counts = {name: len(choice.fields) for choice in choices().values() for name in choice.options()}
+    rows = []
+    for name, one in training_fields().items():
+        of = "" if len(owners[name]) in (0, counts[name]) else ", ".join(owners[name])
+        rows.append((code(name), values(one), code(one.default), of, meanings.get(name, "")))
+    yield table(("field", "value", "default", "only with", "meaning"), rows)
+    for kind in ("network", "optimizer"):
+        yield f"### {kind.title()}s"
+        yield table((kind, "what it is"), ((code(name), info.summary) for name, info in alternatives(kind).items()))
+
+
+def values(option: Any) -> str:
+    """What a field may hold."""
+    limits = option.limits
+    if isinstance(limits, tuple) and limits and isinstance(limits[0], str):
+        return ", ".join(map(code, limits))
+    kind = WORDS.get(option.type.removesuffix(" | None"), option.type)
+    return f"{kind}, {limits[0]:g} to {limits[1]:g}" if isinstance(limits, tuple) and limits else kind
+
+
+def rules() -> Iterator[str]:
+    yield ("`selection:` and `rule:` in a grid. Equal scores are decided by the next criterion; what is equal in all "
+           "goes to the latest step of a run, or to the first draw of a search.")  # fmt: skip
+    yield table(("rule", "chooses by", "then by", "splits", "uses"),
+                ((code(name), rule.text, rule.refined, ", ".join(map(code, rule.splits)), ", ".join(rule.uses))
+                 for name, rule in selection.RULES.items()))  # fmt: skip
+
+
+METRICS = {
+    "loss": "mean cross-entropy", "entropy": "mean entropy of the predictions",
+    metrics.CONFLICTING: "mean accuracy of the groups whose attribute misleads about the label",
+    metrics.ADJUSTED: "mean accuracy of the groups, weighted by their examples in training",
+    metrics.ENVIRONMENTS[1]: "smallest accuracy of the training environments and test, as the split `environments`",
+}  # fmt: skip
+
+
+def metric_table() -> Iterator[str]:
+    yield ("Of every split, from the counts of a record. Datasets add measures of their own, such as Two-Moon's "
+           "`min_margin`, and attacks theirs.")  # fmt: skip
+    said = METRICS | {name: (found.__doc__ or "").strip().rstrip(".") for name, found in metrics.SHARES.items()}
+    better = {True: "higher is better", False: "lower is better", None: ""}
+    yield table(("metric", "unit", "", "what it is"),
+                ((code(name), metrics.unit_of(name), better[metrics.direction(name)], said[name])
+                 for name in dict.fromkeys([*metrics.COUNTED, *said])))  # fmt: skip
+
+
+def structs(file: str, names: Sequence[str]) -> Iterator[str]:
+    found = Fields(file)
+    for name in names:
+        yield f"### {name}"
+        yield " ".join(found.doc(name).split())
+        yield table(("field", "value", "meaning"), ((code(key), kind, text) for key, kind, _, text in found.of(name)))
+
+
+def commands() -> Iterator[str]:
+    yield "Every command also has `--help`."
+    for name, command in sorted(every_command(whole())):
+        yield f"### {name}"
+        yield inspect.cleandoc(command.__doc__ or "").split("[dim]")[0].strip()
+        if rows := list(parameters(command)):
+            yield table(("argument or option", "default", "meaning"), rows)
+
+
+def every_command(app: typer.Typer, before: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands by their whole names."""
+    for one in app.registered_commands:
+        assert one.callback
+        yield before + (one.name or one.callback.__name__.replace("_", "-")), one.callback
+    for group in app.registered_groups:
+        if group.typer_instance:
+            yield from every_command(group.typer_instance, f"{before}{group.name} ")
+
+
+def parameters(command: Any) -> Iterator[tuple[str, str, str]]:
+    """Each argument and option of a command, as `GRID`, `--seeds TEXT` or `--retry`, with its default and meaning."""
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind, info = get_args(hints[name])[:2]
+        kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]
+        several = getattr(kinds[0], "__origin__", kind) is list
+        given = "" if parameter.default in (inspect.Parameter.empty, None, False, True, "") else parameter.default
+        if isinstance(info, ArgumentInfo):
+            shown = name.rstrip("_").upper() + " ..." * several
+        else:
+            names = [one for one in (info.default, *(info.param_decls or ())) if str(one).startswith("-")]
+            shown = (names or [f"--{name.replace('_', '-')}"])[0]
+            shown = shown.replace("/", " / ") if kinds == [bool] else f"{shown} {VALUES.get(kinds[0], 'TEXT')}"
+        yield code(shown), code(given), info.help or ""
+
+
+VALUES = {int: "INTEGER", float: "NUMBER", Path: "PATH", list[Path]: "PATH"}
+
+
+# ---- the packages ---------------------------------------------------------------------------------------------------
+
+
+START, END = "<!-- modules -->", "<!-- end of modules -->"
+
+
+def architecture() -> str:
+    """docs/architecture.md with its list of modules renewed."""
+    before, _, rest = (ROOT / "docs" / "architecture.md").read_text().partition(START)
+    return f"{before}{START}\n\n{modules()}\n\n{END}{rest.partition(END)[2]}"
+
+
+def modules() -> str:
+    """Every package in the order of imports, and its modules, each with the first sentence of its docstring."""
+    house = runpy.run_path(str(ROOT / "tests" / "test_house.py"))
+    folders = [*(ROOT / "bench" / name for name in house["PACKAGES"]), ROOT / "slurm"]
+    return "\n\n".join(part for folder in folders for part in package(folder))
+
+
+def package(folder: Path) -> Iterator[str]:
+    yield f"### {folder.relative_to(ROOT)}"
+    if (folder / "__init__.py").exists():
+        yield first_sentence(folder / "__init__.py")
+    files = sorted(path for path in folder.rglob("*.py") if path.stem != "__init__")
+    yield "\n".join(f"- `{path.relative_to(folder)}`: {first_sentence(path)}" for path in files)
+
+
+def first_sentence(file: Path) -> str:
+    text = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", text)[0]
+
+
+def pages() -> dict[Path, str]:
+    """What the pages made from the code are to hold."""
+    return {FILE: reference(), ROOT / "docs" / "architecture.md": architecture()}
+
+
+def main() -> None:
+    for path, text in pages().items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
