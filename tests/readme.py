@@ -1,4 +1,7 @@
-"""The README's tables of results, made from the committed records; `python tests/readme.py` writes them into it."""
+"""The tables of results in README.md and docs/results.md, made from the committed records.
+
+`python tests/readme.py` (or `make results`) writes them into both.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ Cells = dict[tuple[str, str], dict[tuple[str, str, str], dict[str, Any]]]
 START, END = "<!-- results -->", "<!-- end of results -->"
 
 
-def block() -> str:
-    """The text between the README's two marks."""
+def blocks() -> dict[str, str]:
+    """File → the text between its two marks."""
     by_cell = cells("paper")
     parts = [colored_mnist(by_cell), two_moon(by_cell), cifar2(cells("cifar2")), celeba_twin(cells("celeba_twin"))]
-    return "\n\n".join(parts)
+    return {"README.md": summary(by_cell), "docs/results.md": "\n\n".join(parts)}
 
 
 def cells(grid: str) -> Cells:
@@ -38,12 +41,27 @@ def cells(grid: str) -> Cells:
     return by_cell
 
 
+def summary(by_cell: Cells) -> str:
+    """Colored MNIST's published numbers beside ours."""
+    lines = ["| method | published | ours, bf16 | ours, float32 | runs |", "| --- | ---: | ---: | ---: | ---: |"]
+    for (dataset, label), cell in by_cell.items():
+        if dataset == "colored_mnist" and (theirs := published(cell, "test")):
+            lines.append(f"| {label} | {theirs} | {' | '.join(ours(cell, 'test'))} | {runs(cell)} |")
+    return "\n".join(lines)
+
+
+def runs(cell: dict[Any, Any]) -> str:
+    """How many runs there are in each precision."""
+    return ", ".join(str(cell[p, "test", "accuracy"]["n"]) for p in PRECISIONS if (p, "test", "accuracy") in cell)
+
+
 def colored_mnist(by_cell: Cells) -> str:
     lines = [
-        "**Colored MNIST**, the paper's protocol, in bf16 and as published in float32 (accuracy in %, ± with ddof 0; "
-        "runs of ten;",
-        "† hyper-parameters chosen with a look at the test environment, here and in the papers; ‡ worse than chance in",
-        "training, so no cue was learned, or one the wrong way round):",
+        "## Colored MNIST",
+        "",
+        "The paper's protocol, in bf16 and, as published, in float32. Accuracy in %, ± with ddof 0; runs out of ten.",
+        "† hyper-parameters chosen using the test environment, here and in the papers; ‡ worse than chance in",
+        "training: no cue was learned, or an inverted one.",
         "",
         "| method | test, published | bf16 | float32 | training, published | bf16 | float32 | runs |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -53,10 +71,7 @@ def colored_mnist(by_cell: Cells) -> str:
             columns = [published(cell, "test"), *ours(cell, "test"), published(cell, "train"), *ours(cell, "train")]
             mark = "†" * any(row["selection_oracle"] for row in cell.values())
             mark += "‡" * any(row["below_chance"] for row in cell.values())
-            runs = ", ".join(
-                str(cell[p, "test", "accuracy"]["n"]) for p in PRECISIONS if (p, "test", "accuracy") in cell
-            )
-            lines.append(f"| {label}{mark} | {' | '.join(columns)} | {runs} |")
+            lines.append(f"| {label}{mark} | {' | '.join(columns)} | {runs(cell)} |")
     return "\n".join([*lines, "", *searched(by_cell, "colored_mnist")])
 
 
@@ -87,9 +102,10 @@ def spread(mean: float | None, std: float | None) -> str:
 
 def two_moon(by_cell: Cells) -> str:
     lines = [
-        "**Two-Moon**, Δ = 0.1, 10,000 steps: smallest distance of a training point to the decision boundary, which "
-        "starves",
-        "where the network lives on the easy feature alone:",
+        "## Two-Moon",
+        "",
+        "Δ = 0.1, 10,000 steps: the smallest distance from a training point to the decision boundary. It is small",
+        "where the network relies on the easy feature alone.",
         "",
         "| variant | median | mean, 95 % t interval | runs |",
         "| --- | ---: | ---: | ---: |",
@@ -107,8 +123,10 @@ def cifar2(by_cell: Cells) -> str:
     panel = json.loads((ROOT / "results" / "paper" / "figures" / "fig2.json").read_text())["panels"][0]["data"]
     sizes = (0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9)
     lines = [
-        "**CIFAR-2**, airplane against horse, pictures from JPEG files, batch size 1, 40 epochs: % of the training",
-        "pictures that a disturbance of so much flips (L∞, pixels from −1 to 1):",
+        "## CIFAR-2",
+        "",
+        "Airplane against horse, images from JPEG files, batch size 1, 40 epochs: % of the training images that a",
+        "perturbation of at most the given size flips (L∞, pixels from −1 to 1).",
         "",
         f"| method | test accuracy | {' | '.join(map(str, sizes))} | runs |",
         f"| --- | ---: |{' ---: |' * len(sizes)} ---: |",
@@ -123,8 +141,8 @@ def cifar2(by_cell: Cells) -> str:
             lines.append(f"| {name} | {accuracy} | {' | '.join(shares)} | {runs} |")
     missed = [100 - panel["series"][0][end][-1] for end in ("high", "low")]
     told = (
-        f"The released search finds nothing for {missed[0]:.1f} to {missed[1]:.1f} % of ERM's training pictures: the "
-        "loss of a network that is very sure has no gradient left. Along the gradient of the logits, for the seed that "
+        f"The released search finds nothing for {missed[0]:.1f} to {missed[1]:.1f} % of ERM's training images: the "
+        "loss of a very confident network has no gradient left. Along the gradient of the logits, for the seed that "
         f"misses most, it finds {panel['series'][2]['y'][-1]:.1f} %."
     )
     return "\n".join([*lines, "", *textwrap.wrap(told, 120)])
@@ -136,8 +154,10 @@ def nearest(values: list[float], wanted: float) -> int:
 
 def celeba_twin(by_cell: Cells) -> str:
     lines = [
-        "**CelebA's synthetic twin**, blond or not on drawn pictures: test accuracy in %, and by how much the rarest",
-        "group does better than under ERM, seed by seed, with a 95 % t interval:",
+        "## CelebA's synthetic twin",
+        "",
+        "Blond or not, on drawn images: test accuracy in %, and the paired difference of the worst group to ERM with",
+        "its 95 % t interval.",
         "",
         "| method | worst group | Δ erm | average | runs |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -152,9 +172,10 @@ def celeba_twin(by_cell: Cells) -> str:
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(START)
-    readme.write_text(f"{before}{START}\n{block()}\n{END}{rest.partition(END)[2]}")
+    for name, block in blocks().items():
+        page = ROOT / name
+        before, _, rest = page.read_text().partition(START)
+        page.write_text(f"{before}{START}\n\n{block}\n\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

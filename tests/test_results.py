@@ -1,4 +1,4 @@
-"""The committed results are what this code makes of the committed records, and the README tells them."""
+"""The committed results are what this code makes of the committed records, and the pages show them."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def test_no_committed_record_is_damaged_or_from_other_code() -> None:
         assert record.provenance.commit and record.provenance.diff is None
 
 
-def test_the_readme_tells_the_results() -> None:
-    assert README["block"]() in (ROOT / "README.md").read_text(), "run `make results`"
+def test_the_pages_show_the_results() -> None:
+    for name, block in README["blocks"]().items():
+        assert block in (ROOT / name).read_text(), "run `make results`"
 
 
 @pytest.fixture
