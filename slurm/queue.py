@@ -292,7 +292,7 @@ def collect(store: Store) -> list[Record]:
 
     Errors: UserError if SLURM does not say what is in the queue.
     """
-    from spurbench.bench.jobs.recording import failed, frame
+    from spurbench.bench.jobs.recording import begin_record, fail
 
     why, records, living = settle(store), [], store.claims.living()
     for id, fate in last_fates(store, tasks(store)).items():
@@ -303,7 +303,7 @@ def collect(store: Store) -> list[Record]:
         if fate.state == "over" and store.record(id) is None and not works:
             job, run = next((job, run) for job in fate.task.jobs for run in job.runs if run.id == id)
             kind, _, text = fate.why.partition(": ")
-            records.append(failed(frame(run, job.options, hardware=False), kind, text))
+            records.append(fail(begin_record(run, job.options, hardware=False), kind, text))
             store.write_record(records[-1])
     if why:
         raise UserError(f"{len(records)} runs are written down; how others stand is not known: {why}; {way_out(store)}")

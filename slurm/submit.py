@@ -15,7 +15,7 @@ from spurbench.bench.grid.cells import Grid
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch import snapshot
 from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
-from spurbench.bench.launch.runner import Outstanding, Settings, arranged, find_outstanding
+from spurbench.bench.launch.runner import Outstanding, Settings, arrange_jobs, find_outstanding
 from spurbench.bench.plugins import dataset_files, registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Plan
@@ -90,7 +90,7 @@ def submit(
         jobs = {
             asked: [
                 replace(job, options=replace(job.options, device=device(settings, asked)))
-                for job in arranged(now.planned, ids, layout(settings, asked), settings)
+                for job in arrange_jobs(now.planned, ids, layout(settings, asked), settings)
             ]
             for asked, ids in by_resources(grid, now.plan, wanted, resources).items()
         }
@@ -105,7 +105,7 @@ def outdated(now: Outstanding) -> dict[str, tuple[int, list[str]]]:
     """The files that were edited since runs of the grid were made, how many runs, and which of the files are code."""
     edits.look_again()
     found = now.outdated().items()
-    return {files: (len(ids), edits.edited_plugins(now.records[ids[0]])) for files, ids in found}
+    return {files: (len(ids), edits.find_edited_plugins(now.records[ids[0]])) for files, ids in found}
 
 
 def counted(fates: Mapping[str, Fate], left_out: Iterable[str]) -> dict[str, Any]:

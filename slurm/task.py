@@ -136,13 +136,13 @@ def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
 
 def give_up(jobs: list[Job], store: Store) -> None:
     """Failed records for what a task has not done in so many starts."""
-    from spurbench.bench.jobs.recording import failed, frame
+    from spurbench.bench.jobs.recording import begin_record, fail
 
     words = f"started {STARTS} times without getting anywhere"
     for job in jobs:
         for run in job.runs:
             if not is_settled(store.record(run.id)):
-                store.write_record(failed(frame(run, job.options), "node_failure", words))
+                store.write_record(fail(begin_record(run, job.options), "node_failure", words))
 
 
 def progress(job: Job) -> Callable[[int], None]:

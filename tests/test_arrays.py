@@ -15,7 +15,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.jobs.job import Job, gather
-from spurbench.bench.jobs.recording import frame
+from spurbench.bench.jobs.recording import begin_record
 from spurbench.bench.launch import runner, snapshot
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
@@ -257,7 +257,7 @@ def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     store, jobs = Store.open(tmp_path / "s", create=True), jobs_of(2)
     manifest = tmp_path / "array-0.json"
     assert [task.starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
-    store.write_record(frame(jobs[0].runs[0], jobs[0].options).with_(status="done", cause=None))
+    store.write_record(begin_record(jobs[0].runs[0], jobs[0].options).with_(status="done", cause=None))
     assert [task.starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
     task.give_up(jobs, store)
     ended = store.record(jobs[1].runs[0].id)

@@ -577,7 +577,7 @@ def test_of_plans_of_one_grid_the_one_whose_search_is_further_is_kept(good: Path
 def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: Path) -> None:
     ids = [one.id for one in copy.records()[0]]
     for id in ids[:4]:
-        artifacts.keep(copy, id, {"surface": np.ones((9, 9)), "more": np.zeros(3)})
+        artifacts.save_arrays(copy, id, {"surface": np.ones((9, 9)), "more": np.zeros(3)})
     files = [copy.path("drawings", id, ".npz") for id in ids]
     with zipfile.ZipFile(files[0]) as whole:
         at = whole.getinfo("surface.npy").header_offset + 70  # behind what says what it is
@@ -591,13 +591,13 @@ def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: P
     said = {one.path: one.reason for one in copy.complaints()}
     assert sorted(said) == sorted(str(files[place]) for place in (0, 1, 2, 4))
     assert "surface in it is damaged (" in said[str(files[0])]
-    artifacts.keep(copy, ids[1], {"surface": np.ones(2)})  # made anew
-    assert sorted(artifacts.kept(copy, ids[1])) == ["surface"]
+    artifacts.save_arrays(copy, ids[1], {"surface": np.ones(2)})  # made anew
+    assert sorted(artifacts.load_arrays(copy, ids[1])) == ["surface"]
 
 
 def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_path: Path, command: Any) -> None:
     id = copy.records()[0][0].id
-    artifacts.keep(copy, id, {"surface": np.ones(2)})
+    artifacts.save_arrays(copy, id, {"surface": np.ones(2)})
     command("pack", copy.root, tmp_path / "p.jsonl", "--drawings")
     with zipfile.ZipFile(tmp_path / "p.drawings.npz", "a") as beside:
         beside.writestr("../../x.npy", b"foreign")
@@ -609,7 +609,7 @@ def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_p
     assert [line.split(": ")[3].split()[0] for line in said.stderr.splitlines()] == [
         f"{id}/{name}" for name in ("words.txt", "cut", "odd")
     ]
-    assert sorted(artifacts.kept(Store.open(tmp_path / "new"), id)) == ["surface"]
+    assert sorted(artifacts.load_arrays(Store.open(tmp_path / "new"), id)) == ["surface"]
     assert {path.name for path in tmp_path.iterdir()} == {"store", "new", "p.jsonl", "p.drawings.npz"}
 
 
@@ -653,21 +653,21 @@ def test_a_record_whose_id_was_migrated_is_found_with_what_is_kept_beside_it(
     copy: Store, good: Path, tmp_path: Path, later: None
 ) -> None:
     old = json.loads(next((copy.root / "records").glob("*/*.json")).read_bytes())
-    artifacts.keep(Store.open(copy.root), old["id"], {"surface": np.ones(3)})
+    artifacts.save_arrays(Store.open(copy.root), old["id"], {"surface": np.ones(3)})
     by_home = {copy.home(one.id): one for copy in [Store.open(copy.root)] for one in copy.whole_records()}
     new = by_home[old["id"]]
     assert new.id != old["id"] and len(Store.open(copy.root).records()[0]) == 6
     again = Store.open(copy.root)
-    assert again.record(new.id) == new and artifacts.kept(again, new.id).keys() == {"surface"}
+    assert again.record(new.id) == new and artifacts.load_arrays(again, new.id).keys() == {"surface"}
     again.write_record(new.with_(cost=structs.replace(new.cost, seconds=2.0)))
     written = again.record(new.id)
     assert written and written.cost.seconds == 2.0
     assert len(again.records()[0]) == 6 and again.records()[1] == []
-    assert artifacts.kept(Store.open(copy.root), new.id).keys() == {"surface"}
+    assert artifacts.load_arrays(Store.open(copy.root), new.id).keys() == {"surface"}
     assert json.loads((copy.root / store.MARK).read_bytes()) == {"schema": SCHEMA + 1, "oldest": SCHEMA}
     merged = Store.open(tmp_path / "merged", create=True)
     merge(merged, [again])
-    assert merged.record(new.id) and artifacts.kept(merged, new.id).keys() == {"surface"}
+    assert merged.record(new.id) and artifacts.load_arrays(merged, new.id).keys() == {"surface"}
     assert merged.oldest == SCHEMA + 1 and all(one.schema == SCHEMA + 1 for one in merged.records()[0])
     from_packed = Store.open(good / "packed.jsonl")
     assert isinstance(from_packed, Packed) and from_packed.home(new.id) == old["id"]

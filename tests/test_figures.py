@@ -30,7 +30,7 @@ from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import retrain
 from spurbench.bench.jobs.job import Job
-from spurbench.bench.jobs.recording import frame
+from spurbench.bench.jobs.recording import begin_record
 from spurbench.bench.jobs.worker import run_job
 from spurbench.bench.records.record import Cause, Curve, Look, Record
 from spurbench.bench.store import artifacts
@@ -150,7 +150,7 @@ def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, s
     drawing = draw.make(own["surfaces"], source(made))
     part = drawing.parts[0]
     ids = [r.id for r in store.records()[0] if (r.dataset, r.method) == ("two_moon", "erm")]
-    kept = [artifacts.kept(store, id)["surface"] for id in ids]
+    kept = [artifacts.load_arrays(store, id)["surface"] for id in ids]
     assert part and part["n"] == part["planned"] == 3 and kept[0].shape == (100, 100) and kept[0].dtype == np.float16
     assert np.allclose(part["logit"], np.mean([one.astype(float) for one in kept], 0), rtol=1e-3)
     assert np.ptp(part["logit"]) > 0.1 and len(part["points"]["x"]) == 40
@@ -183,11 +183,11 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
     said: list[bool] = []
     tasks = draw.again_for([own["surfaces"]], bare)
     assert sorted(len(task.records) for task in tasks) == [1, 1, 2, 2]  # in stacks as high as they were
-    retrain.all_of(tasks, 1, lambda task, same: said.extend(same))
+    retrain.retrain_all(tasks, 1, lambda task, same: said.extend(same))
     assert said == [True] * 6
     for id, record in bare.records.items():
         if record.dataset == "two_moon":
-            before, after = (artifacts.kept(Store.open(p), id)["surface"] for p in (made / "store", store.root))
+            before, after = (artifacts.load_arrays(Store.open(p), id)["surface"] for p in (made / "store", store.root))
             assert (before == after).all()
     assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
 
@@ -215,7 +215,7 @@ def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path
     (tmp_path / "own.yaml").write_text(FIGURES.partition("features:")[0].partition("    - {kind")[0])
     store = Store.open(tmp_path / "store", create=True)
     for run, _ in expand(load_grid(str(tmp_path / "small.yaml")), {}).runs():
-        record = frame(run, Options())
+        record = begin_record(run, Options())
         store.write_record(record.with_(status="done", cause=None, groups=["y0", "y1"]))
     running = spurbench.start("figure", "own.yaml", "store", "--train", "--jobs", 2, cwd=tmp_path)
     try:
@@ -251,7 +251,7 @@ def trains(pid: int) -> bool:
 
 def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
     record = next(r for r in Store.open(made / "store").records()[0] if r.dataset == "two_moon")
-    engine = retrain.before([record])
+    engine = retrain.engine_before([record])
     engine.train()
     assert retrain.as_recorded(record, engine.model(0))
     counts = replace(record.splits["train"], loss_sum=record.splits["train"].loss_sum * 1.001)

@@ -44,20 +44,20 @@ def store_with(folder: Path, record: Record, steps: tuple[int, ...]) -> Store:
 
 def test_predictions_are_of_the_step_the_row_is_about(tmp_path: Path, record: Record) -> None:
     store = store_with(tmp_path, record, (250, 500))
-    kept = predictions.of_run(store, record, "validation_accuracy")
+    kept = predictions.load_predictions(store, record, "validation_accuracy")
     assert kept.step == 500 and set(kept.logits) == {"validation", "test"}
     right = (kept.logits["test"] > 0) == (np.arange(200) >= 100)
     best = at_its_best(record, "validation_accuracy")
     assert [int(half.sum()) for half in np.split(right, 2)] == best.splits["test"].correct == [80, 80]
-    last = predictions.of_run(store, record)
+    last = predictions.load_predictions(store, record)
     assert last.step == 1000 and set(last.logits) == {"validation", "test", "train"}
 
 
 def test_predictions_of_the_last_step_alone_are_not_taken_for_others(tmp_path: Path, record: Record) -> None:
     store = store_with(tmp_path, record, ())
     with pytest.raises(UserError, match="predictions of its last step, 1000, are kept, but the rule .* chose step 500"):
-        predictions.of_run(store, record, "validation_accuracy")
-    assert predictions.of_run(store, record).step == 1000
+        predictions.load_predictions(store, record, "validation_accuracy")
+    assert predictions.load_predictions(store, record).step == 1000
 
 
 def test_predictions_that_are_missing_or_damaged_are_one_line(tmp_path: Path, record: Record) -> None:
@@ -65,7 +65,7 @@ def test_predictions_that_are_missing_or_damaged_are_one_line(tmp_path: Path, re
     path = store.path("predictions", record.id, ".npz")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="the file is damaged"):
-        predictions.of_run(store, record)
+        predictions.load_predictions(store, record)
     path.unlink()
     with pytest.raises(UserError, match=f"no predictions are kept of run {record.id}"):
-        predictions.of_run(store, record)
+        predictions.load_predictions(store, record)

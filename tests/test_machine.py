@@ -201,7 +201,7 @@ def test_processes_side_by_side_see_no_files_of_this_folder(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     (tmp_path / "selectors.py").write_text("raise SystemExit('a file of the user is imported')")
-    assert dict(processes.side_by_side(len, ["a", "bc"], 2)) == {"a": 1, "bc": 2}
+    assert dict(processes.run_in_processes(len, ["a", "bc"], 2)) == {"a": 1, "bc": 2}
     assert "PYTHONSAFEPATH" not in os.environ
 
 
@@ -211,7 +211,7 @@ def test_without_semaphores_one_process_is_the_way(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(processes, "ProcessPoolExecutor", refused)
     with pytest.raises(UserError, match="Read-only file system.*--jobs 1"):
-        list(processes.side_by_side(len, ["a"], 2))
+        list(processes.run_in_processes(len, ["a"], 2))
 
 
 def test_the_environment_of_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_package_with_a_damaged_list_of_entry_points_is_named(
 ) -> None:
     (installed / "broken-1.0.dist-info" / "entry_points.txt").write_text("[spurbench.commands]\nno equals sign\n")
     monkeypatch.syspath_prepend(str(installed))
-    assert "slurm" in {entry.name for entry in entry_points.announced("spurbench.commands")}
+    assert "slurm" in {entry.name for entry in entry_points.find_entry_points("spurbench.commands")}
     assert any(line.startswith("the entry points of broken cannot be read") for line in entry_points.problems())
 
 
@@ -331,8 +331,8 @@ def test_the_code_of_a_record_in_words() -> None:
         ("f" * 64, " + uncommitted changes"),
         ("unknown: git: no", ", changes unknown: git: no"),
     ):
-        assert commit.told(sha, diff) == f"0123456789{words}"
-    assert commit.told(None, "unknown: no git") == "no commit, changes unknown: no git"
+        assert commit.describe_code(sha, diff) == f"0123456789{words}"
+    assert commit.describe_code(None, "unknown: no git") == "no commit, changes unknown: no git"
 
 
 def refusing(root: Path) -> Any:

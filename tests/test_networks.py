@@ -136,7 +136,7 @@ def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp
     assert set(ours.provenance.code) == {"method", "dataset"}
     assert own.provenance.code["network"] == plugin_code.code(net)
     assert own.provenance.paths["network"] == str(net)
-    assert edits.edited_plugins(own) == []
+    assert edits.find_edited_plugins(own) == []
     net.write_text(NETWORK.replace("nn.Tanh()", "nn.ReLU()"))
     edits.look_again()
-    assert edits.edited_plugins(own) == ["net.py"] and edits.edited_plugins(ours) == []
+    assert edits.find_edited_plugins(own) == ["net.py"] and edits.find_edited_plugins(ours) == []

@@ -26,7 +26,7 @@ from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs.job import Job, gather
-from spurbench.bench.jobs.recording import failed, frame
+from spurbench.bench.jobs.recording import begin_record, fail
 from spurbench.bench.provenance import edits
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
@@ -673,7 +673,7 @@ def failures(store: Store, kind: str = "exception") -> None:
     """Every submitted run has failed, for a reason of its own."""
     for job in [job for sent in tasks(store) for job in sent.jobs]:
         for run in job.runs:
-            store.write_record(failed(frame(run, job.options, hardware=False), kind, "a test says so"))
+            store.write_record(fail(begin_record(run, job.options, hardware=False), kind, "a test says so"))
 
 
 @pytest.mark.parametrize("words", [("submit",), ("retry", "--failed")])

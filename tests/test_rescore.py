@@ -62,7 +62,7 @@ def store(tmp_path: Path, one: Record) -> Store:
 
 def test_kept_predictions_say_what_the_examples_are(store: Store, one: Record) -> None:
     for rule, step, splits in (("none", 1000, {"validation", "test", "train"}), (RULE, 500, {"validation", "test"})):
-        kept = predictions.of_run(store, one, rule)
+        kept = predictions.load_predictions(store, one, rule)
         assert kept.step == step and kept.logits.keys() == kept.y.keys() == kept.group.keys() == splits
         assert (kept.y["test"] == Y).all() and (kept.id["test"] == np.arange(200)).all()
 

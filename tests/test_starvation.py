@@ -50,7 +50,7 @@ def probed(method: str, hyper: Any = None, **training: Any) -> dict[str, Any]:
     probe = Probe(engine.model(0), engine.training.steps, settings)
     engine.train(lambda engine: probe.observe(engine.step))
     probe.observe(engine.step)
-    found = starvation.seen(probe.arrays(), settings)
+    found = starvation.read_probe(probe.arrays(), settings)
     assert found is not None
     return found
 
@@ -128,7 +128,7 @@ def test_what_features_are_about() -> None:
     found.U = (found.sign * colour)[:, None]
     assert found.arrays()["probe/attribute"] == pytest.approx([1.0])
     rows = [{"constant": 0.2, "attribute": 0.7}, {"constant": 0.6, "attribute": 0.1}, {"constant": 0.3}, {}]
-    assert [starvation.mostly(row) for row in rows] == ["attribute", "constant", "", ""]
+    assert [starvation.main_subject(row) for row in rows] == ["attribute", "constant", "", ""]
 
 
 def test_moments_and_sample_are_stated() -> None:
@@ -186,7 +186,7 @@ def test_cells_and_runs_of_any_binary_dataset(probe: Any, store: Store, tmp_path
     (part,) = first["data"]["series"]
     assert part["steps"] == [0, 1, 4] and len(part["responses"]) == 4 and part["n"] == 2
     assert "attribute" in part["summary"][0] and "attribute" not in second["data"]["series"][0]["summary"][0]
-    kept = [starvation.seen(artifacts.kept(store, id), Settings(4, points=3)) for id in part["runs"]]
+    kept = [starvation.read_probe(artifacts.load_arrays(store, id), Settings(4, points=3)) for id in part["runs"]]
     assert np.allclose(part["responses"], np.mean([one["responses"] for one in kept if one], 0).T, rtol=1e-3)
     assert second["data"]["series"][0]["name"] == "two_moon × erm"
     again_ = probe(store.root, "--cell", "irm", "--features", 4, "--points", 3)
@@ -219,9 +219,9 @@ def test_a_packed_store_cannot_keep_what_a_probe_sees(probe: Any, store: Store, 
 def test_a_stack_is_watched_run_by_run(store: Store) -> None:
     records = [r for r in store.records()[0] if r.method == "irm"]
     settings = Settings(3, points=2)
-    retrain.do(retrain.Again(records, store.root, False, settings))
-    together = [artifacts.kept(store, r.id)["probe/responses"] for r in records]
+    retrain.retrain(retrain.Retraining(records, store.root, False, settings))
+    together = [artifacts.load_arrays(store, r.id)["probe/responses"] for r in records]
     for record, seen in zip(records, together, strict=True):
-        retrain.do(retrain.Again([record], store.root, False, settings))
-        assert np.allclose(artifacts.kept(store, record.id)["probe/responses"], seen, rtol=1e-3)
+        retrain.retrain(retrain.Retraining([record], store.root, False, settings))
+        assert np.allclose(artifacts.load_arrays(store, record.id)["probe/responses"], seen, rtol=1e-3)
     assert not np.allclose(together[0], together[1], rtol=0.1)

@@ -146,13 +146,13 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
         theirs = record(seed, measures={"test": {"accuracy": 0.1}} if seed == 0 else {})
         for where, one, name in ((store, ours, "ours"), (other, theirs, "theirs")):
             where.write_record(one)
-            artifacts.keep(where, one.id, {name: np.zeros(1)})
+            artifacts.save_arrays(where, one.id, {name: np.zeros(1)})
     other.write_record(record(3))
-    artifacts.keep(other, record(3).id, {"theirs": np.ones(1)})
+    artifacts.save_arrays(other, record(3).id, {"theirs": np.ones(1)})
     write_atomically(store.path("predictions", RUN.id, ".npz"), b"ours")
 
     def kept() -> list[list[str]]:
-        return [sorted(artifacts.kept(store, record(seed).id)) for seed in range(4)]
+        return [sorted(artifacts.load_arrays(store, record(seed).id)) for seed in range(4)]
 
     store_commands.merge(store.root, [other.root], keep="ours")
     assert kept() == [["ours"], ["ours", "theirs"], ["theirs"], ["theirs"]]
@@ -164,11 +164,11 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("whole", [0.5, 0.0])
 def test_drawings_cut_short_are_named(store: Store, whole: float) -> None:
-    artifacts.keep(store, RUN.id, {"surface": np.ones(100)})
+    artifacts.save_arrays(store, RUN.id, {"surface": np.ones(100)})
     file = store.path("drawings", RUN.id, ".npz")
     content = file.read_bytes()
     file.write_bytes(content[: int(whole * len(content))])
-    assert artifacts.kept(store, RUN.id) == {}
+    assert artifacts.load_arrays(store, RUN.id) == {}
     (complaint,) = store.complaints()
     assert complaint.path.endswith(f"{RUN.id}.npz") and "damaged" in complaint.reason
 
@@ -176,7 +176,7 @@ def test_drawings_cut_short_are_named(store: Store, whole: float) -> None:
 def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         store.write_record(record(seed))
-        artifacts.keep(store, record(seed).id, {"surface": np.ones(seed + 1)})
+        artifacts.save_arrays(store, record(seed).id, {"surface": np.ones(seed + 1)})
     store.write_plan(make_plan(grid="g", cells=[]))
     store_commands.pack(store.root, tmp_path / "packed.jsonl.gz", with_drawings=True)
     opened, loaded, unzip, load = [], [], gzip.open, np.load
@@ -186,7 +186,7 @@ def test_a_packed_source_is_read_once(store: Store, tmp_path: Path, monkeypatch:
     assert opened == [tmp_path / "packed.jsonl.gz"] and loaded.count(tmp_path / "packed.drawings.npz") == 1
     merged = Store.open(tmp_path / "all")
     assert merged.records() == store.records() and merged.plans() == store.plans()
-    assert [len(artifacts.kept(merged, record(seed).id)["surface"]) for seed in range(3)] == [1, 2, 3]
+    assert [len(artifacts.load_arrays(merged, record(seed).id)["surface"]) for seed in range(3)] == [1, 2, 3]
     with pytest.raises(UserError, match="packed.jsonl.gz is a packed store, for reading only"):
         store_commands.merge(tmp_path / "packed.jsonl.gz", [tmp_path / "all"])
     packed = Store.open(tmp_path / "packed.jsonl.gz")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.core.fields import Option, checked
+from spurbench.bench.core.fields import Option, check_value
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.training_settings import Training, reduced, training_fields
 from spurbench.bench.records.run import FIRST_FIELDS, Run
@@ -148,5 +148,5 @@ def test_absent_fields_count_as_what_they_were_by_default() -> None:
 )
 def test_what_no_record_can_hold_is_refused(kind: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
-        checked(Option("x", kind, None), value, "y")
+        check_value(Option("x", kind, None), value, "y")
     assert message in str(error.value) and len(str(error.value)) < 300

@@ -160,7 +160,8 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
     assert "`spurbench accept s mine.py`" in command(*line).stderr
     assert "1 run now accepted as made by the current mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
-    assert edits.edited(after) == [] and after.provenance.accepted["method"] == [edits.of(before)["method"]]
+    assert edits.find_edited_files(after) == []
+    assert after.provenance.accepted["method"] == [edits.versions_of(before)["method"]]
     registry.forget_plugins()
 
 

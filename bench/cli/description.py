@@ -6,7 +6,7 @@ import re
 from math import inf
 from typing import Any
 
-from spurbench.bench.core.fields import Limits, Option, shown
+from spurbench.bench.core.fields import Limits, Option, show_value
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.components import SHARED, own_options
 from spurbench.bench.plugins.literals import MISSING, UNREAD
@@ -48,7 +48,7 @@ def facts(info: PluginInfo) -> dict[str, Any]:
         found = {
             "provides": ", ".join(sorted(info.provides)), "held out": ", ".join(info.splits or ()),
             "main columns": ", ".join(" ".join(column) for column in headline),
-            "training": ", ".join(f"{name}={shown(value)}" for name, value in info.training.items()),
+            "training": ", ".join(f"{name}={show_value(value)}" for name, value in info.training.items()),
         }  # fmt: skip
     elif info.kind == "method":
         found = {"is given": ", ".join(sorted(info.needs))}
@@ -92,7 +92,7 @@ def row(option: Option, only: str) -> dict[str, Any]:
     default = option.default
     return {
         "name": option.name, "type": option.type,
-        "default": None if default is None or default is MISSING or default is UNREAD else shown(default),
+        "default": None if default is None or default is MISSING or default is UNREAD else show_value(default),
         "range": range_of(option), "symbol": option.symbol,
         "only": only,
     }  # fmt: skip
@@ -102,7 +102,7 @@ def range_of(option: Option) -> str:
     """What may be given, or, of a hyper-parameter, where a search looks for it."""
     search = option.search
     if choices := search.get("choices"):
-        return ", ".join(map(shown, choices))
+        return ", ".join(map(show_value, choices))
     low, high = search.get("low"), search.get("high")
     if low is not None or high is not None:
         scale = ", log" if search.get("scale") == "log" else ""

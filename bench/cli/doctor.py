@@ -74,7 +74,8 @@ def code() -> Row:
     found = commit.code()
     if found["commit"] is None and found["diff"] is None:
         return row("code", f"no checkout: records name version {commit.versions()['spurbench']}")
-    return row("code", commit.told(found["commit"], found["diff"]), not str(found["diff"]).startswith(commit.UNKNOWN))
+    known = not str(found["diff"]).startswith(commit.UNKNOWN)
+    return row("code", commit.describe_code(found["commit"], found["diff"]), known)
 
 
 def writable(folder: Path) -> Row:

@@ -58,7 +58,7 @@ def figure(
     if tasks and source.store:
         writable(where(out, figures[0].name))
         with stoppable():
-            retrain.all_of(tasks, jobs or cores(), progress(tasks))
+            retrain.retrain_all(tasks, jobs or cores(), progress(tasks))
         source.store.damaged.clear()  # it was made anew
     refused = []
     for one in figures:
@@ -123,7 +123,7 @@ def probe(
     if tasks:
         writable(where(out, "probe"))
         with stoppable():
-            retrain.all_of(tasks, jobs or cores(), progress(tasks))
+            retrain.retrain_all(tasks, jobs or cores(), progress(tasks))
         source.damaged.clear()  # it was made anew
     parts = probing.probe(source, groups, settings)
     for part in parts:

@@ -51,7 +51,7 @@ def whole() -> typer.Typer:
     """The command line, complete."""
     for group in (grid_commands, store_commands, figure_commands, plugin_commands, data_commands):
         group.add_to(app)
-    for more in entry_points.each("spurbench.commands", lambda add_to: entry.added(add_to, app)):
+    for more in entry_points.load_each("spurbench.commands", lambda add_to: entry.added(add_to, app)):
         app.registered_commands += more.registered_commands
         app.registered_groups += more.registered_groups
     entry.take_home(app)

@@ -96,7 +96,7 @@ class Results:
         record = self.store.record(run_id)
         if record is None:
             raise UserError(f"no run {run_id} in {self.store.root}; .frame() has their ids")
-        return predictions.of_run(self.store, record, rule).logits
+        return predictions.load_predictions(self.store, record, rule).logits
 
     def leaderboard(self, grid: str | None = None, *, all_metrics: bool = False) -> Board:
         """The leaderboard; of one grid's plan if that is named."""

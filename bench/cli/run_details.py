@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.core.errors import UserError, cut
-from spurbench.bench.core.fields import shown
+from spurbench.bench.core.fields import show_value
 from spurbench.bench.core.terminal import duration
 from spurbench.bench.launch.status import Known, look
 from spurbench.bench.leaderboard import wording as say
-from spurbench.bench.provenance.commit import told
+from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records.metrics import columns_of, step_of, unit_of, value
 from spurbench.bench.records.plan import Cell, Plan
 from spurbench.bench.records.record import Counts, Record, Summary
@@ -132,7 +132,7 @@ def what(found: Details) -> dict[str, str]:
 
 
 def listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={'no' if one is None else shown(one)}" for name, one in values.items())
+    return ", ".join(f"{name}={'no' if one is None else show_value(one)}" for name, one in values.items())
 
 
 def origin(record: Record) -> dict[str, str]:
@@ -147,7 +147,7 @@ def origin(record: Record) -> dict[str, str]:
         f"{cost.threads} thread{'s' * (cost.threads > 1)}{beside}{resumed}{', compiled' if cost.compiled else ''}",
         "machine": ", ".join(filter(None, (source.device, *map(str, (source.hardware.get("gpu") or "",
                                                                      source.hardware.get("cpu") or ""))))),
-        "commit": told(source.commit, source.diff) + (f", copy {source.snapshot}" if source.snapshot else ""),
+        "commit": describe_code(source.commit, source.diff) + (f", copy {source.snapshot}" if source.snapshot else ""),
         "code": ", ".join(f"{kind} {hash[:16]}" for kind, hash in source.code.items() if hash),
         "data": source.data or "drawn from the seed",
         "versions": ", ".join(f"{name} {version}" for name, version in source.versions.items()),
@@ -158,7 +158,7 @@ def files(store: Store, id: str) -> list[str]:
     """What is kept of a run, by the path from the store, with sizes."""
     if isinstance(store, Packed):
         drawings = artifacts.beside(store.root)
-        return [store.root.name, *([drawings.name] if drawings.exists() and artifacts.kept(store, id) else [])]
+        return [store.root.name, *([drawings.name] if drawings.exists() and artifacts.load_arrays(store, id) else [])]
     found: list[Path] = []
     for name in dict.fromkeys((id, store.home(id))):
         for kind in KINDS:

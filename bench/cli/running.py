@@ -134,7 +134,7 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
     elif end.waiting and not result.refused:
         say(f"another process is working on {left}; run the same command again later to include them")
     for files, ids in end.outdated().items():
-        code = edits.edited_plugins(end.records[ids[0]])
+        code = edits.find_edited_plugins(end.records[ids[0]])
         names = " ".join(terminal.shell(Path(name)) for name in code)
         or_else = f", `spurbench accept {store_name} {names}` declares that the edit changes nothing" if code else ""
         were = "run was" if len(ids) == 1 else "runs were"

@@ -12,7 +12,7 @@ Changes = dict[str, dict[str, Any]]
 """What `--set` changes: a method's name, a dataset's or "training" → field → value."""
 
 
-def parsed_sets(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]) -> Changes:
+def parse_assignments(sets: Iterable[str], datasets: Sequence[str], methods: Sequence[str]) -> Changes:
     """`["sd.coef=0.1"]` as {"sd": {"coef": 0.1}}."""
     owners = ["training", *datasets, *methods]
     changes: Changes = {owner: {} for owner in owners}

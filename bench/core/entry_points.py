@@ -14,9 +14,9 @@ Outcome = TypeVar("Outcome")
 IMPORTED = ("spurbench.commands", "spurbench.queues")  # methods and datasets are read without importing them
 
 
-def each(group: str, use: Callable[[Any], Outcome]) -> Iterator[Outcome]:
+def load_each(group: str, use: Callable[[Any], Outcome]) -> Iterator[Outcome]:
     """What `use` makes of every entry point of a group; of one that fails a line on stderr tells."""
-    for entry in announced(group):
+    for entry in find_entry_points(group):
         try:
             made = use(entry.load())
         except KeyboardInterrupt:
@@ -27,7 +27,7 @@ def each(group: str, use: Callable[[Any], Outcome]) -> Iterator[Outcome]:
             yield made
 
 
-def announced(group: str) -> list[EntryPoint]:
+def find_entry_points(group: str) -> list[EntryPoint]:
     """The entry points of a group; of a package whose list of them is damaged, none."""
     try:
         return list(entry_points(group=group))
@@ -57,7 +57,7 @@ def problems() -> list[str]:
     found = [
         f"the entry points of {package.name} cannot be read: {why}" for package, why in listed() if isinstance(why, str)
     ]
-    for entry in (entry for group in IMPORTED for entry in announced(group)):
+    for entry in (entry for group in IMPORTED for entry in find_entry_points(group)):
         try:
             entry.load()
         except KeyboardInterrupt:

@@ -28,10 +28,10 @@ class BadSeed(BadData):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: the nearest valid name, then all of them in alphabetical order."""
-    return UserError(named(kind, name, sorted(known)))
+    return UserError(say_unknown(kind, name, sorted(known)))
 
 
-def named(kind: str, name: str, known: Iterable[str]) -> str:
+def say_unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The text for a name that does not exist, with the nearest one."""
     return f"no {kind} '{cut(name)}'{others(name, known)}"
 

@@ -29,7 +29,7 @@ class Condition:
 
     def complaint(self, name: str, values: Mapping[str, Any]) -> str:
         other = values.get(self.key)
-        beside = f"without {self.key}" if other is None else f"with {self.key} {shown(other)}"
+        beside = f"without {self.key}" if other is None else f"with {self.key} {show_value(other)}"
         return f"{name} has no effect {beside}; {self.hint}"
 
 
@@ -77,12 +77,14 @@ def conditions(only: Mapping[str, Any]) -> tuple[Condition, ...]:
     """What a method writes as `only={"form": "released"}` beside a hyper-parameter."""
 
     def equals(key: str, wanted: Any) -> Condition:
-        return Condition(key, lambda values: values.get(key) == wanted, f"it has one with {key} {shown(wanted)}")
+        return Condition(key, lambda values: values.get(key) == wanted, f"it has one with {key} {show_value(wanted)}")
 
     return tuple(equals(key, wanted) for key, wanted in only.items())
 
 
-def effective(options: Mapping[str, Option], values: Mapping[str, Any], given: Mapping[str, int]) -> dict[str, Any]:
+def drop_ineffective(
+    options: Mapping[str, Option], values: Mapping[str, Any], given: Mapping[str, int]
+) -> dict[str, Any]:
     """The values without those that have no effect beside the others.
 
     `given` has the layer of each value that a user gave, later ones higher. A value from below the layer of what
@@ -102,26 +104,26 @@ def effective(options: Mapping[str, Option], values: Mapping[str, Any], given: M
     return kept
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value in a label or message: numbers short, but no two the same; long texts cut."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     text = short if not isinstance(value, float) or float(short) == value else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def quoted(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """A value in a message as it was written, cut if it is long."""
     text = repr(value if not isinstance(value, str) else value[:80])
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def checked(option: Option, value: Any, of: str) -> Any:
+def check_value(option: Option, value: Any, of: str) -> Any:
     """`value` as the field's type (a whole number becomes a float where one is wanted).
 
     Errors: ValueError with the text for the user.
     """
     if reason := unstorable(value):
-        raise ValueError(f"{option.name} of {of} cannot be {quoted(value)}: {reason}")
+        raise ValueError(f"{option.name} of {of} cannot be {quote_value(value)}: {reason}")
     kinds = [part.strip() for part in re.split(r"\|(?![^\[]*\])", option.type)]
     for kind in kinds:
         fits, converted = fit(kind, value)
@@ -131,7 +133,7 @@ def checked(option: Option, value: Any, of: str) -> Any:
     words = " or ".join(TYPE_WORDS.get(kind, kind) for kind in kinds)
     if "int" in kinds and isinstance(value, float) and value.is_integer():
         words += f" up to {EXACT:,}"
-    raise ValueError(f"{option.name} of {of} must be {words}, not {quoted(value)}")
+    raise ValueError(f"{option.name} of {of} must be {words}, not {quote_value(value)}")
 
 
 def unstorable(value: Any) -> str | None:
@@ -188,13 +190,14 @@ def within(option: Option, value: Any, of: str) -> Any:
         limits(value)
     elif isinstance(limits, re.Pattern):
         if not limits.fullmatch(value):
-            raise ValueError(f"{option.name} of {of} must be shares such as 0.5,0.75, not {quoted(value)}")
+            raise ValueError(f"{option.name} of {of} must be shares such as 0.5,0.75, not {quote_value(value)}")
     elif limits and isinstance(limits[0], str):
         words = limits
     elif limits and not float(limits[0]) <= value <= float(limits[1]):
-        raise ValueError(f"{option.name} of {of} must lie in {limits[0]:g}..{limits[1]:g}, not {quoted(value)}")
+        raise ValueError(f"{option.name} of {of} must lie in {limits[0]:g}..{limits[1]:g}, not {quote_value(value)}")
     if words and value not in words and isinstance(value, str):
         near = get_close_matches(value, [str(word) for word in words], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{option.name} of {of} must be {' or '.join(map(str, words))}, not {quoted(value)}{hint}")
+        allowed = " or ".join(map(str, words))
+        raise ValueError(f"{option.name} of {of} must be {allowed}, not {quote_value(value)}{hint}")
     return value

@@ -24,7 +24,7 @@ Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
 
-def side_by_side(
+def run_in_processes(
     work: Callable[[Task], Outcome], tasks: Sequence[Task], processes: int, prepare: Callable[[], None] | None = None
 ) -> Iterator[tuple[Task, Outcome]]:
     """Each task with what comes of it, as they are done, in so many processes, each of which begins with `prepare`.

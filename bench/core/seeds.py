@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from spurbench.bench.core.fields import quoted, shown
+from spurbench.bench.core.fields import quote_value, show_value
 from spurbench.bench.core.hashing import fingerprint
 
 
@@ -36,14 +36,14 @@ def parse_seeds(value: object) -> list[int]:
 def span(part: object) -> list[int]:
     """The seeds of one number or of comma-separated numbers and ranges."""
     if isinstance(part, bool) or not isinstance(part, int | str):
-        raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quoted(part)}")
+        raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quote_value(part)}")
     found: list[int] = []
     for text in str(part).split(","):
         match = re.fullmatch(r"\s*(\d{1,10})\s*(?:(?:-|\.\.)\s*(\d{1,10})\s*)?", text)
         if not match:
-            raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quoted(str(part))}")
+            raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quote_value(str(part))}")
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < 2**32 or last - first >= MOST_SEEDS:
-            raise ValueError(f"seeds {shown(text.strip())}: expected first ≤ last < 2^32, at most {MOST_SEEDS}")
+            raise ValueError(f"seeds {show_value(text.strip())}: expected first ≤ last < 2^32, at most {MOST_SEEDS}")
         found += range(first, last + 1)
     return found

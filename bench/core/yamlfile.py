@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.core.fields import WHOLE, quoted, shown, unwritable
+from spurbench.bench.core.fields import WHOLE, quote_value, show_value, unwritable
 
 MOST_BYTES = 4_000_000
 Where = tuple[str | int, ...]
@@ -124,7 +124,7 @@ def build_mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int],
             raise UserError(f"{name}:{line}: a key must be text")
         key = str(key_node.value)
         if reason := unwritable(key, LONGEST_KEY):
-            raise UserError(f"{name}:{line}: the key {quoted(key)} has {reason}")
+            raise UserError(f"{name}:{line}: the key {quote_value(key)} has {reason}")
         if key in found:
             raise UserError(f"{name}:{line}: the key '{key}' is given twice (line {lines[(*where, key)]})")
         lines[(*where, key)] = line
@@ -144,7 +144,7 @@ def plain(node: yaml.Node, name: str) -> Any:
     if node.tag not in {"tag:yaml.org,2002:str", "!"}:
         raise UserError(f"{place}: the tag {node.tag} is not used in grids")
     if reason := unwritable(text, LONGEST_TEXT):
-        raise UserError(f"{place}: the text {quoted(text)} has {reason}")
+        raise UserError(f"{place}: the text {quote_value(text)} has {reason}")
     return text
 
 
@@ -154,16 +154,16 @@ def number(text: str, kind: str, place: str) -> int | float:
         return int(text)
     value = float(text) if kind == "float" and len(text) <= LONGEST_KEY else math.inf
     if not math.isfinite(value):
-        raise UserError(f"{place}: {shown(text)} is too large for a number")
+        raise UserError(f"{place}: {show_value(text)} is too large for a number")
     if value == 0 and re.search("[1-9]", text.lower().partition("e")[0]):
-        raise UserError(f"{place}: {shown(text)} is too small for a number; write 0 if that is meant")
+        raise UserError(f"{place}: {show_value(text)} is too small for a number; write 0 if that is meant")
     return value
 
 
 T = TypeVar("T")
 
 
-def at(origin: Origin, where: tuple[str | int, ...], action: Callable[[], T]) -> T:
+def located(origin: Origin, where: tuple[str | int, ...], action: Callable[[], T]) -> T:
     """What `action` returns; its complaint gets the file and the line of `where`."""
     try:
         return action()

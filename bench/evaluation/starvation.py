@@ -173,7 +173,7 @@ def randomised_features(
 # ---- what came out ------------------------------------------------------------------------------------------------
 
 
-def seen(arrays: dict[str, Array], settings: Settings) -> dict[str, Array] | None:
+def read_probe(arrays: dict[str, Array], settings: Settings) -> dict[str, Array] | None:
     """What a probe with these settings kept of a run, by name; None if there was none."""
     found = {name.removeprefix(START): value for name, value in arrays.items() if name.startswith(START)}
     if not NEEDED <= found.keys():  # one of them may be damaged
@@ -201,7 +201,7 @@ def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:
     ]
 
 
-def mostly(row: Mapping[str, Any]) -> str:
+def main_subject(row: Mapping[str, Any]) -> str:
     """What makes up half of a feature of the summary or more, if anything that is known does."""
     return next((name for name in ABOUT if row.get(name, 0.0) >= MOSTLY), "")
 

@@ -55,7 +55,7 @@ def make(figure: Figure, source: Source, partial: bool = False) -> Drawing:
     return Drawing(figure, parts, [lack for some in lacks for lack in some])
 
 
-def again_for(figures: Sequence[Figure], source: Source) -> list[retrain.Again]:
+def again_for(figures: Sequence[Figure], source: Source) -> list[retrain.Retraining]:
     """The runs of which nothing is kept that these figures are drawn from, each once, cell by cell in stacks."""
     if source.store is None:
         return []
@@ -72,7 +72,7 @@ def again_for(figures: Sequence[Figure], source: Source) -> list[retrain.Again]:
     for id, record in wanted.items():
         groups.setdefault(f"{retrain.job_of([record]).runs[0].cell_key} {wishes[id]}", []).append(record)
     return [
-        retrain.Again(stack, source.store.root, **wishes[stack[0].id])
+        retrain.Retraining(stack, source.store.root, **wishes[stack[0].id])
         for records in groups.values()
         for stack in retrain.stacks(records)
     ]

@@ -100,12 +100,13 @@ def binary(record: Summary) -> None:
         )
 
 
-def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[retrain.Again]:
+def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[retrain.Retraining]:
     """What has to be trained again: runs not yet probed with these settings."""
     found = []
     for group in groups:
-        bare = [one for one in group.records if starvation.seen(artifacts.kept(store, one.id), settings) is None]
-        found += [retrain.Again(stack, store.root, False, settings) for stack in retrain.stacks(bare)]
+        arrays = {one.id: artifacts.load_arrays(store, one.id) for one in group.records}
+        bare = [one for one in group.records if starvation.read_probe(arrays[one.id], settings) is None]
+        found += [retrain.Retraining(stack, store.root, False, settings) for stack in retrain.stacks(bare)]
     if found and isinstance(store, Packed):
         raise UserError(
             f"{store.root} is a packed store, for reading only: `spurbench merge FOLDER {store.root}`, then probe that"
@@ -117,7 +118,7 @@ def probe(store: Store, groups: Sequence[Group], settings: starvation.Settings) 
     """What is seen of each group, once its runs have been trained again: curves and summary, means over its runs."""
     found = []
     for group in groups:
-        seen = [starvation.seen(artifacts.kept(store, record.id), settings) for record in group.records]
+        seen = [starvation.read_probe(artifacts.load_arrays(store, record.id), settings) for record in group.records]
         runs = [one for one in seen if one is not None]
         head = {"name": f"{group.dataset} × {group.name}", "n": len(runs), "planned": group.planned}
         head |= {"runs": [record.id for record in group.records], "examples": int(runs[0]["examples"])}
@@ -132,7 +133,7 @@ def table(part: Part, show: Callable[..., None]) -> None:
         | {"strength": f"{row['strength']:.3g}", "first": f"{row['first']:.3g}", "last": f"{row['last']:.3g}"}
         | {"due": f"{100 * row['due']:.1f}", "learned": f"{100 * row['learned']:.1f}"}
         | {"ratio": f"{row['learned'] / row['due']:.2f}" if row["due"] >= starvation.NOTABLE else ""}
-        | {"about": f"{about} {100 * row[about]:.0f} %" if (about := starvation.mostly(row)) else ""}
+        | {"about": f"{about} {100 * row[about]:.0f} %" if (about := starvation.main_subject(row)) else ""}
         for row in part["summary"]
     ]
     missing = f", {counted(part)}" if counted(part) else f", {part['n']} runs" if part["n"] > 1 else ""

@@ -33,7 +33,7 @@ class Probed(Kind):
     probe: Look = Look()
 
     def kept(self, source: Source, record: Summary) -> bool:
-        return starvation.seen(source.kept(record), self.probe.settings) is not None
+        return starvation.read_probe(source.kept(record), self.probe.settings) is not None
 
     def wish(self) -> dict[str, Any]:
         return {"probe": self.probe.settings}
@@ -41,7 +41,7 @@ class Probed(Kind):
     def of_cell(self, source: Source, cell: Cell) -> Part:
         """The curves of one cell, means over its seeds."""
         found = source.find(cell, self.grid)
-        seen = [starvation.seen(source.kept(record), self.probe.settings) for record in found.records.values()]
+        seen = [starvation.read_probe(source.kept(record), self.probe.settings) for record in found.records.values()]
         runs = [one for one in seen if one is not None]
         return found.share | {"n": len(runs), "name": cell.name} | curves(runs)
 
@@ -125,7 +125,7 @@ def bars(axes: Any, summary: Sequence[Part]) -> None:
     highest = 100 * max(row[name] for row in summary for name in ("due", "learned"))
     for place, row in zip(at, summary, strict=True):
         starved = row["verdict"] == "starved"
-        words = [starvation.mostly(row), "starved" if starved else ""]
+        words = [starvation.main_subject(row), "starved" if starved else ""]
         axes.text(place, 100 * max(row["due"], row["learned"]) + 0.02 * highest, " ".join(words).strip(), ha="center",
                   va="bottom", rotation=90, color=style.VERMILION if starved else style.SOFT, fontsize=7)  # fmt: skip
     axes.set(xlabel="feature", ylabel="% of ‖ŷ‖²", ylim=(0, 1.3 * highest))

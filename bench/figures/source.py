@@ -109,7 +109,7 @@ class Source:
         return whole.curves if whole else {}
 
     def kept(self, record: Summary) -> dict[str, artifacts.Array]:
-        return artifacts.kept(self.store, record.id) if self.store else {}
+        return artifacts.load_arrays(self.store, record.id) if self.store else {}
 
     def data(self, record: Summary) -> Data:
         """The data a run was trained and scored on, drawn again."""

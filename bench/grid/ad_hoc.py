@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from spurbench.bench.core.assignments import Changes, parsed_sets
+from spurbench.bench.core.assignments import Changes, parse_assignments
 from spurbench.bench.core.errors import cut
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.seeds import parse_seeds
-from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.cells import Grid
 from spurbench.bench.grid.load import resolve
 from spurbench.bench.grid.recipes import recipes_of
@@ -37,7 +37,7 @@ def adhoc_grid(
     none are run as they are, beside others that do.
     """
     names = [dataset] if isinstance(dataset, str) else list(dataset)
-    changes = parsed_sets(sets, names, methods)
+    changes = parse_assignments(sets, names, methods)
     blocks: list[dict[str, Any]] = []
     told: dict[Where, str] = {}
     for name in names:
@@ -75,7 +75,7 @@ def search_of(dataset: str, block: dict[str, Any], draws: int, rule: str | None)
     """A search on the first of a block's seeds, by a rule that the dataset can serve if none is given."""
     info = registry.datasets().get(dataset)
     published = recipes_of(info).seeds or [0]
-    seeds = at(Origin(""), (), lambda: parse_seeds(block["seeds"])) if "seeds" in block else published
+    seeds = located(Origin(""), (), lambda: parse_seeds(block["seeds"])) if "seeds" in block else published
     return {"draws": draws, "seeds": seeds[:1], "rule": rule or (usual_rule(info) if info else None)}
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from spurbench.bench.core.errors import named
-from spurbench.bench.core.fields import NoEffect, Option, checked, effective
-from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.core.errors import say_unknown
+from spurbench.bench.core.fields import NoEffect, Option, check_value, drop_ineffective
+from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.recipes import Recipe, chosen, recipes_of
 from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
 from spurbench.bench.grid.search_space import Axis, axis, varies
@@ -94,11 +94,11 @@ def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
     """Every entry of a grid with what it is about. Errors: UserError for an unknown dataset, method or recipe."""
     for i, block in enumerate(sheet.datasets):
         here: Where = ("datasets", i)
-        dataset = at(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
+        dataset = located(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
         for j, entry in enumerate(block.methods):
             there: Where = (*here, "methods", j)
-            method = at(origin, (*there, "method"), partial(registry.method_info, entry.method))
-            recipe = at(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
+            method = located(origin, (*there, "method"), partial(registry.method_info, entry.method))
+            recipe = located(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
             yield Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method), recipe)
 
 
@@ -147,7 +147,7 @@ def in_effect(row: Entry, settings: Settings, given: Given) -> Settings:
     for place in ("hyper_parameters", "training"):
         layers = {name: source.layer for (of, name), source in given.items() if of == place}
         try:
-            kept[place] = effective(row.fields[place], settings[place], layers)
+            kept[place] = drop_ineffective(row.fields[place], settings[place], layers)
         except NoEffect as error:
             beside = given.get((place, error.key))
             more = f"; make it an entry for each {error.key}" if beside and beside.several else ""
@@ -186,7 +186,9 @@ def defaults(row: Entry, place: str) -> dict[str, Any]:
     if place == "training" and row.method.trains:
         values |= row.dataset.training
     of = row.of(place)
-    return {name: at(Origin(of), (), partial(checked, fields[name], value, of)) for name, value in values.items()}
+    return {
+        name: located(Origin(of), (), partial(check_value, fields[name], value, of)) for name, value in values.items()
+    }
 
 
 def recommended(row: Entry, place: str) -> dict[str, Any]:
@@ -208,9 +210,9 @@ def split(row: Entry, place: str, where: Where, given: Mapping[str, Any]) -> tup
     for name, value in given.items():
         option = option_of(row, place, name, (*where, name))
         if varies(option, value):
-            several[name] = at(row.origin, (*where, name), partial(axis, place, option, value, row.of(place)))
+            several[name] = located(row.origin, (*where, name), partial(axis, place, option, value, row.of(place)))
         else:
-            fixed[name] = at(row.origin, (*where, name), partial(checked, option, value, row.of(place)))
+            fixed[name] = located(row.origin, (*where, name), partial(check_value, option, value, row.of(place)))
     return fixed, several
 
 
@@ -224,7 +226,7 @@ def option_of(row: Entry, place: str, name: str, where: Where) -> Option:
     if place == "training":
         raise row.origin.error(where, unknown_key(name, "training", list(training_fields())))
     kind = f"{'hyper-parameter' if place == 'hyper_parameters' else 'option'} of {row.of(place)}"
-    raise row.origin.error(where, named(kind, name, known))
+    raise row.origin.error(where, say_unknown(kind, name, known))
 
 
 def with_values(settings: Settings, axes: Sequence[Axis], values: Mapping[int, Any]) -> Settings:

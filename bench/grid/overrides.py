@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from spurbench.bench.core.assignments import parsed_sets
+from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.errors import UserError, cut
-from spurbench.bench.core.yamlfile import Origin, Where, at
+from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.entries import Entry, firsts, in_effect, rows, settle, with_values
 from spurbench.bench.grid.schema import BY_DEFAULT, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search import space_name
@@ -27,7 +27,7 @@ def overridden(sheet: GridSheet, origin: Origin, sets: Sequence[str]) -> tuple[G
     """
     entries = list(rows(sheet, origin))
     names = [dict.fromkeys(of) for of in zip(*((row.dataset.name, row.method.name) for row in entries), strict=True)]
-    changes = parsed_sets(sets, *map(list, names))
+    changes = parse_assignments(sets, *map(list, names))
     options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
     used: set[str] = set()
     told: dict[Where, str] = {}
@@ -97,7 +97,7 @@ def searched_names(row: Entry) -> list[tuple[str, str]]:
         return []
     if search.space is not None:
         return [space_name(key) for key in search.space]
-    axes = at(row.origin, (*row.where, "search"), lambda: declared(row.method.options, row.method.name))
+    axes = located(row.origin, (*row.where, "search"), lambda: declared(row.method.options, row.method.name))
     return [("hyper_parameters", one.option.name) for one in axes]
 
 

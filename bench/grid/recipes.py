@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from spurbench.bench.core.errors import named
+from spurbench.bench.core.errors import say_unknown
 from spurbench.bench.core.yamlfile import Origin, Where, load
 from spurbench.bench.grid.schema import (
     BY_DEFAULT,
@@ -116,5 +116,5 @@ def chosen(block: DatasetSheet, entry: MethodSheet, dataset: PluginInfo) -> Reci
         return None
     own = {name: one for name, one in known.items() if one.method == entry.method}
     if entry.recipe not in own:
-        raise ValueError(named(f"recipe of {entry.method} on {dataset.name}", entry.recipe, [*own, BY_DEFAULT]))
+        raise ValueError(say_unknown(f"recipe of {entry.method} on {dataset.name}", entry.recipe, [*own, BY_DEFAULT]))
     return own[entry.recipe]

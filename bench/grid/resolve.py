@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from spurbench.bench.core import machine
-from spurbench.bench.core.fields import shown
+from spurbench.bench.core.fields import show_value
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.machine import gpus
-from spurbench.bench.core.yamlfile import Origin, at
+from spurbench.bench.core.yamlfile import Origin, located
 from spurbench.bench.grid.cells import CellSpec, SearchSpec
 from spurbench.bench.grid.entries import (
     Entry,
@@ -50,7 +50,7 @@ def row_cells(row: Entry) -> Iterator[CellSpec]:
     """The cells of one method entry: one, or one for each combination or draw of what varies."""
     settings, given, several = settle(row)
     axes = alive(row, settings, given, several)
-    taken = at(row.origin, row.where, lambda: choices(axes, row.entry.draws, row.dataset.name, row.method.name))
+    taken = located(row.origin, row.where, lambda: choices(axes, row.entry.draws, row.dataset.name, row.method.name))
     seen: set[str] = set()
     for values in taken:
         kept = in_effect(row, with_values(settings, axes, values), {} if row.entry.search else given)
@@ -120,5 +120,5 @@ def idle(row: Entry, settings: Settings, axes: Sequence[Axis], one: Axis) -> boo
 
 def suffix(axes: Sequence[Axis], values: Mapping[int, Any]) -> str:
     """What tells the rows of one entry apart: `coef=0.1, delay=3`."""
-    texts = {i: "no" if value is None else shown(value) for i, value in values.items()}
+    texts = {i: "no" if value is None else show_value(value) for i, value in values.items()}
     return ", ".join(f"{axes[i].key}={text}" for i, text in texts.items())

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from spurbench.bench.core.errors import cut, named
-from spurbench.bench.core.fields import quoted
+from spurbench.bench.core.errors import cut, say_unknown
+from spurbench.bench.core.fields import quote_value
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.core.yamlfile import Origin, Where
 from spurbench.bench.plugins import registry
@@ -27,7 +27,7 @@ def known_rule(name: object) -> object:
     """A selection rule's name, as given, if there is such a rule."""
     known = registry.rules()
     if name not in known:
-        raise ValueError(f"{named('selection rule', str(name), known)} (or --plugin FILE)")
+        raise ValueError(f"{say_unknown('selection rule', str(name), known)} (or --plugin FILE)")
     return name
 
 
@@ -134,10 +134,10 @@ def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
     if wrong["type"] == "value_error":
         return wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == "string_pattern_mismatch":
-        return f"{key} must be letters, digits, '.', '_' and '-', not {quoted(wrong['input'])}"
+        return f"{key} must be letters, digits, '.', '_' and '-', not {quote_value(wrong['input'])}"
     said = wrong["msg"]
     if said.startswith("Input should be "):
-        return f"{key} in {inside} {said.removeprefix('Input ')}, not {quoted(wrong['input'])}"
+        return f"{key} in {inside} {said.removeprefix('Input ')}, not {quote_value(wrong['input'])}"
     return f"{key} in {inside}: {said[:1].lower()}{said[1:]}"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from spurbench.bench.core.fields import quoted
-from spurbench.bench.core.yamlfile import Where, at
+from spurbench.bench.core.fields import quote_value
+from spurbench.bench.core.yamlfile import Where, located
 from spurbench.bench.grid.cells import DrawSpec, SearchSpec
 from spurbench.bench.grid.entries import (
     COMMAND,
@@ -51,7 +51,7 @@ def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
         place, name = space_name(key)
         given = given | {(place, name): Source(SPACE, (*where, "space", key), True)}
     names = (row.dataset.name, row.method.name)
-    taken = at(row.origin, where, lambda: choices(axes, sheet.draws, *names))
+    taken = located(row.origin, where, lambda: choices(axes, sheet.draws, *names))
     draws = tuple(
         draw_of(row, with_values(settings, axes, one), with_values(budget, axes, one), given) for one in taken
     )
@@ -61,7 +61,7 @@ def searched(row: Entry, settings: Settings, given: Given) -> SearchSpec | None:
 def search_axes(row: Entry, sheet: SearchSheet, where: Where, given: Given) -> list[Axis]:
     """What a search varies: its `space` (`eta`, `training.lr`), or else what the method declares and is not fixed."""
     if sheet.space is None:
-        axes = at(row.origin, where, lambda: declared(row.method.options, row.method.name))
+        axes = located(row.origin, where, lambda: declared(row.method.options, row.method.name))
         fixed = {key for key, source in given.items() if source.layer == COMMAND}
         axes = [one for one in axes if (one.place, one.option.name) not in fixed]
     else:
@@ -77,9 +77,9 @@ def space_axis(row: Entry, key: str, value: Any, where: Where) -> Axis:
         raise row.origin.error(where, f"'{key}': a space holds hyper-parameters and training.<name>")
     option = option_of(row, place, name, where)
     if not varies(option, value):
-        message = f"{key}: a space needs a list or a range {{low, high, scale}}, not {quoted(value)}"
+        message = f"{key}: a space needs a list or a range {{low, high, scale}}, not {quote_value(value)}"
         raise row.origin.error(where, message)
-    return at(row.origin, where, partial(axis, place, option, value, row.of(place)))
+    return located(row.origin, where, partial(axis, place, option, value, row.of(place)))
 
 
 def space_name(key: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spurbench.bench.core.fields import Option, checked, quoted
+from spurbench.bench.core.fields import Option, check_value, quote_value
 
 RANGE_KEYS = {"low", "high", "scale"}
 MOST_ROWS = 100_000  # combinations of one entry
@@ -44,15 +44,15 @@ def axis(place: str, option: Option, value: Any, of: str) -> Axis:
     Errors: ValueError with the text for the user.
     """
     if isinstance(value, list):
-        values = tuple(checked(option, part, of) for part in value)
+        values = tuple(check_value(option, part, of) for part in value)
         if not values or any(values.count(part) > 1 for part in values):
-            raise ValueError(f"{option.name} of {of}: a list needs values, each of them once; got {quoted(value)}")
+            raise ValueError(f"{option.name} of {of}: a list needs values, each of them once; got {quote_value(value)}")
         return Axis(place, option, values)
     extra = sorted(set(value) - RANGE_KEYS)
     if extra or not {"low", "high"} <= set(value):
-        got = f"the key {quoted(extra[0])}" if extra else "one of them missing"
+        got = f"the key {quote_value(extra[0])}" if extra else "one of them missing"
         raise ValueError(f"{option.name} of {of}: a range is {{low, high, scale}}; got {got}")
-    low, high = (checked(option, value[key], of) for key in ("low", "high"))
+    low, high = (check_value(option, value[key], of) for key in ("low", "high"))
     return ranged(place, option, low, high, value.get("scale", "linear"), of)
 
 
@@ -62,7 +62,7 @@ def ranged(place: str, option: Option, low: Any, high: Any, scale: Any, of: str)
     if not numbers or not low < high:
         raise ValueError(f"{option.name} of {of}: a range needs numbers low < high; got {low!r}, {high!r}")
     if scale not in {"linear", "log"}:
-        raise ValueError(f"{option.name} of {of}: the scale of a range is linear or log, not {quoted(scale)}")
+        raise ValueError(f"{option.name} of {of}: the scale of a range is linear or log, not {quote_value(scale)}")
     if scale == "log" and low <= 0:
         raise ValueError(f"{option.name} of {of}: a log range needs low > 0; got {low!r}")
     return Axis(place, option, (), low, high, scale)

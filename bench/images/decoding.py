@@ -18,7 +18,7 @@ import numpy as np
 
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
-from spurbench.bench.core.processes import side_by_side
+from spurbench.bench.core.processes import run_in_processes
 from spurbench.bench.images.decode import UNREADABLE, Bytes, Crop, decode
 from spurbench.bench.images.listing import Listing, Rows
 from spurbench.bench.images.prepared import parts
@@ -104,7 +104,7 @@ def done(todo: list[Part], processes: int) -> Iterator[Part]:
             decode_part(part)
             yield part
         return
-    for part, _ in side_by_side(decode_part, todo, processes):
+    for part, _ in run_in_processes(decode_part, todo, processes):
         yield part
 
 

@@ -26,7 +26,7 @@ class Redo:
             return True
         from spurbench.bench.provenance import edits
 
-        return self.edited and record is not None and bool(edits.edited(record))
+        return self.edited and record is not None and bool(edits.find_edited_files(record))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from spurbench.bench.records.run import Run
 from spurbench.bench.training.execution import Options
 
 
-def frame(run: Run, options: Options, hardware: bool = True) -> Record:
+def begin_record(run: Run, options: Options, hardware: bool = True) -> Record:
     """Everything that is known of a run before it is done; usable even where a plug-in is not."""
     method, dataset = registry.methods().get(run.method), registry.datasets().get(run.dataset)
     makers = plugin_code.makers(run.to_dict())
@@ -54,14 +54,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def finished(record: Record) -> Record:
+def finish(record: Record) -> Record:
     """The record with the time of now as that of its end."""
     return record.with_(provenance=replace(record.provenance, finished=now()))
 
 
-def failed(record: Record, kind: str, message: str, detail: str = "") -> Record:
+def fail(record: Record, kind: str, message: str, detail: str = "") -> Record:
     """The record of a run that came to nothing, with its cause."""
-    return finished(record.with_(status="failed", cause=Cause(kind, message, detail)))
+    return finish(record.with_(status="failed", cause=Cause(kind, message, detail)))
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from spurbench.bench.training.model import Model
 
 
 @dataclass(frozen=True)
-class Again:
+class Retraining:
     """Runs of one cell to train again as one stack, and what to keep of them; plain values, for another process."""
 
     records: list[Summary]
@@ -47,22 +47,22 @@ def stacks(records: Sequence[Summary]) -> list[list[Summary]]:
     return found
 
 
-def all_of(tasks: Sequence[Again], jobs: int, report: Callable[[Again, list[bool]], None]) -> None:
+def retrain_all(tasks: Sequence[Retraining], jobs: int, report: Callable[[Retraining, list[bool]], None]) -> None:
     """Do the tasks, `jobs` at once; `report` is told of each that is done and which runs came out as recorded."""
     if jobs == 1 or len(tasks) <= 1:
         for task in tasks:
-            report(task, do(task))
+            report(task, retrain(task))
         torch.set_flush_denormal(False)  # a worker's process would have ended
         return
-    for task, same in processes.side_by_side(
-        do, tasks, min(jobs, len(tasks)), partial(registry.add_plugins, registry.plugin_paths())
+    for task, same in processes.run_in_processes(
+        retrain, tasks, min(jobs, len(tasks)), partial(registry.add_plugins, registry.plugin_paths())
     ):
         report(task, same)
 
 
-def do(task: Again) -> list[bool]:
+def retrain(task: Retraining) -> list[bool]:
     """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
-    engine = before(task.records)
+    engine = engine_before(task.records)
     models = [engine.model(r) for r in range(len(task.records))]
     probes = []
     if task.probe:
@@ -81,8 +81,8 @@ def do(task: Again) -> list[bool]:
     for r, record in enumerate(task.records):
         found = probes[r].arrays() if probes else {}
         if task.drawings:
-            found |= scoring.drawable(dataset, models[r].score, models[r].data)
-        artifacts.keep(store, record.id, found)
+            found |= scoring.make_drawings(dataset, models[r].score, models[r].data)
+        artifacts.save_arrays(store, record.id, found)
     return [as_recorded(record, model) for record, model in zip(task.records, models, strict=True)]
 
 
@@ -92,7 +92,7 @@ def job_of(records: Sequence[Summary]) -> Job:
     return Job(runs, runs[0].method, Options(threads=records[0].cost.threads))
 
 
-def before(records: Sequence[Summary]) -> Engine:
+def engine_before(records: Sequence[Summary]) -> Engine:
     """The engine of recorded runs before the first step, on the CPU."""
     job = job_of(records)
     run = job.runs[0]
@@ -104,7 +104,7 @@ def before(records: Sequence[Summary]) -> Engine:
             f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
             f"{setup.dataset.protocol_version}: it cannot be trained again here"
         )
-    if edited := edits.edited_plugins(records[0]):
+    if edited := edits.find_edited_plugins(records[0]):
         raise UserError(
             f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
         )

@@ -11,7 +11,7 @@ import torch
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.evaluation import counting
 from spurbench.bench.evaluation.monitor import Progress
-from spurbench.bench.jobs.recording import failed, finished
+from spurbench.bench.jobs.recording import fail, finish
 from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
 from spurbench.bench.records.record import Curve, Record
 from spurbench.bench.store import artifacts, predictions
@@ -19,12 +19,12 @@ from spurbench.bench.store.store import Store
 from spurbench.bench.training.model import Model
 
 
-def guessed(record: Record, data: Data) -> Record:
+def score_random_guess(record: Record, data: Data) -> Record:
     """The record of a reference row that predicts uniformly at random."""
     found = counting.split_by_environment("train", data.train, data)
     splits = {name: split for name, (split, _) in found.items()} | data.tests
     counts = {name: counting.count_random_guess(split, data) for name, split in splits.items()}
-    return finished(described(record, data).with_(status="done", cause=None, splits=counts))
+    return finish(described(record, data).with_(status="done", cause=None, splits=counts))
 
 
 def described(record: Record, data: Data) -> Record:
@@ -32,7 +32,7 @@ def described(record: Record, data: Data) -> Record:
     return record.with_(classes=data.classes, attributes=data.attributes, groups=data.groups)
 
 
-def scored(
+def score(
     record: Record,
     model: Model,
     progress: Progress,
@@ -50,23 +50,23 @@ def scored(
         history=progress.history, looks=progress.evaluations, conflicting=list(dataset.conflicting)
     )
     if progress.diverged is not None:
-        return failed(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
+        return fail(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
     counts = counting.count_by_environment("train", logits["train"], data.train, data)
     counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
     if off := [name for name, split in counts.items() if not isfinite(split.loss_sum + split.entropy_sum)]:
-        return failed(record, "diverged", f"the loss on {', '.join(off)} is not finite")
+        return fail(record, "diverged", f"the loss on {', '.join(off)} is not finite")
     measures, curves = finite(dataset.measures(score, data)), dict[str, Curve]()
     if attacks := dataset.attacks():
         found, curves = attacked(model, attacks, tick)
         for split, values in found.items():
             measures[split] = measures.get(split, {}) | values
-    drawn = drawable(dataset, score, data)
+    drawn = make_drawings(dataset, score, data)
     hold()
-    artifacts.keep(store, record.id, drawn)
+    artifacts.save_arrays(store, record.id, drawn)
     kept = keep_predictions(record.id, progress.logits | logits, data, store)
     record = record.with_(splits=counts, measures=measures, curves=curves, predictions=kept)
-    return finished(record.with_(status="done", cause=None))
+    return finish(record.with_(status="done", cause=None))
 
 
 def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -104,7 +104,7 @@ def attacked(
     return measures, curves
 
 
-def drawable(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
+def make_drawings(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
     """The dataset's drawings of a trained network, in half precision."""
     return {name: value.half().numpy() for name, value in dataset.drawings(score, data).items()}
 

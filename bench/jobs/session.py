@@ -75,7 +75,7 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
     memory.reset_peak_memory(job.options.device)
     drawn = [load_run(run, setup) for run in job.runs]
     if not setup.method.trains:
-        return [(record, partial(scoring.guessed, record, replica.data)) for record, replica in drawn]
+        return [(record, partial(scoring.score_random_guess, record, replica.data)) for record, replica in drawn]
     monitor = Monitor(len(drawn))
     engine = setup.make_engine([replica for _, replica in drawn], monitor)
     resumed = [at.resumed + 1 if at else 0 for at in saved]
@@ -90,7 +90,7 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
 
 def load_run(run: Run, setup: Setup) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
-    record = recording.frame(run, setup.job.options)
+    record = recording.begin_record(run, setup.job.options)
     with data_files.watching(run.dataset) as files:
         replica = setup.draw(run)
         checksum = setup.dataset.checksum()
@@ -156,7 +156,7 @@ class Session:
             self.context.store.claims.check(run.id)
             files = record.provenance.files
             checkpoints.save(
-                Checkpoint(run.id, edits.of(record), files, options.threads, options.micro_batch, resumed,
+                Checkpoint(run.id, edits.versions_of(record), files, options.threads, options.micro_batch, resumed,
                            self.engine.state(r)),
                 self.context.store,
             )  # fmt: skip
@@ -167,7 +167,7 @@ class Session:
         cost = recording.cost(engine.seconds, engine.step, len(self.job.runs), self.resumed[r], options)
         hold = partial(self.context.store.claims.check, self.job.runs[r].id)
         record, progress = self.records[r].with_(cost=cost), self.monitor.progress[r]
-        return scoring.scored(record, engine.model(r), progress, dataset, self.context.store, self.tick, hold)
+        return scoring.score(record, engine.model(r), progress, dataset, self.context.store, self.tick, hold)
 
 
 def changed_data(saved: Checkpoint, record: Record) -> str:

@@ -40,7 +40,7 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
         mine += (run for run in job.runs if store.claims.take(run.id))
         todo = [run for run in mine if redo.asks_for(store.record(run.id))]
         with kept_alive(store.claims, [run.id for run in mine], lambda: (context.step, job.steps)) as context.lost:
-            together(replace(job, runs=todo), context)
+            do_runs(replace(job, runs=todo), context)
     finally:
         for run in mine:
             store.claims.release(run.id)
@@ -48,20 +48,20 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
         raise UserError("; ".join(context.troubles))
 
 
-def together(job: Job, context: Context) -> None:
+def do_runs(job: Job, context: Context) -> None:
     """Do runs from their checkpoints, if they have any; those that stand at the same step train as one stack."""
     saved: dict[str, Checkpoint | None] = {}
     for run in job.runs:
         made_by(run)  # before the plug-ins are imported: what is edited later is not in them
         try:
-            saved[run.id] = begun(run, job.options, context.store)
+            saved[run.id] = load_checkpoint(run, job.options, context.store)
         except UserError as error:
             context.troubles[str(error)] = None
-    for runs in alike([run for run in job.runs if run.id in saved], saved):
+    for runs in group_stackable([run for run in job.runs if run.id in saved], saved):
         attempt(replace(job, runs=runs), [saved[run.id] for run in runs], context)
 
 
-def begun(run: Run, options: Options, store: Store) -> Checkpoint | None:
+def load_checkpoint(run: Run, options: Options, store: Store) -> Checkpoint | None:
     """The checkpoint of a run, unless its plug-ins have been edited since it was saved: then the run starts over."""
     saved = checkpoints.load(run, store, options.device)
     changed = [kind for kind, code in made_by(run).items() if saved and saved.made.get(kind) != code]
@@ -76,7 +76,7 @@ def made_by(run: Run) -> edits.Version:
     return {kind: plugin_code.loaded(kind, name) for kind, name in plugin_code.makers(run.to_dict()).items()}
 
 
-def alike(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) -> list[list[Run]]:
+def group_stackable(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) -> list[list[Run]]:
     """The runs that may train as one stack; one by one where a method cannot be lifted or dropout draws."""
     found: dict[object, list[Run]] = {}
     for run in runs:
@@ -91,16 +91,16 @@ def attempt(job: Job, saved: Sequence[Checkpoint | None], context: Context) -> N
     try:
         results = train_stack(job, saved, context)
     except Lost as lost:
-        together(replace(job, runs=[run for run in job.runs if run.id != str(lost)]), context)
+        do_runs(replace(job, runs=[run for run in job.runs if run.id != str(lost)]), context)
     except Outdated:
-        together(job, context)
+        do_runs(job, context)
     except (Exception, SystemExit) as error:
         if isinstance(error, NOT_THE_RUNS) or is_full(error):
             raise
         for run in job.runs if len(job.runs) > 1 else ():
-            together(replace(job, runs=[run]), context)
+            do_runs(replace(job, runs=[run]), context)
         if len(job.runs) == 1:
-            give_up(job.runs[0], recording.frame(job.runs[0], job.options), error, context)
+            give_up(job.runs[0], recording.begin_record(job.runs[0], job.options), error, context)
     else:
         for run, (record, result) in zip(job.runs, results, strict=True):
             conclude(run, record, result, context)
@@ -124,4 +124,4 @@ def give_up(run: Run, record: Record, error: BaseException, context: Context) ->
         context.troubles[str(error)] = None
         return
     with suppress(Lost):
-        context.settle(recording.failed(record, *find_cause(run, error), traceback.format_exc()))
+        context.settle(recording.fail(record, *find_cause(run, error), traceback.format_exc()))

@@ -218,14 +218,14 @@ class Pool:
 
     def fail(self, job: Job, kind: str, how: str) -> None:
         """Failed records for those runs of a job that no other process has; checkpoints stay for the next launch."""
-        from spurbench.bench.jobs.recording import failed, frame
+        from spurbench.bench.jobs.recording import begin_record, fail
 
         for run in job.runs:
             if not self.store.claims.take(run.id):
                 continue
             before = self.store.record(run.id)
             if not is_settled(before):
-                self.store.write_record(failed(frame(run, job.options, hardware=False), kind, how))
+                self.store.write_record(fail(begin_record(run, job.options, hardware=False), kind, how))
             elif self.terms.redo.asks_for(before):
                 self.outcome.refused.append(f"{job.title}: seed {run.seed}: {how}; its earlier record is kept")
             self.store.claims.release(run.id)

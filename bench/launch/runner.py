@@ -61,7 +61,7 @@ class Outstanding:
         """The runs made before files of theirs were edited: names of the files → ids of the runs."""
         found: dict[str, list[str]] = {}
         for record in self.own_records:
-            if files := edits.edited(record):
+            if files := edits.find_edited_files(record):
                 found.setdefault(", ".join(files), []).append(record.id)
         return found
 
@@ -82,7 +82,7 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         if not left or result.interrupted:
             return result
         wanted = left & set(now.plan.draw_ids) or left  # searches first: others wait for them
-        add(result, one_round(now.planned, wanted, store, settings, announce))
+        add(result, launch_round(now.planned, wanted, store, settings, announce))
         tried |= wanted
 
 
@@ -108,18 +108,20 @@ def find_outstanding(
     return Outstanding(plan, records, waiting)
 
 
-def one_round(
+def launch_round(
     planned: list[tuple[Run, str]], wanted: set[str], store: Store, settings: Settings, announce: Announce
 ) -> Outcome:
     """Lay the wanted runs out on this machine and launch them."""
     plan = placement.choose(settings.device, settings.jobs, settings.threads, len(planned))
-    jobs = arranged(planned, wanted, plan, settings)
+    jobs = arrange_jobs(planned, wanted, plan, settings)
     plan = replace(plan, devices=plan.devices[: len(jobs)])
     terms = Terms(registry.plugin_paths(), Redo(settings.retry, settings.fresh), settings.time_limit)
     return launch(jobs, plan, store, announce(jobs, plan), terms)
 
 
-def arranged(planned: list[tuple[Run, str]], wanted: set[str], plan: placement.Layout, settings: Settings) -> list[Job]:
+def arrange_jobs(
+    planned: list[tuple[Run, str]], wanted: set[str], plan: placement.Layout, settings: Settings
+) -> list[Job]:
     """The jobs of the wanted runs under a layout."""
     rows = settings.micro_batch or plan.micro_batch
     options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows, compile=settings.compile)

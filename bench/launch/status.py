@@ -34,14 +34,14 @@ def look(store: Store) -> Known:
     """All that is known of the runs of a store, as it is now."""
     records = store.records()[0]
     edits.look_again()
-    old = {record.id: files for record in records if (files := edits.edited(record))}
+    old = {record.id: files for record in records if (files := edits.find_edited_files(record))}
     return Known({record.id: record for record in records}, store.claims.living(), queued(store), old)
 
 
 def queued(store: Store) -> dict[str, tuple[str, str]]:
     """What the launchers that other folders add know of unfinished runs: `queued`, `running` or `failed`, and why."""
     found: dict[str, tuple[str, str]] = {}
-    for told in entry_points.each("spurbench.queues", lambda states: answer(states(store))):
+    for told in entry_points.load_each("spurbench.queues", lambda states: answer(states(store))):
         found |= told
     return found
 

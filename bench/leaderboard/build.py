@@ -157,7 +157,7 @@ def board(store: Source, all_: bool = False, grid: str | None = None, columns: S
     if grid is not None and not plans:
         raise unknown(f"grid in {store.name}", grid, [plan.grid for plan in store.plans()])
     return build(records, plans, unusable, all_, planned_only=grid is not None, headlines=headlines(plans),
-                        edited=edits.edited, columns=columns)  # fmt: skip
+                        edited=edits.find_edited_files, columns=columns)  # fmt: skip
 
 
 def headlines(plans: Sequence[Plan]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Past:
 
     def of(self, record: Summary) -> Version:
         if record.id not in self.found:
-            self.found[record.id] = edits.of(record) | record.provenance.files
+            self.found[record.id] = edits.versions_of(record) | record.provenance.files
         return self.found[record.id]
 
     def edited(self, record: Summary) -> list[str]:

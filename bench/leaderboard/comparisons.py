@@ -28,7 +28,7 @@ def choice(used: Used) -> Used:
     return {stage: what for stage, what in beyond.items() if what and stage != "train"}
 
 
-def pieces(used: Used) -> set[tuple[str, str]]:
+def information_used(used: Used) -> set[tuple[str, str]]:
     """Every piece of information; who knows the groups of a split knows its labels."""
     each = [(stage, one) for stage, what in (*choice(used).items(), ("train", used.get("train", []))) for one in what]
     return {(stage, word) for stage, one in each for word in (one, one.replace("groups", "labels"))}
@@ -120,7 +120,7 @@ def paired(row: Row, other: Row) -> list[float]:
 def mark_best(rows: Sequence[Row], group: Sequence[Square]) -> None:
     """Mark each row that is the best, or cannot be told from it, of the competing rows that used no more than it."""
     competing = [
-        (row, square, pieces(row.used))
+        (row, square, information_used(row.used))
         for row, square in zip(rows, group, strict=True)
         if row.n >= LEAST and not row.reference and not row.below_chance and row.higher_is_better is not None
     ]

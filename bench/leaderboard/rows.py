@@ -12,7 +12,7 @@ from spurbench.bench.leaderboard.cell_results import Square
 from spurbench.bench.leaderboard.published import Comparison
 from spurbench.bench.plugins.counts import accuracy
 from spurbench.bench.plugins.rule import worst_group
-from spurbench.bench.provenance.commit import told
+from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
 from spurbench.bench.records.record import Summary
@@ -135,8 +135,8 @@ def used_by(square: Square) -> Used:
     if not square.records:
         return {}
     needs = set(next(iter(square.records.values())).needs)
-    told = needs | ({"groups"} if square.training.get("balanced") else set())
-    name, found = square.selection.rule, {"train": ["labels", *sorted(told & INFORMATION)]}
+    describe_code = needs | ({"groups"} if square.training.get("balanced") else set())
+    name, found = square.selection.rule, {"train": ["labels", *sorted(describe_code & INFORMATION)]}
     at_steps = [record for record in square.done.values() if isinstance(record, Selected)]
     for stage, records in (("search", list(square.done.values()) if square.search else []), ("selection", at_steps)):
         what = [one for record in records[:1] for one in selection.used_by(name, record)]
@@ -226,7 +226,7 @@ def provenance(records: Sequence[Summary]) -> dict[str, list[str]]:
     """With what the runs were made: every distinct commit, version and machine."""
     found: dict[str, dict[str, None]] = {"commit": {}, "hardware": {}, "device": {}, "data": {}, "plugins": {}}
     for source in (record.provenance for record in records):
-        found["commit"][told(source.commit, source.diff)] = None
+        found["commit"][describe_code(source.commit, source.diff)] = None
         found["hardware"][str(source.hardware.get("gpu") or source.hardware.get("cpu"))] = None
         found["device"][source.device] = None
         found["data"][source.data[:12] or "drawn from the seed"] = None

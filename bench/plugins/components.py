@@ -8,7 +8,7 @@ from functools import cache
 from math import inf
 from typing import Any
 
-from spurbench.bench.core.errors import named
+from spurbench.bench.core.errors import say_unknown
 from spurbench.bench.core.fields import Condition, Option
 from spurbench.bench.plugins.discovery import listed, load_class
 from spurbench.bench.plugins.literals import MISSING, UNREAD
@@ -71,7 +71,7 @@ def clash(info: PluginInfo, others: Iterable[PluginInfo]) -> str | None:
             return f"field '{option.name}' is another field of training already: choose another name"
         for other in option.search.get("above") or ():
             if other not in names:
-                return f"field '{option.name}': {named('other field', other, names)}"
+                return f"field '{option.name}': {say_unknown('other field', other, names)}"
     return None
 
 
@@ -129,7 +129,7 @@ def network_info(name: str) -> PluginInfo:
     kind, colon, _ = name.partition(":")
     info = components("network").get(kind)
     if info is None or bool(info.variants) != bool(colon):
-        raise ValueError(named("network", name, alternatives("network")))
+        raise ValueError(say_unknown("network", name, alternatives("network")))
     if info.problem:
         raise ValueError(f"network '{kind}' cannot be used: {info.problem} ({info.path})")
     return info

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spurbench.bench.core.assignments import parsed_sets
+from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.errors import BadData, UserError, reason, unknown
-from spurbench.bench.core.fields import checked
+from spurbench.bench.core.fields import check_value
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.reader import PluginInfo
 
@@ -46,11 +46,11 @@ def prepare(
 def with_options(name: str, sets: Sequence[str]) -> Dataset:
     """The dataset with options of the form `name.option=value`."""
     known = {option.name: option for option in registry.dataset_info(name).options}
-    given = parsed_sets(sets, [name], [])
+    given = parse_assignments(sets, [name], [])
     for option in [f"training.{key}" for key in given["training"]] + [key for key in given[name] if key not in known]:
         raise unknown(f"option of {name}", option, known)
     try:
-        chosen = {option: checked(known[option], value, name) for option, value in given[name].items()}
+        chosen = {option: check_value(known[option], value, name) for option, value in given[name].items()}
     except ValueError as error:
         raise UserError(str(error)) from None
     return registry.load_dataset(name)(**chosen)

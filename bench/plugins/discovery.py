@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spurbench.bench.core.entry_points import announced
+from spurbench.bench.core.entry_points import find_entry_points
 from spurbench.bench.core.errors import UserError, reason
 from spurbench.bench.core.files import ROOT
 from spurbench.bench.plugins.reader import ROOTS, PluginInfo, describe, module_file
@@ -40,7 +40,7 @@ def listed(kind: str) -> dict[str, PluginInfo]:
         if not file.stem.startswith("_"):
             found[file.stem] = describe(file, file.stem, kind)
     found |= {info.name: info for info in added.values() if info.kind == kind}
-    for point in announced(f"spurbench.{kind}s"):
+    for point in find_entry_points(f"spurbench.{kind}s"):
         info = from_entry_point(point, kind)
         if info.name in found:
             name = f"{info.name} ({point.dist.name if point.dist else point.value})"

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.core.errors import UserError, named
+from spurbench.bench.core.errors import UserError, say_unknown
 from spurbench.bench.core.fields import Option
 from spurbench.bench.core.files import ROOT
 from spurbench.bench.plugins.literals import (
@@ -149,7 +149,7 @@ def wrong_condition(options: Sequence[Option]) -> str | None:
         others = [option.name for option in options if option.name != one.name]
         for condition in one.only:
             if condition.key not in others:
-                return f"field '{one.name}': {named('other field', condition.key, others)}"
+                return f"field '{one.name}': {say_unknown('other field', condition.key, others)}"
     return None
 
 

@@ -14,8 +14,8 @@ from functools import cache
 from math import inf
 from typing import Any
 
-from spurbench.bench.core.errors import UserError, named
-from spurbench.bench.core.fields import Condition, Limits, Option, checked, effective
+from spurbench.bench.core.errors import UserError, say_unknown
+from spurbench.bench.core.fields import Condition, Limits, Option, check_value, drop_ineffective
 from spurbench.bench.plugins.components import (
     DEFAULTS,
     SHARED,
@@ -176,7 +176,7 @@ class Training:
                 before |= flattened(kind, given.pop(kind))
         try:
             own = {name: verified(name, value) for name, value in given.items()}
-            kept = effective(known, before | own, dict.fromkeys(own, 1))
+            kept = drop_ineffective(known, before | own, dict.fromkeys(own, 1))
         except ValueError as error:
             raise UserError(f"training: {error}") from None
         for kind, choice in choices().items():
@@ -209,11 +209,11 @@ def verified(name: str, value: Any) -> Any:
     """A field's value, checked; a model of a family is looked up only in grids, since that imports the family."""
     known = training_fields()
     if name not in known:
-        raise ValueError(named("field", name, known))
+        raise ValueError(say_unknown("field", name, known))
     if name == "network" and ":" in str(value):
         network_info(str(value))
         return value
-    return checked(known[name], value, "training")
+    return check_value(known[name], value, "training")
 
 
 def reduced(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def reduced(flat: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = training_fields()
     own = {name: spelt(known[name], value) for name, value in flat.items() if name in known}
-    kept = effective(known, own, {}) | {name: value for name, value in flat.items() if name not in known}
+    kept = drop_ineffective(known, own, {}) | {name: value for name, value in flat.items() if name not in known}
     return {name: value for name, value in kept.items() if value is not None}
 
 

@@ -50,7 +50,7 @@ def code_of(root: Path) -> dict[str, str | None]:
     return {"commit": commit, "diff": hashlib.sha256(diff).hexdigest() if diff else None}
 
 
-def told(commit: str | None, diff: str | None) -> str:
+def describe_code(commit: str | None, diff: str | None) -> str:
     """The code a record is of, in words: its commit and whether there were changes, as far as that is known."""
     words = "" if not diff else f", changes {diff}" if diff.startswith(UNKNOWN) else " + uncommitted changes"
     return (commit or "no commit")[:10] + words

@@ -27,7 +27,7 @@ A network and an optimizer of a user's own are among them.
 """
 
 
-def of(record: Summary) -> Version:
+def versions_of(record: Summary) -> Version:
     """What made a run, as its record tells."""
     source = record.provenance
     kinds = ["method", "dataset", *(kind for kind in ("network", "optimizer") if kind in source.code)]
@@ -45,7 +45,7 @@ def whole(file: str, mtime: int) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def edited(record: Summary) -> list[str]:
+def find_edited_files(record: Summary) -> list[str]:
     """The files that made a run and have changed since on this machine, by name; those not here are passed over.
 
     They are looked for once for all runs that were made alike, until `look_again`.
@@ -55,14 +55,14 @@ def edited(record: Summary) -> list[str]:
     if made.plugins or key not in _edited:
         now = {name: content_of(Path(name)) for name, old in made.files.items() if old and Path(name).is_file()}
         data = [Path(name).name for name, new in now.items() if new not in ("", made.files[name])]
-        _edited[key] = edited_plugins(record) + data
+        _edited[key] = find_edited_plugins(record) + data
     return _edited[key]
 
 
 _edited: dict[tuple[str, ...], list[str]] = {}
 
 
-def edited_plugins(record: Summary) -> list[str]:
+def find_edited_plugins(record: Summary) -> list[str]:
     """Of those, the plug-ins."""
     made = code_by_kind(record)
     pairs = [(kind, file_of_plugin(kind, record)) for kind in made]
@@ -71,17 +71,17 @@ def edited_plugins(record: Summary) -> list[str]:
 
 def code_by_kind(record: Summary) -> Version:
     """What made a run, without the data."""
-    return {kind: made for kind, made in of(record).items() if kind != "data"}
+    return {kind: made for kind, made in versions_of(record).items() if kind != "data"}
 
 
-def accepted(record: Record, names: Collection[str]) -> Record | None:
+def accept_record(record: Record, names: Collection[str]) -> Record | None:
     """The record as made by these files as they are now, after an edit that alters no result; None if it was anyway.
 
     What did make it is kept in it, as `accepted`.
     """
     source, made = record.provenance, code_by_kind(record)
     found, before = dict(source.code), dict(source.accepted)
-    changed = set(edited_plugins(record)) & set(names)
+    changed = set(find_edited_plugins(record)) & set(names)
     for kind in made:
         path = file_of_plugin(kind, record)
         if path and path.name in changed and code(path) != made[kind]:

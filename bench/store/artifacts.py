@@ -26,13 +26,13 @@ KIND = "drawings"
 LIMIT = 2**30  # bytes of one array
 
 
-def keep(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
+def save_arrays(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
     """Add a run's arrays to those kept of it; one of the same name gives way."""
     if arrays:
-        store.write(store.path(KIND, run_id, ".npz"), zipped(kept(store, run_id) | dict(arrays)))
+        store.write(store.path(KIND, run_id, ".npz"), zipped(load_arrays(store, run_id) | dict(arrays)))
 
 
-def kept(store: Store, run_id: str) -> dict[str, Array]:
+def load_arrays(store: Store, run_id: str) -> dict[str, Array]:
     """All that is kept of a run, by name; empty if nothing is. What is damaged joins the store's complaints."""
     return dict(each(store, [run_id])).get(run_id, {})
 
@@ -127,9 +127,9 @@ def unpack(store: Store, source: Store, run_ids: Iterable[str]) -> int:
     """Take over from another store what this one lacks of these runs; how many runs had something new."""
     new = 0
     for run_id, theirs in each(source, run_ids):
-        own = kept(store, run_id)
+        own = load_arrays(store, run_id)
         more = {name: value for name, value in theirs.items() if name not in own}
-        keep(store, run_id, more)
+        save_arrays(store, run_id, more)
         new += bool(more)
     return new
 

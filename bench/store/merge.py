@@ -134,12 +134,12 @@ def accept_edits(store: Store, files: Sequence[str]) -> int:
 
     Errors: UserError for a file that made no run of the store in another version.
     """
-    edited = {record.id: edits.edited_plugins(record) for record in store.records()[0]}
+    edited = {record.id: edits.find_edited_plugins(record) for record in store.records()[0]}
     for name in files:
         if name not in (known := {name for names in edited.values() for name in names}):
             raise unknown(f"file that was edited after it made runs of {store.root}", name, known)
     touched = (store.record(run_id) for run_id, names in edited.items() if set(names) & set(files))
-    changed = [found for record in touched if record and (found := edits.accepted(record, files))]
+    changed = [found for record in touched if record and (found := edits.accept_record(record, files))]
     for record in changed:
         store.write_record(record)
     return len(changed)

@@ -62,7 +62,7 @@ def keep(store: Store, run_id: str, logits: Mapping[str, Array], labels: Mapping
     return str(path.relative_to(store.root))
 
 
-def of_run(store: Store, record: Record, rule: str = "none") -> Kept:
+def load_predictions(store: Store, record: Record, rule: str = "none") -> Kept:
     """What is kept of a run at the step that a rule chooses for it, as the row of a leaderboard with that rule has it.
 
     Training is kept of the last step alone, so it is among them only if that is the one.

@@ -212,7 +212,7 @@ def finished_store(folder: Path, grid: Path) -> Path:
     """A store in which every run of the grid has a record of the usual size, made up for timing only."""
     from spurbench.bench.grid.expand import expand
     from spurbench.bench.grid.load import load_grid
-    from spurbench.bench.jobs.recording import frame
+    from spurbench.bench.jobs.recording import begin_record
     from spurbench.bench.store.store import Store
 
     store = Store.open(folder / "store", create=True)
@@ -221,7 +221,7 @@ def finished_store(folder: Path, grid: Path) -> Path:
     history = [{"step": 50 * i, "loss": 0.5, "train_accuracy": 0.8, "test_accuracy": 0.5} for i in range(20)]
     splits = {"train": counts(12_500), "test": counts(2_500), "train_e0": counts(6_250), "train_e1": counts(6_250)}
     for i, (run, _) in enumerate(planned.runs()):
-        record = frame(run, Options())
+        record = begin_record(run, Options())
         splits["test"] = counts(2_500, 1_000 + i % 500)
         record = record.with_(status="done", cause=None, splits=splits, history=history, groups=list("abcd"))
         store.write_record(record)
