@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +77,11 @@ class Metric(ABC):
         """The number, of one example or more; None where it is not defined."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What a record counts of one split, and what else it says."""
 
     counts: Counted
-    splits: Mapping[str, Counted] = field(default_factory=dict)  # every split, training too
+    splits: Mapping[str, Counted] = {}  # every split, training too
     conflicting: Sequence[int] = ()  # groups whose attribute misleads about their label
 
     @property

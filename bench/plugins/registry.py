@@ -20,13 +20,13 @@ from spurbench.bench.plugins.training_settings import Training
 if TYPE_CHECKING:
     from spurbench.bench.plugins.dataset import Dataset
     from spurbench.bench.plugins.method import Method
-    from spurbench.bench.plugins.metric import Metric
+    from spurbench.bench.plugins.metric import CountedMetric, Metric
     from spurbench.bench.plugins.rule import Rule
 
 __all__ = [
-    "FOLDERS", "Option", "PluginInfo", "add_plugin", "dataset_info", "datasets", "forget_plugins", "load_class",
-    "load_dataset", "load_method", "method_info", "methods", "metric", "metrics", "plugin_paths", "plugins",
-    "requirements", "rule", "rules", "splits_of",
+    "FOLDERS", "Option", "PluginInfo", "add_plugin", "counted_metric", "dataset_info", "datasets", "forget_plugins",
+    "load_class", "load_dataset", "load_method", "method_info", "methods", "metric", "metrics", "plugin_paths",
+    "plugins", "requirements", "rule", "rules", "splits_of",
 ]  # fmt: skip
 
 INNATE = frozenset({"index", "second network"})  # needs that the engine meets for every dataset
@@ -77,6 +77,15 @@ def rule(name: str) -> Rule:
     """The selection rule of that name; errors as for `method_info`."""
     found: Rule = load_class(known("rule", name))()
     return found
+
+
+@cache
+def counted_metric(name: str) -> CountedMetric | None:
+    """The metric of that name if it is made from counts, else None; errors as for `metric`."""
+    from spurbench.bench.plugins.metric import CountedMetric
+
+    found = metric(name)
+    return found if isinstance(found, CountedMetric) else None
 
 
 @cache
@@ -156,7 +165,7 @@ def forget_plugins() -> None:
 
 def look_again() -> None:
     """Forget what was listed, and what follows from it."""
-    for listing in (discovery.listed, plugins, rule, metric, metrics):
+    for listing in (discovery.listed, plugins, rule, metric, metrics, counted_metric):
         listing.cache_clear()
     training_settings.look_again()
 

@@ -28,7 +28,7 @@ def columns_of(record: Summary) -> list[Column]:
     found = [(split, metric) for split in record.splits for metric in EVERYWHERE]
     each = registry.metrics()
     names = [*AFTER_THEM, *(name for name in each if name not in EVERYWHERE + AFTER_THEM)]
-    rest = [(name, metric) for name in names if isinstance(metric := each[name], CountedMetric)]
+    rest = [(name, metric) for name in names if (metric := registry.counted_metric(name))]
     over = [(metric.over, name) for name, metric in rest if metric.over]
     found += [column for column in over if value(record, column) is not None]
     there = [name for name, metric in rest if not metric.over and is_for(metric, record)]
@@ -44,8 +44,8 @@ def is_for(metric: CountedMetric, record: Summary) -> bool:
 def value(record: Summary, column: Column) -> float | None:
     """One metric of one record, accuracies in percent; None if it is not there."""
     split, name = column
-    found = measures_of(record, split, step_of(record, column)).get(name)
-    if found is None and isinstance(metric := registry.metric(name), CountedMetric):
+    found = measures_of(record, split, step_of(record, column)).get(name) if record.measures else None
+    if found is None and (metric := registry.counted_metric(name)):
         found = from_counts(metric, record, split)
     if found is None:
         return None
@@ -84,17 +84,21 @@ def measures_of(record: Summary, split: str, step: int) -> Mapping[str, Number]:
 
 def partial(record: Summary, column: Column) -> str:
     """What a number per group is not over, in words: groups that training has and this split has no example of."""
-    counts, training, metric = record.splits.get(column[0]), record.splits.get("train"), registry.metric(column[1])
-    if not metric or not metric.per_group or not counts or not training:
+    metric = registry.metric(column[1])
+    if not metric or not metric.per_group:
         return ""
-    if isinstance(metric, CountedMetric) and column[1] in record.measures.get(column[0], {}):
+    counts, training = record.splits.get(column[0]), record.splits.get("train")
+    if not counts or not training:
+        return ""
+    if metric.counted and column[1] in record.measures.get(column[0], {}):
         return ""  # measured by the run itself
     if len(counts.n) < len(training.n):
         return f"over {len(counts.n)} classes: {column[0]} has no attribute"
     if len(counts.n) > len(training.n):
         return ""  # training has no attribute, so it is not known what it has of it
     there = [g for g, n in enumerate(training.n) if n]
-    if isinstance(metric, CountedMetric) and metric.needs_conflicting:
+    counted = registry.counted_metric(column[1])
+    if counted and counted.needs_conflicting:
         there = [g for g in there if g in record.conflicting]
     absent = [g for g in there if not counts.n[g]]
     names = ", ".join(record.groups[g] if g < len(record.groups) else f"group {g}" for g in absent)
