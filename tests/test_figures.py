@@ -320,7 +320,8 @@ def test_what_is_lacking_is_one_line_with_the_command(
     monkeypatch.chdir(tmp_path)
     said = command("figure", "fig6", made / "store", code=2).stderr
     assert said.startswith("spurbench: fig6: no runs of two_moon/erm") and len(said.strip().splitlines()) == 1
-    assert f"spurbench run paper --store {made / 'store'} --only 'two_moon/erm'" in said
+    only = "--only two_moon/erm --only 'two_moon/weight decay 0.01'"
+    assert f"spurbench run paper --store {made / 'store'} {only}" in said
     assert "fig6: no runs" in command("figure", "fig6", made / "store", "--partial", code=2).stderr
     assert "--store STORE" in command("figure", "fig3", code=2).stderr
     assert "did you mean fig6?" in command("figure", "fig66", made / "store", code=2).stderr

@@ -133,8 +133,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: 
     return made
 
 
-def shell(path: Path) -> str:
-    """A path as one may type it after a command."""
+def shell(path: Path | str) -> str:
+    """A path, or a name that a command takes where it takes paths, as one may type it after a command."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
 

@@ -50,7 +50,7 @@ def make(figure: Figure, source: Source, partial: bool = False) -> Drawing:
     lacks = [panel.lacks(source) for panel in figure.panels]
     barren = [[lack for lack in some if lack.empties] for some in lacks]
     if all(barren) if partial else any(barren):
-        raise UserError(f"{figure.name}: {complaint([lack for some in barren for lack in some], source, figure.name)}")
+        raise UserError(f"{figure.name}: {complaint([lack for some in barren for lack in some], source, figure.asked)}")
     parts = [None if none else panel.gather(source) for panel, none in zip(figure.panels, barren, strict=True)]
     return Drawing(figure, parts, [lack for some in lacks for lack in some])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.terminal import shell
 from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures.draw import Drawing
 from spurbench.bench.figures.responses import Look, Responses, Shares, curves
@@ -108,9 +109,8 @@ def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) 
         bare = [one for one in group.records if starvation.read_probe(arrays[one.id], settings) is None]
         found += [retrain.Retraining(stack, store.root, False, settings) for stack in retrain.stacks(bare)]
     if found and isinstance(store, Packed):
-        raise UserError(
-            f"{store.root} is a packed store, for reading only: `spurbench merge FOLDER {store.root}`, then probe that"
-        )
+        more = f"`spurbench merge FOLDER {shell(store.root)}`, then probe that"
+        raise UserError(f"{store.root} is a packed store, for reading only: {more}")
     return found
 
 

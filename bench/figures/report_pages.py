@@ -41,7 +41,7 @@ def write(store: Store, out: Path, grid: str | None = None) -> Made:
         draw.save(drawing, out / "figures" / figure.name)
         made.figures.append(figure)
         made.notes[figure.name] = [
-            complaint(some, source, figure.name)
+            complaint(some, source, figure.asked)
             for what in ("runs", "kept")
             if (some := [lack for lack in drawing.lacks if lack.what == what])
         ]

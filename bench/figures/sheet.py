@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class Figure:
     name: str
     sheet: FigureSheet
     panels: list[Kind]
+    file: str = ""  # the path that it was asked for by, if it is of a user's file
+
+    @property
+    def asked(self) -> str:
+        """What `spurbench figure` is to be given for it."""
+        return self.file or self.name
 
 
 def load(name_or_path: str) -> list[Figure]:
@@ -66,7 +72,7 @@ def load(name_or_path: str) -> list[Figure]:
     if name_or_path in files:
         return figures_of(files[name_or_path])
     if name_or_path.endswith((".yaml", ".yml")):
-        return figures_of(at_home(Path(name_or_path)))
+        return [replace(one, file=name_or_path) for one in figures_of(at_home(Path(name_or_path)))]
     known = {one.name: one for one in shipped()}
     if name_or_path not in known:
         raise UserError(f"{unknown('figure', name_or_path, [*known, *files])}, or the path of a .yaml file")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
 from spurbench.bench.core.errors import unknown
+from spurbench.bench.core.terminal import shell
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.grid.schema import Precision, Strict
@@ -130,7 +132,7 @@ def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:
         first, store = folder(source)
         return (
             f"nothing to draw this from is kept of {count} runs ({cells}), which can be trained again for it; "
-            f"next: {first}spurbench figure {figure} {store} --train"
+            f"next: {first}spurbench figure {shell(figure)} {shell(store)} --train"
         )
     runs = list({repr(one.planned): one for one in runs}.values())
     cells = ", ".join(f"{one.planned.dataset}/{one.planned.label}" for one in runs)
@@ -140,15 +142,15 @@ def complaint(lacks: Sequence[Lack], source: Source, figure: str) -> str:
 def folder(source: Source) -> tuple[str, Path]:
     """A store that can be added to: first a command that makes it, if that is needed, then where it is."""
     if isinstance(source.store, Packed):
-        return f"spurbench merge stores/more {source.store.root}, then ", Path("stores/more")
+        return f"spurbench merge stores/more {shell(source.store.root)}, then ", Path("stores/more")
     return "", source.store.root if source.store else Path("STORE")
 
 
 def command(lacking: Sequence[Found], source: Source) -> str:
     """The commands that would make the runs of these cells."""
-    only = " ".join(f"--only '{one.planned.dataset}/{one.planned.label}'" for one in lacking)
+    only = " ".join(f"--only {quote(f'{one.planned.dataset}/{one.planned.label}')}" for one in lacking)
     first, store = folder(source)
-    return f"{first}spurbench run {lacking[0].grid} --store {store} {only}"
+    return f"{first}spurbench run {shell(lacking[0].grid)} --store {shell(store)} {only}"
 
 
 class Kind(Strict):

@@ -182,7 +182,7 @@ class Pictures(Dataset):
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home) if isinstance(one, Prepared))
         raise BadData(
             f"{self.home} is not prepared as '{self.version(self.origin)}' in {root() / self.home}: "
-            f"spurbench data prepare {self.called}{self.sets() and ' --from FOLDER'}{self.sets()}"
+            f"spurbench data prepare {shlex.quote(self.called)}{self.sets() and ' --from FOLDER'}{self.sets()}"
             + (f"; there is: {others}" if others else "")
         )
 
@@ -215,7 +215,8 @@ class Pictures(Dataset):
 
         found = [str(one) for one in Prepared.versions(self.home)]
         found += [f"{left} is half made: the same command goes on" for left in half_made(self.home)]
-        return "; ".join(found) if found else f"not prepared: spurbench data prepare {self.called} --from FOLDER"
+        missing = f"not prepared: spurbench data prepare {shlex.quote(self.called)} --from FOLDER"
+        return "; ".join(found) or missing
 
     def verify(self, thorough: bool = True) -> str:
         found = list(Prepared.versions(self.home))
@@ -301,5 +302,5 @@ def fetched(dataset: Pictures) -> Path:
     raise UserError(
         f"{dataset.home} is not prepared and cannot be downloaded ({reason}); "
         f"get it{f' from {dataset.link}' if dataset.link else ''}, then: "
-        f"spurbench data prepare {dataset.called} --from FOLDER, where FOLDER has {dataset.layouts}"
+        f"spurbench data prepare {shlex.quote(dataset.called)} --from FOLDER, where FOLDER has {dataset.layouts}"
     )

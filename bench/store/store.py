@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.core.files import sweep, write_atomically
 from spurbench.bench.core.hashing import canonical
+from spurbench.bench.core.terminal import shell
 from spurbench.bench.records.parsing import (
     Unfit,
     Unusable,
@@ -65,7 +66,7 @@ class Store:
         if not mark.exists():
             if not create:
                 raise UserError(
-                    f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {root}` makes one"
+                    f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {shell(root)}` makes one"
                 )
             others = {p.name for p in root.iterdir() if not NOBODYS.fullmatch(p.name)} if root.is_dir() else set()
             if others - OURS and not mark.exists():  # another command may have made the store in the meantime
