@@ -21,9 +21,11 @@ import typer
 from typer.models import ArgumentInfo
 
 from spurbench.bench.cli.main import whole
+from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.components import alternatives
+from spurbench.bench.plugins.metric import CountedMetric
 from spurbench.bench.plugins.training_settings import choices, training_fields
-from spurbench.bench.records import metrics, selection
+from spurbench.bench.records import metrics
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "reference.md"
@@ -190,25 +192,19 @@ def rules() -> Iterator[str]:
            "goes to the latest step of a run, or to the first draw of a search.")  # fmt: skip
     yield table(("rule", "chooses by", "then by", "splits", "uses"),
                 ((code(name), rule.text, rule.refined, ", ".join(map(code, rule.splits)), ", ".join(rule.uses))
-                 for name, rule in selection.RULES.items()))  # fmt: skip
-
-
-METRICS = {
-    "loss": "mean cross-entropy", "entropy": "mean entropy of the predictions",
-    metrics.CONFLICTING: "mean accuracy of the groups whose attribute misleads about the label",
-    metrics.ADJUSTED: "mean accuracy of the groups, weighted by their examples in training",
-    metrics.ENVIRONMENTS[1]: "smallest accuracy of the training environments and test, as the split `environments`",
-}  # fmt: skip
+                 for name, rule in ((name, registry.rule(name)) for name in registry.rules())))  # fmt: skip
 
 
 def metric_table() -> Iterator[str]:
-    yield ("Of every split, from the counts of a record. Datasets add measures of their own, such as Two-Moon's "
+    yield ("Of every split. Those from counts are in every record; those from predictions are computed by `rescore`, "
+           "each also of the worst group (`worst_group_ece`). Datasets add measures of their own, such as Two-Moon's "
            "`min_margin`, and attacks theirs.")  # fmt: skip
-    said = METRICS | {name: (found.__doc__ or "").strip().rstrip(".") for name, found in metrics.SHARES.items()}
     better = {True: "higher is better", False: "lower is better", None: ""}
-    yield table(("metric", "unit", "", "what it is"),
-                ((code(name), metrics.unit_of(name), better[metrics.direction(name)], said[name])
-                 for name in dict.fromkeys([*metrics.COUNTED, *said])))  # fmt: skip
+    found = registry.plugins("metric")
+    yield table(("metric", "unit", "", "from", "what it is"),
+                ((code(name), metrics.unit_of(name), better[metrics.direction(name)],
+                  "counts" if isinstance(registry.metric(name), CountedMetric) else "predictions", info.summary)
+                 for name, info in found.items()))  # fmt: skip
 
 
 def structs(file: str, names: Sequence[str]) -> Iterator[str]:
