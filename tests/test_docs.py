@@ -23,7 +23,7 @@ from spurbench.bench.plugins import registry
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN_AS_THEY_ARE = {
+RUN_AS_THEY_ARE = {"rescore", 
     "list", "plan", "status", "leaderboard", "pack", "merge", "new-method", "check-method", "data list",
     "figure",
 }  # fmt: skip

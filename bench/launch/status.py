@@ -69,14 +69,16 @@ class Known:
     edited: dict[str, list[str]] = field(default_factory=dict)  # runs made before files of theirs were edited
 
     def state(self, id: str) -> str:
-        if not is_settled(self.records.get(id)):
-            over = self.elsewhere.get(id, ("",))[0] == "failed"
+        record, queued = self.records.get(id), self.elsewhere.get(id, ("", ""))[0]
+        repeated = record is not None and not record.done and queued in ("queued", "running")
+        if repeated or not is_settled(record):
+            over = queued == "failed"
             if id in self.claims and not (over and self.claims[id]["task"]):  # else the claim of a task that is gone
                 return "running"
             if id in self.elsewhere:
-                return self.elsewhere[id][0]
-        if id in self.records:
-            return "done" if self.records[id].done else "failed"
+                return queued
+        if record is not None:
+            return "done" if record.done else "failed"
         return "waiting"
 
     def note(self, id: str) -> str:
