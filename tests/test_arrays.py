@@ -162,7 +162,7 @@ exec PYTHON -P -m spurbench.slurm.task /shared/s/slurm/20260101-000000-abcdef/ar
 
 
 def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit.sys, "executable", "PYTHON")
+    monkeypatch.setattr(sending.sys, "executable", "PYTHON")
     resources = Resources("gpu", "lab", cpus=4, mem="16G", setup=("module load cuda",))
     array = Array([[job] for job in jobs_of(3)], resources, 2)
     text = sending.script(array, MEANT, "paper λ", Path("/shared/s/code/c0de"))

@@ -520,7 +520,7 @@ def test_searches_are_run_before_what_can_wait(tmp_path, monkeypatch):
         rounds.append(wanted)
         return Outcome(interrupted=True)
 
-    monkeypatch.setattr(runner, "one_round", one_round)
+    monkeypatch.setattr(runner, "launch_round", one_round)
     text = SMALL.replace("METHOD", "erm\n      - {method: sd, search: {draws: 3, rule: train_accuracy, seeds: 5}}")
     grid = grid_of(tmp_path, text)
     runner.run_grid(grid, Store.open(tmp_path / "store", create=True), runner.Settings(), lambda jobs, layout: None)

@@ -127,5 +127,5 @@ def test_it_is_not_the_unchanged_grid(tmp_path: Path, command: Any) -> None:
 
 def test_the_other_commands_take_it_too(command: Any) -> None:
     said = command("plan", "quick", "--only", "two_moon/erm", "--set", "training.steps=10").stdout
-    assert "10 runs in 1 cells, 100 updates" in said
+    assert "10 runs in 1 cell, 100 updates" in said
     assert "--set" in command("submit", "--help").stdout and "--set" in command("estimate", "--help").stdout

@@ -646,7 +646,7 @@ def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
     slurm.become("COMPLETING", "101_0")
     assert tally()["running"] == 6 and "is to end" in tally()["note"]
     said = command("retry", tmp_path / "s", "101_0", "--node-local").stdout
-    assert "2 runs are of cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
+    assert "2 runs belong to cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
     slurm.become("CANCELLED", "101_0")
     assert tally()["failed"] == 2 and "cancelled: by `spurbench cancel`" in tally()["note"]
     assert "submitted 2 runs as 1 task" in command("retry", tmp_path / "s", "--node-local").stdout
