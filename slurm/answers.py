@@ -8,29 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from spurbench.bench.cluster.arrays import TOKEN, VOID, Array
+from spurbench.bench.cluster.launcher import Answers, End, Place, Said
 from spurbench.slurm import program
-from spurbench.slurm.notes import End
-from spurbench.slurm.submissions import TOKEN, Array, Key
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
+RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"}
 OVER = {*CAUSES, "COMPLETED", "FAILED", "REVOKED", "LAUNCH_FAILED"}  # in any other state, known or not, a task lives
-
-Place = tuple[str, int | None]
-"""The token of an array and the index of one of its tasks, or None for those that are not named one by one."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What SLURM says of a task: its state, why it waits, and how it ended if it is over."""
-
-    state: str
-    reason: str = ""
-    end: End | None = None
 
 
 @dataclass(frozen=True)
@@ -47,24 +35,9 @@ class Line:
 
     @property
     def said(self) -> Said:
-        return Said(self.state, self.reason, ended(self.state, self.code) if self.state in OVER else None)
-
-
-@dataclass
-class Answers:
-    """What SLURM says of the tasks of some arrays; and of which arrays nothing can be known here, and why.
-
-    Arrays are told apart by their tokens: two clusters, or one that counts anew, give a number to several.
-    """
-
-    arrays: dict[str, Array] = field(default_factory=dict)  # by their tokens
-    tasks: dict[Place, Said] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)  # token → why
-    since: float = field(default_factory=time.monotonic)
-
-    def of(self, key: Key) -> Said | None:
-        """What SLURM says of a task: by itself, or of all of its array that it does not name."""
-        return self.tasks.get(key) or self.tasks.get((key[0], None))
+        if self.state in OVER:
+            return Said("over", self.reason, ended(self.state, self.code))
+        return Said("running" if self.state in RUNNING else "queued", self.reason or self.state)
 
 
 def ask(arrays: Iterable[Array]) -> Answers:
@@ -100,6 +73,8 @@ def numbers(arrays: Iterable[Array]) -> str:
 
 def hidden(array: Array) -> str | None:
     """Why SLURM would not list an array here although it is in the queue; None if it would."""
+    if array.id is not None and not array.id.isdecimal():
+        return f"{array.noted} holds no job id of SLURM's: write the number of the array into it, or {VOID}"
     here = program.configuration()
     cluster = here.get("ClusterName")
     if array.cluster and cluster and array.cluster != cluster and not array.elsewhere:
@@ -149,24 +124,21 @@ def bears(names: str, array: Array) -> bool:
     return any(re.search(rf"{re.escape(mark)}(?!\d)", names) for mark in marks)
 
 
-def remembered(answers: Answers, tokens: Iterable[str]) -> None:
-    """Add how tasks of these arrays ended, or that they live, as sacct or scontrol remember it."""
-    told = dict[Place, Said]()
-    for cluster, here in by_cluster(answers.arrays[token] for token in tokens):
+def explain(arrays: Iterable[Array]) -> dict[Place, Said]:
+    """How tasks of these arrays ended, or that they live, as sacct or scontrol remember it."""
+    found = dict[Place, Said]()
+    for cluster, here in by_cluster(arrays):
         at = program.of(cluster)
         for part in program.in_parts(here):
             said = program.call("sacct", *at, "--noheader", "--parsable2", "--allocations",
                                 "--format=JobID,State,ExitCode,JobName,Comment", "--jobs", numbers(part))  # fmt: skip
-            told |= assigned(accounted(said.text), part) if said.good else {}
-        explained = {token for (token, _), known in told.items() if known.end}
+            found |= assigned(accounted(said.text), part) if said.good else {}
+        explained = {token for (token, _), known in found.items() if known.end}
         for array in here:
             if array.token not in explained:
                 said = program.call("scontrol", *at, "--oneliner", "show", "job", str(array.id))
-                told |= assigned(shown(said.text), [array])
-    for key, known in told.items():
-        before = answers.tasks.get(key)
-        if before is None or before.end:
-            answers.tasks[key] = known
+                found |= assigned(shown(said.text), [array])
+    return found
 
 
 # ---- what the programs print ----------------------------------------------------------------------------------------
@@ -224,7 +196,7 @@ def ended(state: str, code: str = "") -> End:
     return "killed", text
 
 
-def called(arrays: Iterable[Array]) -> dict[str, str] | str:
+def find(arrays: Iterable[Array]) -> dict[str, str] | str:
     """What SLURM calls these arrays, by their tokens, looked for by what they bear; or why it does not say."""
     found = dict[str, str]()
     for cluster, here in by_cluster(arrays):

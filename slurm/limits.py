@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from spurbench.bench.cluster.submissions import user_name
 from spurbench.bench.jobs.job import Job
 from spurbench.slurm import program
-from spurbench.slurm.arrays import Resources
-from spurbench.slurm.submissions import user_name
+from spurbench.slurm.sbatch_options import SbatchOptions
 
 
 def largest_array() -> int:
@@ -18,10 +18,10 @@ def largest_array() -> int:
     return max(1, int(said) - 1) if said.isdecimal() else 1000
 
 
-def fitting(groups: Mapping[Resources, Sequence[Job]], jobs_per_task: int) -> dict[Resources, list[Job]]:
+def fitting(groups: Mapping[SbatchOptions, Sequence[Job]], jobs_per_task: int) -> dict[SbatchOptions, list[Job]]:
     """The first jobs for which there is room in the queue, group by group."""
     left: dict[tuple[str, str], int | None] = {}
-    found: dict[Resources, list[Job]] = {}
+    found: dict[SbatchOptions, list[Job]] = {}
     for asked, jobs in groups.items():
         qos = asked.qos or default_qos(asked.account or "")
         bounds = [("account", asked.account or ""), *([("qos", qos)] if qos else [])]

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench.cluster.submissions import tasks
 from spurbench.bench.records.record import Record, agree
 from spurbench.bench.store.store import Store
-from spurbench.slurm.submissions import tasks
 
 CLUSTER = Path(__file__).parents[1] / "slurm" / "local_cluster.sh"
 LINE = [sys.executable, "-P", "-c", "from spurbench.bench.cli.main import main; main()"]

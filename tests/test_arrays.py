@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from spurbench.bench.cluster import sending, submit, task
+from spurbench.bench.cluster.arrays import Array
+from spurbench.bench.cluster.resources import combine, minutes, multiplied
+from spurbench.bench.cluster.sending import ArrayOfJobs, pack_jobs, script
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
@@ -19,8 +23,8 @@ from spurbench.bench.jobs.recording import begin_record
 from spurbench.bench.launch import runner, snapshot
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
-from spurbench.slurm import profiles, sending, submissions, submit, task
-from spurbench.slurm.arrays import Array, Resources, changed, minutes, multiplied, plan
+from spurbench.slurm.sbatch import Slurm
+from spurbench.slurm.sbatch_options import SbatchOptions
 
 GRID = "seeds: 0\ndatasets: [{dataset: two_moon, methods: [erm, {method: sd, resources: {mem: 3G}}]}]\n"
 
@@ -30,7 +34,7 @@ def jobs_of(count: int) -> list[Job]:
     return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
 
 
-SMALL, LARGE = Resources(mem="1G"), Resources(mem="9G")
+SMALL, LARGE = SbatchOptions(mem="1G"), SbatchOptions(mem="9G")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,7 @@ def test_arrays_hold_every_job_once_within_the_limits(
     """An array for each group of resources, in chunks; the cap holds over all of them."""
     jobs = jobs_of(sum(counts)) if sum(counts) else []
     groups = {SMALL: jobs[: counts[0]], LARGE: jobs[counts[0] :]}
-    arrays = plan(groups, per_task, largest, parallel)
+    arrays = pack_jobs(groups, per_task, largest, parallel)
     assert [(len(array.tasks), array.parallel) for array in arrays] == expected
     assert [job for array in arrays for one in array.tasks for job in one] == jobs
     assert all(job in groups[array.resources] for array in arrays for one in array.tasks for job in one)
@@ -60,7 +64,7 @@ def test_arrays_hold_every_job_once_within_the_limits(
 
 def test_more_arrays_than_tasks_at_once_is_a_mistake() -> None:
     with pytest.raises(UserError, match="40 tasks make 4 arrays .*, of at most 10.*, but only 3 may run"):
-        plan({SMALL: jobs_of(40)}, 1, 10, 3)
+        pack_jobs({SMALL: jobs_of(40)}, 1, 10, 3)
 
 
 @pytest.mark.parametrize(
@@ -91,20 +95,20 @@ def test_wrong_time_limits_are_named(text: str, words: str) -> None:
 
 
 def test_more_memory_and_time_for_another_try() -> None:
-    was = Resources(mem="8G", time="4h", partition="gpu")
-    assert changed(was, "x2", "×1.5") == Resources(mem="16G", time="360", partition="gpu")
-    assert changed(was, "100G", None) == Resources(mem="100G", time="4h", partition="gpu")
-    assert changed(was, "none", None).mem is None
-    of_cores = changed(Resources(mem=None, mem_per_cpu="1G"), "x2", None)
+    was = SbatchOptions(mem="8G", time="4h", partition="gpu")
+    assert was.changed("x2", "×1.5") == SbatchOptions(mem="16G", time="360", partition="gpu")
+    assert was.changed("100G", None) == SbatchOptions(mem="100G", time="4h", partition="gpu")
+    assert was.changed("none", None).mem is None
+    of_cores = SbatchOptions(mem=None, mem_per_cpu="1G").changed("x2", None)
     assert (of_cores.mem, of_cores.mem_per_cpu) == (None, "2G")
     with pytest.raises(UserError, match="asked for no amount of memory"):
-        changed(Resources(mem=None), "x2", None)
+        SbatchOptions(mem=None).changed("x2", None)
     with pytest.raises(UserError, match="--mem lots: expected an amount"):
-        changed(was, "lots", None)
+        was.changed("lots", None)
     with pytest.raises(UserError, match="expected minutes"):
-        changed(was, None, "twice")
+        was.changed(None, "twice")
     with pytest.raises(UserError, match="--time 10512000: at most 3650 days"):
-        changed(Resources(time="3650d"), None, "x2")
+        SbatchOptions(time="3650d").changed(None, "x2")
 
 
 @pytest.mark.parametrize(
@@ -121,17 +125,17 @@ def test_factors(value: str, by: str, expected: str) -> None:
     [(2, "--gpus-per-node=2"), ("a100:2", "--gpus-per-node=a100:2"), ("gpu:a100:1", "--gres=gpu:a100:1"), (0, None)],
 )
 def test_gpus_by_type(gpus: int | str, line: str | None) -> None:
-    text = sending.script(Array([jobs_of(1)], Resources(gpus=gpus), 1), MEANT, "g", None)
+    text = script(Slurm(), ArrayOfJobs([jobs_of(1)], SbatchOptions(gpus=gpus), 1), MEANT, "g", None)
     assert f"#SBATCH {line}" in text if line else "gpu" not in text.replace(str(MEANT.folder), "")
-    assert submit.device(runner.Settings(), Resources(gpus=gpus)) == ("cuda" if gpus else "cpu")
+    assert submit.device(runner.Settings(), SbatchOptions(gpus=gpus)) == ("cuda" if gpus else "cpu")
 
 
 def test_gpus_that_are_none_are_named() -> None:
     with pytest.raises(UserError, match="--gpus a100: expected a number, or a type and a number as a100:2"):
-        Resources(gpus="a100").parameters("x", 1)
+        SbatchOptions(gpus="a100").check()
 
 
-MEANT = submissions.Array(Path("/shared/s/slurm/20260101-000000-abcdef"), 0)
+MEANT = Array(Path("/shared/s/slurm/20260101-000000-abcdef"), 0)
 GOLDEN = """\
 #!/bin/bash
 
@@ -157,15 +161,15 @@ export PYTHONPATH=/shared/s/code/c0de"${PYTHONPATH:+:$PYTHONPATH}"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec PYTHON -P -m spurbench.slurm.task /shared/s/slurm/20260101-000000-abcdef/array-0.json
+exec PYTHON -P -m spurbench.bench.cluster.task /shared/s/slurm/20260101-000000-abcdef/array-0.json
 """
 
 
 def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending.sys, "executable", "PYTHON")
-    resources = Resources("gpu", "lab", cpus=4, mem="16G", setup=("module load cuda",))
-    array = Array([[job] for job in jobs_of(3)], resources, 2)
-    text = sending.script(array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
+    resources = SbatchOptions(partition="gpu", account="lab", cpus=4, mem="16G", setup=("module load cuda",))
+    array = ArrayOfJobs([[job] for job in jobs_of(3)], resources, 2)
+    text = script(Slurm(), array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
     assert text.strip() == GOLDEN.strip()
 
 
@@ -204,7 +208,7 @@ def test_what_a_task_asks_for(command: Any, tmp_path: Path, monkeypatch: pytest.
     said = command(*send, "--store", tmp_path / "s", "--time", "4:00", "--mem", "1G", code=2).stderr
     assert said.startswith("spurbench: --time 4:00 (4 minutes")
     with pytest.raises(UserError, match="^the grid: cpus: .*valid integer.*not 'many'"):
-        profiles.resources(("the grid", {"cpus": "many"}))
+        combine(SbatchOptions, ("the grid", {"cpus": "many"}))
 
 
 def test_a_folder_of_this_node_is_refused(command: Any) -> None:
@@ -245,7 +249,7 @@ def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
     plugin.write_text("# second\n")
     assert snapshot.take(tmp_path, [str(plugin)])[0] != code and len(list((tmp_path / "code").iterdir())) == 2
     ask = "from spurbench.bench.plugins import registry; from spurbench.bench.provenance import commit; "
-    ask += "import spurbench.slurm.task as t; "
+    ask += "import spurbench.bench.cluster.task as t; "
     ask += "print(t.__file__, commit.code()['snapshot'], len(registry.methods()))"
     done = subprocess.run([sys.executable, "-c", ask], env=os.environ | {"PYTHONPATH": str(code)},
                           capture_output=True, text=True, check=True)  # fmt: skip

@@ -20,12 +20,12 @@ from msgspec import structs
 sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_record, seal
 
+from spurbench.bench.cluster import status
 from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.formats.render import render
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
-from spurbench.bench.launch import status
 from spurbench.bench.launch.runner import Settings, find_outstanding
 from spurbench.bench.leaderboard import build
 from spurbench.bench.records import parsing, record
@@ -619,7 +619,7 @@ def test_foreign_entries_among_packed_drawings_are_left_alone(copy: Store, tmp_p
      ("array-0.json", "{"), ("array-0.json", '{"tasks": [[{"runs": 3}]]}'), ("array-0.json", '{"tasks": 1}')],
 )  # fmt: skip
 def test_damaged_files_of_a_submission_are_one_line(copy: Store, name: str, text: str) -> None:
-    from spurbench.slurm.queue import tasks
+    from spurbench.bench.cluster.submissions import tasks
 
     folder = copy.root / "slurm" / "20260101-000000-abc"
     put(folder / "submission.json", b'{"arrays": ["7"]}')

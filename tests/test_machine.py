@@ -143,11 +143,11 @@ def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "expanduser", nowhere)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     assert home() is None
-    from spurbench.slurm import profiles
+    from spurbench.bench.cluster.resources import profile
 
-    assert profiles.profile(None)[1] == {}
+    assert profile(None)[1] == {}
     with pytest.raises(UserError, match="no cluster in .*'mine'"):
-        profiles.profile("mine")
+        profile("mine")
 
 
 def test_a_tilde_in_a_path_is_the_home_folder(made: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ BROKEN = {
     "odd": "def add(app):\n    @app.command()\n    def odd(x: 'int | list[dict]'): ...",
     "number": "add = 3",
 }
-GOOD = "def add(app):\n    app.command('hello')(lambda: print('hello there'))\ndef states(store): return [1]"
+GOOD = "def add(app):\n    app.command('hello')(lambda: print('hello there'))\nclass Launcher: pass"
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def installed(tmp_path: Path) -> Path:
     (tmp_path / "working.py").write_text(GOOD)
     commands = [f"{name} = broken_{name}:add" for name in BROKEN] + ["gone = nosuch:add", "good = working:add"]
     kinds = [f"[spurbench.{kind}s]\nbad = !!!\ngone = nosuch\n{kind} = broken_raises" for kind in ("method", "dataset")]
-    text = "\n".join(["[spurbench.commands]", *commands, "[spurbench.queues]", "q = working:states",
+    text = "\n".join(["[spurbench.commands]", *commands, "[spurbench.launchers]", "q = working:Launcher",
                       "r = broken_raises:q", *kinds])  # fmt: skip
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
@@ -258,11 +258,12 @@ def test_broken_entry_points_are_named_and_stop_no_others(made: Path, installed:
     done = told(made, "hello", PYTHONPATH=path)
     said = done.stderr.decode().splitlines()
     assert (done.returncode, done.stdout) == (0, b"hello there\n"), said
-    assert len(said) == len(BROKEN) + 1 and all(line.startswith("spurbench: left out the entry point") for line in said)
+    assert len(said) == len(BROKEN) + 3 and all(line.startswith("spurbench: left out the entry point") for line in said)
     assert any("raises = broken_raises:add of broken: RuntimeError: first second" in line for line in said)
     assert any("there is already a command 'run'" in line for line in said)
+    assert any("q = working:Launcher of broken: expected a class derived from" in line for line in said)
     done = told(made, "status", "s", PYTHONPATH=path)
-    assert done.returncode == 0 and b"expected a dict of runs, got list" in done.stderr and b"irm" in done.stdout
+    assert done.returncode == 0 and b"irm" in done.stdout
     done = told(made, "list", PYTHONPATH=path)
     assert done.returncode == 0 and b"entry point nosuch: no such module" in b" ".join(done.stdout.split())
 
@@ -272,7 +273,7 @@ def test_a_package_with_a_damaged_list_of_entry_points_is_named(
 ) -> None:
     (installed / "broken-1.0.dist-info" / "entry_points.txt").write_text("[spurbench.commands]\nno equals sign\n")
     monkeypatch.syspath_prepend(str(installed))
-    assert "slurm" in {entry.name for entry in entry_points.find_entry_points("spurbench.commands")}
+    assert "slurm" in {entry.name for entry in entry_points.find_entry_points("spurbench.launchers")}
     assert any(line.startswith("the entry points of broken cannot be read") for line in entry_points.problems())
 
 

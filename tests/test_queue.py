@@ -20,6 +20,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_slurm import FakeSlurm
 
+from spurbench.bench.cluster import submissions, submit, task, task_states
+from spurbench.bench.cluster.arrays import Array
+from spurbench.bench.cluster.launcher import Answers, Here
+from spurbench.bench.cluster.submissions import arrays_of, named, tasks, write_ends
+from spurbench.bench.cluster.task_states import describe_runs
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import ROOT
 from spurbench.bench.grid.ad_hoc import adhoc_grid
@@ -30,10 +35,10 @@ from spurbench.bench.jobs.recording import begin_record, fail
 from spurbench.bench.provenance import edits
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
-from spurbench.slurm import limits, program, queue, submissions, submit, task
-from spurbench.slurm.answers import Answers, ask, assigned, listed, remembered, spread
-from spurbench.slurm.arrays import Resources
-from spurbench.slurm.submissions import Array, arrays_of, named, tasks, write_ends
+from spurbench.slurm import limits, program
+from spurbench.slurm.answers import ask, assigned, explain, listed, spread
+from spurbench.slurm.sbatch import Slurm
+from spurbench.slurm.sbatch_options import SbatchOptions
 
 GRID = """\
 name: g
@@ -65,7 +70,7 @@ def send(command: Any, slurm: FakeSlurm, tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def tally(command: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def count(store: Path = tmp_path / "s") -> dict[str, Any]:
-        queue._recent = Answers()  # what a command of its own would begin with
+        task_states._recent.clear()  # what a command of its own would begin with
         program.configuration.cache_clear()
         rows = json.loads(command("status", store, "--json").stdout)
         states = ("queued", "running", "failed", "waiting")
@@ -125,7 +130,7 @@ def test_an_error_beside_an_answer(slurm: FakeSlurm, send: Any, tally: Any, tmp_
     next(arrays_of(Store.open(tmp_path / "s"))).noted.unlink()
     slurm.set(mumble=True)
     assert tally()["queued"] == 6
-    assert "that was interrupted is not known" in send(code=2).stderr
+    assert "that was interrupted are in the queue is not known" in send(code=2).stderr
     slurm.set(mumble=False)
     assert "submitted 0 runs" in send().stdout and len(slurm.tasks()) == 3
 
@@ -147,7 +152,7 @@ def test_tasks_that_are_listed_as_ranges() -> None:
     lines = listed("7_1|RUNNING||\n7|CANCELLED||")
     answers = Answers(tasks=assigned(lines, [array]))
     said = [answers.of((array.token, index)) for index in range(2)]
-    assert [one and one.state for one in said] == ["CANCELLED", "RUNNING"]
+    assert [one and one.state for one in said] == ["over", "running"]
     assert spread("7_[0,2,4,...]") == spread("7") == ("7", (None,)) and spread("7_0.batch") is None
 
 
@@ -395,7 +400,7 @@ def test_an_array_that_comes_late_is_void(slurm: FakeSlurm, send: Any, tally: An
 
 def started(array: Array, number: int) -> subprocess.CompletedProcess[str]:
     """A task of an array, as SLURM would start it under a number."""
-    line = [sys.executable, "-m", "spurbench.slurm.task", str(array.manifest)]
+    line = [sys.executable, "-m", "spurbench.bench.cluster.task", str(array.manifest)]
     own = {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": str(number)}
     return subprocess.run(line, env=os.environ | own, capture_output=True, text=True)
 
@@ -461,7 +466,7 @@ def test_a_submission_that_is_stopped_for_long(
 
     def other() -> None:
         if not told:
-            shutil.rmtree(tmp_path / "s" / "slurm" / "claims")
+            shutil.rmtree(tmp_path / "s" / "submitting")
             told.append(spurbench(*line).stdout)
 
     def intent(*arguments: Any) -> Any:
@@ -489,7 +494,7 @@ def test_a_submission_that_is_stopped_for_long(
 def test_what_is_void_stays_so(tmp_path: Path) -> None:
     array = Array(tmp_path, 0)
     array.note("void")
-    array.renote("7")
+    array.note_instead("7")
     assert array.note("8") == "void" and array.id is None
 
 
@@ -505,10 +510,9 @@ def test_how_tasks_ended(slurm: FakeSlurm, send: Any, tmp_path: Path, accounting
         slurm.become(state, f"101_{i}", code=code)
     if accounting:
         slurm.set(sacct="".join(f"101_{i}|{state}|{code}|x.{array.token}\n" for i, (state, code) in ends.items()))
-    answers = ask([array])
-    remembered(answers, [array.token])
-    assert answers.tasks[array.token, 0].end == ("out_of_memory", "as SLURM says, OUT_OF_MEMORY")
-    assert answers.tasks[array.token, 1].end == ("killed", "by signal 9")
+    found = ask([array]).tasks | explain([array])
+    assert found[array.token, 0].end == ("out_of_memory", "as SLURM says, OUT_OF_MEMORY")
+    assert found[array.token, 1].end == ("killed", "by signal 9")
 
 
 @pytest.mark.parametrize(
@@ -658,7 +662,7 @@ def test_a_cancellation_that_was_only_meant_is_no_end(
     """Nor does it hide how a task ended otherwise."""
     send()
     every = list(tasks(Store.open(tmp_path / "s")))
-    write_ends(replace(task, end=queue.CANCELLED) for task in every)
+    write_ends(replace(task, end=task_states.CANCELLED) for task in every)
     slurm.set(down="squeue")
     assert tally()["queued"] == 6 and "nothing is sent" in send(code=2).stderr
     slurm.set(down=False)
@@ -693,10 +697,10 @@ def test_failed_runs_are_sent_again_once(
     assert "submitted 6 runs" in again() and len(slurm.tasks()) == 6
     said = again()
     assert "submitted 0 runs" in said and "6 runs are in the queue already" in said and len(slurm.tasks()) == 6
-    assert {state for state, _ in queue.states(store).values()} == {"queued"} and len(queue.states(store)) == 6
+    assert {state for state, _ in describe_runs(store).values()} == {"queued"} and len(describe_runs(store)) == 6
     slurm.become("RUNNING")
-    queue._recent = Answers()
-    assert {state for state, _ in queue.states(store).values()} == {"running"} and "submitted 0 runs" in again()
+    task_states._recent.clear()
+    assert {state for state, _ in describe_runs(store).values()} == {"running"} and "submitted 0 runs" in again()
     slurm.become("FAILED", code="1:0")
     assert "submitted 6 runs" in again()
 
@@ -730,7 +734,7 @@ def test_a_failure_of_a_task_that_goes_on(slurm: FakeSlurm, send: Any, tmp_path:
     send()
     failures(Store.open(tmp_path / "s"))
     slurm.become("RUNNING")
-    assert queue.states(Store.open(tmp_path / "s")) == {} and "submitted 6 runs" in send("--retry").stdout
+    assert describe_runs(Store.open(tmp_path / "s")) == {} and "submitted 6 runs" in send("--retry").stdout
 
 
 # ---- a store that is moved or copied --------------------------------------------------------------------------------
@@ -828,7 +832,7 @@ def test_a_path_that_is_a_link_is_no_move(slurm: FakeSlurm, send: Any, tally: An
 
 def test_no_more_is_submitted_than_the_cluster_lets_one_queue(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
     """The limits of account and QOS, less what is in the queue."""
-    jobs, small, large = jobs_of(9), Resources(mem="1G"), Resources(mem="9G", qos="long")
+    jobs, small, large = jobs_of(9), SbatchOptions(mem="1G"), SbatchOptions(mem="9G", qos="long")
     assert limits.fitting({small: jobs}, 1) == {small: jobs}
     slurm.set(sacctmgr="\n7\n5\n")
     assert limits.fitting({small: jobs[:4], large: jobs[4:]}, 2) == {small: jobs[:4], large: jobs[4:]}
@@ -955,7 +959,7 @@ def test_a_task_that_its_manifest_has_not(slurm: FakeSlurm, send: Any, tmp_path:
     send()
     array = next(arrays_of(Store.open(tmp_path / "s")))
     own = {"SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": index}
-    line = [sys.executable, "-m", "spurbench.slurm.task", str(array.manifest)]
+    line = [sys.executable, "-m", "spurbench.bench.cluster.task", str(array.manifest)]
     done = subprocess.run(line, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot read the manifest" in done.stdout and not done.stderr
 
@@ -981,9 +985,10 @@ def test_a_requeue_is_tried_until_the_controller_answers(
     slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     slurm.set(down=True)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(task, "GRACE", -1)
-    assert task.requeue() == 4 and "`spurbench submit` sends it again" in capsys.readouterr().out
+    assert (
+        task.requeue(Slurm(), Here("7", 0, "7")) == 4 and "`spurbench submit` sends it again" in capsys.readouterr().out
+    )
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------
@@ -1035,7 +1040,7 @@ def test_a_manifest_that_is_gone_is_one_line(slurm: FakeSlurm, command: Any, tmp
     said = command("status", store.root).stderr  # what else is known is shown
     assert "array-0.json is gone" in said and len(said.strip().splitlines()) == 1
     (tmp_path / "queue.py").write_text("raise RuntimeError('a file of the user')")
-    line = [sys.executable, "-m", "spurbench.slurm.task", folder / "array-0.json"]
+    line = [sys.executable, "-m", "spurbench.bench.cluster.task", folder / "array-0.json"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "was the store moved or deleted" in done.stdout
 
@@ -1055,5 +1060,5 @@ def test_one_answer_serves_who_looks_again_and_again(slurm: FakeSlurm, send: Any
     store = Store.open(tmp_path / "s")
     before = len(slurm.calls("squeue"))
     for _ in range(5):
-        assert len(queue.states(store)) == 6
+        assert len(describe_runs(store)) == 6
     assert len(slurm.calls("squeue")) - before <= 1

@@ -200,7 +200,7 @@ def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cl
     said = spurbench("retry", store, "--node-local", "--time", "x2").stdout
     assert "submitted 1 run as" in said and "1 runs failed by themselves" in said
     assert "#SBATCH --time=480" in max(store.glob("slurm/*/array-0.sh")).read_text()
-    assert "submitted 1 runs" in spurbench("retry", store, "raises", "--failed", "--node-local").stdout
+    assert "submitted 1 run" in spurbench("retry", store, "raises", "--failed", "--node-local").stdout
     wait_for(lambda: not queue())
     assert tally(spurbench, store)["done"] == 3
     spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", *plugins)
@@ -278,7 +278,7 @@ def pid_of(task: str) -> int:
             continue
         wanted = {"ARRAY_JOB_ID": array, "ARRAY_TASK_ID": index, "CONF": os.environ["SLURM_CONF"]}
         mine = {f"SLURM_{name}={value}".encode() for name, value in wanted.items()} <= set(variables)
-        if mine and b"spurbench.slurm.task" in words and not words.startswith(b"srun"):
+        if mine and b"spurbench.bench.cluster.task" in words and not words.startswith(b"srun"):
             return int(folder.name)
     raise AssertionError(f"no process of {task}")
 

@@ -8,6 +8,7 @@ from functools import cache
 import typer
 
 from spurbench.bench.cli import (
+    cluster_commands,
     data_commands,
     entry,
     figure_commands,
@@ -49,7 +50,7 @@ def main() -> None:
 @cache
 def whole() -> typer.Typer:
     """The command line, complete."""
-    for group in (grid_commands, store_commands, figure_commands, plugin_commands, data_commands):
+    for group in (grid_commands, store_commands, figure_commands, plugin_commands, data_commands, cluster_commands):
         group.add_to(app)
     for more in entry_points.load_each("spurbench.commands", lambda add_to: entry.added(add_to, app)):
         app.registered_commands += more.registered_commands

@@ -8,10 +8,10 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench.cluster.status import Known, look
 from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.core.fields import show_value
 from spurbench.bench.core.terminal import duration
-from spurbench.bench.launch.status import Known, look
 from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records.metrics import columns_of, step_of, unit_of, value

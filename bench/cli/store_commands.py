@@ -35,7 +35,7 @@ def status(
 ) -> None:
     """Show the state of every cell: done, running, failed with its cause, waiting."""
     from spurbench.bench.cli import entry
-    from spurbench.bench.launch.status import COLUMNS, states_of
+    from spurbench.bench.cluster.status import COLUMNS, states_of
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
@@ -59,7 +59,7 @@ def watch(
 
     from rich.live import Live
 
-    from spurbench.bench.launch.status import COLUMNS, states_of
+    from spurbench.bench.cluster.status import COLUMNS, states_of
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 

@@ -27,14 +27,25 @@ CELLS = {
 
 STEPS = """
 import json, statistics, sys, time
-import torch
-from spurbench.bench.jobs.worker import Engine, Options, prepare, tune  # where all commits have them
-from spurbench.bench.plugins import registry
+from importlib import import_module
 
-tune(1)
+def find(*places):  # the first that there is: older commits have others
+    for module, _, name in (place.partition(":") for place in places):
+        try:
+            return getattr(import_module(f"spurbench.bench.{module}"), name)
+        except (ImportError, AttributeError):
+            pass
+    raise SystemExit(f"none of {places}")
+
+Engine = find("training.engine:Engine", "engine:Engine")
+Options = find("training.execution:Options", "engine:Options")
+prepare = find("training.replica:prepare", "engine:prepare")
+load_dataset = find("plugins.registry:load_dataset", "registry:load_dataset")
+load_method = find("plugins.registry:load_method", "registry:load_method")
+find("jobs.memory:tune_process", "worker:tune")(1)
 found = {}
 for name, (dataset, method, precision, seeds, steps) in json.loads(sys.argv[1]).items():
-    adapter, chosen = registry.load_dataset(dataset)(), registry.load_method(method)()
+    adapter, chosen = load_dataset(dataset)(), load_method(method)()
     drawn = [prepare(adapter, chosen, adapter.training, seed) for seed in range(seeds)]
     engine = Engine(chosen, adapter.training, precision, Options(), drawn)
     for _ in range(steps // 10 + 1):
@@ -55,7 +66,8 @@ def measured(package: Path, cells: dict[str, tuple[str, str, str, int, int]]) ->
     core = min(os.sched_getaffinity(0))
     line = ["taskset", "-c", str(core), sys.executable, "-P", "-c", STEPS, json.dumps(cells)]
     environment = os.environ | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
-    found: dict[str, float] = json.loads(subprocess.run(line, check=True, capture_output=True, env=environment).stdout)
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, env=environment)
+    found: dict[str, float] = json.loads(done.stdout)
     return found
 
 

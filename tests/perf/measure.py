@@ -277,7 +277,7 @@ def cluster() -> dict[str, float]:
 FIRST_STEP = """
 import os, sys
 from spurbench.bench.training.engine import Engine
-from spurbench.slurm import task
+from spurbench.bench.cluster import task
 first = Engine.update
 Engine.update = lambda self: (first(self), os._exit(0))
 task.main(sys.argv[1])

@@ -1,16 +1,24 @@
-"""The commands for clusters, added to `spurbench` as an entry point of the group `spurbench.commands`."""
+"""The commands for clusters: `submit`, `retry`, `cancel`, `collect` and `logs`, for every launcher there is."""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from spurbench.bench.cli import options
+from spurbench.bench.cluster.launcher import launchers
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.terminal import plain, plural, shell
+
+if TYPE_CHECKING:
+    from spurbench.bench.cluster.submit import Submission
 
 StoreFolder = Annotated[Path, typer.Argument(help="Store folder.")]
 Cells = Annotated[list[str] | None, typer.Argument(help="Dataset, method, label or task; by default all.")]
@@ -24,9 +32,42 @@ Snapshot = Annotated[bool, typer.Option("--snapshot/--no-snapshot", help="Run a 
 
 
 def add_to(app: typer.Typer) -> None:
-    """Put the commands of this folder into the command line."""
-    for command in (submit, retry, cancel, collect, logs):
-        app.command(rich_help_panel="On a SLURM cluster")(command)
+    """Put the commands into the command line, if there is a launcher."""
+    if known := launchers():
+        resources = [field for launcher in known.values() for field in fields(launcher.resources)]
+        for command in (with_options(submit, resources), retry, cancel, collect, logs):
+            app.command(rich_help_panel="On a cluster")(command)
+
+
+def with_options(command: Callable[..., None], resources: Iterable[Field[Any]]) -> Callable[..., None]:
+    """The command with an option for each resource, in the place of `asked`, which gets the values that are given."""
+    by_name = {field.name: field for field in reversed(list(resources))}
+
+    @wraps(command)
+    def with_resources(**given: Any) -> None:
+        asked = {name: value for name in by_name if (value := given.pop(name)) is not None}
+        command(**given, asked=asked)
+
+    hints = get_type_hints(command, include_extras=True)
+    hints |= {name: option_of(field) for name, field in reversed(by_name.items())}
+    own = [one.replace(annotation=hints[one.name]) for one in inspect.signature(command).parameters.values()]
+    place = [one.name for one in own].index("asked")
+    of_resources = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[name])
+        for name in reversed(by_name)
+    ]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+    parameters[place : place + 1] = of_resources
+    with_resources.__annotations__ = {name: hint for name, hint in hints.items() if name != "asked"}
+    with_resources.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return with_resources
+
+
+def option_of(field: Field[Any]) -> Any:
+    """The annotation of a resource's option; its value is looked at when all that is said of resources is joined."""
+    default = field.default
+    kind = bool if isinstance(default, bool) else list[str] if isinstance(default, tuple) else str
+    return Annotated[kind | None, typer.Option(help=field.metadata["help"], rich_help_panel="What each task asks for")]
 
 
 def submit(
@@ -37,27 +78,10 @@ def submit(
     set_: options.Sets = None,
     only: options.Only = None,
     cluster: Annotated[str | None, typer.Option(help="Name in ~/.config/spurbench/clusters.yaml.")] = None,
-    partition: Annotated[str | None, typer.Option(help="As for sbatch; by default the cluster's.")] = None,
-    account: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
-    qos: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
-    constraint: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Nodes not to use, as for sbatch.")] = None,
-    reservation: Annotated[str | None, typer.Option(help="As for sbatch.")] = None,
-    gpus: Annotated[
-        str | None, typer.Option(help="GPUs per task (1), also a100:2 or gpu:a100:2; 0 for CPUs only.")
+    launcher: Annotated[
+        str | None, typer.Option(help="By default the batch system that answers here, such as slurm.")
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores per task (2).")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory per task (8G); none leaves it to the cluster.")] = None,
-    mem_per_cpu: Annotated[str | None, typer.Option(help="Memory per core, instead of --mem.")] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(help="Time limit per task: 90m, 4h (the default), or as for sbatch: 90, 4:00:00, 2-12."),
-    ] = None,
-    setup: Annotated[
-        list[str] | None,
-        typer.Option(help="Shell line to run before each task, e.g. module load cuda; may be repeated."),
-    ] = None,
-    srun: Annotated[bool | None, typer.Option("--srun/--no-srun", help="Start tasks through srun.")] = None,
+    asked: Mapping[str, Any] | None = None,
     max_parallel: MaxParallel = None,
     jobs_per_task: JobsPerTask = 1,
     device: Annotated[str, typer.Option(help="auto: a GPU if the task has one, else the CPU; cpu; cuda.")] = "auto",
@@ -68,36 +92,35 @@ def submit(
     snapshot: Snapshot = True,
     plugin: options.Plugin = None,
 ) -> None:
-    """Submit what a grid still lacks to SLURM and return; submit again at any time, nothing runs twice.
+    """Submit what a grid still lacks to a cluster and return; submit again at any time, nothing runs twice.
 
     Resources may also stand under `resources:` in the grid file (for all cells, a dataset or a method) and in your
     profile. The command line wins over the grid, the grid over the profile, the profile over SBATCH_ variables.
 
     [dim]spurbench submit paper --store /shared/paper --partition gpu --time 4h --dry-run[/dim]
     """
+    from spurbench.bench.cluster.launcher import find_launcher
+    from spurbench.bench.cluster.resources import combine, profile
+    from spurbench.bench.cluster.sending import Wish
+    from spurbench.bench.cluster.submit import check
+    from spurbench.bench.cluster.submit import submit as send
     from spurbench.bench.grid.load import load_grid
     from spurbench.bench.launch.runner import Settings
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
-    from spurbench.slurm import profiles
-    from spurbench.slurm.submit import Wish, check
-    from spurbench.slurm.submit import submit as send
 
     add_plugins(plugin)
-    given = {"partition": partition, "account": account, "qos": qos, "constraint": constraint, "exclude": exclude,
-             "reservation": reservation, "gpus": gpus, "cpus": cpus, "mem": mem, "mem_per_cpu": mem_per_cpu,
-             "time": time, "setup": setup, "srun": srun}  # fmt: skip
-    asked = {name: value for name, value in given.items() if value is not None}
-    below = [profiles.shell(), profiles.profile(cluster)]
-    profiles.resources(*below, ("the command line", asked))  # complaints come before anything is written
+    to = find_launcher(launcher)
+    below, above = [to.resources_of_shell(), profile(cluster)], ("the command line", asked or {})
+    combine(to.resources, *below, above)  # complaints come before anything is written
     chosen = load_grid(grid, set_ or [])
     where = store or Path("stores") / Path(grid).stem
     wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
-    check(where, wish)
+    check(to, where, wish)
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
     sent = send(
-        chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_), wish,
-        lambda of_cell: profiles.resources(*below, (grid, of_cell), ("the command line", asked)),
+        to, chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_), wish,
+        lambda of_cell: combine(to.resources, *below, (grid, of_cell), above),
     )  # fmt: skip
     if sent.name != chosen.name:
         print(f"{where} has another grid called {chosen.name}: this one is kept beside it as {sent.name}")
@@ -123,14 +146,14 @@ def retry(
 
     [dim]spurbench retry /shared/paper --mem x2 --time x2[/dim]
     """
+    from spurbench.bench.cluster.sending import Wish
+    from spurbench.bench.cluster.submit import resubmit
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
-    from spurbench.slurm.arrays import changed
-    from spurbench.slurm.submit import Wish, again
 
     add_plugins(plugin)
     wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
-    say(again(Store.open(store), cell or [], failed, wish, lambda was: changed(was, mem, time)), store, dry_run)
+    say(resubmit(Store.open(store), cell or [], failed, wish, mem, time), store, dry_run)
 
 
 def cancel(
@@ -138,30 +161,30 @@ def cancel(
     cell: Cells = None,
     forget: Annotated[
         bool,
-        typer.Option("--forget", help="Instead, treat what SLURM will never report on as not sent."),
+        typer.Option("--forget", help="Instead, treat what the cluster will never report on as not sent."),
     ] = False,
 ) -> None:
     """Cancel submitted tasks; their runs stay out of the queue until they are submitted again."""
+    from spurbench.bench.cluster import control
     from spurbench.bench.store.store import Store
-    from spurbench.slurm import queue
 
     if forget:
         if cell:
-            raise UserError("--forget is for all arrays of which SLURM does not tell: name no cell")
-        arrays = queue.forget(Store.open(store))
+            raise UserError("--forget is for all arrays whose state is not known: name no cell")
+        arrays = control.forget(Store.open(store))
         print(f"forgot {len(arrays)} arrays: those of their tasks that have not begun will do nothing")
         return
-    gone = queue.cancel(Store.open(store), cell or [])
+    gone = control.cancel(Store.open(store), cell or [])
     again = f"; `spurbench retry {shell(store)}` resubmits their runs" if gone else ""
     print(f"cancelled {plural(len(gone), 'task')}{again}")
 
 
 def collect(store: StoreFolder) -> None:
     """Record why runs ended without a result, so that leaderboards and other machines know."""
+    from spurbench.bench.cluster import control
     from spurbench.bench.store.store import Store
-    from spurbench.slurm import queue
 
-    kinds = Counter(record.cause.kind for record in queue.collect(Store.open(store)) if record.cause)
+    kinds = Counter(record.cause.kind for record in control.collect(Store.open(store)) if record.cause)
     causes = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     print(f"{kinds.total()} runs had ended without a record{': ' if causes else ''}{causes}")
     if kinds:
@@ -174,8 +197,8 @@ def logs(
     lines: Annotated[int, typer.Option(min=1, help="Lines to show from the end of each log.")] = 20,
 ) -> None:
     """Show the end of each submitted task's log."""
+    from spurbench.bench.cluster.submissions import named, tasks
     from spurbench.bench.store.store import Store
-    from spurbench.slurm.submissions import named, tasks
 
     for task in named(list(tasks(Store.open(store))), cell or []):
         text = task.log.read_text("utf-8", "replace").splitlines() if task.log.exists() else ["(no log yet)"]
@@ -183,14 +206,14 @@ def logs(
         print(plain("\n".join(text[-lines:])))
 
 
-def say(sent: Any, where: Path, dry_run: bool) -> None:
+def say(sent: Submission, where: Path, dry_run: bool) -> None:
     """What was submitted and what to do next."""
+    from spurbench.bench.cluster.control import way_out
     from spurbench.bench.store.store import Store
-    from spurbench.slurm.queue import way_out
 
     refused = False
     for array, text in zip(sent.arrays, sent.scripts, strict=True) if dry_run else ():
-        ok, verdict = tried(text)
+        ok, verdict = sent.launcher.test(text)
         refused |= not ok
         print(plain(f"# {len(array.tasks)} tasks, {array.parallel} at once; {verdict}\n{text}\n"))
     tasks = sum(len(array.tasks) for array in sent.arrays)
@@ -212,24 +235,13 @@ def say(sent: Any, where: Path, dry_run: bool) -> None:
     for files, (count, code) in sent.outdated.items():
         names = " ".join(shell(Path(name)) for name in code)
         or_else = f", `spurbench accept {shell(where)} {names}` says that the edit alters nothing" if code else ""
-        told = f"{count} runs were made before {plain(files)} was edited and are kept as they are"
-        print(f"{told}: `spurbench run --fresh` trains them again{or_else}")
+        kept = f"{count} runs were made before {plain(files)} was edited and are kept as they are"
+        print(f"{kept}: `spurbench run --fresh` trains them again{or_else}")
     if sent.searching:
         print("these are search runs; once they have ended, submit again for the runs they decide")
     if refused:
-        raise UserError("SLURM would refuse this")
+        raise UserError(f"{sent.launcher.title} would refuse this")
     if sent.unknown and not sent.runs:
         raise UserError(f"nothing is sent: what is in the queue is not known; {way_out(Store(where))}")
     if not dry_run:
         print(f"next: spurbench watch {shell(where)}")
-
-
-def tried(script: str) -> tuple[bool, str]:
-    """Whether SLURM would take a script, and what it says of it; it cannot be asked where there is no sbatch."""
-    from spurbench.slurm import profiles, program
-
-    said = program.call("sbatch", "--test-only", given=script, environment=program.for_sbatch(profiles.SHELL))
-    reason = " ".join(said.error.replace("sbatch: ", "").split()) or said.reason
-    if said.unsure or ("fatal:" in said.error and "config" in said.error):
-        return True, f"SLURM cannot be asked: {reason}"
-    return said.good, f"SLURM {'would take it' if said.good else 'refuses it'}: {reason}"

@@ -1,21 +1,20 @@
-"""What was submitted for a store: a folder a submission below `slurm/`, written before SLURM is asked for anything.
+"""What was submitted for a store: a folder for each submission, written before the batch system is asked for anything.
 
-    submission.json   how many arrays, by whom, on which cluster
-    array-0.json      the manifest: what each task of the array does
-    array-0.sh        the script that sbatch got
-    array-0.job       what SLURM calls the array, or that it is void: what is void stays so
-    ends.json         how tasks ended, as far as it was told: `0.3` is task 3 of array-0
+    STORE/slurm/20260101-…/      below the launcher's name
+        submission.json          how many arrays, by whom, on which cluster
+        array-0.json             the manifest: what each task of the array does
+        array-0.sh               the script that was sent
+        array-0.job              what the array is called, or that it is void: what is void stays so
+        ends.json                how tasks ended, as far as it was told: `0.3` is task 3 of array-0
 
-A submission that was interrupted between sbatch and `array-0.job` is found in the queue by its name or its comment,
-which hold the name of the folder, or by its script's path; or it tells its number itself when it starts. An array that
-is void is never done.
+A submission that was interrupted between sending and `array-0.job` is found in the queue by its token, which holds the
+name of the folder; or it tells its id itself when it starts. An array that is void is never done.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
-import re
 import secrets
 import sys
 import time
@@ -23,112 +22,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from spurbench.bench.cluster.arrays import JOB, Array, Key
+from spurbench.bench.cluster.launcher import End, Launcher, find_launcher, launchers
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.core.files import temporary_of, write_atomically
+from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.hashing import canonical
 from spurbench.bench.grid.patterns import cell_names, chosen
 from spurbench.bench.jobs.job import Job
-from spurbench.bench.records.parsing import Unfit, read_whole
+from spurbench.bench.records.parsing import Unfit, parse_json, read_whole
+from spurbench.bench.records.record import OUTSIDE
 from spurbench.bench.store.claims import Claims, Lost, alive, kept_alive
 from spurbench.bench.store.store import Store
-from spurbench.slurm import program
-from spurbench.slurm.notes import End, jobs_in, known_ends, read_note
 
 SUBMISSION = "submission"  # what is claimed by one that is under way
-VOID = "void"
-JOB = re.compile(r"(\d+)(?:;([\w.-]+))?")
-TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}(?:\.|/array-)\d+")
-"""Of an array, whatever store it is of: in the job's name and comment, and in the path of its script."""
-Key = tuple[str, int]
-"""Which task: the token of its array, and its index in that."""
-
-
-@dataclass(frozen=True)
-class Array:
-    """One array of a submission."""
-
-    folder: Path  # of the submission
-    number: int  # its place in it
-    user: int | None = None  # who submitted it, as a number
-    cluster: str | None = None  # where, as the cluster called itself
-    asked: str | None = None  # the clusters that sbatch chose among, if not this one
-    given: str | None = None  # what SLURM calls it, where that is not to be read
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / f"array-{self.number}.json"
-
-    @property
-    def script(self) -> Path:
-        return self.folder / f"array-{self.number}.sh"
-
-    @property
-    def noted(self) -> Path:
-        return self.folder / f"array-{self.number}.job"
-
-    @property
-    def token(self) -> str:
-        """What no other job is called; part of its name in the queue, and its comment."""
-        return f"{self.folder.name}.{self.number}"
-
-    @cached_property
-    def job(self) -> str | None:
-        """What SLURM calls it: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known.
-
-        Errors: UserError if what was noted is damaged.
-        """
-        if self.given is not None and not self.noted.exists():
-            return self.given
-        with suppress(FileNotFoundError):
-            try:
-                found = read_whole(self.noted).decode("utf-8", "replace").strip()
-            except Unfit as error:
-                found = str(error)
-            if found and found != VOID and not JOB.fullmatch(found):
-                raise UserError(f"{self.noted} holds no job id: write into it what SLURM calls the array, or {VOID}")
-            return found or None
-        return None
-
-    def note(self, job: str) -> str:
-        """Write down what SLURM calls the array, or that it is void, unless that is known already; what it is."""
-        half = temporary_of(self.noted)
-        half.write_text(f"{job}\n")
-        self.__dict__.pop("job", None)
-        try:
-            os.link(half, self.noted)
-        except OSError:  # it is there already, or the file system has no links
-            if self.job is None:  # empty, or not there
-                os.replace(half, self.noted)
-        half.unlink(missing_ok=True)
-        self.__dict__.pop("job", None)
-        return self.job or job
-
-    def renote(self, job: str) -> None:
-        """Write down another id than the one that was believed, unless the array is void by now."""
-        self.__dict__.pop("job", None)
-        if self.job == VOID:
-            return
-        write_atomically(self.noted, f"{job}\n".encode())
-        self.__dict__.pop("job", None)
-
-    def forget(self) -> None:
-        """Let it be void, whatever SLURM called it: its tasks that have not begun will do nothing."""
-        write_atomically(self.noted, f"{VOID}\n".encode())
-        self.__dict__.pop("job", None)
-
-    @property
-    def id(self) -> str | None:
-        """The number of its job, if it has one."""
-        return None if self.job in (None, VOID) else str(self.job).split(";")[0]
-
-    @property
-    def elsewhere(self) -> str | None:
-        """The name of the cluster to address, if it is another one."""
-        return str(self.job).partition(";")[2] or self.asked
+KINDS = OUTSIDE | {"out_of_memory"}  # of ends: another try, with more memory, may do
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,9 +55,13 @@ class Task:
     redoes: bool = False  # runs that have failed
 
     @property
+    def launcher(self) -> Launcher:
+        return find_launcher(self.array.launcher)
+
+    @property
     def id(self) -> str:
-        """As SLURM calls it: 12_3."""
-        return f"{self.array.id}_{self.index}"
+        """What the batch system calls it: 12_3."""
+        return self.launcher.task_id(self.array, self.index)
 
     @property
     def key(self) -> Key:
@@ -163,7 +79,7 @@ class Task:
 
     @property
     def log(self) -> Path:
-        return self.array.folder / "logs" / f"{self.id}_0_log.out"
+        return self.launcher.log(self.array, self.index)
 
     @property
     def names(self) -> set[str]:
@@ -171,15 +87,15 @@ class Task:
         return {self.id}.union(*(cell_names(job.runs[0].dataset, job.runs[0].method, job.label) for job in self.jobs))
 
 
-def new_folder(store: Store) -> Path:
+def new_folder(store: Store, launcher: Launcher) -> Path:
     """The folder of a new submission, of a name that no other has."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    return store.root.resolve() / "slurm" / f"{stamp}-{secrets.token_hex(2)}"
+    return store.root.resolve() / launcher.name / f"{stamp}-{secrets.token_hex(2)}"
 
 
-def write_intent(folder: Path, manifests: Sequence[dict[str, Any]]) -> list[Array]:
+def write_intent(folder: Path, manifests: Sequence[dict[str, Any]], launcher: Launcher) -> list[Array]:
     """Write down what is about to be submitted; its arrays. The last file to appear makes it a submission."""
-    user, cluster, asked = os.getuid(), program.configuration().get("ClusterName"), program.clusters()
+    user, cluster, asked = os.getuid(), launcher.cluster(), launcher.clusters()
     arrays = [Array(folder, number, user, cluster, asked) for number in range(len(manifests))]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     for array, manifest in zip(arrays, manifests, strict=True):
@@ -236,7 +152,7 @@ def submitting_now(store: Store) -> bool:
 
 
 def claims_of(store: Store) -> Claims:
-    return Claims(store.root / "slurm" / "claims")
+    return Claims(store.root / "submitting")
 
 
 # ---- reading it back ------------------------------------------------------------------------------------------------
@@ -244,8 +160,13 @@ def claims_of(store: Store) -> Claims:
 
 def arrays_of(store: Store) -> Iterator[Array]:
     """Every array that was ever submitted for a store, or may have been, the newest last."""
-    for file in sorted(store.root.glob("slurm/*/submission.json")):
+    for file in submission_files(store):
         yield from read_note(file, "submission", partial(arrays_in, file.parent))
+
+
+def submission_files(store: Store) -> list[Path]:
+    found = [file for name in launchers() for file in store.root.glob(f"{name}/*/submission.json")]
+    return sorted(found, key=lambda file: file.parent.name)
 
 
 def arrays_in(folder: Path, content: Any) -> list[Array]:
@@ -260,7 +181,7 @@ def arrays_in(folder: Path, content: Any) -> list[Array]:
 
 
 def tasks(store: Store) -> Iterator[Task]:
-    """Every task that SLURM was given for a store, the newest submission last."""
+    """Every task that was sent for a store, the newest submission last."""
     for array in arrays_of(store):
         if array.id is not None:
             yield from tasks_of(array, store)
@@ -275,7 +196,7 @@ def tasks_of(array: Array, store: Store) -> Iterator[Task]:
         array.manifest, "manifest", lambda found: (found.get("store"), bool(found.get("retry")), jobs_in(found))
     )
     moved = str(place) if place is not None and not leads_to(place, store) else None
-    if moved is None or not os.path.lexists(Path(moved) / "slurm" / array.folder.name):
+    if moved is None or not os.path.lexists(Path(moved) / array.launcher / array.folder.name):
         ends = known_ends(array.folder)
         for index, of_task in enumerate(jobs):
             task = Task(array, index, of_task, None, moved, redoes)
@@ -317,7 +238,7 @@ def jobs_to_do(array: Array) -> list[list[Job]]:
 def write_ends(changed: Iterable[Task]) -> str | None:
     """Write down how these tasks ended, or, of those that have no end, that they have not; why that failed, if it did.
 
-    In someone else's store, or on a full disk, it does; what SLURM says it can be asked for again.
+    In someone else's store, or on a full disk, it does; what became of tasks can be asked again.
     """
     trouble, by_folder = None, dict[Path, list[Task]]()
     for task in changed:
@@ -330,3 +251,35 @@ def write_ends(changed: Iterable[Task]) -> str | None:
         except OSError as error:
             trouble = f"{folder / 'ends.json'}: {error.strerror}"
     return trouble
+
+
+# ---- files that may be damaged --------------------------------------------------------------------------------------
+
+
+def read_note(file: Path, kind: str, read: Callable[[Any], T]) -> T:
+    """What `read` makes of the content of a submission's file.
+
+    Errors: UserError if it is gone or damaged.
+    """
+    try:
+        return read(parse_json(read_whole(file), f"a {kind}"))
+    except FileNotFoundError:
+        what = "gone"
+    except (Unfit, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"damaged ({type(error).__name__})"
+    raise UserError(
+        f"the {kind} {file} is {what}: without it no one knows what the tasks of that submission are; "
+        f"delete the folder {file.parent} to forget it"
+    )
+
+
+def jobs_in(content: Any) -> list[list[Job]]:
+    return [[Job.from_dict(fields) for fields in jobs] for jobs in content["tasks"]]
+
+
+def known_ends(folder: Path) -> dict[str, End]:
+    """How tasks of a submission ended, as far as it was written down."""
+    with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
+        found = parse_json(read_whole(folder / "ends.json"), "ends")
+        return {id: (kind, " ".join(str(text).split())) for id, (kind, text) in found.items() if kind in KINDS}
+    return {}

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spurbench.bench.core import entry_points
-from spurbench.bench.core.errors import UserError
+from spurbench.bench.cluster.task_states import describe_runs
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Cell
 from spurbench.bench.records.record import Summary, is_settled
@@ -35,28 +34,7 @@ def look(store: Store) -> Known:
     records = store.records()[0]
     edits.look_again()
     old = {record.id: files for record in records if (files := edits.find_edited_files(record))}
-    return Known({record.id: record for record in records}, store.claims.living(), queued(store), old)
-
-
-def queued(store: Store) -> dict[str, tuple[str, str]]:
-    """What the launchers that other folders add know of unfinished runs: `queued`, `running` or `failed`, and why."""
-    found: dict[str, tuple[str, str]] = {}
-    for told in entry_points.load_each("spurbench.queues", lambda states: answer(states(store))):
-        found |= told
-    return found
-
-
-def answer(told: Any) -> dict[str, tuple[str, str]]:
-    """What a queue says of runs, in the form it should have.
-
-    Errors: UserError if it has another.
-    """
-    if not isinstance(told, dict):
-        raise UserError(f"expected a dict of runs, got {type(told).__name__}")
-    for id, state in told.items():
-        if not (isinstance(id, str) and isinstance(state, tuple) and len(state) == 2 and state[0] in STATES):
-            raise UserError(f"expected run id → (state, note), a state being one of {', '.join(STATES)}; got {state!r}")
-    return {id: (state, str(note)) for id, (state, note) in told.items()}
+    return Known({record.id: record for record in records}, store.claims.living(), describe_runs(store), old)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What a task of an array does: `python -m spurbench.slurm.task MANIFEST` finds its jobs and runs them.
+"""What a task of an array does: `python -m spurbench.bench.cluster.task MANIFEST` finds its jobs and runs them.
 
-SLURM's signals: before the time limit USR2 comes; the state is saved and the task puts itself back into the queue.
-On preemption and on scancel TERM comes; the state is saved and the task waits for its end, because one that ended by
-itself would not be put back by SLURM. If the end does not come, it goes on from what it has saved.
+Near the time limit USR2 comes; the state is saved and the task puts itself back into the queue.
+On preemption and when it is cancelled TERM comes; the state is saved and the task waits for its end, because one that
+ended by itself would not be put back. If the end does not come, it goes on from what it has saved.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from spurbench.bench.cluster.arrays import VOID, Array
+from spurbench.bench.cluster.launcher import Here, Launcher, find_launcher, launchers
 from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
@@ -29,11 +31,9 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.records.record import is_settled
 from spurbench.bench.store.claims import TASK
 from spurbench.bench.store.store import Store, checkpoint_of
-from spurbench.slurm import program
-from spurbench.slurm.submissions import VOID, Array
 
 PATIENCE = 120  # seconds to wait for a run that another process has
-GRACE = 40  # seconds after a TERM in which SLURM's KILL is waited for; it comes after 30 if nothing else is configured
+GRACE = 40  # seconds after a TERM in which the KILL is waited for; SLURM's comes after 30 unless a site says otherwise
 STARTS = 5  # a task that starts so often without getting anywhere is given up
 
 
@@ -47,13 +47,14 @@ def main(manifest: str) -> int:
     from spurbench.bench.jobs.session import Stopped
     from spurbench.bench.jobs.worker import run_job
 
-    if "SLURM_JOB_ID" in os.environ:
-        os.environ[TASK] = os.environ["SLURM_JOB_ID"]
     try:
-        index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        launcher = launcher_of(Path(manifest))
+        here = launcher.here() or Here(None, 0, "")
+        if here.task:
+            os.environ[TASK] = here.task
         content = json.loads(Path(manifest).read_bytes())
-        jobs = [Job.from_dict(fields) for fields in dict(enumerate(content["tasks"]))[index]]
-        if not known(Path(manifest)):
+        jobs = [Job.from_dict(fields) for fields in dict(enumerate(content["tasks"]))[here.index]]
+        if not is_known(Path(manifest), here):
             print("this array counts as not sent: its runs are those of another one", flush=True)
             return 0
         for path in content.get("copies", content.get("plugins", ())):
@@ -68,7 +69,7 @@ def main(manifest: str) -> int:
         told = f"{type(error).__name__}: {error}"
         print(f"cannot read the manifest {manifest} ({told}); was the store moved or deleted?", flush=True)
         return 2
-    if starts(Path(manifest), index, jobs, store) > STARTS:
+    if starts(Path(manifest), here.index, jobs, store) > STARTS:
         give_up(jobs, store)
         return 3
     refused, redo, left = 0, Redo(content.get("retry", False)), jobs
@@ -93,22 +94,27 @@ def main(manifest: str) -> int:
             print(f"{job.title}: {error}", flush=True)
             refused = 2
         except Stopped:
-            if (code := leave(asked)) is not None:
+            if (code := leave(launcher, here, asked)) is not None:
                 return code
             continue
         left = left[1:]
     return refused
 
 
-def known(manifest: Path) -> bool:
-    """Whether SLURM's number of this array is the one that was noted for it; if none was, it is noted now."""
-    number = os.environ.get("SLURM_ARRAY_JOB_ID")
+def launcher_of(manifest: Path) -> Launcher:
+    """The launcher that has started this process: its folder holds the manifest, unless that was written by hand."""
+    name = manifest.resolve().parent.parent.name
+    return find_launcher(name if name in launchers() else None)
+
+
+def is_known(manifest: Path, here: Here) -> bool:
+    """Whether the id of this array is the one that was noted for it; if none was, it is noted now."""
     array = Array(manifest.parent, int(manifest.stem.partition("-")[2]))
-    if number is None or not (manifest.parent / "submission.json").exists():
+    if here.array is None or not (manifest.parent / "submission.json").exists():
         return True  # started by hand
     if array.job is None:
-        array.note(number)
-    return array.id in (number, None) and array.job != VOID
+        array.note(here.array)
+    return array.id in (here.array, None) and array.job != VOID
 
 
 def belongs(manifest: Path, store: Store) -> bool:
@@ -118,7 +124,7 @@ def belongs(manifest: Path, store: Store) -> bool:
     """
     if not (manifest.parent / "submission.json").exists() and manifest.parent.exists():
         return True
-    return (store.root / "slurm" / manifest.parent.name / manifest.name).exists()
+    return (store.root / manifest.parent.parent.name / manifest.parent.name / manifest.name).exists()
 
 
 def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
@@ -157,7 +163,7 @@ def progress(job: Job) -> Callable[[int], None]:
     return report
 
 
-def leave(asked: list[int]) -> int | None:
+def leave(launcher: Launcher, here: Here, asked: list[int]) -> int | None:
     """Go back into the queue, or wait to be ended; the exit code, or None to go on, as no end came."""
     if signal.SIGUSR2 not in asked:
         print("told to end: the state is saved", flush=True)
@@ -165,19 +171,19 @@ def leave(asked: list[int]) -> int | None:
         while time.monotonic() < until and signal.SIGUSR2 not in asked:
             time.sleep(0.2)
     if signal.SIGUSR2 in asked:
-        return requeue()
+        return requeue(launcher, here)
     print(f"no end came in {GRACE} s: goes on from the saved state", flush=True)
     asked.clear()
     return None
 
 
-def requeue() -> int:
-    """Put this task back into the queue, from which it comes again under the same number; the exit code."""
+def requeue(launcher: Launcher, here: Here) -> int:
+    """Put this task back into the queue, from which it comes again under the same id; the exit code."""
     print("the time limit is near: the state is saved, the task goes back into the queue", flush=True)
     until = time.monotonic() + GRACE
-    while not (said := program.call("scontrol", "requeue", os.environ["SLURM_JOB_ID"])).good:
+    while why := launcher.requeue(here.task):
         if time.monotonic() > until:
-            print(f"it cannot: {said.reason}; `spurbench submit` sends it again", flush=True)
+            print(f"it cannot: {why}; `spurbench submit` sends it again", flush=True)
             return 4
         time.sleep(2)
     return 0

@@ -1,0 +1,111 @@
+"""An array of tasks that was submitted: its files, and what the batch system calls it."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import temporary_of, write_atomically
+from spurbench.bench.records.parsing import Unfit, read_whole
+
+VOID = "void"
+JOB = re.compile(r"[\w.:-]*\d[\w.:-]*(?:;[\w.-]+)?")
+TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}(?:\.|/array-)\d+")
+"""Of an array, whatever store it is of: in the job's name and comment, and in the path of its script."""
+Key = tuple[str, int]
+"""Which task: the token of its array, and its index in that."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a submission."""
+
+    folder: Path  # of the submission
+    number: int  # its place in it
+    user: int | None = None  # who submitted it, as a number
+    cluster: str | None = None  # where, as the cluster called itself
+    asked: str | None = None  # the clusters that were to choose from, if not this one
+    given: str | None = None  # what the batch system calls it, where that is not to be read
+
+    @property
+    def launcher(self) -> str:
+        """The name of the launcher that it was handed to."""
+        return self.folder.parent.name
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / f"array-{self.number}.json"
+
+    @property
+    def script(self) -> Path:
+        return self.folder / f"array-{self.number}.sh"
+
+    @property
+    def noted(self) -> Path:
+        return self.folder / f"array-{self.number}.job"
+
+    @property
+    def token(self) -> str:
+        """What no other job is called; part of its name in the queue, and its comment."""
+        return f"{self.folder.name}.{self.number}"
+
+    @cached_property
+    def job(self) -> str | None:
+        """What it is called: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known.
+
+        Errors: UserError if what was noted is damaged.
+        """
+        if self.given is not None and not self.noted.exists():
+            return self.given
+        with suppress(FileNotFoundError):
+            try:
+                found = read_whole(self.noted).decode("utf-8", "replace").strip()
+            except Unfit as error:
+                found = str(error)
+            if found and found != VOID and not JOB.fullmatch(found):
+                raise UserError(f"{self.noted} holds no job id: write into it what the array is called, or {VOID}")
+            return found or None
+        return None
+
+    def note(self, job: str) -> str:
+        """Write down what the array is called, or that it is void, unless that is known already; what it is."""
+        half = temporary_of(self.noted)
+        half.write_text(f"{job}\n")
+        self.__dict__.pop("job", None)
+        try:
+            os.link(half, self.noted)
+        except OSError:  # it is there already, or the file system has no links
+            if self.job is None:  # empty, or not there
+                os.replace(half, self.noted)
+        half.unlink(missing_ok=True)
+        self.__dict__.pop("job", None)
+        return self.job or job
+
+    def note_instead(self, job: str) -> None:
+        """Write down another id than the one that was believed, unless the array is void by now."""
+        self.__dict__.pop("job", None)
+        if self.job != VOID:
+            self.overwrite(job)
+
+    def forget(self) -> None:
+        """Let it be void, whatever it was called: its tasks that have not begun will do nothing."""
+        self.overwrite(VOID)
+
+    def overwrite(self, job: str) -> None:
+        write_atomically(self.noted, f"{job}\n".encode())
+        self.__dict__.pop("job", None)
+
+    @property
+    def id(self) -> str | None:
+        """The id of its job, if it has one."""
+        return None if self.job in (None, VOID) else str(self.job).split(";")[0]
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The name of the cluster to address, if it is another one."""
+        return str(self.job).partition(";")[2] or self.asked
