@@ -21,8 +21,8 @@ import typer
 from typer.models import ArgumentInfo
 
 from spurbench.bench.cli.main import whole
+from spurbench.bench.plugin_files.components import alternatives
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.components import alternatives
 from spurbench.bench.plugins.metric import CountedMetric
 from spurbench.bench.plugins.training_settings import choices, training_fields
 from spurbench.bench.records import metrics
@@ -45,7 +45,7 @@ PLURALS = {"str": "texts", "Whole": "whole numbers", "Natural": "whole numbers â
            "DatasetSheet": "entries", "MethodSheet": "entries"}  # fmt: skip
 """Types in words."""
 TRAINING_FILES = (
-    "bench/plugins/training_settings.py", "bench/plugins/components.py", "bench/training/networks/*.py",
+    "bench/plugins/training_settings.py", "bench/plugin_files/components.py", "bench/training/networks/*.py",
     "bench/training/optimizers/*.py",
 )  # fmt: skip
 

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
-    "core", "plugins", "checks", "images", "records", "provenance", "grid", "store", "training", "evaluation", "jobs",
-    "launch", "cluster", "leaderboard", "formats", "figures", "cli",
+    "core", "plugin_files", "plugins", "checks", "images", "records", "provenance", "grid", "store", "training",
+    "evaluation", "jobs", "launch", "cluster", "leaderboard", "formats", "figures", "cli",
 )  # fmt: skip
 """The packages of bench/ in the order in which data walk through them: each imports only those before it."""
 OPEN_TO_PLUGINS = {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from spurbench.bench.cli import catalogue
+from spurbench.bench.plugin_files.discovery import FOLDERS
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.discovery import FOLDERS
 from tests.test_metrics import METRIC
 from tests.test_rules import RULE
 

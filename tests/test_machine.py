@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.core import entry_points, machine, processes, terminal
+from spurbench.bench.core import machine, processes, terminal
 from spurbench.bench.core.errors import MESSAGE, UserError, reason
 from spurbench.bench.core.files import at_home, home
 from spurbench.bench.launch import placement
+from spurbench.bench.plugin_files import entry_points
 from spurbench.bench.provenance import commit
 
 ROOT = Path(__file__).parent.parent

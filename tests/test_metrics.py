@@ -16,9 +16,9 @@ from make_records import make_counts
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation.counting import count
+from spurbench.bench.plugin_files.discovery import FOLDERS
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split
-from spurbench.bench.plugins.discovery import FOLDERS
 from spurbench.bench.plugins.metric import CountedMetric, Metric, Predictions, tally
 from spurbench.bench.records import metrics
 from tests.test_leaderboard import record, run

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugin_files.components import SHARED, TAKEN
+from spurbench.bench.plugin_files.discovery import FOLDERS, load_component
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.components import SHARED, TAKEN
-from spurbench.bench.plugins.discovery import FOLDERS, load_component
 from spurbench.bench.plugins.training_settings import Training, choices
 from spurbench.bench.provenance import edits, plugin_code
 from spurbench.bench.records.record import Summary

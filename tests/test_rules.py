@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_counts, make_plan, make_record
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugin_files.discovery import FOLDERS
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.discovery import FOLDERS
 from spurbench.bench.records.parsing import Unfit, parse_plan, write_plan
 from spurbench.bench.records.plan import Choice
 from spurbench.bench.records.selection import at_its_best, choice_of

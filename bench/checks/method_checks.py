@@ -30,9 +30,9 @@ from spurbench.bench.checks.loss_checks import (
 from spurbench.bench.checks.purity import belongings, determinism, inputs, memory, undrawn
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option
+from spurbench.bench.plugin_files.reader import PluginInfo, describe, unknown_need
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.method import Method
-from spurbench.bench.plugins.reader import PluginInfo, describe, unknown_need
 
 Question = Callable[[Method, int], str]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from spurbench.bench.core.errors import LONGEST, UserError, cut
 from spurbench.bench.grid.load import shipped_grids
+from spurbench.bench.plugin_files.components import SHARED
+from spurbench.bench.plugin_files.discovery import FOLDERS
+from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.components import SHARED
 from spurbench.bench.plugins.dataset_files import told
-from spurbench.bench.plugins.discovery import FOLDERS
-from spurbench.bench.plugins.reader import PluginInfo
 
 Row = dict[str, Any]
 COLUMNS = {

@@ -7,10 +7,10 @@ from math import inf
 from typing import Any
 
 from spurbench.bench.core.fields import Limits, Option, show_value
+from spurbench.bench.plugin_files.components import SHARED, own_options
+from spurbench.bench.plugin_files.literals import MISSING, UNREAD
+from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.components import SHARED, own_options
-from spurbench.bench.plugins.literals import MISSING, UNREAD
-from spurbench.bench.plugins.reader import PluginInfo
 
 COLUMNS = {"name": "name", "type": "type", "default": "default", "range": "range", "symbol": "symbol",
            "only": "has an effect with"}  # fmt: skip

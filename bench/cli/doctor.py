@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.core import entry_points, machine
+from spurbench.bench.core import machine
 from spurbench.bench.core.errors import reason
 from spurbench.bench.launch import placement
+from spurbench.bench.plugin_files import entry_points
 from spurbench.bench.plugins import dataset_files, registry
 from spurbench.bench.provenance import commit
 

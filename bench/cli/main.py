@@ -17,7 +17,8 @@ from spurbench.bench.cli import (
     plugin_commands,
     store_commands,
 )
-from spurbench.bench.core import entry_points, terminal
+from spurbench.bench.core import terminal
+from spurbench.bench.plugin_files import entry_points
 
 app = typer.Typer(
     no_args_is_help=True,

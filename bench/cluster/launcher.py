@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 from spurbench.bench.cluster.arrays import Array, Key
 from spurbench.bench.cluster.resources import Layer, Resources
-from spurbench.bench.core import entry_points
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.jobs.job import Job
+from spurbench.bench.plugin_files import entry_points
 
 End = tuple[str, str]
 """How a task ended, as the kind of a record's cause, and in words."""

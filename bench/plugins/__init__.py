@@ -1,1 +1,1 @@
-"""What a plug-in may import, and where plug-ins are found."""
+"""What a plug-in may import, and all plug-ins by name."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.errors import BadData, UserError, reason, unknown
 from spurbench.bench.core.fields import check_value
+from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.reader import PluginInfo
 
 if TYPE_CHECKING:
     from spurbench.bench.plugins.dataset import Dataset

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option, conditions
-from spurbench.bench.plugins import discovery, training_settings
-from spurbench.bench.plugins.components import components
-from spurbench.bench.plugins.discovery import FOLDERS, load_class
-from spurbench.bench.plugins.literals import UNREAD
-from spurbench.bench.plugins.reader import PluginInfo, describe, needs_known, unknown_need, wrong_condition
+from spurbench.bench.plugin_files import discovery
+from spurbench.bench.plugin_files.components import components
+from spurbench.bench.plugin_files.discovery import FOLDERS, load_class
+from spurbench.bench.plugin_files.literals import UNREAD
+from spurbench.bench.plugin_files.reader import PluginInfo, describe, needs_known, unknown_need, wrong_condition
+from spurbench.bench.plugins import training_settings
 from spurbench.bench.plugins.training_settings import Training
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 
 from spurbench.bench.core.errors import UserError, say_unknown
 from spurbench.bench.core.fields import Condition, Limits, Option, check_value, drop_ineffective
-from spurbench.bench.plugins.components import (
+from spurbench.bench.plugin_files.components import (
     DEFAULTS,
     SHARED,
     Component,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.core.hashing import fingerprint
+from spurbench.bench.plugin_files.reader import PluginInfo, file_of, former, is_ours, module_file
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.reader import PluginInfo, file_of, former, is_ours, module_file
 
 IN_IDENTITY = {"training", "headline", "splits"}  # class attributes that alter no number of a run
 

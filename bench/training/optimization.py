@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spurbench.bench.plugins.discovery import load_component
+from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.optimizer import Optimizer
 from spurbench.bench.plugins.training_settings import Training
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from spurbench.bench.checks import data_checks
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
-from spurbench.bench.plugins.components import known_network
+from spurbench.bench.plugin_files.components import known_network
+from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.dataset import Data, Dataset, Training
-from spurbench.bench.plugins.discovery import load_component
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.network import Network
 from spurbench.bench.training.forward import OneLogit

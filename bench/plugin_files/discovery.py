@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spurbench.bench.core.entry_points import find_entry_points
 from spurbench.bench.core.errors import UserError, reason
 from spurbench.bench.core.files import ROOT
-from spurbench.bench.plugins.reader import ROOTS, PluginInfo, describe, module_file
+from spurbench.bench.plugin_files.entry_points import find_entry_points
+from spurbench.bench.plugin_files.reader import ROOTS, PluginInfo, describe, module_file
 
 FOLDERS = {
     "method": ROOT / "methods",

@@ -10,9 +10,9 @@ from typing import Any
 
 from spurbench.bench.core.errors import say_unknown
 from spurbench.bench.core.fields import Condition, Option
-from spurbench.bench.plugins.discovery import listed, load_class
-from spurbench.bench.plugins.literals import MISSING, UNREAD
-from spurbench.bench.plugins.reader import PluginInfo
+from spurbench.bench.plugin_files.discovery import listed, load_class
+from spurbench.bench.plugin_files.literals import MISSING, UNREAD
+from spurbench.bench.plugin_files.reader import PluginInfo
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from spurbench.bench.core.errors import UserError, say_unknown
 from spurbench.bench.core.fields import Option
 from spurbench.bench.core.files import ROOT
-from spurbench.bench.plugins.literals import (
+from spurbench.bench.plugin_files.literals import (
     MISSING,
     UNREAD,
     assigned,
@@ -166,7 +166,7 @@ def unknown_need(needs: frozenset[str]) -> str | None:
 @cache
 def needs_known() -> tuple[str, ...]:
     """NEEDS of bench/plugins/method.py, read without importing torch."""
-    return tuple(parse(Path(__file__).with_name("method.py")).constants["NEEDS"])
+    return tuple(parse(ROOT / "bench" / "plugins" / "method.py").constants["NEEDS"])
 
 
 def parse(path: Path) -> Module:
