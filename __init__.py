@@ -22,7 +22,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spurbench.bench.cli.notebook import Results, load, run
+    from spurbench.bench.api.notebook import Results, load, run
     from spurbench.bench.core.errors import BadData, UserError
     from spurbench.bench.plugins.dataset import Data, Dataset, Margins, Pgd, Split, Training
     from spurbench.bench.plugins.method import Batch, Means, Method, Problem, class_logits, hyper
@@ -35,7 +35,7 @@ __all__ = [
 ]  # fmt: skip
 
 HOMES = {
-    "cli.notebook": ("Results", "load", "run"),
+    "api.notebook": ("Results", "load", "run"),
     "core.errors": ("BadData", "UserError"),
     "plugins.dataset": ("Data", "Dataset", "Margins", "Pgd", "Split", "Training"),
     "plugins.method": ("Batch", "Means", "Method", "Problem", "class_logits", "hyper"),

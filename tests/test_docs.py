@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from spurbench.bench.cli import running
+from spurbench.bench.api import running
 from spurbench.bench.cli.main import whole
 from spurbench.bench.core.files import at_home
 from spurbench.bench.grid import load, patterns

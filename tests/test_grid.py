@@ -14,7 +14,7 @@ from msgspec import structs
 sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_record
 
-from spurbench.bench.cli.running import the_grid
+from spurbench.bench.api.running import the_grid
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.grid.ad_hoc import adhoc_grid

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     "core", "plugin_files", "plugins", "checks", "images", "records", "provenance", "grid", "store", "training",
-    "evaluation", "jobs", "launch", "cluster", "leaderboard", "formats", "figures", "cli",
+    "evaluation", "jobs", "launch", "cluster", "leaderboard", "formats", "figures", "api", "cli",
 )  # fmt: skip
 """The packages of bench/ in the order in which data walk through them: each imports only those before it."""
 OPEN_TO_PLUGINS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spurbench.bench.cli import catalogue
+from spurbench.bench.api import catalogue
 from spurbench.bench.plugin_files.discovery import FOLDERS
 from spurbench.bench.plugins import registry
 from tests.test_metrics import METRIC
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_one_line(command: Any) -> None:
 
 
 def test_rows_are_read_without_importing_a_plugin() -> None:
-    program = "import sys; from spurbench.bench.cli import catalogue; catalogue.everything(''); print(*sys.modules)"
+    program = "import sys; from spurbench.bench.api import catalogue; catalogue.everything(''); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
     ours = ("spurbench.bench.evaluation.metrics.", "spurbench.bench.records.rules.", "spurbench.methods.")
     assert loaded and not [name for name in loaded if name.startswith(ours)]

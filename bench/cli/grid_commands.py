@@ -41,7 +41,7 @@ def plan(
     [dim]spurbench plan paper[/dim]
     [dim]spurbench plan --dataset colored_mnist --method sd[/dim]
     """
-    from spurbench.bench.cli import running
+    from spurbench.bench.api import running
     from spurbench.bench.grid.expand import expand, summarize
     from spurbench.bench.grid.patterns import only as chosen
     from spurbench.bench.plugins.registry import add_plugins
@@ -90,7 +90,7 @@ def estimate(
     [dim]spurbench estimate paper[/dim]
     [dim]spurbench estimate --dataset cifar10 --method erm --set cifar10.origin=jpeg[/dim]
     """
-    from spurbench.bench.cli import running
+    from spurbench.bench.api import running
     from spurbench.bench.grid.patterns import only as chosen
     from spurbench.bench.launch import estimate as estimates
     from spurbench.bench.launch.runner import Settings
@@ -150,7 +150,7 @@ def run(
     [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]
     [dim]spurbench run --dataset two_moon --method sd --draws 8[/dim]
     """
-    from spurbench.bench.cli import running
+    from spurbench.bench.api import running
     from spurbench.bench.launch.runner import Settings
     from spurbench.bench.plugins.registry import add_plugins
 

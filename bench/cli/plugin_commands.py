@@ -36,7 +36,7 @@ def list_(
     [dim]spurbench list metrics[/dim]
     [dim]spurbench list sd[/dim]
     """
-    from spurbench.bench.cli import catalogue
+    from spurbench.bench.api import catalogue
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
@@ -53,7 +53,7 @@ def list_(
 
 def tell(name: str, json_: bool) -> None:
     """Show the plug-ins of one name."""
-    from spurbench.bench.cli import catalogue, description
+    from spurbench.bench.api import catalogue, description
 
     each = catalogue.named(name)
     if json_:
@@ -97,7 +97,7 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method, o
 
 def doctor(json_: options.Json = False) -> None:
     """Check this machine: versions, cores, GPUs, bf16, plug-ins, data, and how runs would be placed."""
-    from spurbench.bench.cli.doctor import examine
+    from spurbench.bench.api.doctor import examine
 
     rows = examine()
     if json_:

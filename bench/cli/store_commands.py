@@ -85,7 +85,7 @@ def show_run(
 
     [dim]spurbench show 0188 stores/paper[/dim]
     """
-    from spurbench.bench.cli import run_details as told
+    from spurbench.bench.api import run_details as told
     from spurbench.bench.core.errors import UserError
     from spurbench.bench.store.store import Store
 

@@ -56,7 +56,7 @@ def the_grid(
 
 def run(grid: Grid, where: Path, settings: Settings) -> int:
     """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
-    from spurbench.bench.cli.progress import Bars, Lines
+    from spurbench.bench.api.progress import Bars, Lines
 
     chosen = patterns.only(grid, settings.only)  # complaints come before anything is written
     devices = find_devices(settings.device)

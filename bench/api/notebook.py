@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spurbench.bench.cli import running
+from spurbench.bench.api import running
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.launch.runner import Settings
 from spurbench.bench.leaderboard.build import Leaderboard, board
