@@ -23,9 +23,9 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import running as alive
 from spurbench.bench.evaluation import theory
 from spurbench.bench.figures import draw, sheet
-from spurbench.bench.figures.curves import Looks
-from spurbench.bench.figures.heatmap import coloured
-from spurbench.bench.figures.source import Source
+from spurbench.bench.figures.panels.looks import Looks
+from spurbench.bench.figures.panels.squares import coloured
+from spurbench.bench.figures.source import Kind, Source
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import retrain
@@ -295,6 +295,13 @@ def test_the_papers_squares_stand_beside_the_published_ones() -> None:
     assert np.abs(ours[:3] - np.array(published)[:3]).max() < 4
     marked = np.array([[square["accuracy"]["marked"] for square in row] for row in part["squares"]])
     assert np.abs(marked - np.array(published)).max() < 1  # the same seed
+
+
+def test_every_file_of_panels_holds_the_kind_it_is_called_after() -> None:
+    assert {"dynamics", "looks", "surface"} <= set(sheet.kinds())
+    for name in sheet.kinds():
+        kind = sheet.load_kind(name)
+        assert issubclass(kind, Kind) and kind.__module__.endswith(f".panels.{name}")
 
 
 def test_a_grey_picture_is_grey() -> None:

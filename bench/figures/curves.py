@@ -1,4 +1,4 @@
-"""Curves over runs: how many images a perturbation flips, and a metric over training; mean and range over seeds."""
+"""Curves over runs, a line for each row of a grid; mean and range over seeds."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import structs
 
 from spurbench.bench.figures import style
 from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
-from spurbench.bench.grid.schema import Strict
 from spurbench.bench.records.record import Summary
 
 FEW = 4  # series, among whose lines there is room for their names
-
-
-class Line(Strict):
-    """A curve read off a published figure."""
-
-    name: str
-    x: list[float]
-    y: list[float]
 
 
 class Curves(Kind):
@@ -53,71 +43,3 @@ class Curves(Kind):
             axes.plot(one["x"], one["y"], color=colour, label=one["name"] + share)
             axes.fill_between(one["x"], one["low"], one["high"], color=colour, alpha=shade, linewidth=0)
         axes.grid(True)
-
-
-class Flipped(Curves):
-    """Share of the images that a perturbation of at most a given size flips, from a search for margins, by name.
-
-    Sizes are on a scale on which the pixels' range is `range`. `published` curves are dotted, in the series' order.
-    """
-
-    attack: str = "margin"
-    range: float = 1.0
-    until: float | None = None  # where the axis ends
-    published: list[Line] = []
-
-    def kept(self, source: Source, record: Summary) -> bool:
-        return self.attack in source.curves(record)
-
-    @property
-    def in_record(self) -> str:
-        return f"no curve of an attack called '{self.attack}'"
-
-    def curve(self, source: Source, record: Summary) -> tuple[list[float], list[float]]:
-        found = source.curves(record)[self.attack]
-        sizes = np.arange(len(found.flipped)) / (len(found.flipped) - 1) * self.range
-        return sizes.tolist(), (100 * np.array(found.flipped) / found.n).tolist()
-
-    def gather(self, source: Source) -> Part:
-        return super().gather(source) | {"published": [line.model_dump() for line in self.published]}
-
-    def draw(self, axes: Any, part: Part) -> None:
-        super().draw(axes, part)
-        for one, colour in zip(part["published"], style.COLOURS, strict=False):
-            axes.plot(one["x"], one["y"], color=colour, linestyle=style.DASHES[2], label=one["name"])
-        last = self.until or self.range
-        axes.set(xlim=(0, last), ylim=(0, 100), xlabel="size of the perturbation (L∞)", ylabel="% of images flipped")
-        axes.legend(loc="lower right")
-
-
-class Looks(Curves):
-    """A share of right answers on a split over training, in percent, at the steps at which the runs were scored."""
-
-    split: str = "validation"
-    metric: str = "worst_group_accuracy"
-
-    def kept(self, source: Source, record: Summary) -> bool:
-        return bool(record.looks) and None not in self.values(record)
-
-    @property
-    def in_record(self) -> str:
-        return f"no scores of {self.split} during training: training.evaluate says how often they are made"
-
-    def values(self, record: Summary) -> list[float | None]:
-        """In percent, of each look; None where the split is not there or has no examples, which is not a share of 0."""
-        from spurbench.bench.records.metrics import value
-
-        of_looks = (structs.replace(record, splits=look.splits, measures={}) for look in record.looks)
-        return [value(one, (self.split, self.metric)) for one in of_looks]
-
-    def curve(self, source: Source, record: Summary) -> tuple[list[float], list[float]]:
-        known = [share for share in self.values(record) if share is not None]
-        return [look.step for look in record.looks], known
-
-    def draw(self, axes: Any, part: Part) -> None:
-        super().draw(axes, part)
-        axes.set(ylim=(0, 100), xlabel="step", ylabel=f"{self.split} {self.metric.replace('_', ' ')} (%)")
-        if len(part["series"]) <= FEW:
-            axes.legend(loc="lower right")
-        else:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)

@@ -34,7 +34,7 @@ class Drawing:
         """The plotted numbers and what they were made of."""
         sheet = self.figure.sheet
         panels = [
-            {"title": panel.title, "kind": type(panel).__name__.lower(), "data": part}
+            {"title": panel.title, "kind": type(panel).__module__.rpartition(".")[2], "data": part}
             for panel, part in zip(self.figure.panels, self.parts, strict=True)
         ]
         head = {"figure": self.figure.name, "title": sheet.title, "caption": sheet.caption, "source": sheet.source}

@@ -10,7 +10,9 @@ from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.terminal import shell
 from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures.draw import Drawing
-from spurbench.bench.figures.responses import Look, Responses, Shares, curves
+from spurbench.bench.figures.panels.responses import Responses
+from spurbench.bench.figures.panels.shares import Shares
+from spurbench.bench.figures.probed import Look, curves
 from spurbench.bench.figures.sheet import Figure, FigureSheet
 from spurbench.bench.figures.source import Cell, Part, counted
 from spurbench.bench.grid.expand import expand

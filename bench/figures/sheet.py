@@ -1,12 +1,14 @@
-"""A file of figures, checked: each has a title, a size and panels; the kinds of panels there are."""
+"""A file of figures, checked: each has a title, a size and panels. A kind of panel is a file in panels/."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -14,24 +16,11 @@ from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.files import at_home
 from spurbench.bench.core.yamlfile import Origin
 from spurbench.bench.core.yamlfile import load as document
-from spurbench.bench.figures.curves import Flipped, Looks
-from spurbench.bench.figures.dynamics import Dynamics
-from spurbench.bench.figures.heatmap import Squares
-from spurbench.bench.figures.responses import Responses, Shares
 from spurbench.bench.figures.source import Kind
-from spurbench.bench.figures.surface import Surface
 from spurbench.bench.grid.schema import Strict, checked
 
-KINDS: dict[str, type[Kind]] = {
-    "surface": Surface,
-    "responses": Responses,
-    "shares": Shares,
-    "squares": Squares,
-    "dynamics": Dynamics,
-    "flipped": Flipped,
-    "looks": Looks,
-}
 FOLDER = Path(__file__).parent
+PANELS = FOLDER / "panels"
 
 
 class FigureSheet(Strict):
@@ -110,7 +99,19 @@ def figure(name: str, fields: Any, origin: Origin) -> Figure:
 def panel(fields: Mapping[str, Any], where: tuple[str | int, ...], origin: Origin) -> Kind:
     """One panel, by its kind."""
     kind = fields.get("kind")
-    if kind not in KINDS:
-        raise origin.error((*where, "kind"), str(unknown("kind of panel", str(kind), KINDS)))
+    if kind not in kinds():
+        raise origin.error((*where, "kind"), str(unknown("kind of panel", str(kind), kinds())))
     rest = {key: value for key, value in fields.items() if key != "kind"}
-    return checked(rest, KINDS[kind], origin, where, f"a panel of kind '{kind}'")
+    return checked(rest, load_kind(str(kind)), origin, where, f"a panel of kind '{kind}'")
+
+
+@cache
+def kinds() -> tuple[str, ...]:
+    """The kinds of panels there are."""
+    return tuple(sorted(file.stem for file in PANELS.glob("*.py") if file.stem != "__init__"))
+
+
+def load_kind(name: str) -> type[Kind]:
+    """The kind of that name, its file imported: the class that is called like the file."""
+    module = importlib.import_module(f"spurbench.bench.figures.panels.{name}")
+    return cast(type[Kind], getattr(module, name.title().replace("_", "")))
