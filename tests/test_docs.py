@@ -17,7 +17,8 @@ import typer
 from spurbench.bench.api import running
 from spurbench.bench.cli.main import whole
 from spurbench.bench.core.files import at_home
-from spurbench.bench.grid import load, patterns
+from spurbench.bench.grid import load
+from spurbench.bench.grid.cells import only
 from spurbench.bench.plugins import registry
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +139,7 @@ def named(name: str, options: dict[str, Any]) -> None:
         registry.add_plugins([at_home(path) for path in options.get("plugin") or ()])
         ad_hoc = [options.get(one) or [] for one in ("dataset", "method", "set_")]
         grid = running.the_grid(options["grid"], *ad_hoc[:2], options.get("seeds"), ad_hoc[2], None)
-        patterns.only(grid, options.get("only") or [])
+        only(grid, options.get("only") or [])
     if name == "data prepare":
         registry.dataset_info(options["dataset"])
 

@@ -18,9 +18,9 @@ from spurbench.bench.api.running import the_grid
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.grid.cells import only
 from spurbench.bench.grid.expand import expand, summarize
 from spurbench.bench.grid.load import load_grid, shipped_grids
-from spurbench.bench.grid.patterns import only
 from spurbench.bench.jobs.job import gather
 from spurbench.bench.launch import runner
 from spurbench.bench.launch.local import Outcome

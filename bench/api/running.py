@@ -13,9 +13,9 @@ from spurbench.bench.core import machine, terminal
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.machine import find_devices
 from spurbench.bench.core.terminal import plural
-from spurbench.bench.grid import ad_hoc, patterns
+from spurbench.bench.grid import ad_hoc
 from spurbench.bench.grid import load as grids
-from spurbench.bench.grid.cells import Grid
+from spurbench.bench.grid.cells import Grid, only
 from spurbench.bench.launch.runner import Outstanding, Result, Settings, run_grid
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import name_among
@@ -58,7 +58,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
     """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
     from spurbench.bench.api.progress import Bars, Lines
 
-    chosen = patterns.only(grid, settings.only)  # complaints come before anything is written
+    chosen = only(grid, settings.only)  # complaints come before anything is written
     devices = find_devices(settings.device)
     store, console = Store.open(where, create=True), terminal.console(stderr=True)
     store.tidy()

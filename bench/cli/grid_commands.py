@@ -42,8 +42,8 @@ def plan(
     [dim]spurbench plan --dataset colored_mnist --method sd[/dim]
     """
     from spurbench.bench.api import running
+    from spurbench.bench.grid.cells import only as chosen
     from spurbench.bench.grid.expand import expand, summarize
-    from spurbench.bench.grid.patterns import only as chosen
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.records.run import used
 
@@ -91,7 +91,7 @@ def estimate(
     [dim]spurbench estimate --dataset cifar10 --method erm --set cifar10.origin=jpeg[/dim]
     """
     from spurbench.bench.api import running
-    from spurbench.bench.grid.patterns import only as chosen
+    from spurbench.bench.grid.cells import only as chosen
     from spurbench.bench.launch import estimate as estimates
     from spurbench.bench.launch.runner import Settings
     from spurbench.bench.plugins.registry import add_plugins

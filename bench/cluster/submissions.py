@@ -31,7 +31,7 @@ from spurbench.bench.cluster.launcher import End, Launcher, find_launcher, launc
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.hashing import canonical
-from spurbench.bench.grid.patterns import cell_names, chosen
+from spurbench.bench.grid.cells import cell_names, chosen
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.records.parsing import Unfit, parse_json, read_whole
 from spurbench.bench.records.record import OUTSIDE

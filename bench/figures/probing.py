@@ -15,10 +15,10 @@ from spurbench.bench.figures.panels.shares import Shares
 from spurbench.bench.figures.probed import Look, curves
 from spurbench.bench.figures.sheet import Figure, FigureSheet
 from spurbench.bench.figures.source import Cell, Part, counted
+from spurbench.bench.grid.cells import picked
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.grid.load import shipped_grids as shipped
-from spurbench.bench.grid.patterns import picked
 from spurbench.bench.jobs import retrain
 from spurbench.bench.leaderboard.cell_results import squares
 from spurbench.bench.records.record import Summary

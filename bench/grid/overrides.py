@@ -11,8 +11,7 @@ from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.entries import Entry, firsts, in_effect, rows, settle, with_values
 from spurbench.bench.grid.schema import BY_DEFAULT, GridSheet, MethodSheet, SearchSheet
-from spurbench.bench.grid.search import space_name
-from spurbench.bench.grid.search_space import declared
+from spurbench.bench.grid.search_space import declared, space_name
 
 Change = tuple[str, str, Any]
 """Place, name and value of one setting."""

@@ -32,6 +32,12 @@ class Axis:
         return self.option.name if self.place == "hyper_parameters" else f"{self.place}.{self.option.name}"
 
 
+def space_name(key: str) -> tuple[str, str]:
+    """Place and name of a key of a search's space."""
+    owner, dot, name = key.partition(".")
+    return (owner, name) if dot else ("hyper_parameters", key)
+
+
 def varies(option: Option, value: Any) -> bool:
     """Whether a given value is a list of values or a range instead of one value."""
     several = isinstance(value, list) and not option.type.startswith(("tuple", "list"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
-from spurbench.bench.grid.cells import Grid
+from spurbench.bench.grid.cells import Grid, only
 from spurbench.bench.grid.expand import expand
-from spurbench.bench.grid.patterns import only
 from spurbench.bench.jobs.job import Job, Redo, gather
 from spurbench.bench.launch import placement
 from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 
 from spurbench.bench.core.errors import UserError, cut, unknown
-from spurbench.bench.grid.patterns import cell_names, chosen
+from spurbench.bench.grid.cells import cell_names, chosen
 from spurbench.bench.leaderboard.build import Leaderboard, Section
 from spurbench.bench.leaderboard.rows import Row
 from spurbench.bench.records.metrics import Column
