@@ -112,6 +112,13 @@ def test_sizes() -> None:
         assert len(path.read_text().splitlines()) <= 80, path
 
 
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_has_few_enough_modules_to_be_known(name: str) -> None:
+    """Four to ten; folders in a package into which plug-ins are dropped may hold any number."""
+    modules = [path.stem for path in (ROOT / "bench" / name).glob("*.py") if path.stem != "__init__"]
+    assert 4 <= len(modules) <= 10, f"{name} has {len(modules)}: {', '.join(sorted(modules))}"
+
+
 def test_only_bench_is_a_package_with_init() -> None:
     """datasets/__init__.py would hide Hugging Face's datasets from whoever works in the repository's folder."""
     for room in ("methods", "datasets", "slurm"):
