@@ -1,41 +1,48 @@
 """A SLURM that only keeps a queue, in the place of its commands: for what a real one does not do when it is asked to.
 
-`FakeSlurm(folder)` writes commands into `folder/bin`, to be put first on PATH. What they know lies in
-`folder/state.json`; a test changes that to let tasks run or end, or to make trouble: `banner` is printed before a job's
-number, `lie` instead of it, `down` fails every command, `swallow` fails sbatch after it has taken the job, `mumble` is
-an error beside a success of squeue, `rename` is the name that the site gives to every job, `bare` lists an array
-that was cancelled as one job, `stubborn` is how scancel ends and what it says, `private` hides the jobs of
-others, `user` is who asks, `clusters` are those that there are.
+`FakeSlurm(folder)` writes commands into `folder/bin`, to be put first on PATH; they are started hundreds of times, so
+this file is compiled once and imports little. What they know lies in `folder/state`; a test changes that to let tasks
+run or end, or to make trouble: `banner` is printed before a job's number, `lie` instead of it, `down` fails every
+command, `swallow` fails sbatch after it has taken the job, `mumble` is an error beside a success of squeue, `rename`
+is the name that the site gives to every job, `bare` lists an array that was cancelled as one job, `stubborn` is how
+scancel ends and what it says, `private` hides the jobs of others, `user` is who asks, `clusters` are those that there
+are.
 """
 
 from __future__ import annotations
 
-import json
+import marshal
 import sys
-from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 PROGRAM = """\
 #!/bin/sh
-exec {python} -S -E {file} {folder} "$(basename "$0")" "$@"
+exec {python} -S -E {folder}/program.pyc {folder} "${{0##*/}}" "$@"
 """
 
 
 class FakeSlurm:
     def __init__(self, folder: Path) -> None:
-        self.folder, self.file, self.bin = folder, folder / "state.json", folder / "bin"
+        import py_compile
+
+        self.folder, self.file, self.bin = folder, folder / "state", folder / "bin"
         self.bin.mkdir(parents=True)
+        py_compile.compile(__file__, folder / "program.pyc", doraise=True)
         for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sacctmgr"):
-            (self.bin / name).write_text(PROGRAM.format(python=sys.executable, file=__file__, folder=folder))
+            (self.bin / name).write_text(PROGRAM.format(python=sys.executable, folder=folder))
             (self.bin / name).chmod(0o755)
         self.save({"jobs": {}, "next": 100, "calls": []})
 
     def load(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.file.read_text())
+        found: dict[str, Any] = marshal.loads(self.file.read_bytes())
         return found
 
     def save(self, state: dict[str, Any]) -> None:
-        self.file.write_text(json.dumps(state))
+        self.file.write_bytes(marshal.dumps(state))
 
     def set(self, **trouble: Any) -> None:
         self.save(self.load() | trouble)
@@ -85,7 +92,8 @@ def sbatch(state: dict[str, Any], words: list[str]) -> int:
     if "--test-only" in words:
         print("sbatch: Job 1 to start at once", file=sys.stderr)
         return 0
-    text = Path(words[-1]).read_text()
+    with open(words[-1]) as script:
+        text = script.read()
     lines = dict(line[len("#SBATCH --") :].partition("=")[::2] for line in text.splitlines() if line[:7] == "#SBATCH")
     if lines.get("partition") in state.get("refuse", []):
         print("sbatch: error: Batch job submission failed: Invalid partition name specified", file=sys.stderr)
@@ -165,13 +173,13 @@ def scontrol(state: dict[str, Any], words: list[str]) -> int:
     return 0
 
 
-def main(folder: Path, name: str, words: list[str]) -> int:
+def main(folder: str, name: str, words: list[str]) -> int:
     import fcntl
 
-    with open(folder / "lock", "w") as lock:
+    with open(f"{folder}/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        file = folder / "state.json"
-        state = json.loads(file.read_text())
+        with open(f"{folder}/state", "rb") as file:
+            state = marshal.load(file)
         state["calls"].append([name, *words])
         code = 1
         if state.get("down") in (True, name):
@@ -184,9 +192,10 @@ def main(folder: Path, name: str, words: list[str]) -> int:
             print(state.get(name, ""))
         else:
             code = {"sbatch": sbatch, "squeue": squeue, "scancel": scancel, "scontrol": scontrol}[name](state, words)
-        file.write_text(json.dumps(state))
+        with open(f"{folder}/state", "wb") as file:
+            marshal.dump(state, file)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
