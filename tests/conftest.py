@@ -6,13 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer.main
 
 from spurbench.bench.cli.main import main
-from spurbench.bench.plugins import registry
+from spurbench.bench.plugins import discovery, registry
+from spurbench.bench.plugins.reader import PluginInfo, describe
 
 torch.set_num_threads(
     1
@@ -24,6 +28,24 @@ def ordinary_numbers() -> Iterator[None]:
     """What a worker sets for its process is undone after a test that trains in this one."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """What every command does first is done once for all commands of this process.
+
+    Our own plug-in files are parsed, which no test alters, and the command line is put together; together they take
+    longer than most commands here.
+    """
+    ours = cache(describe)
+
+    def read(path: Path, name: str, kind: str | None = None, origin: str = "folder") -> PluginInfo:
+        return (ours if path.parent in discovery.PACKAGES else describe)(path, name, kind, origin)
+
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr(discovery, "describe", read)
+        here.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(params=["cpu", "cuda"])
