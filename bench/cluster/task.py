@@ -44,9 +44,6 @@ def main(manifest: str) -> int:
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
 
-    from spurbench.bench.jobs.session import Stopped
-    from spurbench.bench.jobs.worker import run_job
-
     try:
         launcher = launcher_of(Path(manifest))
         here = launcher.here() or Here(None, 0, "")
@@ -72,6 +69,9 @@ def main(manifest: str) -> int:
     if starts(Path(manifest), here.index, jobs, store) > STARTS:
         give_up(jobs, store)
         return 3
+    from spurbench.bench.jobs.session import Stopped
+    from spurbench.bench.jobs.worker import run_job
+
     refused, redo, left = 0, Redo(content.get("retry", False)), jobs
     while left:
         job = left[0]
