@@ -26,6 +26,7 @@ from torch import nn
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
+from spurbench.bench.images import preparing
 from spurbench.bench.images.decode import Crop, cropped, decode
 from spurbench.bench.images.facts import FACTS
 from spurbench.bench.images.prepared import Prepared, root
@@ -47,8 +48,9 @@ TWIN = ("celeba.origin=twin", "celeba.size=16")
 
 @pytest.fixture(autouse=True)
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of prepared data for each test."""
+    """An empty folder of prepared data for each test, as if this machine had one core: no processes are started."""
     monkeypatch.setenv("SPURBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(preparing, "cores", lambda: 1)
     return tmp_path / "data"
 
 
@@ -485,7 +487,9 @@ def test_swapped_splits_and_wrong_counts(faces: Path, monkeypatch: pytest.Monkey
     assert "differ in 2 pictures" in refused("celeba", faces)
 
 
-def test_unreadable_pictures(faces: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_unreadable_pictures(faces: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    monkeypatch.setattr(preparing, "cores", lambda: processes)
     for number in (3, 5):
         file = faces / "img_align_celeba" / f"{number:06}.jpg"
         file.write_bytes(file.read_bytes()[:300])
@@ -615,8 +619,8 @@ def test_downloads_are_those_of_the_packages(tmp_path: Path, monkeypatch: pytest
     assert "nowhere to download it from" in refused("own_pictures", None, "own_pictures.name=birds")
 
 
-def test_the_command_says_it_in_one_line(spurbench: Any, tmp_path: Path) -> None:
-    done = spurbench("data", "prepare", "celeba", "--from", tmp_path, code=2)
+def test_the_command_says_it_in_one_line(command: Any, tmp_path: Path) -> None:
+    done = command("data", "prepare", "celeba", "--from", tmp_path, code=2)
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("spurbench: ") and "Traceback" not in done.stderr
 
 
@@ -625,7 +629,7 @@ def test_the_command_says_it_in_one_line(spurbench: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_gone_on(
-    number: signal.Signals, made: Path, tmp_path: Path, data_folder: Path, spurbench: Any, until: Any
+    number: signal.Signals, made: Path, tmp_path: Path, data_folder: Path, spurbench: Any, command: Any, until: Any
 ) -> None:
     """A decoding process waits for a pipe until the command is killed; what was finished is not read again."""
     faces = Path(shutil.copytree(made / "celeba", tmp_path / "celeba"))
@@ -651,7 +655,7 @@ def test_killed_and_gone_on(
     written = first.stat().st_mtime_ns
     first.write_bytes(bytes(len(whole)))  # of a part that is finished, which the time does not betray
     os.utime(first, ns=(written, written))
-    spurbench(*line)
+    command(*line)
     first.write_bytes(whole)
     dataset_files.prepare("celeba", faces, ["celeba.origin=unbroken"])
     assert CelebA(origin="twin").checksum() == CelebA(origin="unbroken").checksum()
@@ -744,18 +748,18 @@ def test_list_and_verify_tell_what_there_is(made: Path) -> None:
 # ---- from files to a leaderboard ------------------------------------------------------------------------------------
 
 
-def test_a_run_on_the_twin(made: Path, tmp_path: Path, spurbench: Any) -> None:
+def test_a_run_on_the_twin(made: Path, tmp_path: Path, command: Any) -> None:
     short = ("training.network=mlp", "training.pretrained=null", "training.steps=20", "training.batch=16")
     sets = [word for one in (*TWIN, *short) for word in ("--set", one)]
     dataset_files.prepare("celeba", made, TWIN)
     store = tmp_path / "store"
     choice = ("--dataset", "celeba", "--method", "erm", "--seeds", "0", "--device", "cpu", "--threads", 1)
-    spurbench("run", *choice, *sets, "--store", store)
+    command("run", *choice, *sets, "--store", store)
     (file,) = store.glob("records/*/*.json")
     record = json.loads(file.read_bytes())
     assert record["status"] == "done" and record["splits"]["test"]["n"] == GROUPS[2]
     assert record["provenance"]["data"] == CelebA(origin="twin", size=16).checksum()
-    assert "celeba · origin=twin, size=16" in spurbench("leaderboard", store).stdout
+    assert "celeba · origin=twin, size=16" in command("leaderboard", store).stdout
 
 
 def test_decoding_processes_import_no_torch() -> None:
