@@ -31,12 +31,11 @@ def predictions(store: Path) -> dict[str, bytes]:
 LFF = ["run", *TWO_MOON, "--method", "lff", "--set", "training.steps=600", "--checkpoint-seconds", "0.05"]
 
 
-@pytest.fixture(scope="module")
-def unbroken(spurbench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def unbroken(command: Any, tmp_path: Path) -> Path:
     """The store of a run that nothing disturbed."""
-    store = tmp_path_factory.mktemp("unbroken") / "store"
-    spurbench(*LFF, "--store", store)
-    return store
+    command(*LFF, "--store", tmp_path / "unbroken")
+    return tmp_path / "unbroken"
 
 
 @pytest.mark.parametrize("saves", [1, 5])

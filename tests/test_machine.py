@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from spurbench.bench.api import running
 from spurbench.bench.core import machine, processes, terminal
 from spurbench.bench.core.errors import MESSAGE, UserError, reason
 from spurbench.bench.core.files import at_home, home
+from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import placement
 from spurbench.bench.plugin_files import entry_points
 from spurbench.bench.provenance import commit
@@ -32,11 +34,13 @@ datasets:
 
 
 @pytest.fixture(scope="module")
-def made(spurbench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a grid and its store; the labels hold what a terminal may take for something else."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "g.yaml").write_text(GRID, encoding="utf-8")
-    spurbench("run", "g.yaml", "--store", "s", "--jobs", "1", cwd=folder)
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(folder)
+        assert running.run(load_grid("g.yaml"), Path("s"), running.Settings(jobs=0)) == 0
     return folder
 
 
