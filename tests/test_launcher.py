@@ -32,29 +32,33 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "spool").mkdir()
     monkeypatch.setenv("SPOOL", str(tmp_path / "spool"))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    launcher.launchers.cache_clear()
     yield tmp_path
+    launcher.launchers.cache_clear()
+    sys.modules.pop("spool_launcher", None)
     for pid in (tmp_path / "spool").glob("*/*.pid"):
         if not pid.with_suffix(".end").exists():
             os.killpg(int(pid.read_text()), 9)
 
 
-def test_a_launcher_of_another_package(spool: Path, spurbench: Any, until: Any) -> None:
+def test_a_launcher_of_another_package(spool: Path, spurbench: Any, command: Any, until: Any) -> None:
     """Its tasks run, end, are cancelled and sent again; what it cannot do is said, and `submit` has its options."""
     store = spool / "s"
     line = ("submit", spool / "g.yaml", "--store", store, "--gpus", "0", "--node-local", "--no-snapshot")
-    said = spurbench(*line, "--launcher", "spol", code=2).stderr
+    said = command(*line, "--launcher", "spol", code=2).stderr
     assert "no launcher 'spol'; did you mean spool?" in said
     assert "submitted 2 runs as 2 tasks of 2 arrays: 1, 2" in spurbench(*line, "--launcher", "spool").stdout
     until(lambda: list(store.glob("records/*/*.json")) and list(spool.glob("spool/1/0.end")))
 
     def states() -> dict[str, int]:
-        rows = json.loads(spurbench("status", store, "--json").stdout)
+        rows = json.loads(command("status", store, "--json").stdout)
         return {name: sum(row[name] for row in rows) for name in ("done", "running", "failed")}
 
     assert states() == {"done": 1, "running": 1, "failed": 0}
-    assert "submitted 0 runs" in spurbench(*line).stdout  # the one that answers here
-    assert "two_moon × erm, seed 0: ended" in spurbench("logs", store, "erm").stdout
-    assert "cancelled 1 task" in spurbench("cancel", store).stdout and states()["failed"] == 1
-    assert "1 runs had ended without a record: 1 cancelled" in spurbench("collect", store).stdout
-    assert "submitted 1 run as 1 task of 1 array: 3" in spurbench("retry", store, "--node-local").stdout
+    assert "submitted 0 runs" in command(*line).stdout  # the one that answers here
+    assert "two_moon × erm, seed 0: ended" in command("logs", store, "erm").stdout
+    assert "cancelled 1 task" in command("cancel", store).stdout and states()["failed"] == 1
+    assert "1 runs had ended without a record: 1 cancelled" in command("collect", store).stdout
+    assert "submitted 1 run as 1 task of 1 array: 3" in command("retry", store, "--node-local").stdout
     assert "# 1 tasks of" in max(store.glob("spool/*/array-0.sh")).read_text()
