@@ -15,8 +15,9 @@ import torch
 import typer.main
 
 from spurbench.bench.cli.main import main
-from spurbench.bench.plugins import discovery, registry
-from spurbench.bench.plugins.reader import PluginInfo, describe
+from spurbench.bench.plugin_files import discovery
+from spurbench.bench.plugin_files.reader import PluginInfo, describe
+from spurbench.bench.plugins import registry
 
 torch.set_num_threads(
     1

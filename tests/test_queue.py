@@ -70,7 +70,7 @@ def send(command: Any, slurm: FakeSlurm, tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def tally(command: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def count(store: Path = tmp_path / "s") -> dict[str, Any]:
-        task_states._recent.clear()  # what a command of its own would begin with
+        task_states.forget_answers()  # what a command of its own would begin with
         program.configuration.cache_clear()
         rows = json.loads(command("status", store, "--json").stdout)
         states = ("queued", "running", "failed", "waiting")
@@ -699,7 +699,7 @@ def test_failed_runs_are_sent_again_once(
     assert "submitted 0 runs" in said and "6 runs are in the queue already" in said and len(slurm.tasks()) == 6
     assert {state for state, _ in describe_runs(store).values()} == {"queued"} and len(describe_runs(store)) == 6
     slurm.become("RUNNING")
-    task_states._recent.clear()
+    task_states.forget_answers()
     assert {state for state, _ in describe_runs(store).values()} == {"running"} and "submitted 0 runs" in again()
     slurm.become("FAILED", code="1:0")
     assert "submitted 6 runs" in again()

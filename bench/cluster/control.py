@@ -8,7 +8,7 @@ from dataclasses import replace
 from spurbench.bench.cluster.arrays import Array
 from spurbench.bench.cluster.launcher import find_launcher
 from spurbench.bench.cluster.submissions import Task, arrays_of, named, submitting_now, tasks, write_ends
-from spurbench.bench.cluster.task_states import CANCELLED, find_states, settle, states_of_runs
+from spurbench.bench.cluster.task_states import CANCELLED, find_states, forget_answers, settle, states_of_runs
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.terminal import shell
 from spurbench.bench.records.record import Record
@@ -36,6 +36,7 @@ def cancel(store: Store, patterns: Sequence[str]) -> list[Task]:
             done = f"; {len(gone)} of {len(living)} tasks are cancelled" if gone else ""
             raise UserError(f"{trouble.why}{done}; look with `status` what is in the queue still")
         gone += part
+        forget_answers()
     if unwritten:
         raise UserError(f"cancelled {len(gone)} tasks, but that they were cannot be written down: {unwritten}")
     if why:

@@ -93,6 +93,11 @@ def ask(launcher: Launcher, every: Sequence[Task], recent: bool, open_: Containe
     return answers
 
 
+def forget_answers() -> None:
+    """Ask anew next time: what was queued has just been changed."""
+    _recent.clear()
+
+
 def unexplained(task: Task, answers: Answers) -> bool:
     said = answers.of(task.key)
     return task.array.token not in answers.unknown and (said is None or said.end is not None)
