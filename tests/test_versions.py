@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +100,15 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
     dataset.write_text(DATASET)
     table.write_text("".join(f"{i % 7},{i % 3},{i % 2}\n" for i in range(20)))
     line = ["run", "--plugin", method, "--plugin", dataset, "--dataset", "points", "--method", "mine", "--seeds", "0-1",
-            "--store", store]  # fmt: skip
+            "--jobs", 1, "--store", store]  # fmt: skip
 
     def losses() -> list[float]:
         return [record.splits["test"].loss_sum for record in Store.open(store).records()[0]]
 
-    def run(*more: Any) -> str:
-        """What the command says, which in a process of its own would find no plug-in imported and no data read."""
-        data_files._read.clear()
-        for file in (method, dataset):
-            sys.modules.pop(f"spurbench_plugin_{file.stem}", None)
-        return str(command(*line, *more).stderr)
-
     try:
-        assert "was edited" not in run()
+        assert "was edited" not in command(*line).stderr
         method.write_text(f"# a comment\n{method.read_text()}")
-        assert "was edited" not in run()
+        assert "was edited" not in command(*line).stderr
         before = losses()
         for file, text in (
             (method, method.read_text().replace("logits.square()", "50 * logits.square()")),
@@ -124,9 +116,9 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
             (table, table.read_text().replace("1,1,1", "2,1,1")),
         ):
             file.write_text(text)
-            assert f"2 runs were made before {file.name} was edited" in run()
+            assert f"2 runs were made before {file.name} was edited" in command(*line).stderr
             assert losses() == before and file.name in command("status", store).stdout.replace("\n", "")
-            assert "was edited" not in run("--fresh", "--jobs", 0 if file is dataset else 1)
+            assert "was edited" not in command(*line, "--fresh").stderr
             assert file is dataset or losses() != before
             before = losses()
     finally:
