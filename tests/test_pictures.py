@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
@@ -31,7 +32,7 @@ from spurbench.bench.images.decode import Crop, cropped, decode
 from spurbench.bench.images.facts import FACTS
 from spurbench.bench.images.prepared import Prepared, root
 from spurbench.bench.images.preparing import locked
-from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data
 from spurbench.bench.training.replica import prepare
 from spurbench.datasets.cifar10 import CLASSES

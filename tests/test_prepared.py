@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.images import decoding, facts, preparing
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.facts import FACTS
 from spurbench.bench.images.prepared import root
-from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.plugins import registry
 
 OwnPictures, CelebA, CIFAR10 = (registry.load_dataset(name) for name in ("own_pictures", "celeba", "cifar10"))
 NAME, SIZE = "own_pictures.name=mine", "own_pictures.size=8"

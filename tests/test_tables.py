@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.images import tables
 from spurbench.bench.images.prepared import Prepared, root
-from spurbench.bench.plugins import dataset_files
 
 HEADER = "img_filename,y,a,split"
 LABELS = [(i % 2, i // 2 % 2, i // 4) for i in range(12)]  # y, a, split: four pictures each

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from spurbench.bench.api.dataset_files import summarize
 from spurbench.bench.core.errors import LONGEST, UserError, cut
 from spurbench.bench.grid.load import shipped_grids
 from spurbench.bench.plugin_files.components import SHARED
 from spurbench.bench.plugin_files.discovery import FOLDERS
 from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset_files import told
 
 Row = dict[str, Any]
 COLUMNS = {
@@ -37,7 +37,7 @@ def rows(kind: str) -> list[Row]:
         return [{"name": name, "summary": summary} for name, summary in shipped_grids().items()]
     made = OWN.get(kind, of_component)
     return [
-        {"name": info.name, "summary": told(info), **made(info), "problem": info.problem}
+        {"name": info.name, "summary": summarize(info), **made(info), "problem": info.problem}
         for info in registry.plugins(kind.removesuffix("s")).values()
     ]
 

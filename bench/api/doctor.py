@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spurbench.bench.api import dataset_files
 from spurbench.bench.core import machine
 from spurbench.bench.core.errors import reason
 from spurbench.bench.launch import placement
 from spurbench.bench.plugin_files import entry_points
-from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import commit
 
 Row = dict[str, Any]

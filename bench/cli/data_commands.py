@@ -22,8 +22,8 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
     """Show where each dataset's files come from and whether they are on this machine."""
+    from spurbench.bench.api import dataset_files
     from spurbench.bench.core.terminal import show
-    from spurbench.bench.plugins import dataset_files
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
@@ -52,8 +52,8 @@ def prepare(
 
     [dim]spurbench data prepare celeba --from ~/celeba[/dim]
     """
+    from spurbench.bench.api import dataset_files
     from spurbench.bench.core.processes import stoppable
-    from spurbench.bench.plugins import dataset_files
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
@@ -66,9 +66,9 @@ def verify(
     plugin: options.Plugin = None,
 ) -> None:
     """Check a dataset's files, checksums and counts."""
+    from spurbench.bench.api import dataset_files
     from spurbench.bench.cli.entry import answered
     from spurbench.bench.core.errors import UserError
-    from spurbench.bench.plugins import dataset_files
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)

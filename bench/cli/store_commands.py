@@ -85,31 +85,31 @@ def show_run(
 
     [dim]spurbench show 0188 stores/paper[/dim]
     """
-    from spurbench.bench.api import run_details as told
+    from spurbench.bench.api import run_details
     from spurbench.bench.core.errors import UserError
     from spurbench.bench.store.store import Store
 
     opened = Store.open(store)
-    found = told.details(opened, run)
+    found = run_details.details(opened, run)
     record = found.record
     if json_:
         if record is None:
             raise UserError(f"run {found.run.id} has no record: {', '.join(filter(None, (found.state, found.note)))}")
         print(json.dumps(record.to_dict(), indent=1))
         return
-    say(told.what(found))
+    say(run_details.what(found))
     if record is not None:
         if record.cause and record.cause.detail:
             print(terminal.plain(record.cause.detail.rstrip()))
         for title, (rows, columns) in {
-            told.scored_at(record, found.rule): told.scores(record, found.rule),
-            told.groups_title(record): told.groups(record, found.rule),
-            "learning curve": told.curve(record),
+            run_details.scored_at(record, found.rule): run_details.scores(record, found.rule),
+            run_details.groups_title(record): run_details.groups(record, found.rule),
+            "learning curve": run_details.curve(record),
         }.items():
             if rows:
                 show(rows, columns, title)
-        say(told.origin(record))
-    say({"files": ", ".join(told.files(opened, found.run.id)) or "none"})
+        say(run_details.origin(record))
+    say({"files": ", ".join(run_details.files(opened, found.run.id)) or "none"})
 
 
 def say(facts: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from spurbench.bench.grid.cells import Grid
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
 from spurbench.bench.launch.runner import Outstanding, Settings, arrange_jobs, find_outstanding
-from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.record import Record
@@ -76,7 +76,7 @@ def submit(
         wanted = (searches or now.waiting) - here
         if not wish.dry_run:
             for name in sorted({run.dataset for run, _ in now.planned if run.id in wanted}):
-                dataset_files.prepare(name)
+                registry.load_dataset(name)().prepare()
         jobs = {
             asked: [
                 replace(job, options=replace(job.options, device=device(settings, asked)))

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from turns import in_turn
 
+from spurbench.bench.api import dataset_files
 from spurbench.bench.core import machine
-from spurbench.bench.plugins import dataset_files, registry
+from spurbench.bench.plugins import registry
 from spurbench.bench.training.batching import select_rows
 from spurbench.datasets.data import twins
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spurbench.bench.plugins.dataset import Dataset
 
 
-def told(info: PluginInfo) -> str:
+def summarize(info: PluginInfo) -> str:
     return f"cannot be used: {info.problem}" if info.problem else info.summary
 
 
@@ -31,7 +31,7 @@ def data() -> list[dict[str, Any]]:
 def files_of(info: PluginInfo) -> str:
     """Where a dataset's files come from, or why it cannot say."""
     try:
-        return told(info) if info.problem else registry.load_dataset(info.name)().files()
+        return summarize(info) if info.problem else registry.load_dataset(info.name)().files()
     except Exception as error:  # it is somebody's plug-in
         return f"cannot be used: {reason(error)}"
 
