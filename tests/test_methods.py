@@ -30,7 +30,7 @@ def method(name: str, **hyper_parameters: Any) -> Method:
 
 
 def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 def batch(y: Any, classes: int = 2, **fields: Any) -> Batch:
@@ -39,6 +39,7 @@ def batch(y: Any, classes: int = 2, **fields: Any) -> Batch:
         classes=classes,
         environments=fields.pop("environments", 0),
         group_counts=fields.pop("group_counts", None),
+        class_counts=torch.tensor(fields.pop("class_counts", [0] * classes)),
     )
     return Batch(y=torch.tensor(y), problem=problem, **fields)
 
@@ -380,3 +381,80 @@ def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
     for step, move in ((450, -9.01441e-05), (460, -3.19957e-05), (500, -7.09162e-07), (650, -2.54121e-07)):
         assert seen[step] == pytest.approx(move, rel=1e-5)
     assert close(p.item(), -0.0465618566, 10)
+
+
+# ---- losses of examples and classes ---------------------------------------------------------------------------------
+
+Z4, Y4, CLASSES, GROUPS = [[1.0, -1.0], [0.2, 0.4], [-0.5, 2.0]], [0, 0, 1], [3682, 1113], [3498, 184, 56, 1057]
+V = [0.1, 0.4, 0.2, 1.5, 0.8, 0.05, 0.9]
+
+
+@pytest.mark.parametrize(("gamma", "expected"), [(1.0, 0.1533195), (2.0, 0.0811829), (0.0, 0.3346522)])
+def test_focal(gamma: float, expected: float) -> None:
+    assert close(scored(method("focal", gamma=gamma), Z4, batch(Y4))[0], expected, 7)
+
+
+def test_focal_of_what_is_certain() -> None:
+    loss, slope = scored(method("focal", gamma=0.5), [100.0, -100.0], batch([1, 0]))
+    assert loss < 1e-12 and slope.isfinite().all()
+
+
+def test_generalised_cross_entropy() -> None:
+    assert close(scored(method("gce"), Z4, batch(Y4))[0], (0.1214526 + 0.6114947 + 0.0767510) / 3, 7)
+    assert close(scored(method("gce", q=1.0), [0.0, math.log(3)], batch([1, 1]))[0], (0.5 + 0.25) / 2)
+
+
+def test_ldam() -> None:
+    ldam, of = method("ldam"), batch(Y4, class_counts=CLASSES)
+    assert close(ldam.margins(torch.tensor(CLASSES)), [0.370743, 0.5], 6)  # type: ignore[attr-defined]
+    assert close(scored(ldam, Z4, of)[0], 5.7074294, 5)
+    one, two = (scored(ldam, z, of)[0] for z in ([-2.0, 0.2, 2.5], Z4))  # one logit is that of class 1 above class 0
+    assert close(one, two)
+
+
+def test_balanced_softmax() -> None:
+    of = batch(Y4, class_counts=CLASSES)
+    assert close(scored(method("balanced_softmax"), Z4, of)[0], 0.1981884, 6)
+    assert close(scored(method("balanced_softmax", tau=0.0), Z4, of)[0], 0.3346522, 7)
+
+
+def test_reweighting_by_counts() -> None:
+    """The weights of four counts, and the loss of two classes."""
+    counts = torch.tensor(GROUPS)
+    sqrt, full, balanced = method("sqrt_reweight"), method("sqrt_reweight", power=1.0), method("class_balanced")
+    assert close(full.weights(counts), [0.046628, 0.886448, 2.912613, 0.154311], 6)  # type: ignore[attr-defined]
+    assert close(sqrt.weights(counts), [0.265204, 1.156327, 2.096020, 0.482450], 6)  # type: ignore[attr-defined]
+    assert close(balanced.weights(counts), [0.054803, 0.887248, 2.896681, 0.161269], 6)  # type: ignore[attr-defined]
+    loss = scored(full, Z4, batch(Y4, class_counts=[3, 1]))[0]
+    assert close(loss, (0.5 * 0.1269280 + 0.5 * 0.7981389 + 1.5 * 0.0788897) / 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"), [(0.1, 1.5), (0.2, 1.3285714), (0.5, 0.9714286), (1.0, 0.5642857), (0.01, 1.5)]
+)
+def test_cvar_dro(alpha: float, expected: float) -> None:
+    """The loss of V, given as logits of examples of class 0; its slopes are the weights times those of the losses."""
+    logits = tensor(V).expm1().log()
+    loss, slope = scored(method("cvar_dro", alpha=alpha), logits, batch([0] * 7))
+    assert close(loss, expected, 7) and close((slope / logits.sigmoid()).sum(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rho", "expected"), [(0.5, 1.0545869), (1.0, 1.2318985), (2.0, 1.3971304), (3.0, 1.5), (100.0, 1.5)]
+)
+def test_chi2_dro(rho: float, expected: float) -> None:
+    chi2 = method("chi2_dro", rho=rho)
+    assert close(scored(chi2, tensor(V).expm1().log(), batch([0] * 7))[0], expected, 6)
+    weights = chi2.weights(tensor(sorted(V, reverse=True)))  # type: ignore[attr-defined]
+    assert close(weights.sum(), 1.0) and weights.min() >= 0
+    if rho <= 2:
+        assert close((7 * weights - 1).square().mean() / 2, rho)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [([2.0, 2.0, 2.0], [1 / 3] * 3), ([0.0, 0.0], [0.5, 0.5]), ([2.0, 2.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]),
+     ([1.0], [1.0])],
+)  # fmt: skip
+def test_chi2_dro_of_equal_losses(losses: list[float], expected: list[float]) -> None:
+    assert close(method("chi2_dro", rho=0.5).weights(tensor(losses)), expected)  # type: ignore[attr-defined]

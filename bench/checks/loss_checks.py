@@ -23,6 +23,7 @@ FIELDS = {
     "index": "index",
     "second network": "second_logits",
 }
+COUNTS = ("group_counts", "class_counts")  # of a problem
 LATER = (1, 100, 10_000)  # steps after which delays and annealing are over
 KINDS = (2, 3)  # classes: one logit, C logits
 
@@ -54,7 +55,11 @@ class Sample:
         shape = (examples,) if classes == 2 else (examples, classes)
         logits, second = (torch.rand(shape, generator=generator) * 6 - 3 for _ in range(2))
         counts = torch.bincount(groups, minlength=2 * classes).clamp(min=1)
-        problem = Problem(examples, classes, environments=2, group_counts=counts)
+        of_class = torch.bincount(groups // 2, minlength=classes)
+        problem = Problem(
+            examples, classes, environments=2, group_counts=counts, class_counts=of_class, steps=2 * LATER[-1],
+            steps_per_epoch=LATER[-1] // 100,
+        )  # fmt: skip
         index = torch.randperm(examples, generator=generator)
         environment = torch.arange(examples) % 2
         return cls(logits, Batch(groups // 2, problem, environment, groups, index, second))
@@ -113,8 +118,8 @@ def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tens
 def copied(batch: Batch) -> Batch:
     """The batch with tensors of its own."""
     fields = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    counts = batch.problem.group_counts
-    problem = replace(batch.problem, group_counts=None if counts is None else counts.clone())
+    counts = {name: value.clone() for name, value in vars(batch.problem).items() if isinstance(value, Tensor)}
+    problem = replace(batch.problem, **counts)
     return replace(batch, problem=problem, **fields)
 
 
@@ -186,8 +191,8 @@ def lifted(method: Method, samples: list[Sample], state: State, step: int) -> St
 
     def one(logits: Tensor, told: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
         own, fields = dict(state), dict(told)
-        counts = fields.pop("group_counts", None)
-        batch = Batch(problem=replace(problem, group_counts=counts), **fields)
+        counts = {name: fields.pop(name) for name in COUNTS if name in fields}
+        batch = Batch(problem=replace(problem, **counts), **fields)
         return method.loss(logits, batch, own, step), own
 
     logits = torch.stack([sample.logits for sample in samples]).requires_grad_()
@@ -205,7 +210,7 @@ def fields_of(sample: Sample) -> State:
     """The tensors a batch holds, by name."""
     names = ("y", "environment", "group", "index", "second_logits")
     found = {name: getattr(sample.batch, name) for name in names}
-    found["group_counts"] = sample.batch.problem.group_counts
+    found |= {name: getattr(sample.batch.problem, name) for name in COUNTS}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spurbench.bench.checks.loss_checks import LATER, Failure, Sample, fields_of, start, usual, with_gradient
+from spurbench.bench.checks.loss_checks import COUNTS, LATER, Failure, Sample, fields_of, start, usual, with_gradient
 from spurbench.bench.plugins.method import Edited, Method, untouched
 
 UNUSUAL = 190_702_893  # a seed that no loss will take
@@ -27,7 +27,7 @@ Belongings = dict[str, Any]
 def inputs(method: Method, classes: int) -> str:
     """Logits, labels and whatever else is handed over are after the loss what they were before, at any step."""
     sample = usual(classes).seen_by(method.needs)
-    named = {"group_counts": "problem.group_counts"}
+    named = {name: f"problem.{name}" for name in COUNTS}
     handed = {f"batch.{named.get(name, name)}": value for name, value in fields_of(sample).items()}
     handed |= {"logits": sample.logits}
     before = {name: value.clone() for name, value in handed.items()}

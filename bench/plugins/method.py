@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_COUNTS = torch.zeros(0)
 NEEDS = ("environments", "groups", "index", "second network", "colour channels")
 
 
@@ -48,6 +49,13 @@ class Problem:
     environments: int = 0
     group_counts: Tensor | None = None  # [G] training examples of each group
     device: torch.device = torch.device("cpu")
+    class_counts: Tensor = NO_COUNTS  # [C] training examples of each class
+    steps: int = 0  # of the whole training
+    steps_per_epoch: int = 1
+
+    def epoch(self, step: int) -> int:
+        """How many times the training set has been gone through before a step."""
+        return step // self.steps_per_epoch
 
 
 @dataclass(frozen=True)

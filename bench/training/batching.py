@@ -76,6 +76,8 @@ class Preprocessing:
 class Batches:
     """The training inputs of R replicas, step by step; `preprocessing` is each replica's own."""
 
+    steps_per_epoch = 1
+
     def __init__(
         self,
         data: Sequence[Data],

@@ -81,10 +81,11 @@ class Engine:
         stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
         self.stacks = [ReplicaStack(each, self.device, stacked, precision == "bf16") for each in networks]
         self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
-        self.losses = Losses(method, [replica.data for replica in replicas], stacked, self.device)
         self.targets = {name: torch.stack(of).to(self.device) for name, of in targets_of(replicas, method).items()}
         self.targets_by_pass = by_pass(self.targets, self.stacks[0].passes)
         self.batches = self._make_batches()
+        data = [replica.data for replica in replicas]
+        self.losses = Losses(method, data, stacked, self.device, training.steps, self.batches.steps_per_epoch)
         for stack in self.stacks if options.compile else ():
             stack.compile()
 

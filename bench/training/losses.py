@@ -27,15 +27,22 @@ class Losses:
     do not depend on the others, to the last bit; those that pass as one stack are lifted with `vmap`.
     """
 
-    def __init__(self, method: Method, data: Sequence[Data], stacked: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        method: Method,
+        data: Sequence[Data],
+        stacked: bool,
+        device: torch.device,
+        steps: int,
+        steps_per_epoch: int,
+    ) -> None:
         self.method, self.stacked, self.name = method, stacked, f"{type(method).__name__}.loss"
-        self.problems = [problem_of(one, method, device) for one in data]
+        self.problems = [problem_of(one, method, device, steps, steps_per_epoch) for one in data]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
         self.lifted = stacked and method.stackable
         self.checked = False  # whether it is known that the loss draws no random numbers
         if self.lifted:
-            counts = [p.group_counts for p in self.problems if p.group_counts is not None]
-            self.known = {"group_counts": torch.stack(counts)} if counts else {}
+            self.known = stack([counts_of(problem) for problem in self.problems])
             self.stacked_state = stack(self.states)
 
     def __call__(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
@@ -119,10 +126,17 @@ def stack(states: Sequence[State]) -> State:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def problem_of(data: Data, method: Method, device: torch.device) -> Problem:
-    """What the method is told of the training set: group counts and environments only if declared."""
+def problem_of(data: Data, method: Method, device: torch.device, steps: int, steps_per_epoch: int) -> Problem:
+    """What the method is told of the training: group counts and environments only if declared."""
     groups = None
     if "groups" in method.needs:
         groups = data.train.group(data.attributes).bincount(minlength=len(data.groups)).to(device)
     environments = data.environments if "environments" in method.needs else 0
-    return Problem(len(data.train.y), data.classes, environments, groups, device)
+    counts = data.train.y.bincount(minlength=data.classes).to(device)
+    return Problem(len(data.train.y), data.classes, environments, groups, device, counts, steps, steps_per_epoch)
+
+
+def counts_of(problem: Problem) -> State:
+    """What of a problem differs from seed to seed."""
+    found = {"class_counts": problem.class_counts}
+    return found if problem.group_counts is None else found | {"group_counts": problem.group_counts}
