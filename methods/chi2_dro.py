@@ -3,8 +3,8 @@
 Source: Levy, Carmon, Duchi and Sidford, "Large-Scale Methods for Distributionally Robust Optimization", NeurIPS 2020,
 arXiv 2010.05893, section 2 (χ² divergence ball).
 Needs: nothing beyond labels.
-Differs: the worst weights p ∝ max(0, loss − η), with ½ mean (m p − 1)² = ρ over the m examples, are found in closed form
-and not by bisection. As in the released code they are equal where losses hardly differ.
+Differs: the worst weights p ∝ max(0, loss − η), with ½ mean (m p − 1)² = ρ over the m examples, are found in closed
+form and not by bisection. As in the released code they are equal where losses hardly differ.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -458,3 +458,70 @@ def test_chi2_dro(rho: float, expected: float) -> None:
 )  # fmt: skip
 def test_chi2_dro_of_equal_losses(losses: list[float], expected: list[float]) -> None:
     assert close(method("chi2_dro", rho=0.5).weights(tensor(losses)), expected)  # type: ignore[attr-defined]
+
+
+# ---- features -------------------------------------------------------------------------------------------------------
+
+FIRST, SECOND = [[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]], [[1.0, 3.0], [0.0, 0.0]]
+H = [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 2.0, 1.0]]
+T, E = [1, 0, 1, 0, 1], [0, 0, 0, 1, 1]
+VARIANCES = [[0.1011905, 0.1286833, 0.2510679, 0.1664085], [0.0790106, 0.7110954, 0.3160424, 0.3160424]]
+
+
+def of_features(features: Any, y: list[int] = T, environments: list[int] = E, **more: Any) -> Batch:
+    return batch(y, features=tensor(features), environment=torch.tensor(environments), environments=2, **more)
+
+
+def test_alignment_of_features() -> None:
+    of = of_features(FIRST + SECOND)
+    assert close(method("coral").penalty(of.known_features, of), 6.0)  # type: ignore[attr-defined]
+    assert close(method("mmd").penalty(of.known_features, of), 3.3512359, 7)  # type: ignore[attr-defined]
+    alone = of_features(FIRST + SECOND[:1], T[:4], E[:4])
+    assert method("coral").penalty(alone.known_features, alone) == 0  # type: ignore[attr-defined]
+
+
+def test_alignment_is_added_to_the_mean_risk() -> None:
+    of = of_features(FIRST + SECOND)
+    for name, penalty in (("coral", 6.0), ("mmd", 3.3512359)):
+        added = scored(method(name, gamma=2.0), [0.0] * 5, of)[0] - math.log(2)
+        assert close(added, 2 * penalty, 6)
+
+
+def test_fishr() -> None:
+    """Variances of the last layer's gradients, and their distance in both forms."""
+    z = tensor(H) @ tensor([0.3, -0.2, 0.1]) + 0.05
+    of, script = of_features(H), method("fishr")
+    loss, _ = scored(script, z, of, step=script.anneal)  # type: ignore[attr-defined]
+    risk = of.environment_means(of.losses(z)).mean().item()
+    assert close(loss, risk / 91257.18613115903 + 0.1831539, 7)
+    assert close(scored(script, z, of, step=0)[0], risk + 0.1831539, 7)
+    assert close(script.weight_penalty(0), 0.00110794568) and script.weight_penalty(190) < 2e-8
+    form = method("fishr", form="domainbed", penalty_weight=1.0, anneal=0, ema=0.9)
+    state = form.init_state(replace(of.problem, features=3))
+    found = scored(form, z, of, step=0, state=state)[0]
+    assert close(found, risk + 0.0228942, 7)  # 0.1 v / (1 − 0.9): at the first step as without a memory
+    assert close(state["variances"], [[0.1 * v for v in of_one] for of_one in VARIANCES], 7)
+    assert close(scored(form, z, of, state=state)[0], risk + 0.0228942 * 1.9**2, 6)
+
+
+def test_fishr_of_two_logits() -> None:
+    z = tensor(H) @ tensor([[0.3, -0.2, 0.1], [0.0, 0.4, -0.1]]).T
+    of = of_features(H)
+    script, form = method("fishr", anneal=0, penalty_weight=1.0), method("fishr", form="domainbed", ema=0.9)
+    risk = of.environment_means(of.losses(z)).mean().item()
+    assert close(scored(script, z, of)[0], risk + 0.2890521, 7)
+    state = form.init_state(replace(of.problem, features=3, outputs=2))
+    assert close(scored(form, z, of, step=190, state=state)[0], risk + 91257.18613115903 * 0.0180658, 2)
+
+
+def test_information_bottleneck() -> None:
+    """IRM's penalty by halves, and the sample variance of the features, each from its own step on."""
+    z, of = in_environments()
+    of = replace(of, features=torch.stack([z, 2 * z], 1))
+    ib = method("ib_irm", irm_weight=3.0, irm_anneal=5, ib_weight=7.0, ib_anneal=9)
+    risk = of.environment_means(of.losses(z)).mean().item()
+    first, second = of.environment_halves(z * (z.sigmoid() - of.y))
+    irm = (first * second).mean().item()
+    spread = torch.stack([tensor(values).var() * 2.5 for values in (Z1, Z2)]).mean().item()
+    for step, expected in ((0, risk + irm), (5, risk + 3 * irm), (9, risk + 3 * irm + 7 * spread)):
+        assert close(scored(ib, z, of, step)[0], expected)

@@ -22,9 +22,11 @@ FIELDS = {
     "groups": "group",
     "index": "index",
     "second network": "second_logits",
+    "features": "features",
 }
 COUNTS = ("group_counts", "class_counts")  # of a problem
 LATER = (1, 100, 10_000)  # steps after which delays and annealing are over
+WIDTH = 5  # of the features
 KINDS = (2, 3)  # classes: one logit, C logits
 
 
@@ -58,11 +60,12 @@ class Sample:
         of_class = torch.bincount(groups // 2, minlength=classes)
         problem = Problem(
             examples, classes, environments=2, group_counts=counts, class_counts=of_class, steps=2 * LATER[-1],
-            steps_per_epoch=LATER[-1] // 100,
+            steps_per_epoch=LATER[-1] // 100, outputs=1 if classes == 2 else classes, features=WIDTH,
         )  # fmt: skip
         index = torch.randperm(examples, generator=generator)
         environment = torch.arange(examples) % 2
-        return cls(logits, Batch(groups // 2, problem, environment, groups, index, second))
+        features = torch.rand((examples, WIDTH), generator=generator) * 2 - 0.5
+        return cls(logits, Batch(groups // 2, problem, environment, groups, index, second, features))
 
     def seen_by(self, needs: frozenset[str]) -> Sample:
         """The sample with only what is declared handed over."""
@@ -71,6 +74,7 @@ class Sample:
             self.batch.problem,
             environments=self.batch.problem.environments if "environments" in needs else 0,
             group_counts=self.batch.problem.group_counts if "groups" in needs else None,
+            features=self.batch.problem.features if "features" in needs else 0,
         )
         return Sample(self.logits, replace(self.batch, problem=problem, **hidden))
 
@@ -118,7 +122,7 @@ def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tens
 def copied(batch: Batch) -> Batch:
     """The batch with tensors of its own."""
     fields = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    counts = {name: value.clone() for name, value in vars(batch.problem).items() if isinstance(value, Tensor)}
+    counts: Any = {name: value.clone() for name, value in vars(batch.problem).items() if isinstance(value, Tensor)}
     problem = replace(batch.problem, **counts)
     return replace(batch, problem=problem, **fields)
 
@@ -139,24 +143,29 @@ def answer(method: Method, classes: int, needs: frozenset[str]) -> Check:
 
 
 def with_gradient(method: Method, sample: Sample, state: State, step: int = 0) -> tuple[Tensor, Tensor]:
-    """Loss and its gradient for the logits, both known to be finite."""
-    logits = sample.logits.clone().requires_grad_()
-    loss = loss_of(method, Sample(logits, sample.batch), state, step)
+    """Loss and its gradient for the logits and, after these, the features, if there are; all known to be finite."""
+    inputs = {"logits": sample.logits, "features": sample.batch.features}
+    leaves = {name: value.clone().requires_grad_() for name, value in inputs.items() if value is not None}
+    batch = replace(sample.batch, features=leaves.get("features"))
+    loss = loss_of(method, Sample(leaves["logits"], batch), state, step)
     if not loss.requires_grad:
         raise Failure("loss does not depend on the logits: nothing would be learned; is something detached?")
-    slope = torch.autograd.grad(loss, logits, allow_unused=True)[0]
-    if slope is None:
+    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    if slopes[0] is None:
         raise Failure("loss does not depend on the logits: nothing would be learned")
-    if not torch.isfinite(slope).all():
-        low, high = logits.min().item(), logits.max().item()
-        raise Failure(f"gradient is not finite for logits in {low:.3g}..{high:.3g} at step {step}")
-    return loss.detach(), slope
+    known = [leaf.new_zeros(leaf.shape) if slope is None else slope
+             for leaf, slope in zip(leaves.values(), slopes, strict=True)]  # fmt: skip
+    for name, slope in zip(leaves, known, strict=True):
+        if not torch.isfinite(slope).all():
+            low, high = leaves[name].min().item(), leaves[name].max().item()
+            raise Failure(f"gradient is not finite for {name} in {low:.3g}..{high:.3g} at step {step}")
+    return loss.detach(), torch.cat([slope.flatten() for slope in known])
 
 
 def gradient(method: Method, classes: int) -> str:
     sample = usual(classes).seen_by(method.needs)
     with_gradient(method, sample, start(method, sample))
-    return "finite for every logit"
+    return "finite for every logit and feature" if sample.batch.features is not None else "finite for every logit"
 
 
 def stacked(method: Method, classes: int) -> str:
@@ -189,26 +198,30 @@ def lifted(method: Method, samples: list[Sample], state: State, step: int) -> St
     told = [fields_of(sample) for sample in samples]
     problem = samples[0].batch.problem
 
-    def one(logits: Tensor, told: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
-        own, fields = dict(state), dict(told)
-        counts = {name: fields.pop(name) for name in COUNTS if name in fields}
+    def one(logits: Tensor, features: Tensor | None, told: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
+        own, fields = dict(state), dict(told) | ({} if features is None else {"features": features})
+        counts: Any = {name: fields.pop(name) for name in COUNTS if name in fields}
         batch = Batch(problem=replace(problem, **counts), **fields)
         return method.loss(logits, batch, own, step), own
 
     logits = torch.stack([sample.logits for sample in samples]).requires_grad_()
+    given = pile(told)
+    features = given.pop("features", None)
+    leaves = [logits] if features is None else [logits, features.requires_grad_()]
     try:
-        losses, states = torch.func.vmap(one)(logits, pile(told), state)
-        slopes = torch.autograd.grad(losses.sum(), logits)[0]
+        axes = (0, None if features is None else 0, 0, 0)
+        losses, states = torch.func.vmap(one, axes)(logits, features, given, state)
+        slopes = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
     except (Exception, SystemExit) as error:
         raise Failure(
             f"vmap cannot lift the loss: use tensor operations or stackable = False; {brief(error)}"
         ) from None
-    return {"loss": losses.detach(), "gradient": slopes, **states}
+    return {"loss": losses.detach(), "gradient": torch.cat([slope.flatten(1) for slope in slopes], 1), **states}
 
 
 def fields_of(sample: Sample) -> State:
     """The tensors a batch holds, by name."""
-    names = ("y", "environment", "group", "index", "second_logits")
+    names = ("y", *FIELDS.values())
     found = {name: getattr(sample.batch, name) for name in names}
     found |= {name: getattr(sample.batch.problem, name) for name in COUNTS}
     return {name: value for name, value in found.items() if value is not None}

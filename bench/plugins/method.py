@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NO_COUNTS = torch.zeros(0)
-NEEDS = ("environments", "groups", "index", "second network", "colour channels")
+NEEDS = ("environments", "groups", "index", "features", "second network", "colour channels")
 
 
 def hyper(
@@ -52,6 +52,8 @@ class Problem:
     class_counts: Tensor = NO_COUNTS  # [C] training examples of each class
     steps: int = 0  # of the whole training
     steps_per_epoch: int = 1
+    outputs: int = 1  # logits of an example
+    features: int = 0  # D, if features are declared
 
     def epoch(self, step: int) -> int:
         """How many times the training set has been gone through before a step."""
@@ -68,6 +70,7 @@ class Batch:
     group: Tensor | None = None  # [B] int64, 0..G-1
     index: Tensor | None = None  # [B] int64, place of the example in the training set
     second_logits: Tensor | None = None  # [B] or [B, C], of the second network
+    features: Tensor | None = None  # [B, D] what the network's last layer is given; the loss may depend on them
 
     def losses(self, logits: Tensor) -> Tensor:
         """Cross-entropy of each example, [B]; one logit ([B]) or C logits ([B, C])."""
@@ -90,6 +93,17 @@ class Batch:
         first, second = (means(values, torch.where(place % 2 == half, environment, count), count) for half in (1, 0))
         return first, second
 
+    def environment_variances(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Population variance of each column of `values` [B, K] in each environment of the batch, [E, K].
+
+        Also which environments are in the batch, [E]; the variances of others are 0.
+        """
+        member = members(self.known_environment, self.problem.environments).to(values.dtype)
+        examples = member.sum(0)
+        share = member / examples.clamp(min=1)
+        squares = (values - member @ (share.T @ values)).square()  # each less the mean of its environment
+        return share.T @ squares, examples > 0
+
     def group_means(self, values: Tensor) -> Means:
         """Mean of `values` [B] over each group in the batch."""
         assert self.group is not None and self.problem.group_counts is not None, "declare needs = {'groups'}"
@@ -98,6 +112,11 @@ class Batch:
     def class_means(self, values: Tensor) -> Means:
         """Mean of `values` [B] over each class in the batch."""
         return means(values, self.y, self.problem.classes)
+
+    @property
+    def known_features(self) -> Tensor:
+        assert self.features is not None, "declare needs = {'features'}"
+        return self.features
 
     @property
     def known_environment(self) -> Tensor:

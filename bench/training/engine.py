@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training.batching import Batches, FullBatch, MiniBatch, Preprocessing, prefers_channels_last
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import Optimization
-from spurbench.bench.training.replica import Replica
+from spurbench.bench.training.replica import Replica, find_head, width_of
 from spurbench.bench.training.stack import ReplicaStack, by_pass, has_buffers, pays_to_stack
 
 
@@ -79,13 +81,22 @@ class Engine:
         self.step, self.seconds, self.device = 0, 0.0, torch.device(options.device)
         networks = list(zip(*(replica.networks for replica in replicas), strict=True))
         stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
-        self.stacks = [ReplicaStack(each, self.device, stacked, precision == "bf16") for each in networks]
+        self.uses_features = "features" in method.needs
+        heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
+        self.stacks = [
+            ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
+            for each, of_each in zip_longest(networks, heads, fillvalue=())
+        ]
         self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
         self.targets = {name: torch.stack(of).to(self.device) for name, of in targets_of(replicas, method).items()}
         self.targets_by_pass = by_pass(self.targets, self.stacks[0].passes)
         self.batches = self._make_batches()
         data = [replica.data for replica in replicas]
-        self.losses = Losses(method, data, stacked, self.device, training.steps, self.batches.steps_per_epoch)
+        self.losses = Losses(
+            method, data, stacked, self.device, steps=training.steps, steps_per_epoch=self.batches.steps_per_epoch,
+            outputs=1 if isinstance(networks[0][0], OneLogit) else data[0].classes,
+            features=width_of(heads[0][0]) if heads else 0,
+        )  # fmt: skip
         for stack in self.stacks if options.compile else ():
             stack.compile()
 
@@ -120,12 +131,14 @@ class Engine:
         inputs, targets = self.batches.micro_batches(self.step), self._targets(self.batches.rows(self.step))
         passes = [stack.forward(inputs) for stack in self.stacks]
         logits = [[z.requires_grad_() for z in done.logits()] for done in passes]
-        with torch.enable_grad():  # the method's graph begins at the logits
-            losses = self.losses(targets, logits, self.step)
-        gradients = differentiate(losses, logits)
+        features = [h.requires_grad_() for h in passes[0].features()] if self.uses_features else []
+        with torch.enable_grad():  # the method's graph begins at logits and features
+            losses = self.losses(targets, logits, features, self.step)
+        *by_logits, by_features = differentiate(losses, [*logits, features])
         weight_penalty = self.method.weight_penalty(self.step)
-        for stack, done, of_logits in zip(self.stacks, passes, gradients, strict=True):
-            stack.backward(done, of_logits, weight_penalty)
+        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
+        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
+            stack.backward(done, by_logits[i], none if i or not features else by_features, weight_penalty)
         self.optimizer.step()
         self.step += 1
         labels = self._by_replica([of_pass["y"] for of_pass in targets])
@@ -196,11 +209,11 @@ def targets_of(replicas: Sequence[Replica], method: Method) -> dict[str, list[Te
     return found
 
 
-def differentiate(losses: Sequence[Tensor], logits: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """d loss / d logits for each network and pass; zeros where a loss does not depend on them."""
-    flat = [z for of_network in logits for z in of_network]
+def differentiate(losses: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The losses' gradients by outputs of networks, in the same lists; zeros where a loss does not depend on one."""
+    flat = [output for each in outputs for output in each]
     gradients = iter(torch.autograd.grad(losses, flat, allow_unused=True, materialize_grads=True))
-    return [[next(gradients) for _ in of_network] for of_network in logits]
+    return [[next(gradients) for _ in each] for each in outputs]
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,20 @@ from spurbench.bench.training.networks.mlp import Layers
 
 Tensors = dict[str, Tensor]
 """Parameters or their gradients, by name."""
-Backward = Callable[[Tensor, Tensors], Tensors]
-"""From d loss / d logits to the gradients of the parameters, by name; call it once.
+Backward = Callable[[Tensor, Tensor | None, Tensors], Tensors]
+"""From d loss / d logits, and d loss / d features if there is one, to the gradients of the parameters, by name.
 
-It may write them into the tensors of its second argument. Those not named in the answer are where they belong.
+Call it once. It may write them into the tensors of its last argument. Those not named in the answer are where they
+belong.
 """
+
+
+class Output(NamedTuple):
+    """What a forward pass gives of a micro-batch, and the way back."""
+
+    logits: Tensor
+    features: Tensor | None  # what the head is given, flat, [b, D] or [R, b, D]
+    backward: Backward
 
 
 class OneLogit(nn.Module):
@@ -37,13 +48,17 @@ def is_plain(network: nn.Module) -> bool:
     return isinstance(body, Layers) and body.plain
 
 
-def first_weight(network: nn.Module) -> str | None:
-    """Name of the weight that multiplies the flat input, if there is one: zero inputs can skip its columns."""
-    return next(iter(dict(network.named_parameters()))) if is_plain(network) else None
+def first_weight(network: nn.Module, features: bool) -> str | None:
+    """Name of the weight that multiplies the flat input, if zero inputs can skip its columns.
+
+    They cannot where `features` are wanted and the inputs are those, as a linear model's are.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    return names[0] if is_plain(network) and not (features and len(names) == 2) else None
 
 
-def by_hand(parameters: Tensors, x: Tensor) -> tuple[Tensor, Backward]:
-    """Logits of a plain network on inputs [..., b, features] and the way back, in place and without a graph.
+def by_hand(parameters: Tensors, x: Tensor) -> Output:
+    """A plain network on inputs [..., b, inputs], and the way back, in place and without a graph.
 
     `parameters` alternate weight and bias. Twice as fast as autograd for small layers.
     """
@@ -56,7 +71,7 @@ def by_hand(parameters: Tensors, x: Tensor) -> tuple[Tensor, Backward]:
         if weight != names[-2]:
             relu_(z)
 
-    def backward(gradient: Tensor, into: Tensors) -> Tensors:
+    def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
         found, g = {}, gradient[..., None] if z.shape[-1] == 1 else gradient
         for (weight, bias), h in zip(reversed(layers), reversed(inputs), strict=True):
             # the product whose result has fewer rows: thin ones are several times faster that way round
@@ -67,10 +82,12 @@ def by_hand(parameters: Tensors, x: Tensor) -> tuple[Tensor, Backward]:
             found[bias] = torch.sum(g, -2, out=into.get(bias))
             if h is not x:
                 g = g @ parameters[weight]
+                if of_features is not None and h is inputs[-1]:
+                    g += of_features
                 relu_backward_(g, h)
         return {} if into else found
 
-    return z[..., 0] if z.shape[-1] == 1 else z, backward
+    return Output(z[..., 0] if z.shape[-1] == 1 else z, inputs[-1], backward)
 
 
 def relu_(z: Tensor) -> None:
@@ -93,31 +110,50 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
-def by_autograd(network: nn.Module, x: Tensor) -> tuple[Tensor, Backward]:
-    """Logits of one replica's own network and the way back, which adds to the gradients its parameters have."""
-    with torch.enable_grad():
+def by_autograd(network: nn.Module, x: Tensor, head: nn.Module | None) -> Output:
+    """One replica's own network, and the way back, which adds to the gradients its parameters have."""
+    with torch.enable_grad(), watched(head) as given:
         z: Tensor = network(x)
 
-    def backward(gradient: Tensor, into: Tensors) -> Tensors:
-        z.backward(gradient)  # type: ignore[no-untyped-call]
+    def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
+        pairs = [(z, gradient)] if of_features is None else [(z, gradient), (given[0], of_features)]
+        pairs = [(output, slope) for output, slope in pairs if output.requires_grad]
+        torch.autograd.backward([output for output, _ in pairs], [slope for _, slope in pairs])
         return {}
 
-    return z.detach(), backward
+    return Output(z.detach(), given[0].detach() if head else None, backward)
 
 
-def lifted(network: nn.Module, parameters: Tensors, x: Tensor) -> tuple[Tensor, Backward]:
-    """Logits [R, b] or [R, b, C] of stacked replicas of any network without buffers, and the way back, by autograd."""
+def lifted(network: nn.Module, parameters: Tensors, x: Tensor, head: nn.Module | None) -> Output:
+    """Stacked replicas of any network without buffers, and the way back, by autograd."""
 
-    def logits(own: Tensors, inputs: Tensor) -> Tensor:
-        found: Tensor = functional_call(network, own, (inputs,))
-        return found
+    def outputs(own: Tensors, inputs: Tensor) -> tuple[Tensor, ...]:
+        with watched(head) as given:
+            found: Tensor = functional_call(network, own, (inputs,))
+        return (found, *given)
 
     with torch.enable_grad():
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        z: Tensor = vmap(logits)(leaves, x)
+        found = vmap(outputs)(leaves, x)
 
-    def backward(gradient: Tensor, into: Tensors) -> Tensors:
-        gradients = torch.autograd.grad(z, list(leaves.values()), gradient)
+    def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
+        slopes = [gradient] if of_features is None else [gradient, of_features]
+        pairs = [(output, slope) for output, slope in zip(found, slopes, strict=False) if output.requires_grad]
+        gradients = torch.autograd.grad([output for output, _ in pairs], list(leaves.values()), [g for _, g in pairs])
         return dict(zip(leaves, gradients, strict=True))
 
-    return z.detach(), backward
+    return Output(found[0].detach(), found[1].detach() if head else None, backward)
+
+
+@contextmanager
+def watched(head: nn.Module | None) -> Iterator[list[Tensor]]:
+    """What a head is given inside the block, flat; of no head nothing."""
+    given: list[Tensor] = []
+    if head is None:
+        yield given
+        return
+    handle = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].flatten(1)))
+    try:
+        yield given
+    finally:
+        handle.remove()

@@ -33,11 +33,10 @@ class Losses:
         data: Sequence[Data],
         stacked: bool,
         device: torch.device,
-        steps: int,
-        steps_per_epoch: int,
+        **known: int,  # of the training: see `Problem`
     ) -> None:
         self.method, self.stacked, self.name = method, stacked, f"{type(method).__name__}.loss"
-        self.problems = [problem_of(one, method, device, steps, steps_per_epoch) for one in data]
+        self.problems = [problem_of(one, method, device, **known) for one in data]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
         self.lifted = stacked and method.stackable
         self.checked = False  # whether it is known that the loss draws no random numbers
@@ -45,23 +44,30 @@ class Losses:
             self.known = stack([counts_of(problem) for problem in self.problems])
             self.stacked_state = stack(self.states)
 
-    def __call__(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
+    def __call__(
+        self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], features: Sequence[Tensor], step: int
+    ) -> list[Tensor]:
         """The loss of each replica, a scalar; the method's states are replaced by those of the next step.
 
-        `targets` has for each pass the labels and what was declared, `logits` for each network and pass its logits.
+        `targets` has for each pass the labels and what was declared, `logits` for each network and pass its logits,
+        `features` those of the first network, if they were declared.
         """
         if self.checked:
-            return self.compute(targets, logits, step)
+            return self.compute(targets, logits, features, step)
         before = generators()
-        losses = self.compute(targets, logits, step)
+        losses = self.compute(targets, logits, features, step)
         if generators() != before:
             raise ValueError(f"{self.name} draws random numbers, which seeds would share: it must not")
         self.checked = True
         return losses
 
-    def compute(self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
+    def compute(
+        self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], features: Sequence[Tensor], step: int
+    ) -> list[Tensor]:
         """The losses, all at once or one after the other."""
         given = [dict(of_pass) for of_pass in targets]
+        for of_pass, own in zip(given, features, strict=False):
+            of_pass["features"] = own
         for of_pass, second in zip(given, logits[1] if len(logits) > 1 else (), strict=False):
             of_pass["second_logits"] = second
         if self.lifted:
@@ -126,14 +132,14 @@ def stack(states: Sequence[State]) -> State:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def problem_of(data: Data, method: Method, device: torch.device, steps: int, steps_per_epoch: int) -> Problem:
+def problem_of(data: Data, method: Method, device: torch.device, **known: int) -> Problem:
     """What the method is told of the training: group counts and environments only if declared."""
     groups = None
     if "groups" in method.needs:
         groups = data.train.group(data.attributes).bincount(minlength=len(data.groups)).to(device)
     environments = data.environments if "environments" in method.needs else 0
     counts = data.train.y.bincount(minlength=data.classes).to(device)
-    return Problem(len(data.train.y), data.classes, environments, groups, device, counts, steps, steps_per_epoch)
+    return Problem(len(data.train.y), data.classes, environments, groups, device, counts, **known)
 
 
 def counts_of(problem: Problem) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +54,39 @@ def build_network(shape: Sequence[int], outputs: int, training: Training) -> nn.
 
     Errors: UserError for an unknown name, with the nearest one, or for a shape that the network cannot take.
     """
-    settings = {name: value for name, value in training.network.settings.items() if name != "logits"}
     try:
         known_network(training.network.name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    network: Network = load_component("network", training.network.name, settings)
+    network: Network = load_component("network", training.network.name, network_settings(training))
     module = network.build(shape, outputs)
     return OneLogit(module) if outputs == 1 else module
+
+
+def network_settings(training: Training) -> dict[str, Any]:
+    """What a network is made with: all that was set of it, but for the number of logits."""
+    return {name: value for name, value in training.network.settings.items() if name != "logits"}
+
+
+def find_head(network: nn.Module, training: Training) -> nn.Module:
+    """The last layer of a network as `build_network` made it; what that is given are the features.
+
+    Errors: UserError for one that a dataset made otherwise.
+    """
+    body = network.body if isinstance(network, OneLogit) else network
+    maker: Network = load_component("network", training.network.name, network_settings(training))
+    try:
+        return body.get_submodule(maker.head(body))
+    except (AttributeError, IndexError, StopIteration):
+        name = training.network.name
+        raise UserError(f"where the features of this network are is not known: {name} did not build it") from None
+
+
+def width_of(head: nn.Module) -> int:
+    """D, how many features a head is given.
+
+    Errors: UserError for one that is no affine layer.
+    """
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"features are what an affine last layer is given; this network ends in {type(head).__name__}")
+    return head.in_features

@@ -15,21 +15,27 @@ from torch.func import functional_call
 
 from spurbench.bench.training import forward
 from spurbench.bench.training.batching import MicroBatch, Pass
-from spurbench.bench.training.forward import Backward, Tensors
+from spurbench.bench.training.forward import Output, Tensors
 
 
 @dataclass
 class ForwardPass:
-    """A forward pass of all replicas, kept until the backward pass: the logits of each micro-batch and the way back."""
+    """A forward pass of all replicas, kept until the backward pass: what each micro-batch gave, and the way back."""
 
     inputs: list[list[MicroBatch]]
-    outputs: list[list[tuple[Tensor, Backward]]]
+    outputs: list[list[Output]]
     axis: int  # of the examples in a micro-batch's logits
 
     def logits(self) -> list[Tensor]:
         """The logits of the whole batch for each pass, float32, [B] or [B, C], with R before it if stacked."""
-        return [torch.cat([z for z, _ in parts], self.axis).float() if len(parts) > 1 else parts[0][0].detach().float()
-                for parts in self.outputs]  # fmt: skip
+        return [self.join([part.logits for part in parts]) for parts in self.outputs]
+
+    def features(self) -> list[Tensor]:
+        """What the head is given of the whole batch for each pass, float32, [B, D], with R before it if stacked."""
+        return [self.join([part.features for part in parts if part.features is not None]) for parts in self.outputs]
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, self.axis).float() if len(parts) > 1 else parts[0].detach().float()
 
 
 class ReplicaStack:
@@ -39,14 +45,22 @@ class ReplicaStack:
     activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device, stacked: bool, bf16: bool) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        device: torch.device,
+        stacked: bool,
+        bf16: bool,
+        heads: Sequence[nn.Module] = (),  # the networks' own, if features are wanted
+    ) -> None:
+        self.heads: Sequence[nn.Module | None] = heads or [None] * len(networks)
         self.networks = [network.to(device).train() for network in networks]
         self.stacked, self.axis = stacked, 1 if stacked else 0
         self.passes: list[Pass] = [slice(None)] if stacked else list(range(len(networks)))
         self.plain = forward.is_plain(self.networks[0])
         self.dtype = torch.bfloat16 if bf16 and self.plain else torch.float32  # of parameters in the forward pass
         self.autocast = bf16 and not self.plain
-        self.first_weight = forward.first_weight(self.networks[0])
+        self.first_weight = forward.first_weight(self.networks[0], bool(heads))
         self.parameters = {name: torch.stack([dict(network.named_parameters())[name].detach() for network in networks])
                            for name, _ in networks[0].named_parameters()}  # fmt: skip
         self.gradients = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
@@ -74,8 +88,10 @@ class ReplicaStack:
     def forward(self, inputs: list[list[MicroBatch]]) -> ForwardPass:
         """Forward all replicas, micro-batch by micro-batch; `inputs` has a list of micro-batches for each pass."""
         outputs = [
-            [self._forward_one(network, parameters, part) for part in parts]
-            for network, parameters, parts in zip(self.networks, self._cast_parameters(), inputs, strict=False)
+            [self._forward_one(network, head, parameters, part) for part in parts]
+            for network, head, parameters, parts in zip(
+                self.networks, self.heads, self._cast_parameters(), inputs, strict=False
+            )
         ]
         return ForwardPass(inputs, outputs, self.axis)
 
@@ -85,32 +101,44 @@ class ReplicaStack:
             return self.views
         return self._by_pass({name: p.to(self.dtype) for name, p in self.parameters.items()})
 
-    def _forward_one(self, network: nn.Module, parameters: Tensors, part: MicroBatch) -> tuple[Tensor, Backward]:
-        """Logits of a micro-batch and the way back; columns of the first weight that meet only zeros are left out."""
+    def _forward_one(self, network: nn.Module, head: nn.Module | None, parameters: Tensors, part: MicroBatch) -> Output:
+        """What a micro-batch gives; columns of the first weight that meet only zeros are left out."""
         if self.first_weight is not None and part.columns is not None:
             parameters = parameters | {self.first_weight: parameters[self.first_weight][..., part.columns]}
         x = part.x.to(self.dtype)
         if self.plain:
             return forward.by_hand(parameters, x.flatten(self.axis + 1))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            return forward.lifted(network, parameters, x) if self.stacked else forward.by_autograd(network, x)
+            if self.stacked:
+                return forward.lifted(network, parameters, x, head)
+            return forward.by_autograd(network, x, head)
 
-    def backward(self, done: ForwardPass, logit_gradients: Sequence[Tensor], weight_penalty: float) -> None:
-        """Set the gradients to those of loss + weight_penalty · ‖parameters‖², given d loss / d logits of each pass.
+    def backward(
+        self,
+        done: ForwardPass,
+        of_logits: Sequence[Tensor],
+        of_features: Sequence[Tensor | None],
+        weight_penalty: float,
+    ) -> None:
+        """Set the gradients to those of loss + weight_penalty · ‖parameters‖², given the loss's by logits and features.
 
-        Each micro-batch is handed its slice; gradients are summed in float32.
+        There is one of each for every pass. Each micro-batch is handed its slice; gradients are summed in float32.
         """
         whole = all(len(parts) == 1 and parts[0].columns is None for parts in done.inputs)
         overwrite = whole and self.plain and self.dtype == torch.float32 and not weight_penalty  # nothing to add to
         for name, gradient in () if overwrite else self.gradients.items():
             torch.mul(self.parameters[name], 2 * weight_penalty, out=gradient) if weight_penalty else gradient.zero_()
-        for gradient, parts, outputs, gradients in zip(
-            logit_gradients, done.inputs, done.outputs, self.gradient_views, strict=True
+        for by_logits, by_features, parts, outputs, gradients in zip(
+            of_logits, of_features, done.inputs, done.outputs, self.gradient_views, strict=True
         ):
-            slices = split(gradient.to(self.dtype), [z for z, _ in outputs], self.axis)
+            sizes = [part.logits.shape[self.axis] for part in outputs]
+            slopes = split(by_logits, sizes, self.axis)
+            of_heads = [None] * len(sizes) if by_features is None else split(by_features, sizes, self.axis)
             # backwards: the last micro-batches are still in cache
-            for part, (z, backward), piece in reversed(list(zip(parts, outputs, slices, strict=True))):
-                found = backward(piece.to(z.dtype), gradients if overwrite else {})
+            for part, output, slope, of_head in reversed(list(zip(parts, outputs, slopes, of_heads, strict=True))):
+                if of_head is not None and output.features is not None:
+                    of_head = of_head.to(output.features.dtype)
+                found = output.backward(slope.to(output.logits.dtype), of_head, gradients if overwrite else {})
                 if not found:
                     continue
                 if self.first_weight is not None and part.columns is not None:
@@ -146,9 +174,9 @@ def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
     return [{name: tensor[replicas] for name, tensor in tensors.items()} for replicas in passes]
 
 
-def split(gradient: Tensor, like: Sequence[Tensor], axis: int) -> Sequence[Tensor]:
-    """The gradient of the joined logits, cut at the bounds of the micro-batches whose logits are `like`."""
-    return torch.split(gradient, [z.shape[axis] for z in like], axis) if len(like) > 1 else [gradient]
+def split(gradient: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
+    """The gradient by what was joined, cut into those by the micro-batches' own."""
+    return torch.split(gradient, list(sizes), axis) if len(sizes) > 1 else [gradient]
 
 
 def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:

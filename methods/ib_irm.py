@@ -1,0 +1,43 @@
+"""IB-IRM: invariant risk minimisation whose features must also vary little, an information bottleneck.
+
+Source: Ahuja et al., "Invariance Principle Meets Information Bottleneck for Out-of-Distribution Generalization",
+NeurIPS 2021, arXiv 2106.06607, in the form of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021).
+Needs: features, environments.
+Differs: nothing from DomainBed's but that Adam is not made anew at the anneal steps; the IRM penalty is the product of
+the mean slopes over two halves of each environment, and variances are those of a sample (divided by n − 1).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from spurbench.bench.plugins.method import Batch, Method, class_logits, hyper, members
+
+
+@dataclass(frozen=True)
+class IBIRM(Method):
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "environments"})
+
+    irm_weight: float = hyper(1e2, low=1e-1, high=1e5, scale="log")
+    irm_anneal: int = hyper(500, low=1, high=10_000, scale="log")
+    ib_weight: float = hyper(1e2, low=1e-1, high=1e5, scale="log")
+    ib_anneal: int = hyper(500, low=1, high=10_000, scale="log")
+
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        risk = batch.environment_means(batch.losses(logits)).mean()
+        z = class_logits(logits)
+        slopes = (z * (z.softmax(-1) - one_hot(batch.y, z.shape[-1]))).sum(-1)  # by the scale of the logits
+        first, second = batch.environment_halves(slopes)
+        irm = self.irm_weight if step >= self.irm_anneal else 1.0
+        bottleneck = self.ib_weight if step >= self.ib_anneal else 0.0
+        return risk + irm * (first * second).mean() + bottleneck * self.spread(batch)
+
+    def spread(self, batch: Batch) -> Tensor:
+        """The variance of the features, averaged over them and over the environments with two examples or more."""
+        variances, _ = batch.environment_variances(batch.known_features)
+        counts = members(batch.known_environment, batch.problem.environments).to(variances.dtype).sum(0)
+        unbiased = variances.mean(1) * counts / (counts - 1).clamp(min=1)
+        known = (counts > 1).to(variances.dtype)
+        return (known * unbiased).sum() / known.sum().clamp(min=1)
