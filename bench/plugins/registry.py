@@ -30,7 +30,7 @@ __all__ = [
     "plugins", "requirements", "rule", "rules", "splits_of",
 ]  # fmt: skip
 
-INNATE = frozenset({"index", "second network"})  # needs that the engine meets for every dataset
+INNATE = frozenset({"index", "features", "second network"})  # needs that the engine meets for every dataset
 
 
 def methods() -> dict[str, PluginInfo]:
