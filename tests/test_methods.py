@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from spurbench.bench.plugins.dataset import Training
-from spurbench.bench.plugins.method import Batch, Method, Problem
+from spurbench.bench.plugins.method import Batch, Examples, Method, Problem, class_logits
 from spurbench.bench.plugins.registry import load_method
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.optimization import Optimization
@@ -525,3 +525,101 @@ def test_information_bottleneck() -> None:
     spread = torch.stack([tensor(values).var() * 2.5 for values in (Z1, Z2)]).mean().item()
     for step, expected in ((0, risk + irm), (5, risk + 3 * irm), (9, risk + 3 * irm + 7 * spread)):
         assert close(scored(ib, z, of, step)[0], expected)
+
+
+# ---- what is drawn --------------------------------------------------------------------------------------------------
+
+
+def examples(group: list[int], attributes: int = 2, seed: int = 0) -> Examples:
+    of = torch.tensor(group)
+    return Examples(of // attributes, of, None, torch.Generator().manual_seed(seed))
+
+
+UNEQUAL = [0] * 9 + [1] * 3 + [2] * 2 + [3] * 6
+
+
+@pytest.mark.parametrize(("name", "expected"), [("subg", [2, 2, 2, 2]), ("suby", [None, None, 2, 6])])
+def test_a_subset_in_which_all_are_as_many(name: str, expected: list[int | None]) -> None:
+    """As many of each group, or class; another subset for another seed."""
+    drawn = [method(name).draw(examples(UNEQUAL, seed=seed)) for seed in (0, 0, 1)]
+    rows = [set(draw.rows.tolist()) for draw in drawn if draw.rows is not None]
+    counts = torch.tensor(UNEQUAL)[sorted(rows[0])].bincount(minlength=4).tolist()
+    assert all(one in (None, count) for one, count in zip(expected, counts, strict=True))
+    assert sum(counts[:2]) == sum(counts[2:]) and drawn[0].weights is None
+    assert rows[0] == rows[1] != rows[2] and all(len(of) == sum(counts) for of in rows)
+
+
+def test_a_group_without_examples_is_in_no_subset() -> None:
+    drawn = method("subg").draw(examples([0, 0, 0, 3, 3]))
+    assert drawn.rows is not None and sorted(torch.tensor([0, 0, 0, 3, 3])[drawn.rows].tolist()) == [0, 0, 3, 3]
+
+
+@pytest.mark.parametrize(("name", "of"), [("rwg", "group"), ("rwy", "y")])
+def test_every_group_or_class_is_drawn_equally_often(name: str, of: str) -> None:
+    given = examples(UNEQUAL)
+    drawn = method(name).draw(given)
+    assert drawn.rows is None and drawn.weights is not None
+    shares = torch.zeros(4).scatter_add(0, getattr(given, of), drawn.weights / drawn.weights.sum())
+    assert close(shares[shares > 0], [1 / (4 if of == "group" else 2)] * (4 if of == "group" else 2), 6)
+
+
+@pytest.mark.parametrize(("ratio", "rows"), [(1.0, 4), (2.5, 7), (100.0, 20)])
+def test_mixture_balancing(ratio: float, rows: int) -> None:
+    given = examples([0] * 18 + [2] * 2)
+    drawn = method("mixture", ratio=ratio).draw(given)
+    assert drawn.rows is not None and drawn.weights is not None and len(drawn.rows) == rows
+    y = given.y[drawn.rows]
+    assert y.sum() == 2 and close(drawn.weights[y == 1].sum(), drawn.weights[y == 0].sum().item(), 6)
+
+
+# ---- what goes in ---------------------------------------------------------------------------------------------------
+
+PICTURES = torch.arange(4.0)[:, None, None, None].expand(4, 1, 10, 10)
+
+
+def test_soft_labels() -> None:
+    """The cross-entropy of a mixed label is the mix of the cross-entropies; of one logit as of two."""
+    hard, soft = batch([0, 1, 1]), torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.5, 0.5]], dtype=torch.float64)
+    z = tensor([1.0, -2.0, 0.5])
+    mixed = replace(hard, soft=soft).losses(z)
+    each = torch.stack([batch([k] * 3).losses(z) for k in range(2)], 1)
+    assert close(mixed, (soft * each).sum(1).tolist())
+    assert close(replace(hard, soft=soft).losses(class_logits(z)), mixed.tolist())
+
+
+def test_mixup() -> None:
+    x, soft = method("mixup").mix(PICTURES, batch([0, 0, 1, 1]), torch.Generator().manual_seed(0))
+    assert close(soft.sum(1), [1.0] * 4, 6) and x.shape == PICTURES.shape
+    share = x[:, 0, 0, 0]  # of pictures that are their own number everywhere: share · i + (1 − share) · partner
+    assert ((x - share[:, None, None, None]).abs() < 1e-6).all() and close(share.sum(), 6.0, 5)
+
+
+def test_cutmix() -> None:
+    """Labels are mixed by the area that was replaced, which lies in a rectangle."""
+    for seed in range(20):
+        x, soft = method("cutmix").mix(PICTURES, batch([0, 1, 0, 1]), torch.Generator().manual_seed(seed))
+        replaced = (x != PICTURES)[:, 0]
+        moved = replaced.any(-1).any(-1)
+        inside = replaced[moved].float()
+        if len(inside):
+            area = inside[0].mean().item()
+            assert inside[0].sum() == inside[0].any(0).sum() * inside[0].any(1).sum()
+            assert all(soft[i].max() > 1 - area - 1e-6 for i in range(4))
+    with pytest.raises(ValueError, match="cutmix takes pictures"):
+        method("cutmix").mix(torch.zeros(4, 7), batch([0, 1, 0, 1]), torch.Generator())
+
+
+@pytest.mark.parametrize("p_sel", [0.0, 1.0])
+def test_lisa(p_sel: float) -> None:
+    """Partners share the label and not the attribute, or the attribute and not the label; without one, nothing."""
+    groups = torch.tensor([0, 1, 2, 3, 0, 3])
+    x = torch.eye(6)
+    of = batch((groups // 2).tolist(), group=groups, group_counts=torch.tensor([2, 1, 1, 2]))
+    mixed, soft = method("lisa", p_sel=p_sel).mix(x, of, torch.Generator().manual_seed(3))
+    for i, row in enumerate(mixed):
+        partner = int((row * (1 - x[i])).argmax())
+        assert row[i] < 1 and (groups[i] // 2 == groups[partner] // 2) == (p_sel == 1)
+        assert (groups[i] % 2 == groups[partner] % 2) == (p_sel == 0)
+        assert close(soft[i].max(), 1.0 if p_sel else max(row[i].item(), 1 - row[i].item()), 6)
+    alone = replace(of, group=torch.zeros_like(groups), y=torch.zeros_like(groups))
+    assert torch.equal(method("lisa", p_sel=p_sel).mix(x, alone, torch.Generator())[0], x)

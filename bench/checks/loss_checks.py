@@ -23,6 +23,7 @@ FIELDS = {
     "index": "index",
     "second network": "second_logits",
     "features": "features",
+    "random numbers": "random",
 }
 COUNTS = ("group_counts", "class_counts")  # of a problem
 LATER = (1, 100, 10_000)  # steps after which delays and annealing are over
@@ -65,7 +66,8 @@ class Sample:
         index = torch.randperm(examples, generator=generator)
         environment = torch.arange(examples) % 2
         features = torch.rand((examples, WIDTH), generator=generator) * 2 - 0.5
-        return cls(logits, Batch(groups // 2, problem, environment, groups, index, second, features))
+        random = torch.rand(examples, generator=generator)
+        return cls(logits, Batch(groups // 2, problem, environment, groups, index, second, features, random))
 
     def seen_by(self, needs: frozenset[str]) -> Sample:
         """The sample with only what is declared handed over."""

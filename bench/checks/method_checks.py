@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
+from spurbench.bench.checks.hook_checks import draws, hooks, mixing
 from spurbench.bench.checks.loss_checks import (
     FIELDS,
     KINDS,
-    LATER,
     Check,
     Failure,
     answer,
@@ -27,7 +22,7 @@ from spurbench.bench.checks.loss_checks import (
     stacked,
     state_round_trip,
 )
-from spurbench.bench.checks.purity import belongings, determinism, inputs, memory, undrawn
+from spurbench.bench.checks.purity import belongings, determinism, inputs, memory
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option
 from spurbench.bench.plugin_files.reader import PluginInfo, describe, unknown_need
@@ -97,7 +92,7 @@ def loss_checks(cls: type[Method]) -> list[Check]:
         ("state", state_round_trip),
     ]
     checks += [asked(name, every(question, working), method) for name, question in questions]
-    checks.append(asked("hooks", hooks, method))
+    checks += [asked("hooks", hooks, method), asked("draws", draws, method), asked("mixing", mixing, method)]
     return [*checks, asked("memory", lambda method: memory(method, before), method)]
 
 
@@ -176,25 +171,3 @@ def undeclared_need(method: Method, failing: list[int]) -> str | None:
         if all(answer(method, classes, method.needs | {need}).ok for classes in failing):
             return need
     return None
-
-
-def hooks(method: Method) -> str:
-    """The optional hooks: a coefficient of the squared norm of the weights, and a transform of the input."""
-    for step in (0, *LATER):
-        with undrawn("weight_penalty"):
-            weight: Any = method.weight_penalty(step)
-        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise Failure(f"weight_penalty({step}) returns {weight!r}; expected a number, 0 or more")
-        if method.weight_penalty(step) != weight:
-            raise Failure(f"two calls of weight_penalty({step}) differ")
-    x = torch.rand(4, 2, 14, 14) if "colour channels" in method.needs else torch.rand(4, 2)
-    before = x.clone()
-    with undrawn("transform"):
-        moved: Any = method.transform(x)
-    if not torch.equal(x, before):
-        raise Failure("transform changes its input in place, and with it the dataset; make a new tensor")
-    if not isinstance(moved, Tensor) or len(moved) != len(x) or not torch.isfinite(moved.float()).all():
-        raise Failure(f"transform of {list(x.shape)} must give a finite tensor of 4 examples")
-    if not torch.equal(method.transform(x), moved):
-        raise Failure("two calls of transform with the same input differ")
-    return "weight_penalty and transform are in order"

@@ -15,8 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spurbench.bench.plugins.draws import Draw as Draw
+from spurbench.bench.plugins.draws import Examples as Examples
+from spurbench.bench.plugins.draws import balanced_rows as balanced_rows
+from spurbench.bench.plugins.draws import draw_beta as draw_beta
+from spurbench.bench.plugins.draws import inverse_frequency as inverse_frequency
+from spurbench.bench.plugins.draws import rows_of_each as rows_of_each
+
 NO_COUNTS = torch.zeros(0)
-NEEDS = ("environments", "groups", "index", "features", "second network", "colour channels")
+NEEDS = ("environments", "groups", "index", "features", "random numbers", "second network", "colour channels")
 
 
 def hyper(
@@ -71,6 +78,8 @@ class Batch:
     index: Tensor | None = None  # [B] int64, place of the example in the training set
     second_logits: Tensor | None = None  # [B] or [B, C], of the second network
     features: Tensor | None = None  # [B, D] what the network's last layer is given; the loss may depend on them
+    random: Tensor | None = None  # [B] from 0 up to 1, drawn anew at each step from the seed's own stream
+    soft: Tensor | None = None  # [B, C] the labels' probabilities, where `mix` has made such
 
     def losses(self, logits: Tensor) -> Tensor:
         """Cross-entropy of each example, [B]; one logit ([B]) or C logits ([B, C])."""
@@ -78,8 +87,8 @@ class Batch:
         if shape[1:] not in ([(), (2,)] if classes == 2 else [(classes,)]):
             raise ValueError(f"logits of shape {shape} for {classes} classes: one is enough for two, else one a class")
         if logits.ndim == 1:
-            return F.softplus(logits) - self.y * logits
-        return F.cross_entropy(logits, self.y, reduction="none")
+            return F.softplus(logits) - (self.y if self.soft is None else self.soft[:, 1]) * logits
+        return F.cross_entropy(logits, self.y if self.soft is None else self.soft, reduction="none")
 
     def environment_means(self, values: Tensor) -> Means:
         """Mean of `values` [B] over each environment in the batch."""
@@ -231,3 +240,18 @@ class Method(ABC):
     def transform(self, x: Tensor) -> Tensor:
         """The input the network sees, of a batch of raw inputs [B, ...]."""
         return x
+
+    def draw(self, examples: Examples) -> Draw:
+        """Which examples of the training set are trained on, and how likely each is; once for each seed."""
+        return Draw()
+
+    def mix(self, x: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs and label probabilities [B, C] made of a batch's own, `x` [B, ...] as the network would see them.
+
+        `generator`, on the CPU, is that of the seed and step.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def mixes(cls) -> bool:
+        return cls.mix is not Method.mix

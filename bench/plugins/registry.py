@@ -30,7 +30,9 @@ __all__ = [
     "plugins", "requirements", "rule", "rules", "splits_of",
 ]  # fmt: skip
 
-INNATE = frozenset({"index", "features", "second network"})  # needs that the engine meets for every dataset
+INNATE = frozenset(
+    {"index", "features", "random numbers", "second network"}
+)  # needs that the engine meets for every dataset
 
 
 def methods() -> dict[str, PluginInfo]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
-from spurbench.bench.plugins.dataset import Data, Split
+from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.plugins.draws import Draw, inverse_frequency
 from spurbench.bench.plugins.training_settings import Minibatches
 
 Pass = int | slice
@@ -76,8 +77,6 @@ class Preprocessing:
 class Batches:
     """The training inputs of R replicas, step by step; `preprocessing` is each replica's own."""
 
-    steps_per_epoch = 1
-
     def __init__(
         self,
         data: Sequence[Data],
@@ -86,6 +85,7 @@ class Batches:
         device: torch.device,
     ) -> None:
         self.data, self.passes, self.preprocessing, self.device = data, passes, preprocessing, device
+        self.steps_per_epoch = [1] * len(data)  # of each replica
 
     def rows(self, step: int) -> Tensor | None:
         """The rows of the training set that a step sees, [R, B]; None for all of them, in order."""
@@ -136,10 +136,9 @@ class FullBatch(Batches):
 
 
 class MiniBatch(Batches):
-    """Steps go through the training set in an order drawn for each seed and epoch; an incomplete batch is left out.
+    """Steps go through the rows that are drawn for each seed and epoch; an incomplete batch is left out.
 
-    With `balanced` an epoch is as many draws with replacement as there are examples, every group equally likely. The
-    draws follow from seed, epoch and step alone, so that a checkpoint need not hold them.
+    The draws follow from seed, epoch and step alone, so that a checkpoint need not hold them.
     """
 
     def __init__(
@@ -150,36 +149,42 @@ class MiniBatch(Batches):
         device: torch.device,
         sampling: Minibatches,
         seeds: Sequence[int],
+        draws: Sequence[Draw],
     ) -> None:
         super().__init__(data, passes, preprocessing, device)
         self.sampling, self.seeds = sampling, seeds
-        self.size, examples, shape = sampling.batch or 1, len(data[0].train.y), data[0].train.x.shape[1:]
-        if self.size > examples:
-            raise UserError(f"a batch of {self.size} examples, but the training set has {examples}: a smaller 'batch'")
+        shape = data[0].train.x.shape[1:]
         if sampling.augment and len(shape) != 3:
             raise UserError(f"augment={sampling.augment} changes pictures; these inputs have the shape {list(shape)}")
-        self.steps_per_epoch = examples // self.size
-        self.order: tuple[int, Tensor] = -1, torch.empty(0)  # the epoch, and its rows [R, n]
+        self.draws = [complete(draw, d, sampling) for draw, d in zip(draws, data, strict=True)]
+        self.size = sampling.batch or len(self.draws[0][0])  # none: all rows at each step
+        if sampling.batch is None and any(len(rows) != self.size for rows, _ in self.draws):
+            raise ValueError("seeds that train on all of as many rows as each has drawn cannot train together")
+        for rows, _ in self.draws:
+            if self.size > len(rows):
+                what = "the training set has" if len(rows) == len(data[0].train.y) else "the method trains on"
+                raise UserError(f"a batch of {self.size} examples, but {what} {len(rows)}: a smaller 'batch'")
+        self.steps_per_epoch = [len(rows) // self.size for rows, _ in self.draws]
+        self.orders: list[tuple[int, Tensor]] = [(-1, torch.empty(0))] * len(data)  # of each: the epoch, its rows
         self.x = [move_if_small(d.train.x, device) for d in data]
 
     def rows(self, step: int) -> Tensor:
-        epoch, at = divmod(step, self.steps_per_epoch)
-        if self.order[0] != epoch:
-            drawn = [
-                self.draw_order(d.train, d.attributes, seed, epoch)
-                for d, seed in zip(self.data, self.seeds, strict=True)
-            ]
-            self.order = epoch, torch.stack(drawn)
-        return self.order[1][:, at * self.size : (at + 1) * self.size]
+        return torch.stack([self.rows_of(r, step) for r in range(len(self.data))])
 
-    def draw_order(self, train: Split, attributes: int, seed: int, epoch: int) -> Tensor:
-        """The rows of one epoch in their order, [n]."""
-        generator = generator_for(seed, f"order {epoch}")
-        if not self.sampling.balanced:
-            return torch.randperm(len(train.y), generator=generator)
-        group = train.group(attributes)
-        weights = 1.0 / group.bincount()[group]
-        return torch.multinomial(weights, len(group), replacement=True, generator=generator)
+    def rows_of(self, r: int, step: int) -> Tensor:
+        """The rows that a replica sees at a step, [B]."""
+        epoch, at = divmod(step, self.steps_per_epoch[r])
+        if self.orders[r][0] != epoch:
+            self.orders[r] = epoch, self.draw_order(r, epoch)
+        return self.orders[r][1][at * self.size : (at + 1) * self.size]
+
+    def draw_order(self, r: int, epoch: int) -> Tensor:
+        """The rows of one epoch of a replica in their order, [m]."""
+        generator = generator_for(self.seeds[r], f"order {epoch}")
+        rows, weights = self.draws[r]
+        if weights is None:
+            return rows[torch.randperm(len(rows), generator=generator)]
+        return rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
 
     def micro_batches(self, step: int) -> list[list[MicroBatch]]:
         rows = self.rows(step)
@@ -202,6 +207,20 @@ class MiniBatch(Batches):
         padding = PADDING if "crop" in kinds else 0
         corners = torch.randint(2 * padding + 1, (2, len(x)), generator=generator)
         return crop_and_flip(x, padding, corners.to(x.device), flips.to(x.device))
+
+
+def complete(draw: Draw, data: Data, sampling: Minibatches) -> tuple[Tensor, Tensor | None]:
+    """The rows that are trained on, and their weights if they are drawn with replacement.
+
+    With `balanced`, an option of every training, all groups are equally likely.
+    """
+    n = len(data.train.y)
+    rows, weights = torch.arange(n) if draw.rows is None else draw.rows.cpu(), draw.weights
+    if sampling.balanced:
+        if draw != Draw():
+            raise UserError("balanced=true draws the examples, and so does this method: leave it out")
+        weights = inverse_frequency(data.train.group(data.attributes))
+    return rows, weights
 
 
 def crop_and_flip(x: Tensor, padding: int, corners: Tensor, flips: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from spurbench.bench.plugins.dataset import Training
+from spurbench.bench.plugins.draws import Draw
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training.batching import Batches, FullBatch, MiniBatch, Preprocessing, prefers_channels_last
@@ -27,7 +28,8 @@ from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import Optimization
 from spurbench.bench.training.replica import Replica, find_head, width_of
-from spurbench.bench.training.stack import ReplicaStack, by_pass, has_buffers, pays_to_stack
+from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
+from spurbench.bench.training.targets import Mixing, Targets, draw_examples
 
 
 @dataclass
@@ -88,15 +90,16 @@ class Engine:
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
         self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
-        self.targets = {name: torch.stack(of).to(self.device) for name, of in targets_of(replicas, method).items()}
-        self.targets_by_pass = by_pass(self.targets, self.stacks[0].passes)
+        self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)
         self.batches = self._make_batches()
         data = [replica.data for replica in replicas]
         self.losses = Losses(
-            method, data, stacked, self.device, steps=training.steps, steps_per_epoch=self.batches.steps_per_epoch,
+            method, data, stacked, self.device, self.batches.steps_per_epoch, steps=training.steps,
             outputs=1 if isinstance(networks[0][0], OneLogit) else data[0].classes,
             features=width_of(heads[0][0]) if heads else 0,
         )  # fmt: skip
+        seeds = [replica.seed for replica in replicas]
+        self.mixing = Mixing(method, self.losses.problems, seeds, stacked) if method.mixes() else None
         for stack in self.stacks if options.compile else ():
             stack.compile()
 
@@ -104,9 +107,11 @@ class Engine:
         stack, data = self.stacks[0], [replica.data for replica in self.replicas]
         channels_last = prefers_channels_last(stack.networks[0], self.device)
         preprocessing = [Preprocessing(self.method.transform, d.mean, d.std, channels_last) for d in data]
-        if isinstance(self.training.sampling, Minibatches):
-            seeds = [replica.seed for replica in self.replicas]
-            return MiniBatch(data, stack.passes, preprocessing, self.device, self.training.sampling, seeds)
+        seeds, sampling = [replica.seed for replica in self.replicas], self.training.sampling
+        draws = [draw_examples(self.method, replica) for replica in self.replicas]
+        if isinstance(sampling, Minibatches) or self.method.mixes() or any(draw != Draw() for draw in draws):
+            chosen = sampling if isinstance(sampling, Minibatches) else Minibatches()
+            return MiniBatch(data, stack.passes, preprocessing, self.device, chosen, seeds, draws)
         rows = self.options.micro_batch * 4 // stack.dtype.itemsize  # as many bytes in bf16
         if has_buffers(stack.networks[0]):  # batch statistics need all of the batch
             rows = len(data[0].train.y)
@@ -128,7 +133,10 @@ class Engine:
     @torch.no_grad()
     def update(self) -> Step:
         """One optimisation step of every replica."""
-        inputs, targets = self.batches.micro_batches(self.step), self._targets(self.batches.rows(self.step))
+        inputs = self.batches.micro_batches(self.step)
+        targets = self.targets.at(self.step, self.batches.rows(self.step))
+        if self.mixing is not None:
+            inputs, targets = self.mixing.mix(self.step, inputs, targets)
         passes = [stack.forward(inputs) for stack in self.stacks]
         logits = [[z.requires_grad_() for z in done.logits()] for done in passes]
         features = [h.requires_grad_() for h in passes[0].features()] if self.uses_features else []
@@ -143,13 +151,6 @@ class Engine:
         self.step += 1
         labels = self._by_replica([of_pass["y"] for of_pass in targets])
         return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
-
-    def _targets(self, rows: Tensor | None) -> list[dict[str, Tensor]]:
-        """For each pass the labels, and what the method has declared, of the rows [R, B] of a step; None: of all."""
-        if rows is None:
-            return self.targets_by_pass
-        chosen = {name: of.gather(1, rows.to(of.device)) for name, of in self.targets.items()}
-        return by_pass(chosen, self.stacks[0].passes)
 
     def _by_replica(self, tensors: list[Tensor]) -> list[Tensor]:
         """What each pass has, replica by replica."""
@@ -192,21 +193,6 @@ class Engine:
         torch.set_rng_state(states[0]["random"].cpu())
         if states[0]["cuda_random"] is not None:
             torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
-
-
-def targets_of(replicas: Sequence[Replica], method: Method) -> dict[str, list[Tensor]]:
-    """What the method may see of each replica's training set, [n] each: the labels and the declared needs."""
-    splits = [replica.data.train for replica in replicas]
-    found = {"y": [split.y for split in splits]}
-    if "environments" in method.needs:
-        if any(split.environment is None for split in splits):
-            raise ValueError("the dataset gives no environments")
-        found["environment"] = [split.environment for split in splits if split.environment is not None]
-    if "groups" in method.needs:
-        found["group"] = [replica.data.train.group(replica.data.attributes) for replica in replicas]
-    if "index" in method.needs:
-        found["index"] = [torch.arange(len(split.y)) for split in splits]
-    return found
 
 
 def differentiate(losses: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:

@@ -33,10 +33,14 @@ class Losses:
         data: Sequence[Data],
         stacked: bool,
         device: torch.device,
-        **known: int,  # of the training: see `Problem`
+        steps_per_epoch: Sequence[int],  # of each replica
+        **known: int,  # what else of `Problem` is the same for all
     ) -> None:
         self.method, self.stacked, self.name = method, stacked, f"{type(method).__name__}.loss"
-        self.problems = [problem_of(one, method, device, **known) for one in data]
+        self.problems = [
+            problem_of(one, method, device, steps_per_epoch=steps, **known)
+            for one, steps in zip(data, steps_per_epoch, strict=True)
+        ]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
         self.lifted = stacked and method.stackable
         self.checked = False  # whether it is known that the loss draws no random numbers

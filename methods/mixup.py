@@ -1,0 +1,29 @@
+"""mixup: the network is trained on averages of two examples and of their labels.
+
+Source: Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412,
+Eq. 1; default and range of α are those of SubpopBench (Yang et al., ICML 2023, arXiv 2302.12254).
+Needs: nothing beyond labels.
+Differs: nothing from the released code: one share for the batch, partners by a permutation of it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from spurbench.bench.plugins.method import Batch, Method, draw_beta, hyper
+
+
+@dataclass(frozen=True)
+class Mixup(Method):
+    alpha: float = hyper(0.2, low=0.1, high=10.0, scale="log", symbol="α")
+
+    def mix(self, x: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        share = draw_beta(self.alpha, (), generator).item()
+        partner = torch.randperm(len(x), generator=generator).to(x.device)
+        labels = one_hot(batch.y, batch.problem.classes).float()
+        return share * x + (1 - share) * x[partner], share * labels + (1 - share) * labels[partner]
+
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        return batch.losses(logits).mean()

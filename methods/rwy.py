@@ -1,0 +1,22 @@
+"""RWY: ERM on examples drawn with replacement, every class equally often.
+
+Source: Idrissi, Arjovsky, Pezeshki and Lopez-Paz, "Simple Data Balancing Achieves Competitive Worst-Group-Accuracy",
+CLeaR 2022, arXiv 2110.14503, section 3 (reweighting the sampling probability of classes).
+Needs: nothing beyond labels.
+Differs: nothing from the released code: an epoch is as many draws as there are examples.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from spurbench.bench.plugins.method import Batch, Draw, Examples, Method, inverse_frequency
+
+
+@dataclass(frozen=True)
+class RWY(Method):
+    def draw(self, examples: Examples) -> Draw:
+        return Draw(weights=inverse_frequency(examples.y))
+
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        return batch.losses(logits).mean()
