@@ -116,7 +116,7 @@ MISTAKES = [
         "{method: erm, training: {stpes: 3}}",
         "6: unknown key 'stpes' in training; did you mean steps? there are",
     ),
-    ("{method: gruop_dro}", "6: no method 'gruop_dro'; did you mean group_dro? there are: erm,"),
+    ("{method: gruop_dro}", "6: no method 'gruop_dro'; did you mean group_dro? there are: "),
     ("{method: erm, lable: x}", "6: unknown key 'lable' in methods; did you mean label? there are"),
     ("{method: sd, hyper_parameters: {coeff: 1}}", "6: no hyper-parameter of sd 'coeff'; did you mean coef?"),
     ("{method: sd, hyper_parameters: {coef: much}}", "6: coef of sd must be a number, not 'much'"),

@@ -13,6 +13,8 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation.monitor import Monitor, Progress
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split, Training
+from spurbench.bench.plugins.draws import Draw
+from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training.batching import MiniBatch, Preprocessing, crop_and_flip
 from spurbench.bench.training.engine import Engine, Options
@@ -61,7 +63,8 @@ def weights(engine: Engine, r: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_seeds_together_equal_seeds_alone(name: str) -> None:
-    changes: dict[str, Any] = {"augment": "crop,flip", "balanced": True, "logits": 1 if name == "sd_gamma" else 2}
+    balanced = registry.load_method(name).draw is Method.draw  # else its own draws are tried
+    changes: dict[str, Any] = {"augment": "crop,flip", "balanced": balanced, "logits": 1 if name == "sd_gamma" else 2}
     together = engine(name, [3, 4], **changes)
     together.train()
     for r, seed in enumerate([3, 4]):
@@ -118,7 +121,8 @@ def test_channels_side_by_side_where_that_pays() -> None:
 def rows(**changes: Any) -> MiniBatch:
     sampling = replace(Minibatches(batch=7), **changes)
     data = [pictures(), pictures()]
-    return MiniBatch(data, [0, 1], [Preprocessing(lambda x: x)] * 2, torch.device("cpu"), sampling, [5, 6])
+    pixels = [Preprocessing(lambda x: x)] * 2
+    return MiniBatch(data, [0, 1], pixels, torch.device("cpu"), sampling, [5, 6], [Draw()] * 2)
 
 
 def test_an_epoch_sees_every_example_once() -> None:
@@ -135,7 +139,13 @@ def test_only_pictures_are_augmented() -> None:
     points = Data(Split(torch.zeros(9, 2), torch.zeros(9).long()), {})
     with pytest.raises(UserError, match=r"augment=flip changes pictures; these inputs have the shape \[2\]"):
         MiniBatch(
-            [points], [0], [Preprocessing(lambda x: x)], torch.device("cpu"), Minibatches(batch=3, augment="flip"), [0]
+            [points],
+            [0],
+            [Preprocessing(lambda x: x)],
+            torch.device("cpu"),
+            Minibatches(batch=3, augment="flip"),
+            [0],
+            [Draw()],
         )
 
 
