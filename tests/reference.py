@@ -1,4 +1,4 @@
-"""docs/reference.md and the modules in docs/architecture.md, made from the code.
+"""docs/reference.md, the modules in docs/architecture.md and the methods in docs/method.md, made from the code.
 
 `python tests/reference.py` (or `make docs`) writes them.
 
@@ -22,7 +22,9 @@ from typer.models import ArgumentInfo
 
 from spurbench.bench.cli.main import whole
 from spurbench.bench.plugin_files.components import alternatives
+from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.method import NEEDS, Method
 from spurbench.bench.plugins.metric import CountedMetric
 from spurbench.bench.plugins.training_settings import choices, training_fields
 from spurbench.bench.records import metrics
@@ -257,13 +259,11 @@ VALUES = {int: "INTEGER", float: "NUMBER", Path: "PATH", list[Path]: "PATH"}
 # ---- the packages ---------------------------------------------------------------------------------------------------
 
 
-START, END = "<!-- modules -->", "<!-- end of modules -->"
-
-
-def architecture() -> str:
-    """docs/architecture.md with its list of modules renewed."""
-    before, _, rest = (ROOT / "docs" / "architecture.md").read_text().partition(START)
-    return f"{before}{START}\n\n{modules()}\n\n{END}{rest.partition(END)[2]}"
+def renewed(page: Path, what: str, text: str) -> str:
+    """A page with the part between its comments `<!-- what -->` and `<!-- end of what -->` renewed."""
+    start, end = f"<!-- {what} -->", f"<!-- end of {what} -->"
+    before, _, rest = page.read_text().partition(start)
+    return f"{before}{start}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
 
 
 def modules() -> str:
@@ -286,9 +286,42 @@ def first_sentence(file: Path) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", text)[0]
 
 
+# ---- the methods ----------------------------------------------------------------------------------------------------
+
+
+HOOKS = ("init_state", "weight_penalty", "transform", "draw", "mix")
+
+
+def methods() -> str:
+    """Every shipped method: what it does, what it needs, which hooks it has, and where it is from."""
+    found = [info for info in registry.methods().values() if info.origin == "folder"]
+    return table(("method", "what it does", "needs", "hooks", "source"), map(method_row, found))
+
+
+def method_row(info: PluginInfo) -> tuple[str, ...]:
+    cls = registry.load_method(info.name)
+    hooks = [code(name) for name in HOOKS if getattr(cls, name) is not getattr(Method, name)]
+    needs = [need for need in NEEDS if need in info.needs]
+    name = f"[`{info.name}`](../methods/{info.path.name})"
+    return name, info.summary.rstrip("."), ", ".join(needs), ", ".join(hooks), origin(info.sections["Source"])
+
+
+def origin(source: str) -> str:
+    """The authors, the venue and the arXiv number of the first work that a Source names."""
+    untitled = re.sub(r'"[^"]*",? ?', "", source)
+    short = re.match(r".*?arXiv \d{4}\.\d{4,5}", untitled) or re.match(r"[^;(.]*", untitled)
+    words = short[0].rpartition("(")[2].strip(" ,") if short else ""
+    return re.sub(r"arXiv (\S+)", r"[arXiv \1](https://arxiv.org/abs/\1)", words)
+
+
 def pages() -> dict[Path, str]:
     """What the pages made from the code are to hold."""
-    return {FILE: reference(), ROOT / "docs" / "architecture.md": architecture()}
+    docs = ROOT / "docs"
+    return {
+        FILE: reference(),
+        docs / "architecture.md": renewed(docs / "architecture.md", "modules", modules()),
+        docs / "method.md": renewed(docs / "method.md", "methods", methods()),
+    }
 
 
 def main() -> None:
