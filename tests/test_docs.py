@@ -20,6 +20,7 @@ from spurbench.bench.core.files import at_home
 from spurbench.bench.grid import load
 from spurbench.bench.grid.cells import only
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.method import NEEDS, Batch, Draw, Examples, Means, Method, Problem
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -166,6 +167,14 @@ def test_every_key_and_field_is_explained() -> None:
         part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
         rows = [line for line in part.splitlines() if line.startswith("| `")]
         assert rows and not [line for line in rows if line.endswith("|  |")]
+
+
+def test_the_page_on_methods_names_what_a_method_may_use() -> None:
+    text = (ROOT / "docs" / "method.md").read_text()
+    assert not [need for need in NEEDS if f"\n| `{need}` | " not in text]
+    for cls in (Method, Problem, Batch, Means, Examples, Draw):
+        names = {name for name in {*vars(cls), *cls.__annotations__} if not name.startswith("_")}
+        assert not [name for name in sorted(names - {"mixes"}) if not re.search(rf"[`.]{name}\b", text)], cls.__name__
 
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
