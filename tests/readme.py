@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.formats.render import render
-from spurbench.bench.leaderboard.build import board
+from spurbench.bench.leaderboard.build import build_from_store
 from spurbench.bench.store.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def blocks() -> dict[str, str]:
 
 def cells(grid: str) -> Cells:
     """The rows of a grid's leaderboard."""
-    rows = json.loads(render(board(Store.open(RECORDS), grid=grid), "json"))
+    rows = json.loads(render(build_from_store(Store.open(RECORDS), grid=grid), "json"))
     by_cell: Cells = {}
     for row in rows:
         if row["n"] and not row["label"].startswith("figure 1"):

@@ -180,7 +180,7 @@ def damaged(good: Path, folder: Path, rng: random.Random) -> Path:
 
 
 def commands(where: Path, good: Path, folder: Path) -> Iterator[Callable[[], Any]]:
-    yield lambda: [render(build.board(Store.open(where)), form, False) for form in ("table", "json", "html")]
+    yield lambda: [render(build.build_from_store(Store.open(where)), form, False) for form in ("table", "json", "html")]
     yield lambda: status.states_of(Store.open(where))
     yield lambda: Store.open(where).pack(folder / "again.jsonl.gz")
     yield lambda: merge(Store.open(folder / "new", create=True), [Store.open(where)])
@@ -385,7 +385,7 @@ def test_a_record_of_a_newer_spurbench_is_not_done_again(copy: Store, good: Path
         find_outstanding(load_grid(str(good / "small.yaml")), copy, Settings())
     with pytest.raises(UserError, match="newer spurbench"):
         copy.write_record(one)
-    assert home.exists() and build.board(Store.open(copy.root)).set_aside
+    assert home.exists() and build.build_from_store(Store.open(copy.root)).set_aside
 
 
 def test_a_file_that_may_not_be_read_is_named(copy: Store, monkeypatch: pytest.MonkeyPatch) -> None:

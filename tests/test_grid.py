@@ -446,7 +446,7 @@ def test_a_rule_that_its_data_cannot_serve_leaves_the_rest_of_the_grid_alone(tmp
     }  # fmt: skip
 
 
-def test_equal_draws_are_parted_and_a_choice_once_made_stays(tmp_path):
+def test_tied_draws_are_decided_and_a_choice_once_made_stays(tmp_path):
     grid = one_method(tmp_path, SEARCH)
     drawn = [run for run, _ in expand(grid, {}).runs()]
     losses = (9, 9, 1, 1, 9, 9)

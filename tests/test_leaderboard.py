@@ -395,9 +395,7 @@ def test_ties_are_counted() -> None:
         one.splits["validation"] = make_counts(10, 10, 10, 50)
     made = build.build(records, [plan(chosen_cell("sd"))])
     assert (made.rows[0].tied, made.rows[0].latest) == (3, 2) and made.rows[0].steps == [1000, 1000, 500, 500, 500]
-    said = (
-        "sd: 3 of 5 runs chose among equal steps, parted by average accuracy, then lower loss; 2 of them equal in every"
-    )
+    said = "sd: 3 of 5 runs chose among tied steps; ties broken by average accuracy, then lower loss; 2 of them tied in"
     assert said in render(made, "markdown")
 
 

@@ -17,7 +17,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.formats.html import Scale, strip
 from spurbench.bench.formats.render import render
 from spurbench.bench.leaderboard import build, published, wording
-from spurbench.bench.leaderboard.cell_results import squares
+from spurbench.bench.leaderboard.cell_results import collect_results
 from spurbench.bench.records.plan import Choice, Plan
 from spurbench.bench.records.record import Record
 
@@ -186,7 +186,7 @@ def test_search_draws_are_no_rows_and_an_open_search_is_named() -> None:
 def test_only_the_planned_records_on_request() -> None:
     plan = planned("plain", [0, 1])
     found = several({"plain": 20, "other": 60})
-    assert [one.method for one in squares(found, [plan], planned_only=True)] == ["plain"]
+    assert [one.method for one in collect_results(found, [plan], planned_only=True)] == ["plain"]
     assert [row.n for row in board(found, plans=[plan], planned_only=True).rows] == [2]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spurbench.bench.formats.render import render
-from spurbench.bench.leaderboard.build import board
+from spurbench.bench.leaderboard.build import build_from_store
 from spurbench.bench.store.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def essence(text: str) -> list[dict[str, Any]]:
 
 
 def test_the_leaderboard_comes_from_the_records() -> None:
-    made = essence(render(board(Store.open(README["RECORDS"]), grid="paper"), "json"))
+    made = essence(render(build_from_store(Store.open(README["RECORDS"]), grid="paper"), "json"))
     kept = essence((ROOT / "results" / "paper" / "leaderboard.json").read_text())
     assert len(made) == len(kept) > 20
     for one, other in zip(made, kept, strict=True):

@@ -103,7 +103,7 @@ def test_unbiased_accuracy_is_the_mean_over_groups() -> None:
 # ---- equal scores -------------------------------------------------------------------------------------------------
 
 
-def test_equal_worst_groups_are_parted_by_the_average_and_then_the_loss() -> None:
+def test_tied_worst_groups_are_decided_by_the_average_and_then_the_loss() -> None:
     """A worst group of 0 at every look says nothing of the step."""
     untrained, better = make_counts(0, 50), make_counts(0, 90)
     looks = {100: (untrained, make_counts(0, 80)), 200: (better, make_counts(20, 95))}
@@ -151,7 +151,7 @@ def test_a_failed_run_that_was_scored_on_the_way_has_no_step() -> None:
     assert mean_scores("validation_accuracy", [failed]) is None
 
 
-def test_equal_draws_are_parted_by_the_next_criterion() -> None:
+def test_tied_draws_are_decided_by_the_next_criterion() -> None:
     def draw(*right: int) -> Record:
         return record(run("erm", 0), splits={"validation": make_counts(*right)})
 

@@ -67,9 +67,9 @@ def test_detectable_difference_has_its_power() -> None:
 
 
 def test_collapsed_runs() -> None:
-    assert statistics.fallen([70, 71, 69, 70, 12, 10], 5.0, True) == 2
-    assert statistics.fallen([70, 71, 69, 70, 66, 72], 5.0, True) == 0
-    assert statistics.fallen([70, 10], 5.0, True) == 0
+    assert statistics.count_collapsed([70, 71, 69, 70, 12, 10], 5.0, True) == 2
+    assert statistics.count_collapsed([70, 71, 69, 70, 66, 72], 5.0, True) == 0
+    assert statistics.count_collapsed([70, 10], 5.0, True) == 0
 
 
 def test_an_interval_is_cut_at_what_is_possible_and_covers_as_often() -> None:

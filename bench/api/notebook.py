@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spurbench.bench.api import running
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.launch.runner import Settings
-from spurbench.bench.leaderboard.build import Leaderboard, board
+from spurbench.bench.leaderboard.build import Leaderboard, build_from_store
 from spurbench.bench.plugins import registry
 from spurbench.bench.records import metrics
 from spurbench.bench.records.record import Counts, Summary
@@ -100,7 +100,7 @@ class Results:
 
     def leaderboard(self, grid: str | None = None, *, all_metrics: bool = False) -> Board:
         """The leaderboard; of one grid's plan if that is named."""
-        return Board(board(self.store, all_metrics, grid))
+        return Board(build_from_store(self.store, all_metrics, grid))
 
     def figure(self, name: str) -> Any:
         """A matplotlib figure: a shipped one (fig1 to fig6), or the first of a .yaml file.

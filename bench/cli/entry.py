@@ -18,7 +18,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import at_home
 
 if TYPE_CHECKING:
-    from spurbench.bench.leaderboard.build import Source
+    from spurbench.bench.leaderboard.build import RecordSource
     from spurbench.bench.store.store import Store
 
 
@@ -114,7 +114,7 @@ def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
     return bad
 
 
-def sources(paths: Sequence[Path]) -> Source:
+def sources(paths: Sequence[Path]) -> RecordSource:
     """The store at a path, or those at several, read as if they were merged; what is renamed then is said."""
     from spurbench.bench.store.merge import join
     from spurbench.bench.store.store import Store

@@ -145,15 +145,15 @@ def leaderboard(
     from spurbench.bench.cli import entry
     from spurbench.bench.formats.render import format_of, load_format, render
     from spurbench.bench.leaderboard import view
-    from spurbench.bench.leaderboard.build import board
+    from spurbench.bench.leaderboard.build import build_from_store
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
     out = out and entry.file_to_write(out)
     chosen = format_ or format_of(out)
     load_format(chosen)  # complaints come before the work
-    made = board(entry.sources(store), all_, grid, view.parse_columns(columns))
-    made = view.ordered(view.only(made, only or []), sort)
+    made = build_from_store(entry.sources(store), all_, grid, view.parse_columns(columns))
+    made = view.sort_rows(view.filter_rows(made, only or []), sort)
     text = render(made, chosen, terminal.coloured() and out is None)
     if out is None:
         print(text if chosen == "table" or not sys.stdout.isatty() else terminal.plain(text))

@@ -20,7 +20,7 @@ from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.grid.load import shipped_grids as shipped
 from spurbench.bench.jobs import retrain
-from spurbench.bench.leaderboard.cell_results import squares
+from spurbench.bench.leaderboard.cell_results import collect_results
 from spurbench.bench.records.record import Summary
 from spurbench.bench.records.selection import classes_of
 from spurbench.bench.store import artifacts
@@ -65,7 +65,7 @@ def of_cells(store: Store, records: Sequence[Summary], pattern: str) -> list[Gro
     groups: list[Group] = []
     by_id, before = {one.id: one for one in records}, store.plans()
     for plans in (before, [expand(load_grid(name), by_id, before) for name in shipped()]):
-        cells = squares(records, plans)
+        cells = collect_results(records, plans)
         groups = [Group(one.dataset, one.label, list(one.done.values()), len(one.seeds)) for one in cells]
         matching = [groups[place] for place in sorted(picked([names(one) for one in groups], pattern))]
         if any(one.records for one in matching):

@@ -29,7 +29,7 @@ class Made:
 
 def write(store: Store, out: Path, grid: str | None = None) -> Made:
     """Write OUT/index.html, OUT/leaderboard.html and OUT/figures/; figures lack what the store lacks."""
-    board, made = build.board(store, grid=grid), Made()
+    board, made = build.build_from_store(store, grid=grid), Made()
     draw.put(out / "leaderboard.html", html.render(board, home="index.html").encode())
     source = Source(store)
     for figure in sheet.shipped():
@@ -55,8 +55,8 @@ def start_page(board: Leaderboard, made: Made) -> str:
          "width": round(one.sheet.width * INCH), "notes": made.notes[one.name]}
         for one in made.figures
     ]  # fmt: skip
-    return html.rendered("index.html.j2", tables=tables(board), figures=figures, endings=draw.FORMATS,
-                         lacking=made.lacking, runs=html.runs(board), finished=board.finished[:10])  # fmt: skip
+    return html.render_template("index.html.j2", tables=tables(board), figures=figures, endings=draw.FORMATS,
+                         lacking=made.lacking, runs=html.count_runs(board), finished=board.finished[:10])  # fmt: skip
 
 
 def tables(board: Leaderboard) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ ENDINGS = (".csv",)
 
 
 def render(board: Leaderboard, colour: bool = False) -> str:
-    """The objects of `json` as lines; lists and objects in a field are JSON."""
+    """The objects of `json`, one a line; lists and objects in a field are JSON."""
     out = io.StringIO()
     rows = [row.to_dict() for row in board.rows]
     writer = csvfile.writer(out, lineterminator="\n")

@@ -22,7 +22,7 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class Scale:
-    """The common axis of a column's strips, from values to pixels; what lies beyond its ends is put at them."""
+    """The common axis of a column's strips, from values to pixels; values beyond its ends are drawn at the ends."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Scale:
 
     @classmethod
     def over(cls, rows: Sequence[Row]) -> Scale:
-        """From the least to the greatest of seeds and published values, with room for intervals but for far wider ones.
+        """From the smallest to the largest of seeds and published values, and some of the way to wider intervals.
 
         The axis stays within what the metric can be, and an interval takes it beyond the seeds by half their range at
         most, so that the interval of two runs does not flatten every strip.
@@ -58,20 +58,20 @@ class Scale:
 
 def render(board: Leaderboard, colour: bool = False, home: str = "") -> str:
     """The whole page; `home` is the page it links back to."""
-    sections = [shown(section, columns) for section in board.sections for columns in say.parts(section)]
-    return rendered(
+    sections = [table_context(section, columns) for section in board.sections for columns in say.parts(section)]
+    return render_template(
         "leaderboard.html.j2",
         sections=sections,
         datasets=sorted({section.dataset for section in board.sections}),
         regimes=sorted({row.regime for row in board.rows if row.regime}),
         notes=say.general_notes(board),
-        runs=runs(board),
+        runs=count_runs(board),
         finished=board.finished[:10],
         home=home,
     )
 
 
-def rendered(template: str, **values: Any) -> str:
+def render_template(template: str, **values: Any) -> str:
     """A page from a template of this folder, everything in it escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -81,13 +81,13 @@ def rendered(template: str, **values: Any) -> str:
     return environment.get_template(template).render(plot={"width": PLOT, "margin": MARGIN}, **values)
 
 
-def runs(board: Leaderboard) -> int:
+def count_runs(board: Leaderboard) -> int:
     """Finished and failed runs, each counted once."""
     return sum(line[0].n + line[0].failed for section in board.sections for line in section.lines)
 
 
-def shown(section: Section, columns: list[int]) -> dict[str, Any]:
-    """One table for the template: its heads and, for each method, cells with their sort keys."""
+def table_context(section: Section, columns: list[int]) -> dict[str, Any]:
+    """One table for the template: its headings and, for each method, cells with their sort keys."""
     main = columns[0]
     rows = [line[main] for line in section.lines]
     scale, unit = Scale.over(rows), rows[0].unit
@@ -161,12 +161,12 @@ def strip(row: Row, scale: Scale) -> dict[str, Any]:
         "beyond": beyond,
         "mean": None if row.mean is None else scale(row.mean),
         "published": None if row.published_mean is None else scale(row.published_mean),
-        "words": words(row),
+        "words": describe_strip(row),
     }
 
 
-def words(row: Row) -> str:
-    """The strip for those who cannot see it."""
+def describe_strip(row: Row) -> str:
+    """The strip in words, for screen readers."""
     if row.mean is None:
         return "no finished runs"
     published = f", published {say.published(row)}" if row.published_mean is not None else ""
@@ -174,7 +174,7 @@ def words(row: Row) -> str:
 
 
 def details(row: Row) -> list[tuple[str, str]]:
-    """What unfolds below a method: everything that went into its numbers."""
+    """What unfolds below a method: all that went into its numbers."""
     source = "; ".join(f"{name} {', '.join(values)}" for name, values in row.provenance.items())
     better = "" if row.better_seeds is None else f"{100 * row.better_seeds:.0f} % of {row.baseline_n} seeds"
     published = row.published_source and (
@@ -186,17 +186,17 @@ def details(row: Row) -> list[tuple[str, str]]:
     found = [
         (
             "hyper-parameters",
-            say.plain(row.hyper_parameters) if row.hyper_parameters is not None else "search in progress",
+            say.settings(row.hyper_parameters) if row.hyper_parameters is not None else "search in progress",
         ),
-        ("training", say.plain(row.training)),
-        ("dataset options", say.plain(row.dataset_options)),
+        ("training", say.settings(row.training)),
+        ("dataset options", say.settings(row.dataset_options)),
         ("sees", row.regime),
         ("selection", row.selection),
         ("step scored", "selection" in row.used and say.step_range(row)),
         ("published", published),
         ("better than the baseline on", better),
         ("detectable with 80 % power", row.detectable is not None and say.number(row.detectable, row.unit)),
-        ("median, min, max", row.mean is not None and spread_of(row)),
+        ("median, min, max", row.mean is not None and describe_spread(row)),
         ("grids", ", ".join(row.grids)),
         ("produced by", source),
         ("note", "; ".join(row.notes)),
@@ -204,5 +204,5 @@ def details(row: Row) -> list[tuple[str, str]]:
     return [(name, str(text)) for name, text in found if text]
 
 
-def spread_of(row: Row) -> str:
+def describe_spread(row: Row) -> str:
     return ", ".join(say.number(value, row.unit) for value in (row.median, row.min, row.max))

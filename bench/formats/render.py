@@ -1,4 +1,4 @@
-"""A leaderboard as text. A format is a file of this folder: its name, ENDINGS of files, and `render`."""
+"""A leaderboard as text. A format is a file in this folder, with the ENDINGS of its files and `render`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Format(Protocol):
     ENDINGS: tuple[str, ...]
 
     def render(self, board: Leaderboard, colour: bool = False) -> str:
-        """The text; `colour` says that it is for a terminal which knows colours."""
+        """The text; `colour` says that it is for a terminal that supports colours."""
 
 
 @cache
@@ -38,7 +38,7 @@ def load_format(name: str) -> Format:
 
 
 def format_of(file: Path | None) -> str:
-    """The format that a file's ending asks for; that of the terminal if it asks for none."""
+    """The format that a file's ending stands for; the terminal's if it stands for none."""
     for name in format_names() if file and file.suffix else ():
         if file and file.suffix.lower() in load_format(name).ENDINGS:
             return name

@@ -16,7 +16,7 @@ WIDTH = 120
 
 
 def render(board: Leaderboard, colour: bool = False) -> str:
-    """Tables for a terminal of 120 columns, or of the user's width if `colour` says that there is one."""
+    """Tables for a terminal of 120 columns, or of the user's width if `colour` says that it is a terminal."""
     from rich.console import Console
 
     width = max(80, shutil.get_terminal_size((WIDTH, 40)).columns) if colour else WIDTH
@@ -25,18 +25,18 @@ def render(board: Leaderboard, colour: bool = False) -> str:
                       legacy_windows=False)  # fmt: skip
     for section in board.sections:
         for one in make_sheets(section):
-            left_out = draw(console, one, width)
+            left_out = print_sheet(console, one, width)
             for note in one.notes + left_out:
-                say_note(console, note, width)
+                print_note(console, note, width)
             console.print()
     if not board.sections:
         console.print("nothing planned and no records yet")
     for note in say.general_notes(board):
-        say_note(console, note, width)
+        print_note(console, note, width)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def say_note(console: object, note: str, width: int) -> None:
+def print_note(console: object, note: str, width: int) -> None:
     """A note below a table, wrapped between words only: paths in it stay whole."""
     from rich.console import Console
     from rich.text import Text
@@ -47,21 +47,21 @@ def say_note(console: object, note: str, width: int) -> None:
     console.print(Text(wrapped, style="dim"), soft_wrap=True)
 
 
-def draw(console: object, one: Sheet, width: int) -> list[str]:
-    """Print one sheet; a note on columns that had no room."""
+def print_sheet(console: object, one: Sheet, width: int) -> list[str]:
+    """Print one sheet; notes on the columns that did not fit."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     assert isinstance(console, Console)
-    kept = fitting(one, width)
+    kept = columns_that_fit(one, width)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(one.title, style="bold"), title_justify="left",
                   show_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     for i in kept:
         column = one.columns[i]
         drawn.add_column(
-            Text(textwrap.fill(column.heading, max(16, longest(one, i)) if column.left else longest(one, i))),
+            Text(textwrap.fill(column.heading, max(16, column_width(one, i)) if column.left else column_width(one, i))),
             justify="left" if column.left else "right",
             vertical="top",
             no_wrap=not column.left,
@@ -77,26 +77,28 @@ def draw(console: object, one: Sheet, width: int) -> list[str]:
     console.print(drawn)
     absent = [cells for cells, mark in zip(one.cells, one.marks, strict=True) if mark == "na"]
     for cells in absent:  # the reason is wider than any column
-        console.print(Text(f"{cells[0]:<{min(LABEL, max(len(c[0]) for c in one.cells))}}  {cells[1]}"), soft_wrap=True)
+        console.print(
+            Text(f"{cells[0]:<{min(MAX_LABEL, max(len(c[0]) for c in one.cells))}}  {cells[1]}"), soft_wrap=True
+        )
     gone = [column.heading for i, column in enumerate(one.columns) if i not in kept]
     left = [f"no room here for: {', '.join(gone)} (see the other formats)"] if gone else []
     sees = next((i for i, column in enumerate(one.columns) if column.heading == SEES and i not in kept), None)
     told = [(cells[sees], cells[0]) for cells in one.cells if cells[sees]] if sees is not None else []
-    return say.together(((f"{SEES}, {what}", label) for what, label in told), len(told)) + left
+    return say.group_labels(((f"{SEES}, {what}", label) for what, label in told), len(told)) + left
 
 
-LABEL = 22  # a longer label may be folded
+MAX_LABEL = 22  # a longer label may be wrapped
 
 
-def longest(one: Sheet, column: int) -> int:
+def column_width(one: Sheet, column: int) -> int:
     """Width of a column: its cells' and its heading's longest word."""
     shown = (cells[column] for cells, mark in zip(one.cells, one.marks, strict=True) if mark != "na")
     return max(*map(len, one.columns[column].heading.split()), *map(len, shown), 1)
 
 
-def fitting(one: Sheet, width: int) -> list[int]:
-    """The places of the columns that fit, the most spare left out first, of equals the last."""
-    sizes = [min(longest(one, i), LABEL if column.left else width) + 1 for i, column in enumerate(one.columns)]
+def columns_that_fit(one: Sheet, width: int) -> list[int]:
+    """The places of the columns that fit; those with the highest `spare` are left out first, of equals the last."""
+    sizes = [min(column_width(one, i), MAX_LABEL if column.left else width) + 1 for i, column in enumerate(one.columns)]
     kept = list(range(len(sizes)))
     for i in sorted(kept, key=lambda i: (-one.columns[i].spare, -i)):
         if sum(sizes[k] + 1 for k in kept) - 2 > width and one.columns[i].spare:

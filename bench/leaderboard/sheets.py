@@ -10,7 +10,7 @@ from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.leaderboard.build import Section
 from spurbench.bench.leaderboard.rows import Row
 
-SEES = "sees"  # what a row used; where the column has no room, it is said below
+SEES = "sees"  # heading of what a row used; where the column does not fit, a note says it
 
 
 Line = list[Row]
@@ -21,12 +21,12 @@ class Column:
     heading: str
     text: Callable[[Line], str]
     left: bool = False
-    spare: int = 0  # the higher, the sooner it is left out where there is no room
+    spare: int = 0  # the higher, the sooner it is left out where room is short
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table as strings: `marks` has for each line its kind: best, reference, na or nothing."""
+    """One table as strings: `marks` has the kind of each line: best, reference, na or nothing."""
 
     title: str
     columns: list[Column]
@@ -58,16 +58,16 @@ def possible_columns(section: Section, columns: list[int]) -> list[Column]:
     """Every column a table may have."""
     main, others = columns[0], columns[1:]
     rows = [line[main] for line in section.lines]
-    found = [Column("method", lambda line: say.label(line[main]), left=True), metric(section, main, star=True)]
+    found = [Column("method", lambda line: say.label(line[main]), left=True), metric_column(section, main, star=True)]
     found.append(
         Column("95 % CI", lambda line: say.interval(line[main].ci95_low, line[main].ci95_high, line[main].unit))
     )
-    found += [metric(section, column) for column in others]
+    found += [metric_column(section, column) for column in others]
     return [
         *found,
         Column("n/N", lambda line: "" if line[0].na else f"{line[main].n}/{line[main].n_planned}"),
         Column("published", lambda line: say.published(line[main])),
-        Column("diff.", lambda line: gap(line[main])),
+        Column("diff.", lambda line: published_difference(line[main])),
         Column(f"Δ {say.usual_baseline(rows)}", lambda line: say.difference(line[main])),
         Column("p (Holm)", lambda line: say.probability(line[main].p_holm)),
         Column("s/run", lambda line: say.duration(line[main].seconds_per_run), spare=2),
@@ -76,7 +76,7 @@ def possible_columns(section: Section, columns: list[int]) -> list[Column]:
     ]
 
 
-def metric(section: Section, column: int, star: bool = False) -> Column:
+def metric_column(section: Section, column: int, star: bool = False) -> Column:
     """Mean and deviation of a metric; with `star`, the best are marked and n/a rows have their reason."""
 
     def text(line: Line) -> str:
@@ -88,7 +88,7 @@ def metric(section: Section, column: int, star: bool = False) -> Column:
     return Column(say.heading(section.lines[0][column]), text, spare=0 if star else 1)
 
 
-def gap(row: Row) -> str:
+def published_difference(row: Row) -> str:
     if row.published_difference is None:
         return ""
     return say.number(row.published_difference, row.unit, 1 if row.unit == "%" else 2, sign=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-EXACT = 20  # up to so many pairs all 2^n sign flips are enumerated
-FLIPS = 20_000  # beyond that so many random ones are drawn, always the same
+EXACT = 20  # up to this many pairs, all 2^n sign flips are enumerated
+FLIPS = 20_000  # above that, this many random ones are drawn, always the same
 BLOCK = 32  # pairs whose random signs are drawn together
 
 
@@ -44,7 +44,7 @@ def t_interval(
 
     What is cut off cannot be the mean, so the interval covers it as often as before; a transform (logit, arcsine) would
     make it narrower near the limits only by assuming a shape that collapsed runs do not have, and has no value at 0 or
-    1. An interval that is cut at both ends says that these runs tell nothing of the mean. Values outside the limits
+    1. An interval that is cut at both ends says that these runs tell nothing about the mean. Values outside the limits
     show that these are not theirs, and are not cut.
     """
     spread = std(values)
@@ -121,11 +121,12 @@ def detectable(differences: Sequence[float], power: float = 0.8, level: float = 
     return None if spread is None else detectable_factor(len(differences), power, level) * spread
 
 
-def fallen(values: Sequence[float], floor: float, higher_is_better: bool | None) -> int:
+def count_collapsed(values: Sequence[float], floor: float, higher_is_better: bool | None) -> int:
     """How many runs lie on the worse side of a gap that cuts the values in two; 0 where there is none.
 
     A gap counts if it is larger than `floor` and than three times the range of each side. Ten normal values show one
-    in 3 of 10,000 cells, five in 650; fewer than five are not judged. Where better is unknown, the fewer are counted.
+    in 3 of 10,000 cells, five in 650; fewer than five are not judged. Where neither way is better,
+    the smaller side is counted.
     """
     ordered = sorted(values)
     if len(ordered) < 5:
@@ -139,6 +140,6 @@ def fallen(values: Sequence[float], floor: float, higher_is_better: bool | None)
     return min(below, above) if higher_is_better is None else below if higher_is_better else above
 
 
-def floor_of(values: Sequence[float], percent: bool) -> float:
-    """The smallest gap worth a word: 5 points of a percentage, else a quarter of the median."""
+def smallest_notable_gap(values: Sequence[float], percent: bool) -> float:
+    """The smallest gap worth a note: 5 percentage points, else a quarter of the median."""
     return 5.0 if percent else abs(median(values)) / 4 if values else inf

@@ -1,4 +1,4 @@
-"""Parts of a leaderboard, and other orders of its rows: what is left out of sight is still computed with."""
+"""Parts of a leaderboard, and other orders of its rows; hidden rows are still part of the computations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_columns(text: str | None) -> list[Column]:
     return found
 
 
-def only(board: Leaderboard, patterns: Sequence[str]) -> Leaderboard:
+def filter_rows(board: Leaderboard, patterns: Sequence[str]) -> Leaderboard:
     """The leaderboard with the rows that a pattern names: dataset, method, label or dataset/method, also `co*`.
 
     Their numbers stay what they are among all rows: p values are adjusted for every comparison that was made.
@@ -48,7 +48,7 @@ def only(board: Leaderboard, patterns: Sequence[str]) -> Leaderboard:
         for i, section in enumerate(board.sections)
     ]
     left = len(places) - len(kept)
-    note = f"{left} of {len(places)} rows are not shown; the others are compared and adjusted as beside them"
+    note = f"{left} of {len(places)} rows are not shown; the others are still compared and adjusted as if they were"
     return replace(
         board,
         sections=[section for section in sections if section.lines],
@@ -56,10 +56,10 @@ def only(board: Leaderboard, patterns: Sequence[str]) -> Leaderboard:
     )
 
 
-def ordered(board: Leaderboard, column: str | None) -> Leaderboard:
+def sort_rows(board: Leaderboard, column: str | None) -> Leaderboard:
     """The leaderboard with the rows of each table ordered by a column it shows, the best first, or by `method`.
 
-    Rows that do not compete, and those without the number, stay behind. A table without the column stays as it is.
+    Rows that do not compete, and those without the number, come last. A table without the column stays as it is.
     Errors: UserError for a column that no table shows.
     """
     if column is None:
@@ -67,21 +67,21 @@ def ordered(board: Leaderboard, column: str | None) -> Leaderboard:
     names = {"/".join(one) for section in board.sections for one in section.columns} | {BY_NAME}
     if board.sections and column not in names:
         raise unknown("column to sort by", column, names)
-    return replace(board, sections=[sorted_by(section, column) for section in board.sections])
+    return replace(board, sections=[sort_section(section, column) for section in board.sections])
 
 
-def sorted_by(section: Section, column: str) -> Section:
+def sort_section(section: Section, column: str) -> Section:
     columns = ["/".join(one) for one in section.columns]
     if column == BY_NAME:
         return replace(section, lines=sorted(section.lines, key=lambda line: (line[0].reference, line[0].label)))
     if column not in columns:
         return section
     place = columns.index(column)
-    return replace(section, lines=sorted(section.lines, key=lambda line: rank(line[place])))
+    return replace(section, lines=sorted(section.lines, key=lambda line: sort_key(line[place])))
 
 
-def rank(row: Row) -> tuple[bool, bool, float]:
-    """Where a row stands by its number: the best first, by the largest where better is not known."""
+def sort_key(row: Row) -> tuple[bool, bool, float]:
+    """The place of a row by its number: the best first, or the largest where neither way is better."""
     if row.mean is None:
         return row.reference, True, inf
     return row.reference, False, row.mean if row.higher_is_better is False else -row.mean

@@ -1,4 +1,4 @@
-"""Numbers and facts of rows in the words all formats share."""
+"""Numbers and facts of rows in the words that all formats share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.leaderboard.build import Leaderboard, Section
-from spurbench.bench.leaderboard.cell_results import listed
-from spurbench.bench.leaderboard.comparisons import LEAST, choice
-from spurbench.bench.leaderboard.rows import Row, in_words
+from spurbench.bench.leaderboard.cell_results import format_values
+from spurbench.bench.leaderboard.comparisons import MIN_SEEDS, selection_information
+from spurbench.bench.leaderboard.rows import Row, describe_use
 from spurbench.bench.records.metrics import Column
 from spurbench.bench.records.run import used
 from spurbench.bench.records.selection import rule_of
@@ -19,7 +19,7 @@ MINUS = "−"
 
 
 def number(value: float | None, unit: str = "%", digits: int | None = None, sign: bool = False) -> str:
-    """A value with two digits after the point for percentages, three figures' worth otherwise; "–" for None."""
+    """A value with two decimals for percentages, with three significant digits otherwise; "–" for None."""
     if value is None:
         return "–"
     if digits is None:
@@ -34,7 +34,7 @@ def spread(mean: float | None, std: float | None, unit: str, digits: int | None 
 
 
 def mean(row: Row) -> str:
-    """Mean and deviation, with a sign where they are not what they seem: of another step, or not over every group."""
+    """Mean and deviation, with a mark where they are of another step, or not over every group."""
     return spread(row.mean, row.std, row.unit) + signs(row)
 
 
@@ -95,12 +95,12 @@ def label(row: Row) -> str:
 def title(section: Section) -> str:
     """Dataset, options and precision of a table."""
     version = f"protocol {section.protocol_version}" if section.protocol_version > 1 else ""
-    options = listed(used(section.options))
+    options = format_values(used(section.options))
     return " · ".join(part for part in (section.dataset, options, version, section.precision) if part)
 
 
 def parts(section: Section) -> list[list[int]]:
-    """The section's columns by table: all in one if they are few, else one table each."""
+    """The section's columns by table: all in one table if they are few, else a table for each."""
     columns = list(range(len(section.columns)))
     return [columns] if len(columns) <= 3 else [[column] for column in columns]
 
@@ -108,15 +108,15 @@ def parts(section: Section) -> list[list[int]]:
 # ---- notes --------------------------------------------------------------------------------------------------------
 
 
-def together(pairs: Iterable[tuple[str, str]], everyone: int = 0) -> list[str]:
-    """`text: labels` for each text, in order; `text: all rows` where it holds for all, if they are counted."""
+def group_labels(pairs: Iterable[tuple[str, str]], everyone: int = 0) -> list[str]:
+    """`text: labels` for each text, in order; `text: all rows` where it holds for all `everyone`."""
     found: dict[str, list[str]] = {}
     for text, name in pairs:
         found.setdefault(text, []).append(name)
     return [f"{text}: {'all rows' if len(n) == everyone > 1 else '; '.join(n)}" for text, n in found.items()]
 
 
-def faults(rows: Sequence[Row]) -> list[str]:
+def run_notes(rows: Sequence[Row]) -> list[str]:
     """What is missing or odd in a column, row by row."""
     notes = []
     for row in rows:
@@ -140,19 +140,19 @@ def faults(rows: Sequence[Row]) -> list[str]:
                 "ranked, however well it does on test"
             )
         if row.tied:
-            latest = f"; {row.latest} of them equal in every criterion, the latest taken" if row.latest else ""
+            latest = f"; {row.latest} of them tied in every criterion, the latest taken" if row.latest else ""
             notes.append(
-                f"{row.label}: {row.tied} of {row.n} runs chose among equal steps, parted by "
+                f"{row.label}: {row.tied} of {row.n} runs chose among tied steps; ties broken by "
                 f"{rule_of(row.selection_rule).refined}{latest}"
             )
         notes += [f"{row.label}: {note}" for note in (*row.notes, row.note) if note]
     return notes
 
 
-def steps(rows: Sequence[Row]) -> list[str]:
-    """After which steps the rows were scored whose rule chose them."""
-    told = [f"{row.label} {step_range(row)}" for row in rows if "selection" in row.used]
-    return [f"step scored, median (range): {'; '.join(told)}"] if told else []
+def step_notes(rows: Sequence[Row]) -> list[str]:
+    """After which steps those rows were scored whose rule chose a step."""
+    ranges = [f"{row.label} {step_range(row)}" for row in rows if "selection" in row.used]
+    return [f"step scored, median (range): {'; '.join(ranges)}"] if ranges else []
 
 
 def step_range(row: Row) -> str:
@@ -163,13 +163,13 @@ def step_range(row: Row) -> str:
     return f"{median(row.chosen_steps):g}" + (f" ({least} to {most})" if least < most else "")
 
 
-def partly(rows: Sequence[Row]) -> list[str]:
+def partial_notes(rows: Sequence[Row]) -> list[str]:
     """Numbers that are not over every group that training has."""
-    of = [(f"‡ {named((row.split, row.metric))} {row.partial}", row.label) for row in rows if row.partial]
-    return together(of, sum(row.n > 0 for row in rows))
+    pairs = [(f"‡ {named((row.split, row.metric))} {row.partial}", row.label) for row in rows if row.partial]
+    return group_labels(pairs, sum(row.n > 0 for row in rows))
 
 
-def origins(rows: Sequence[Row]) -> list[str]:
+def published_notes(rows: Sequence[Row]) -> list[str]:
     """Sources of the published numbers, with their number of runs, ddof and selection."""
     pairs = []
     for row in rows:
@@ -178,20 +178,20 @@ def origins(rows: Sequence[Row]) -> list[str]:
             ddof = f"deviation with ddof {row.published_ddof}" if row.published_std is not None else ""
             detail = "; ".join(part for part in (runs, ddof, row.published_selection) if part)
             pairs.append((f"published, {row.published_source} ({detail})", row.label))
-    return together(pairs, len(rows))
+    return group_labels(pairs, len(rows))
 
 
-def selections(rows: Sequence[Row]) -> list[str]:
+def selection_notes(rows: Sequence[Row]) -> list[str]:
     """How each row's hyper-parameters were chosen."""
     planned = [row for row in rows if not row.na]
-    return together(
+    return group_labels(
         ((f"selection{' †' if row.selection_oracle else ''}, {row.selection}", row.label) for row in planned),
         len(planned),
     )
 
 
-def tested(rows: Sequence[Row]) -> list[str]:
-    """The size of the comparisons with the baseline: how many, what they could find, who is compared with whom."""
+def test_notes(rows: Sequence[Row]) -> list[str]:
+    """About the comparisons with the baseline: how many, what they could detect, which rows are compared."""
     compared = [row for row in rows if row.baseline_difference is not None]
     notes = []
     found = sorted(row.detectable for row in compared if row.detectable is not None)
@@ -207,13 +207,13 @@ def tested(rows: Sequence[Row]) -> list[str]:
     few = sorted({row.baseline_n for row in compared if row.baseline_n < 6 and row.p_holm is not None})
     if few:
         least = ", ".join(f"{2 / 2**n:g} for {n} seeds" for n in few)
-        notes.append(f"smallest p that so few seeds can give, before adjustment: {least}")
-    short = [row.label for row in compared if row.baseline_n < LEAST]
+        notes.append(f"smallest p possible with this number of seeds, before adjustment: {least}")
+    short = [row.label for row in compared if row.baseline_n < MIN_SEEDS]
     if short:
-        notes.append(f"no p, fewer than {LEAST} seeds in common with the baseline: {'; '.join(short)}")
-    notes += together(
-        (f"no p, since the rows were selected with different information: this one {chosen_by(choice(row.used))}, "
-         f"{row.baseline} {chosen_by(row.baseline_used)}", row.label)
+        notes.append(f"no p, fewer than {MIN_SEEDS} seeds in common with the baseline: {'; '.join(short)}")
+    notes += group_labels(
+        (f"no p, since the rows were selected with different information: this one "
+         f"{chosen_by(selection_information(row.used))}, {row.baseline} {chosen_by(row.baseline_used)}", row.label)
         for row in compared if row.baseline_used is not None
     )  # fmt: skip
     usual = usual_baseline(rows)
@@ -222,8 +222,8 @@ def tested(rows: Sequence[Row]) -> list[str]:
 
 
 def chosen_by(used: Mapping[str, list[str]]) -> str:
-    """By what information, in words."""
-    return f"by {in_words(dict(used))}" if used else "by nothing"
+    """By what information it was chosen, in words."""
+    return f"by {describe_use(dict(used))}" if used else "by nothing"
 
 
 def usual_baseline(rows: Sequence[Row]) -> str:
@@ -233,49 +233,50 @@ def usual_baseline(rows: Sequence[Row]) -> str:
 
 
 def section_notes(section: Section, columns: Sequence[int]) -> list[str]:
-    """Everything a reader of this table must know; what belongs to no metric comes with the first table only."""
+    """All notes on this table; those that concern no single metric come with the first table only."""
     main = [line[columns[0]] for line in section.lines]
     rest = [[line[column] for line in section.lines] for column in columns[1:]]
-    notes = faults(main)
+    notes = run_notes(main)
     if columns[0] == 0:
-        notes += selections(main) + steps(main)
+        notes += selection_notes(main) + step_notes(main)
     for rows in (main, *rest):
-        notes += partly(rows) + [note for note in origins(rows) if note not in notes]
-    return notes + tested(main)
+        notes += partial_notes(rows) + [note for note in published_notes(rows) if note not in notes]
+    return notes + test_notes(main)
 
 
-def has(board: Leaderboard, test: Callable[[Row], Any]) -> bool:
+def any_row(board: Leaderboard, test: Callable[[Row], Any]) -> bool:
     return any(test(row) for row in board.rows)
 
 
 def general_notes(board: Leaderboard) -> list[str]:
-    """What holds for all tables, only as far as it is used; then the grids' notes and records set aside."""
-    several = has(board, lambda row: row.n > 1)
+    """What holds for all tables, where it applies; then the grids' notes and the records that are not used."""
+    several = any_row(board, lambda row: row.n > 1)
     notes = {
         "± is the standard deviation of the runs with ddof 1 (n − 1); [ ] is Student's 95 % t interval of the "
         "mean, clipped to possible values": several,
         "n/N: runs with a value, of those planned; missing runs are neither filled in nor hidden": True,
         f"Δ {board.baseline}: mean difference on the same seeds (same data, same initial weights) with its 95 % t "
-        "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": has(
+        "interval; p: exact sign-flip test (20,000 random flips above 20 seeds), Holm-adjusted": any_row(
             board, lambda r: r.comparisons
         ),
-        f"* best of the rows with at least {LEAST} runs that used no more information (`sees`) than this one, or "
+        f"* best of the rows with at least {MIN_SEEDS} runs that used no more information (`sees`) than this one, or "
         "indistinguishable from that best (the paired 95 % t interval includes zero); the best of many appears better "
-        "than it is, by chance alone": has(board, lambda row: row.among_best),
-        "† hyper-parameters chosen using the test set (oracle selection)": has(board, lambda row: row.selection_oracle),
-        "‡ not over every group present in training": has(board, lambda row: row.partial),
-        "§ measured at the last step, although a rule chose the step of the held-out splits": has(
+        "than it is, by chance alone": any_row(board, lambda row: row.among_best),
+        "† hyper-parameters chosen using the test set (oracle selection)": any_row(
+            board, lambda row: row.selection_oracle
+        ),
+        "‡ not over every group present in training": any_row(board, lambda row: row.partial),
+        "§ measured at the last step, although a rule chose the step of the held-out splits": any_row(
             board, lambda row: row.other_step
         ),
         "published numbers have verified sources and stand beside runs with the same data and budget only; "
-        "diff.: ours minus published": has(board, lambda row: row.published_mean is not None),
-        "s/run: median training time of a run (runs trained together share it); memory: largest peak of a process": has(
-            board, lambda row: row.seconds_per_run is not None
-        ),
+        "diff.: ours minus published": any_row(board, lambda row: row.published_mean is not None),
+        "s/run: median training time of a run (runs trained together share it); memory: largest peak of a "
+        "process": any_row(board, lambda row: row.seconds_per_run is not None),
     }
-    away = [f"not used: {path}: {reason}" for path, reason in board.set_aside]
-    return [note for note, used in notes.items() if used] + board.notes + away
+    unused = [f"not used: {path}: {reason}" for path, reason in board.set_aside]
+    return [note for note, used in notes.items() if used] + board.notes + unused
 
 
-def plain(values: Mapping[str, Any] | None) -> str:
-    return listed(values) if values else "none"
+def settings(values: Mapping[str, Any] | None) -> str:
+    return format_values(values) if values else "none"
