@@ -23,9 +23,9 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import running as alive
 from spurbench.bench.evaluation import theory
 from spurbench.bench.figures import draw, sheet
+from spurbench.bench.figures.figure_data import FigureData, Panel
 from spurbench.bench.figures.panels.looks import Looks
-from spurbench.bench.figures.panels.squares import coloured
-from spurbench.bench.figures.source import Kind, Source
+from spurbench.bench.figures.panels.squares import colour_image
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import retrain
@@ -108,8 +108,8 @@ def own(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, sheet
     yield {one.name: one for one in sheet.load("own.yaml")}
 
 
-def source(made: Path) -> Source:
-    return Source(Store.open(made / "store"))
+def source(made: Path) -> FigureData:
+    return FigureData(Store.open(made / "store"))
 
 
 def with_curves(record: Record, seed: int) -> Record:
@@ -132,7 +132,7 @@ def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monk
         "{kind: flipped, range: 2, series: [{dataset: two_moon, label: erm}], published: [{name: p, x: [1], y: [2]}]}, "
         "{kind: looks, series: [{dataset: two_moon, label: sd}]}]}\n"
     )
-    drawing = draw.make(sheet.load(str(tmp_path / "own.yaml"))[0], Source(store))
+    drawing = draw.prepare(sheet.load(str(tmp_path / "own.yaml"))[0], FigureData(store))
     flipped, looks = (part["series"][0] for part in drawing.parts if part)
     at = flipped["x"].index(1.0)
     assert (flipped["low"][at], flipped["high"][at]) == (30.0, 100.0)  # seeds 2 and 0; 500 thousandths of a range of 2
@@ -140,14 +140,14 @@ def test_curves_are_means_and_ranges_over_seeds(made: Path, tmp_path: Path, monk
     assert looks["x"] == [0, 10, 20] and looks["y"] == [0, 20, 40]
     record = with_curves(next(store.whole_records()), 0)
     absent = Looks(series=[], split="test")
-    assert Looks(series=[]).kept(Source(store), record)
-    assert not absent.kept(Source(store), record), "a split that was not scored has no share, not one of 0"
+    assert Looks(series=[]).is_kept(FigureData(store), record)
+    assert not absent.is_kept(FigureData(store), record), "a split that was not scored has no share, not one of 0"
     assert [path.suffix for path in draw.save(drawing, tmp_path / "both")] == [".svg", ".pdf", ".png", ".json"]
 
 
 def test_a_surface_is_the_mean_of_what_scoring_kept(made: Path, own: dict[str, sheet.Figure]) -> None:
     store = Store.open(made / "store")
-    drawing = draw.make(own["surfaces"], source(made))
+    drawing = draw.prepare(own["surfaces"], source(made))
     part = drawing.parts[0]
     ids = [r.id for r in store.records()[0] if (r.dataset, r.method) == ("two_moon", "erm")]
     kept = [artifacts.load_arrays(store, id)["surface"] for id in ids]
@@ -162,7 +162,7 @@ def test_files_are_the_same_each_time_and_the_numbers_are_beside(
     made: Path, own: dict[str, sheet.Figure], tmp_path: Path
 ) -> None:
     for folder in ("a", "b"):
-        paths = draw.save(draw.make(own["surfaces"], source(made)), tmp_path / folder / "f.x")
+        paths = draw.save(draw.prepare(own["surfaces"], source(made)), tmp_path / folder / "f.x")
         assert [path.name for path in paths] == ["f.x.svg", "f.x.pdf", "f.x.png", "f.x.json"]
     for name in ("f.x.svg", "f.x.pdf", "f.x.json", "f.x.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -175,13 +175,13 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
     store = Store.open(tmp_path / "copy", create=True)
     for record in Store.open(made / "store").whole_records():
         store.write_record(record)
-    bare = Source(store)
+    bare = FigureData(store)
     with pytest.raises(
-        UserError, match=r"surfaces: nothing to draw this from is kept of 6 runs \(erm, sd\), .* --train$"
+        UserError, match=r"surfaces: what this is drawn from was not kept of 6 runs \(erm, sd\), .* --train$"
     ):
-        draw.make(own["surfaces"], bare)
+        draw.prepare(own["surfaces"], bare)
     said: list[bool] = []
-    tasks = draw.again_for([own["surfaces"]], bare)
+    tasks = draw.find_retrainings([own["surfaces"]], bare)
     assert sorted(len(task.records) for task in tasks) == [1, 1, 2, 2]  # in stacks as high as they were
     retrain.retrain_all(tasks, 1, lambda task, same: said.extend(same))
     assert said == [True] * 6
@@ -189,7 +189,7 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
         if record.dataset == "two_moon":
             before, after = (artifacts.load_arrays(Store.open(p), id)["surface"] for p in (made / "store", store.root))
             assert (before == after).all()
-    assert draw.make(own["surfaces"], bare).lacks == [] and draw.again_for([own["surfaces"]], bare) == []
+    assert draw.prepare(own["surfaces"], bare).missing == [] and draw.find_retrainings([own["surfaces"]], bare) == []
 
 
 def test_nothing_to_train_again_is_no_mistake(made: Path, own: Any, tmp_path: Path, command: Any) -> None:
@@ -261,15 +261,15 @@ def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
 def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure], command: Any, tmp_path: Path) -> None:
     said = command("pack", made / "store", tmp_path / "r.jsonl.gz", "--drawings").stdout
     assert "the drawings of 6 runs" in said and (tmp_path / "r.drawings.npz").exists()
-    packed = Source(Store.open(tmp_path / "r.jsonl.gz"))
-    assert draw.make(own["surfaces"], packed).to_json() == draw.make(own["surfaces"], source(made)).to_json()
+    packed = FigureData(Store.open(tmp_path / "r.jsonl.gz"))
+    assert draw.prepare(own["surfaces"], packed).to_json() == draw.prepare(own["surfaces"], source(made)).to_json()
     command("merge", tmp_path / "again", tmp_path / "r.jsonl.gz")
-    assert draw.make(own["surfaces"], Source(Store.open(tmp_path / "again"))).lacks == []
+    assert draw.prepare(own["surfaces"], FigureData(Store.open(tmp_path / "again"))).missing == []
     whole = (tmp_path / "r.drawings.npz").read_bytes()
     for content in (b"PK but no more", whole[: len(whole) // 2], b""):
         (tmp_path / "r.drawings.npz").write_bytes(content)
-        with pytest.raises(UserError, match="nothing to draw this from is kept of 6 runs"):
-            draw.make(own["surfaces"], packed)
+        with pytest.raises(UserError, match="what this is drawn from was not kept of 6 runs"):
+            draw.prepare(own["surfaces"], packed)
         complaints = packed.store.complaints()  # type: ignore[union-attr]
         assert complaints and all("r.drawings.npz" in one.path and "damaged" in one.reason for one in complaints)
 
@@ -277,7 +277,7 @@ def test_packed_drawings_are_read_back(made: Path, own: dict[str, sheet.Figure],
 def test_squares_have_means_the_marked_seed_and_published_values_only_of_the_paper(
     made: Path, own: dict[str, sheet.Figure]
 ) -> None:
-    part = draw.make(own["pictures"], source(made)).parts[0]
+    part = draw.prepare(own["pictures"], source(made)).parts[0]
     assert part
     square = part["squares"][0][0]["accuracy"]
     assert square["mean"] == pytest.approx(sum(square["values"].values()) / 2, rel=1e-3)
@@ -287,7 +287,7 @@ def test_squares_have_means_the_marked_seed_and_published_values_only_of_the_pap
 
 def test_the_papers_squares_stand_beside_the_published_ones() -> None:
     (figure,) = sheet.load("fig3")
-    part = draw.make(figure, Source(Store.open(ROOT / "results" / "paper" / "records.jsonl.gz"))).parts[0]
+    part = draw.prepare(figure, FigureData(Store.open(ROOT / "results" / "paper" / "records.jsonl.gz"))).parts[0]
     assert part
     published = [[square["accuracy"]["published"] for square in row] for row in part["squares"]]
     assert published == [[63.3, 68.3, 66.9], [23.9, 67.2, 66.6], [49.9, 50.0, 49.7], [9.4, 9.4, 49.6]]
@@ -298,17 +298,17 @@ def test_the_papers_squares_stand_beside_the_published_ones() -> None:
 
 
 def test_every_file_of_panels_holds_the_kind_it_is_called_after() -> None:
-    assert {"dynamics", "looks", "surface"} <= set(sheet.kinds())
-    for name in sheet.kinds():
-        kind = sheet.load_kind(name)
-        assert issubclass(kind, Kind) and kind.__module__.endswith(f".panels.{name}")
+    assert {"dynamics", "looks", "surface"} <= set(sheet.panel_kinds())
+    for name in sheet.panel_kinds():
+        kind = sheet.load_panel_class(name)
+        assert issubclass(kind, Panel) and kind.__module__.endswith(f".panels.{name}")
 
 
 def test_a_grey_picture_is_grey() -> None:
-    grey = coloured(np.full((2, 3, 3), 0.2))
+    grey = colour_image(np.full((2, 3, 3), 0.2))
     assert np.ptp(grey, axis=-1).max() < 1e-9 and grey.max() == pytest.approx(0.85)
-    assert np.ptp(coloured(np.stack([np.ones((3, 3)), np.zeros((3, 3))])), axis=-1).min() > 0.5
-    assert coloured(np.zeros(5)) == []
+    assert np.ptp(colour_image(np.stack([np.ones((3, 3)), np.zeros((3, 3))])), axis=-1).min() > 0.5
+    assert colour_image(np.zeros(5)) == []
 
 
 def test_the_theory_needs_no_store(command: Any, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_missing_seeds_are_counted_and_missing_panels_on_request(made: Path, own
     every = source(made)
     gone = next(r for r in every.records.values() if (r.method, r.seed, r.dataset) == ("sd", 2, "two_moon"))
     every.records[gone.id] = replace(gone, status="failed", cause=Cause("killed", ""))
-    part = draw.make(own["surfaces"], every).parts[1]
+    part = draw.prepare(own["surfaces"], every).parts[1]
     assert part and (part["n"], part["planned"]) == (2, 3)
     lacking = (
         own["surfaces"]
@@ -361,8 +361,8 @@ def test_missing_seeds_are_counted_and_missing_panels_on_request(made: Path, own
     with pytest.raises(
         UserError, match=r"half: no runs of two_moon/longer .grid 'small.yaml'.; next: spurbench run small"
     ):
-        draw.make(figure, every)
-    assert draw.make(figure, every, partial=True).parts[0] is None
+        draw.prepare(figure, every)
+    assert draw.prepare(figure, every, partial=True).parts[0] is None
 
 
 @pytest.mark.parametrize(
@@ -379,15 +379,15 @@ def test_mistakes_in_a_figure_file(made: Path, tmp_path: Path, old: str, new: st
     (tmp_path / "small.yaml").write_text(GRID)
     (tmp_path / "own.yaml").write_text(FIGURES.replace(old, new, 1))
     with pytest.raises(UserError, match=words):
-        draw.make(sheet.load(str(tmp_path / "own.yaml"))[0], source(made))
+        draw.prepare(sheet.load(str(tmp_path / "own.yaml"))[0], source(made))
 
 
 def test_every_figure_of_the_paper_names_rows_of_the_grid() -> None:
-    nothing = Source(None)
+    nothing = FigureData(None)
     for figure in sheet.load("paper"):
         assert figure.sheet.width <= 7 and len(figure.panels) > 0
         for panel in figure.panels:
-            assert {lack.what for lack in panel.lacks(nothing)} <= {"runs"}
+            assert {lack.what for lack in panel.find_missing(nothing)} <= {"runs"}
 
 
 # ---- the report -----------------------------------------------------------------------------------------------------

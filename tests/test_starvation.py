@@ -18,7 +18,7 @@ from make_records import make_record
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation import starvation
 from spurbench.bench.evaluation.starvation import Probe, Settings
-from spurbench.bench.figures import probing
+from spurbench.bench.figures import probe_runs
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.jobs import retrain
@@ -146,7 +146,7 @@ def test_three_classes_are_refused() -> None:
         Probe(model, 0, Settings())
     record = make_record(dataset="letters", groups=["y0a0", "y0a1", "y1a0", "y1a1", "y2a0", "y2a1"])
     with pytest.raises(UserError, match=rf"run {record.id} of letters has 3 classes: .* two classes"):
-        probing.binary(record)
+        probe_runs.check_binary(record)
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -108,10 +108,10 @@ class Results:
         Errors: UserError where the store lacks runs for it.
         """
         from spurbench.bench.figures import draw, sheet, style
-        from spurbench.bench.figures.source import Source
+        from spurbench.bench.figures.figure_data import FigureData
 
-        with style.look():
-            return draw.on_paper(draw.make(sheet.load(name)[0], Source(self.store)))
+        with style.use_style():
+            return draw.draw_figure(draw.prepare(sheet.load(name)[0], FigureData(self.store)))
 
 
 class Board:

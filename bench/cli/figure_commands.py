@@ -46,15 +46,15 @@ def figure(
     from spurbench.bench.core.errors import UserError
     from spurbench.bench.core.processes import stoppable
     from spurbench.bench.figures import draw, sheet
-    from spurbench.bench.figures.source import Source
+    from spurbench.bench.figures.figure_data import FigureData
     from spurbench.bench.jobs import retrain
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
     add_plugins(plugin)
     figures = sheet.load(name)
-    source = Source(Store.open(store) if store else None)
-    tasks = draw.again_for(figures, source) if train else []
+    source = FigureData(Store.open(store) if store else None)
+    tasks = draw.find_retrainings(figures, source) if train else []
     if tasks and source.store:
         writable(where(out, figures[0].name))
         with stoppable():
@@ -63,7 +63,7 @@ def figure(
     refused = []
     for one in figures:
         try:
-            drawing = draw.make(one, source, partial)
+            drawing = draw.prepare(one, source, partial)
         except UserError as error:
             refused.append(str(error))
             continue
@@ -109,7 +109,7 @@ def probe(
     from spurbench.bench.core.processes import stoppable
     from spurbench.bench.core.terminal import show
     from spurbench.bench.evaluation.starvation import Settings
-    from spurbench.bench.figures import draw, probing
+    from spurbench.bench.figures import draw, probe_runs
     from spurbench.bench.jobs import retrain
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
@@ -118,18 +118,18 @@ def probe(
     if spacing not in ("log", "even"):
         raise unknown("spacing", spacing, ("log", "even"))
     settings, source = Settings(features, sample, points, spacing), Store.open(store)
-    groups = probing.chosen(source, run or [], cell or [])
-    tasks = probing.tasks(source, groups, settings)
+    groups = probe_runs.find_groups(source, run or [], cell or [])
+    tasks = probe_runs.find_retrainings(source, groups, settings)
     if tasks:
         writable(where(out, "probe"))
         with stoppable():
             retrain.retrain_all(tasks, jobs or cores(), progress(tasks))
         source.damaged.clear()  # it was made anew
-    parts = probing.probe(source, groups, settings)
+    parts = probe_runs.summarize(source, groups, settings)
     for part in parts:
-        probing.table(part, show)
+        probe_runs.print_table(part, show)
     entry.complain(source)
-    paths = draw.save(probing.drawing(parts, settings), where(out, "probe"))
+    paths = draw.save(probe_runs.make_drawing(parts, settings), where(out, "probe"))
     print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
 
 
@@ -151,7 +151,7 @@ def report(
 
     add_plugins(plugin)
     opened = Store.open(store)
-    made = report_pages.write(opened, out, grid)
+    made = report_pages.write_report(opened, out, grid)
     entry.complain(opened)
     drawn = [one.name for one in made.figures]
     print(f"wrote {out / 'index.html'}: {plural(len(drawn), 'figure')}: {', '.join(drawn)}")
@@ -180,10 +180,10 @@ def where(out: Path | None, name: str) -> Path:
 
 def writable(base: Path) -> None:
     """Complain before any work is done if nothing can be written there."""
-    from spurbench.bench.figures.draw import put
+    from spurbench.bench.figures.draw import write_file
 
     test = base.with_name(f".{base.name}.test")
-    put(test, b"")
+    write_file(test, b"")
     test.unlink()
 
 

@@ -1,4 +1,4 @@
-"""A store as one folder of pages that need no network: a start page, the leaderboard, every figure it can give."""
+"""A store as a folder of pages that need no network: a start page, the leaderboard and every figure it has runs for."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from typing import Any
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.figures import draw, sheet
-from spurbench.bench.figures.source import Source, complaint
+from spurbench.bench.figures.figure_data import FigureData, explain_missing
 from spurbench.bench.formats import html
 from spurbench.bench.leaderboard import build
 from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.leaderboard.build import Leaderboard
 from spurbench.bench.store.store import Store
 
-INCH = 130  # pixels of the page for an inch of paper
+PIXELS_PER_INCH = 130  # pixels of the page for an inch of paper
 
 
 @dataclass
-class Made:
-    """What a report holds: the figures drawn, and for each that was not the reason and the command that helps."""
+class Report:
+    """What a report holds: the figures drawn, and for each of the others the reason and the command that helps."""
 
     figures: list[sheet.Figure] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)  # figure → what is missing in it
     lacking: dict[str, str] = field(default_factory=dict)
 
 
-def write(store: Store, out: Path, grid: str | None = None) -> Made:
-    """Write OUT/index.html, OUT/leaderboard.html and OUT/figures/; figures lack what the store lacks."""
-    board, made = build.build_from_store(store, grid=grid), Made()
-    draw.put(out / "leaderboard.html", html.render(board, home="index.html").encode())
-    source = Source(store)
+def write_report(store: Store, out: Path, grid: str | None = None) -> Report:
+    """Write OUT/index.html, OUT/leaderboard.html and OUT/figures/; panels without runs stay empty."""
+    board, made = build.build_from_store(store, grid=grid), Report()
+    draw.write_file(out / "leaderboard.html", html.render(board, home="index.html").encode())
+    source = FigureData(store)
     for figure in sheet.shipped():
         try:
-            drawing = draw.make(figure, source, partial=True)
+            drawing = draw.prepare(figure, source, partial=True)
         except UserError as error:
             made.lacking[figure.name] = str(error).removeprefix(f"{figure.name}: ")
             continue
         draw.save(drawing, out / "figures" / figure.name)
         made.figures.append(figure)
         made.notes[figure.name] = [
-            complaint(some, source, figure.asked)
+            explain_missing(some, source, figure.argument)
             for what in ("runs", "kept")
-            if (some := [lack for lack in drawing.lacks if lack.what == what])
+            if (some := [lack for lack in drawing.missing if lack.what == what])
         ]
-    draw.put(out / "index.html", start_page(board, made).encode())
+    draw.write_file(out / "index.html", start_page(board, made).encode())
     return made
 
 
-def start_page(board: Leaderboard, made: Made) -> str:
+def start_page(board: Leaderboard, made: Report) -> str:
     figures = [
         {"name": one.name, "title": one.sheet.title, "caption": one.sheet.caption, "source": one.sheet.source,
-         "width": round(one.sheet.width * INCH), "notes": made.notes[one.name]}
+         "width": round(one.sheet.width * PIXELS_PER_INCH), "notes": made.notes[one.name]}
         for one in made.figures
     ]  # fmt: skip
-    return html.render_template("index.html.j2", tables=tables(board), figures=figures, endings=draw.FORMATS,
+    return html.render_template("index.html.j2", tables=table_rows(board), figures=figures, endings=draw.FORMATS,
                          lacking=made.lacking, runs=html.count_runs(board), finished=board.finished[:10])  # fmt: skip
 
 
-def tables(board: Leaderboard) -> list[dict[str, Any]]:
-    """A line for each table of the leaderboard page, in its order."""
+def table_rows(board: Leaderboard) -> list[dict[str, Any]]:
+    """A row for each table of the leaderboard page, in its order."""
     found = []
     for section in board.sections:
         for columns in say.parts(section):

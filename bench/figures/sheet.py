@@ -1,4 +1,4 @@
-"""A file of figures, checked: each has a title, a size and panels. A kind of panel is a file in panels/."""
+"""Files of figures, validated: each has a title, a size and panels. A kind of panel is a file in panels/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.files import at_home
 from spurbench.bench.core.yamlfile import Origin
 from spurbench.bench.core.yamlfile import load as document
-from spurbench.bench.figures.source import Kind
+from spurbench.bench.figures.figure_data import Panel
 from spurbench.bench.grid.schema import Strict, checked
 
 FOLDER = Path(__file__).parent
@@ -29,7 +29,7 @@ class FigureSheet(Strict):
     title: str
     caption: str = ""
     source: str = ""  # where it was published
-    grid: str | None = None  # of the cells that name none
+    grid: str | None = None  # of cells that name none
     width: float = Field(default=7.0, ge=1, le=20)
     height: float = Field(default=2.4, ge=1, le=30)
     columns: int = Field(default=1, ge=1)  # of panels
@@ -39,16 +39,16 @@ class FigureSheet(Strict):
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its panels made."""
+    """A figure with its panels."""
 
     name: str
     sheet: FigureSheet
-    panels: list[Kind]
-    file: str = ""  # the path that it was asked for by, if it is of a user's file
+    panels: list[Panel]
+    file: str = ""  # path of the user's file it is from, if any
 
     @property
-    def asked(self) -> str:
-        """What `spurbench figure` is to be given for it."""
+    def argument(self) -> str:
+        """The argument by which `spurbench figure` draws it."""
         return self.file or self.name
 
 
@@ -81,10 +81,10 @@ def figures_of(path: Path) -> list[Figure]:
         raise UserError(f"no file of figures {path}") from None
     if not isinstance(data, Mapping) or not all(isinstance(one, Mapping) for one in data.values()):
         raise origin.error((), "expected NAME: with a title and panels for each figure")
-    return [figure(name, fields, origin) for name, fields in data.items()]
+    return [make_figure(name, fields, origin) for name, fields in data.items()]
 
 
-def figure(name: str, fields: Any, origin: Origin) -> Figure:
+def make_figure(name: str, fields: Any, origin: Origin) -> Figure:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise origin.error((name,), f"'{name}' cannot name a file: expected letters, digits, '.', '_' and '-'")
     sheet = checked(fields, FigureSheet, origin, (name,), name)
@@ -92,26 +92,26 @@ def figure(name: str, fields: Any, origin: Origin) -> Figure:
     if grid and grid.endswith((".yaml", ".yml")):
         grid = str(Path(origin.name).parent / grid)
     shared = {} if grid is None else {"grid": grid}
-    panels = [panel(shared | one, (name, "panels", place), origin) for place, one in enumerate(sheet.panels)]
+    panels = [make_panel(shared | one, (name, "panels", place), origin) for place, one in enumerate(sheet.panels)]
     return Figure(name, sheet, panels)
 
 
-def panel(fields: Mapping[str, Any], where: tuple[str | int, ...], origin: Origin) -> Kind:
+def make_panel(fields: Mapping[str, Any], where: tuple[str | int, ...], origin: Origin) -> Panel:
     """One panel, by its kind."""
     kind = fields.get("kind")
-    if kind not in kinds():
-        raise origin.error((*where, "kind"), str(unknown("kind of panel", str(kind), kinds())))
+    if kind not in panel_kinds():
+        raise origin.error((*where, "kind"), str(unknown("kind of panel", str(kind), panel_kinds())))
     rest = {key: value for key, value in fields.items() if key != "kind"}
-    return checked(rest, load_kind(str(kind)), origin, where, f"a panel of kind '{kind}'")
+    return checked(rest, load_panel_class(str(kind)), origin, where, f"a panel of kind '{kind}'")
 
 
 @cache
-def kinds() -> tuple[str, ...]:
-    """The kinds of panels there are."""
+def panel_kinds() -> tuple[str, ...]:
+    """The names of the kinds of panels."""
     return tuple(sorted(file.stem for file in PANELS.glob("*.py") if file.stem != "__init__"))
 
 
-def load_kind(name: str) -> type[Kind]:
-    """The kind of that name, its file imported: the class that is called like the file."""
+def load_panel_class(name: str) -> type[Panel]:
+    """The class of a kind of panel: the one named like its file."""
     module = importlib.import_module(f"spurbench.bench.figures.panels.{name}")
-    return cast(type[Kind], getattr(module, name.title().replace("_", "")))
+    return cast(type[Panel], getattr(module, name.title().replace("_", "")))

@@ -1,4 +1,4 @@
-"""The one look of all figures: light, Okabe and Ito's colours, text of 7 points or more at printed size."""
+"""The common style of all figures: light, Okabe and Ito's colours, text of 7 points or more at printed size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKERS = ("o", "^")  # of class 0 and class 1
 SIDES = LinearSegmentedColormap.from_list("sides", [BLUE, "#8cc0de", "#fbfaf8", "#f0b285", VERMILION])
 ORDERED = LinearSegmentedColormap.from_list("ordered", ["#f0c65a", "#e07b39", "#b5446e", "#5b3a8c", "#1b1f52"])
 
-LOOK: Any = {
+RC_PARAMS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a figure is the same everywhere
     "font.size": 7.5,
     "axes.titlesize": 8,
@@ -58,18 +58,18 @@ LOOK: Any = {
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """Everything drawn inside has the look, whatever the user's own matplotlib settings."""
+def use_style() -> Iterator[None]:
+    """Everything drawn inside has this style, whatever the user's own matplotlib settings."""
     with rc_context():
         from matplotlib import rcdefaults, rcParams
 
         rcdefaults()
-        rcParams.update(LOOK)
+        rcParams.update(RC_PARAMS)
         yield
 
 
-def empty(axes: Axes, words: str, box: float | None) -> None:
-    """A panel without a drawing, which says why."""
+def draw_empty(axes: Axes, words: str, box: float | None) -> None:
+    """Draw an empty panel that says why it is empty."""
     axes.set(xticks=[], yticks=[])
     axes.set_box_aspect(box)
     for side in axes.spines.values():

@@ -1,4 +1,4 @@
-"""The paths of the theory's dynamics in the plane of two responses, for a stronger and stronger first feature."""
+"""Paths of the theory's dynamics in the plane of two responses, as the first feature grows stronger."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any, Literal
 import numpy as np
 
 from spurbench.bench.figures import style
-from spurbench.bench.figures.source import Kind, Part, Source, short
+from spurbench.bench.figures.figure_data import FigureData, Panel, PanelData, rounded
 
 NAMES = {"dual": "dual, weight decay", "primal": "primal, weight decay", "decoupled": "spectral decoupling"}
 LINES: dict[str, Any] = {"dual": (0, (1, 1.2)), "primal": "-", "decoupled": (0, (4, 1.6))}
 
 
-class Dynamics(Kind):
-    """Figure 5 of the paper as `bench/evaluation/theory.py` computes it; needs no store."""
+class Dynamics(Panel):
+    """Figure 5 of the paper, computed by `bench/evaluation/theory.py`; it needs no store."""
 
     paths: list[Literal["dual", "primal", "decoupled"]]
     legend: Literal["strength", "paths"] = "paths"
 
-    def gather(self, source: Source) -> Part:
+    def gather(self, source: FigureData) -> PanelData:
         from spurbench.bench.evaluation import theory
 
         found = theory.figure_5()
         wanted = {"steps": found["steps"], "s_1": found["s_1"], "s_2": found["s_2"], "U": found["U"]}
         wanted |= {"lambda": found["lambda"], "lambda_decoupled": found["lambda_decoupled"]}
-        wanted["paths"] = {name: short(found["paths"][name], 6) for name in self.paths}
-        wanted["ends"] = {name: short([path[-1] for path in found["paths"][name]], 7) for name in self.paths}
-        return wanted | {"fixed_points": short(found["fixed_points"], 7)}
+        wanted["paths"] = {name: rounded(found["paths"][name], 6) for name in self.paths}
+        wanted["ends"] = {name: rounded([path[-1] for path in found["paths"][name]], 7) for name in self.paths}
+        return wanted | {"fixed_points": rounded(found["fixed_points"], 7)}
 
-    def draw(self, axes: Any, part: Part) -> None:
+    def draw(self, axes: Any, part: PanelData) -> None:
         shades = style.ORDERED(np.linspace(0, 1, len(part["s_1"])))
         for name in self.paths:
             for path, colour in zip(part["paths"][name], shades, strict=True):
@@ -41,8 +41,8 @@ class Dynamics(Kind):
         axes.grid(True)
         self.key(axes, part, shades)
 
-    def key(self, axes: Any, part: Part, shades: Any) -> None:
-        """Which dash is which path, and which shade is which strength."""
+    def key(self, axes: Any, part: PanelData, shades: Any) -> None:
+        """A legend of dashes by path and of shades by strength."""
         from matplotlib.lines import Line2D
 
         dashes = [Line2D([], [], color=style.SOFT, linestyle=LINES[name], label=NAMES[name]) for name in self.paths]

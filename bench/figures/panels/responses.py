@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from spurbench.bench.figures import style
-from spurbench.bench.figures.probed import Probed
-from spurbench.bench.figures.source import Cell, Part, Source, counted
+from spurbench.bench.figures.figure_data import Cell, FigureData, PanelData, partial_count
+from spurbench.bench.figures.probe_panel import ProbePanel
 
 
-class Responses(Probed):
+class Responses(ProbePanel):
     """A line for each of `features` (0-based, strongest first) of each of `series`, means over seeds."""
 
     series: list[Cell]
@@ -19,14 +19,14 @@ class Responses(Probed):
     def cells(self) -> Sequence[Cell]:
         return self.series
 
-    def gather(self, source: Source) -> Part:
-        return {"series": [self.of_cell(source, cell) for cell in self.series]}
+    def gather(self, source: FigureData) -> PanelData:
+        return {"series": [self.gather_cell(source, cell) for cell in self.series]}
 
-    def draw(self, axes: Any, part: Part) -> None:
+    def draw(self, axes: Any, part: PanelData) -> None:
         lines(axes, part["series"], self.features)
 
 
-def lines(axes: Any, series: Sequence[Part], features: Sequence[int]) -> None:
+def lines(axes: Any, series: Sequence[PanelData], features: Sequence[int]) -> None:
     """With several series a colour is a series and a dash a feature; with one, a colour is a feature."""
     for i, one in enumerate(series):
         for k, feature in enumerate(features):
@@ -35,14 +35,14 @@ def lines(axes: Any, series: Sequence[Part], features: Sequence[int]) -> None:
             axes.plot(one["steps"], one["responses"][feature], color=colour, linestyle=dash)
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     last = max(one["steps"][-1] for one in series)
-    missing = ", ".join(dict.fromkeys(counted(one) for one in series if counted(one)))
+    missing = ", ".join(dict.fromkeys(partial_count(one) for one in series if partial_count(one)))
     axes.set(xlim=(0, last), ylim=(0, None), xlabel=f"step ({missing})" if missing else "step")
     axes.set_ylabel("response |uᵀYŷ|")
     axes.grid(True, axis="y")
     key(axes, series, features)
 
 
-def key(axes: Any, series: Sequence[Part], features: Sequence[int]) -> None:
+def key(axes: Any, series: Sequence[PanelData], features: Sequence[int]) -> None:
     from matplotlib.lines import Line2D
 
     if len(series) == 1:

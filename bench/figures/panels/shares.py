@@ -1,4 +1,4 @@
-"""What each feature is due and has at the end of training."""
+"""What each feature is due, and what it has at the end of training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures import style
-from spurbench.bench.figures.probed import Probed
-from spurbench.bench.figures.source import Cell, Part, Source
+from spurbench.bench.figures.figure_data import Cell, FigureData, PanelData
+from spurbench.bench.figures.probe_panel import ProbePanel
 
 
-class Shares(Probed):
+class Shares(ProbePanel):
     """What each feature of a cell is due of ‖ŷ‖², and what it has at the end of training."""
 
     cell: Cell
@@ -21,14 +21,14 @@ class Shares(Probed):
     def cells(self) -> Sequence[Cell]:
         return (self.cell,)
 
-    def gather(self, source: Source) -> Part:
-        return self.of_cell(source, self.cell)
+    def gather(self, source: FigureData) -> PanelData:
+        return self.gather_cell(source, self.cell)
 
-    def draw(self, axes: Any, part: Part) -> None:
+    def draw(self, axes: Any, part: PanelData) -> None:
         bars(axes, part["summary"])
 
 
-def bars(axes: Any, summary: Sequence[Part]) -> None:
+def bars(axes: Any, summary: Sequence[PanelData]) -> None:
     """What each feature is due and what it has, in percent of ‖ŷ‖²; starved ones are marked, known ones named."""
     at = np.arange(len(summary))
     for shift, name, colour in ((-0.2, "due", style.GREY), (0.2, "learned", style.BLUE)):

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spurbench.bench.figures import style
-from spurbench.bench.figures.source import Cell, Kind, Part, Source, counted, short
+from spurbench.bench.figures.figure_data import Cell, FigureData, Panel, PanelData, partial_count, rounded
 from spurbench.bench.grid.schema import Strict
 from spurbench.bench.leaderboard import statistics
 from spurbench.bench.records.record import Summary
 
 
 class Number(Strict):
-    """A measure written below: the median or mean over seeds."""
+    """A measure printed below the panel: the median or mean over seeds."""
 
     split: str
     measure: str
@@ -24,8 +24,8 @@ class Number(Strict):
     name: str
 
 
-class Surface(Kind):
-    """`cell`'s picture of that name, a square lattice [x_0, x_1] over [−reach, reach]²."""
+class Surface(Panel):
+    """The array `picture` kept of `cell`'s runs, a square lattice [x_0, x_1] over [−reach, reach]²."""
 
     FOLD: ClassVar[dict[str, Any]] = {"median": median, "mean": statistics.mean}
     box: ClassVar[float | None] = 1.0
@@ -33,56 +33,60 @@ class Surface(Kind):
     cell: Cell
     picture: str = "surface"
     reach: float = 2.0
-    points_of: int | None = 0  # the place of the seed, in the grid's order, whose training points are shown
+    points_of: int | None = 0  # place in the grid's order of the seed whose training points are shown
     number: Number | None = None
     levels: int = 10
 
     def cells(self) -> Sequence[Cell]:
         return (self.cell,)
 
-    def kept(self, source: Source, record: Summary) -> bool:
+    def is_kept(self, source: FigureData, record: Summary) -> bool:
         return self.lattice(source, record) is not None
 
-    def lattice(self, source: Source, record: Summary) -> Any:
-        """The picture as an array, or None; one of another shape is no lattice."""
-        found = source.kept(record).get(self.picture)
+    def lattice(self, source: FigureData, record: Summary) -> Any:
+        """The kept array, or None if there is none or its shape is not a lattice's."""
+        found = source.kept_arrays(record).get(self.picture)
         square = found is not None and found.ndim == 2 and found.shape[0] == found.shape[1]
         return found if square and found is not None and found.dtype.kind in "fiu" else None
 
-    def wish(self) -> dict[str, Any]:
+    def retraining_options(self) -> dict[str, Any]:
         return {"drawings": True}
 
-    def gather(self, source: Source) -> Part:
-        found = source.find(self.cell, self.grid)
+    def gather(self, source: FigureData) -> PanelData:
+        found = source.find_cell(self.cell, self.grid)
         kept = {seed: self.lattice(source, record) for seed, record in found.records.items()}
         surfaces = {seed: surface.astype(float) for seed, surface in kept.items() if surface is not None}
-        part: Part = {
+        part: PanelData = {
             **found.share,
             "n": len(surfaces),
             "seeds": list(surfaces),
-            "x": short(np.linspace(-self.reach, self.reach, len(next(iter(surfaces.values()))))),
-            "logit": short(np.mean(list(surfaces.values()), 0)),
+            "x": rounded(np.linspace(-self.reach, self.reach, len(next(iter(surfaces.values()))))),
+            "logit": rounded(np.mean(list(surfaces.values()), 0)),
             "points": None,
             "number": None,
         }
         first = list(found.records)[self.points_of] if self.points_of is not None else None
         if first is not None:
-            train = source.data(found.records[first]).train
-            part["points"] = {"seed": first, "x": short(train.x.numpy()), "y": train.y.tolist()}
+            train = source.load_data(found.records[first]).train
+            part["points"] = {"seed": first, "x": rounded(train.x.numpy()), "y": train.y.tolist()}
         if self.number:
             part["number"] = self.measured(list(found.records.values()))
         return part
 
-    def measured(self, records: Sequence[Summary]) -> Part | None:
-        """The number below, with every seed's value."""
+    def measured(self, records: Sequence[Summary]) -> PanelData | None:
+        """The number printed below, with every seed's value."""
         assert self.number
         values = [record.measures.get(self.number.split, {}).get(self.number.measure) for record in records]
         there = [value for value in values if value is not None]
         if not there:
             return None
-        return {"name": self.number.name, "value": short(self.FOLD[self.number.of](there)), "values": short(there)}
+        return {
+            "name": self.number.name,
+            "value": rounded(self.FOLD[self.number.of](there)),
+            "values": rounded(there),
+        }
 
-    def draw(self, axes: Any, part: Part) -> None:
+    def draw(self, axes: Any, part: PanelData) -> None:
         axis, logit = np.array(part["x"]), np.array(part["logit"]).T  # matplotlib has x_0 along the rows
         most = float(np.abs(logit).max()) or 1.0
         steps = np.linspace(-most, most, self.levels + 1)
@@ -94,7 +98,7 @@ class Surface(Kind):
         reach = self.reach
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axes.set(xticks=[-reach, 0, reach], yticks=[-reach, 0, reach])
-        lines = [f"surface of {counted(part)}"] if counted(part) else []
+        lines = [f"surface of {partial_count(part)}"] if partial_count(part) else []
         if part["number"]:
             lines.insert(0, f"{part['number']['name']} {part['number']['value']:.2f}")
         axes.set_xlabel("\n".join(lines), labelpad=2)
@@ -102,8 +106,8 @@ class Surface(Kind):
         axes.tick_params(labelleft=place.is_first_col(), labelbottom=place.is_last_row())
 
 
-def scatter(axes: Any, points: Part) -> None:
-    """Training points of both classes, apart by colour and by shape."""
+def scatter(axes: Any, points: PanelData) -> None:
+    """Training points of both classes, in two colours and shapes."""
     x, y = np.array(points["x"]), np.array(points["y"])
     for c, (marker, colour) in enumerate(zip(style.MARKERS, (style.BLUE, style.VERMILION), strict=True)):
         axes.scatter(*x[y == c].T, s=5, marker=marker, color=colour, edgecolors="white", linewidths=0.25, zorder=3)

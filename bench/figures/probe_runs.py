@@ -1,4 +1,4 @@
-"""The starvation probe pointed at runs of a store: chosen, trained again, told as a table, a figure and JSON."""
+"""The starvation probe on runs of a store: they are chosen, trained again, and shown as a table, a figure and JSON."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.terminal import shell
 from spurbench.bench.evaluation import starvation
 from spurbench.bench.figures.draw import Drawing
+from spurbench.bench.figures.figure_data import Cell, PanelData, partial_count
 from spurbench.bench.figures.panels.responses import Responses
 from spurbench.bench.figures.panels.shares import Shares
-from spurbench.bench.figures.probed import Look, curves
+from spurbench.bench.figures.probe_panel import ProbeSettings, mean_curves
 from spurbench.bench.figures.sheet import Figure, FigureSheet
-from spurbench.bench.figures.source import Cell, Part, counted
 from spurbench.bench.grid.cells import picked
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
@@ -26,7 +26,7 @@ from spurbench.bench.records.selection import classes_of
 from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import Packed, Store
 
-LINES = 6  # features drawn as lines
+MAX_LINES = 6  # features drawn as lines
 COLUMNS = {
     "feature": "feature", "about": "aligned with", "strength": "strength", "first": "first response",
     "last": "last response", "due": "due, %", "learned": "learned, %", "ratio": "learned/due", "verdict": "verdict",
@@ -35,7 +35,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are looked at together: one run, or all of a cell."""
+    """Runs that are probed together: one run, or all of a cell."""
 
     dataset: str
     name: str
@@ -43,31 +43,31 @@ class Group:
     planned: int
 
 
-def chosen(store: Store, run_ids: Sequence[str], patterns: Sequence[str]) -> list[Group]:
-    """The groups that ids (or their beginnings) and patterns of cells name.
+def find_groups(store: Store, run_ids: Sequence[str], patterns: Sequence[str]) -> list[Group]:
+    """The groups named by ids (or their beginnings) and by patterns of cells.
 
-    Errors: UserError for an id or pattern that names nothing, a run that is not finished or is not binary.
+    Errors: UserError for an id or pattern that names nothing, and for a run that is unfinished or not binary.
     """
     if not run_ids and not patterns:
         raise UserError("name what to probe: --run ID, or --cell LABEL for all seeds of a cell")
     records = store.records()[0]
-    found = [of_run(records, id) for id in run_ids]
+    found = [find_run(records, id) for id in run_ids]
     for pattern in patterns:
-        found += of_cells(store, records, pattern)
+        found += find_cells(store, records, pattern)
     for group in found:
         for record in group.records:
-            binary(record)
+            check_binary(record)
     return found
 
 
-def of_cells(store: Store, records: Sequence[Summary], pattern: str) -> list[Group]:
-    """The groups of the cells a pattern names, by the labels of the store's plans, or else of the shipped grids."""
+def find_cells(store: Store, records: Sequence[Summary], pattern: str) -> list[Group]:
+    """The groups of the cells that a pattern names by the labels of the store's plans, or else of the shipped grids."""
     groups: list[Group] = []
     by_id, before = {one.id: one for one in records}, store.plans()
     for plans in (before, [expand(load_grid(name), by_id, before) for name in shipped()]):
         cells = collect_results(records, plans)
         groups = [Group(one.dataset, one.label, list(one.done.values()), len(one.seeds)) for one in cells]
-        matching = [groups[place] for place in sorted(picked([names(one) for one in groups], pattern))]
+        matching = [groups[place] for place in sorted(picked([names_of(one) for one in groups], pattern))]
         if any(one.records for one in matching):
             return [one for one in matching if one.records]
         if matching:
@@ -75,11 +75,11 @@ def of_cells(store: Store, records: Sequence[Summary], pattern: str) -> list[Gro
     raise unknown("cell", pattern, {one.name for one in groups})
 
 
-def names(group: Group) -> tuple[str, ...]:
+def names_of(group: Group) -> tuple[str, ...]:
     return group.name, group.dataset, f"{group.dataset}/{group.name}"
 
 
-def of_run(records: Sequence[Summary], id: str) -> Group:
+def find_run(records: Sequence[Summary], id: str) -> Group:
     """The group of one run."""
     matching = [record for record in records if record.id.startswith(id)]
     if not matching:
@@ -94,7 +94,7 @@ def of_run(records: Sequence[Summary], id: str) -> Group:
     return Group(record.dataset, f"{record.method}, seed {record.seed}", [record], 1)
 
 
-def binary(record: Summary) -> None:
+def check_binary(record: Summary) -> None:
     classes = classes_of(record)
     if classes != 2:
         raise UserError(
@@ -103,8 +103,8 @@ def binary(record: Summary) -> None:
         )
 
 
-def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[retrain.Retraining]:
-    """What has to be trained again: runs not yet probed with these settings."""
+def find_retrainings(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[retrain.Retraining]:
+    """The runs to train again: those not yet probed with these settings."""
     found = []
     for group in groups:
         arrays = {one.id: artifacts.load_arrays(store, one.id) for one in group.records}
@@ -116,20 +116,20 @@ def tasks(store: Store, groups: Sequence[Group], settings: starvation.Settings) 
     return found
 
 
-def probe(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[Part]:
-    """What is seen of each group, once its runs have been trained again: curves and summary, means over its runs."""
+def summarize(store: Store, groups: Sequence[Group], settings: starvation.Settings) -> list[PanelData]:
+    """What was measured of each group once its runs have been probed: curves and summary, means over its runs."""
     found = []
     for group in groups:
         seen = [starvation.read_probe(artifacts.load_arrays(store, record.id), settings) for record in group.records]
         runs = [one for one in seen if one is not None]
         head = {"name": f"{group.dataset} × {group.name}", "n": len(runs), "planned": group.planned}
         head |= {"runs": [record.id for record in group.records], "examples": int(runs[0]["examples"])}
-        found.append(head | curves(runs))
+        found.append(head | mean_curves(runs))
     return found
 
 
-def table(part: Part, show: Callable[..., None]) -> None:
-    """Print one group: a line for each feature, then the verdicts."""
+def print_table(part: PanelData, show: Callable[..., None]) -> None:
+    """Print one group: a row for each feature, then the verdicts."""
     rows = [
         row
         | {"strength": f"{row['strength']:.3g}", "first": f"{row['first']:.3g}", "last": f"{row['last']:.3g}"}
@@ -138,13 +138,13 @@ def table(part: Part, show: Callable[..., None]) -> None:
         | {"about": f"{about} {100 * row[about]:.0f} %" if (about := starvation.main_subject(row)) else ""}
         for row in part["summary"]
     ]
-    missing = f", {counted(part)}" if counted(part) else f", {part['n']} runs" if part["n"] > 1 else ""
+    missing = f", {partial_count(part)}" if partial_count(part) else f", {part['n']} runs" if part["n"] > 1 else ""
     show(rows, COLUMNS, f"{part['name']}{missing}, {part['examples']} examples")
-    print(verdicts(part["summary"]))
+    print(describe_verdicts(part["summary"]))
 
 
-def verdicts(summary: Sequence[dict[str, Any]]) -> str:
-    """Which features grew and which starved, and by what rule, in words."""
+def describe_verdicts(summary: Sequence[dict[str, Any]]) -> str:
+    """Which features grew and which starved, and the rule for it, in words."""
     said = [
         f"{word}: {', '.join(str(row['feature']) for row in summary if row['verdict'] == word) or 'none'}"
         for word in ("grew", "starved")
@@ -157,13 +157,15 @@ def verdicts(summary: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def drawing(parts: Sequence[Part], settings: starvation.Settings) -> Drawing:
+def make_drawing(parts: Sequence[PanelData], settings: starvation.Settings) -> Drawing:
     """A row of two panels for each group: responses over training, shares at the end."""
-    look = Look(features=settings.features, sample=settings.sample, points=settings.points, spacing=settings.spacing)
+    look = ProbeSettings(
+        features=settings.features, sample=settings.sample, points=settings.points, spacing=settings.spacing
+    )
     panels: list[Responses | Shares] = []
-    data: list[Part | None] = []
+    data: list[PanelData | None] = []
     for part in parts:
-        panels.append(Responses(title=part["name"], series=[], features=shown(parts), probe=look))
+        panels.append(Responses(title=part["name"], series=[], features=choose_features(parts), probe=look))
         panels.append(Shares(cell=Cell(dataset="", label=""), probe=look))
         data += [{"series": [part]}, part]
     sheet = FigureSheet(title="Features learned and features starved", height=0.4 + 2.0 * len(parts), columns=2,
@@ -171,9 +173,9 @@ def drawing(parts: Sequence[Part], settings: starvation.Settings) -> Drawing:
     return Drawing(Figure("probe", sheet, list(panels)), data, [])
 
 
-def shown(parts: Sequence[Part]) -> list[int]:
+def choose_features(parts: Sequence[PanelData]) -> list[int]:
     """The features drawn as lines: those that are due most in any group, the same in each."""
     due: dict[int, float] = {}
     for row in (row for part in parts for row in part["summary"]):
         due[row["feature"]] = max(due.get(row["feature"], 0.0), row["due"])
-    return sorted(sorted(due, key=lambda feature: -due[feature])[:LINES])
+    return sorted(sorted(due, key=lambda feature: -due[feature])[:MAX_LINES])
