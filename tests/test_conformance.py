@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spurbench.bench.checks.method_checks import check
-from spurbench.bench.checks.purity import undrawn
+from spurbench.bench.checks.purity import forbid_random_draws
 from spurbench.bench.checks.scaffold import write_method
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry
@@ -75,8 +75,8 @@ IMPURE = [
     (f"random.seed(step); {ERM} * random.random()", "", "determinism", "moves Python's generator"),
     (f"torch.manual_seed(step); {ERM}", "", "determinism", "moves torch's generator"),
     (ERM, "def init_state(self, problem): return {'m': torch.rand(3)}", "determinism", "moves torch's generator"),
-    (f"{ERM} * (time.perf_counter_ns() % 10**6)", "", "determinism", "rests on more than it is handed"),
-    (f"{ERM} * (1 + self.G.random())", "G: ClassVar = np.random.default_rng(0)", "determinism", "rests on more"),
+    (f"{ERM} * (time.perf_counter_ns() % 10**6)", "", "determinism", "depends on more than its arguments"),
+    (f"{ERM} * (1 + self.G.random())", "G: ClassVar = np.random.default_rng(0)", "determinism", "depends on more"),
     (f"global N; N += 1; {ERM} * (1 if N < 1000 else 2)", "", "memory", "something is kept in N:"),
     (f"next(COUNT); {ERM}", "", "memory", "something is kept in COUNT:"),
     (f"bump(); {ERM}", "", "memory", "something is kept in bump:"),
@@ -182,7 +182,7 @@ def test_checking_leaves_the_random_generators_as_they_were():
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     expected = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    with undrawn("this"):
+    with forbid_random_draws("this"):
         pass
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
 

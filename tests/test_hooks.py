@@ -183,7 +183,7 @@ class Mine(Method):
     [
         ("def draw(self, examples): return examples.y", "draws", "returns a Tensor; expected Draw"),
         ("def draw(self, examples): return Draw(torch.tensor([0, 0]))", "draws", "each once"),
-        ("def draw(self, examples): return Draw(torch.tensor([99]))", "draws", "not numbers of examples"),
+        ("def draw(self, examples): return Draw(torch.tensor([99]))", "draws", "not indices of examples"),
         ("def draw(self, examples): return Draw(weights=torch.ones(3))", "draws", "weights of the shape [3]; expected"),
         ("def draw(self, examples): return Draw(torch.randperm(60))", "draws", "draw must not draw random numbers"),
         ("def draw(self, examples): return Draw(examples.known_group)", "draws", "declare needs"),

@@ -116,12 +116,12 @@ def test_splits_that_do_not_belong_together() -> None:
         prepared(without)
     for width in ((0,), (0, 3)):
         empty = split(x=torch.empty(8, *width))
-        with pytest.raises(BadData, match="split 'train': inputs have the shape .* there is nothing in them"):
+        with pytest.raises(BadData, match="split 'train': inputs have the shape .* they are empty"):
             prepared((data(train=empty, tests={}), nn.Linear(1, 1)))
 
 
 def test_many_inputs_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spurbench.bench.checks.data_checks.AT_ONCE", 6)
+    monkeypatch.setattr("spurbench.bench.checks.data_checks.CHUNK_VALUES", 6)
     x = torch.zeros(8, 2)
     x[[4, 7], 1] = NAN
     with pytest.raises(BadData, match="split 'test': 2 of 8 inputs .* the first is example 4"):
@@ -142,7 +142,7 @@ def test_many_inputs_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
         ({"tests": {"../x": split()}}, "a test split cannot be called"),
         ({"tests": [split()]}, "a list for the test splits; expected a dict"),
         ({"tests": {"test": (1, 2)}}, "split 'test' is a tuple of 2; expected a Split"),
-        ({"mean": (0.5, 0.5, 0.5)}, r"Data\(mean=\(0.5, 0.5, 0.5\)\); expected a tuple of one number, or of 2"),
+        ({"mean": (0.5, 0.5, 0.5)}, r"Data\(mean=\(0.5, 0.5, 0.5\)\); expected a tuple of one number or of 2"),
         ({"mean": 0.5}, r"Data\(mean=0.5\); expected a tuple"),
         ({"std": (1.0, 0.0)}, r"Data\(std=\(1.0, 0.0\)\); expected finite numbers, above 0"),
         ({"mean": (NAN,)}, r"Data\(mean=\(nan,\)\); expected finite numbers"),
@@ -167,7 +167,7 @@ def test_what_the_class_declares_is_there() -> None:
         prepared(plain)
     bare = replace(plain, attributes=1)
     assert prepared(bare).data is bare  # own pictures may have groups, and these have none
-    with pytest.raises(BadData, match="GroupDRO needs groups, and the training examples have no attribute"):
+    with pytest.raises(BadData, match="GroupDRO needs groups, but the training examples have no attribute"):
         prepared(bare, load_method("group_dro")())
     with pytest.raises(BadData, match=r"groups \(1, 4\) are conflicting; there are 0..3"):
         prepared(data(), conflicting=(1, 4))

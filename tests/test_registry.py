@@ -196,7 +196,7 @@ def test_bad_plugin_files(tmp_path):
 def test_new_method(tmp_path):
     path = write_method("my_method", tmp_path)
     assert "class MyMethod(Method)" in path.read_text()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         write_method("my_method", tmp_path)
     for name, hint in [
         ("My-Method", "my_method"),
@@ -209,7 +209,7 @@ def test_new_method(tmp_path):
     for name in ("selectors", "torch", "pytest", "spurbench"):
         with pytest.raises(UserError, match=f"'{name}' is the name of a module.* such as my_{name}$"):
             write_method(name, tmp_path)
-    with pytest.raises(UserError, match="there is a method 'erm' already"):
+    with pytest.raises(UserError, match="there is already a method 'erm'"):
         write_method("erm", tmp_path)
     with pytest.raises(UserError, match="cannot write .*No such file"):
         write_method("other", tmp_path / "missing")

@@ -14,20 +14,20 @@ from spurbench.bench.core.errors import BadData, BadSeed
 from spurbench.bench.plugins.dataset import Data, Dataset, Split
 from spurbench.bench.plugins.method import Method
 
-NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; those of training are in the record too
-AT_ONCE = 1 << 24  # values of inputs that are looked at together
+NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; names of training splits are taken
+CHUNK_VALUES = 1 << 24  # input values checked at a time
 
 
 def declared_classes(dataset: Dataset) -> int:
-    """The number of classes that the dataset's class declares; networks are made for it while the data are loaded."""
+    """The number of classes that the dataset's class declares; networks are made for it while the data load."""
     classes: Any = dataset.classes
     if type(classes) is not int or classes < 2:
         raise BadData(f"{dataset.called}: classes is {classes!r}; expected how many there are, 2 or more")
     return classes
 
 
-def kept(loaded: Any, dataset: Dataset, method: Method, seed: int) -> tuple[Data, nn.Module]:
-    """The data and the network that `load` gave for a seed.
+def check_loaded(loaded: Any, dataset: Dataset, method: Method, seed: int) -> tuple[Data, nn.Module]:
+    """The data and the network that `load` gave for a seed, once they are checked.
 
     Errors: BadSeed, naming dataset, seed, split, and what is wrong with how much of it.
     """
@@ -39,22 +39,22 @@ def kept(loaded: Any, dataset: Dataset, method: Method, seed: int) -> tuple[Data
 
 
 def complaints(loaded: Any, dataset: Dataset, method: Method) -> Iterator[str]:
-    """What is wrong, the most basic first; what comes later takes for granted that nothing came before."""
+    """What is wrong, the most basic first; later checks assume that the earlier ones passed."""
     if not isinstance(loaded, tuple) or [isinstance(part, Data) for part in loaded] != [True, False]:
-        yield f"load gave {kind_of(loaded)}; expected (Data, network)"
+        yield f"load gave {describe_kind(loaded)}; expected (Data, network)"
     data, network = loaded
     if not isinstance(network, nn.Module):
-        yield f"load gave {kind_of(network)} for a network; expected what build(x) returns"
-    yield from of_data(data, dataset)
+        yield f"load gave {describe_kind(network)} for a network; expected what build(x) returns"
+    yield from data_complaints(data, dataset)
     splits = {"train": data.train, **data.tests}
     for name, split in splits.items():
-        yield from (f"split '{name}': {found}" for found in of_split(split, data))
-    yield from of_scale(data)
-    yield from of_declared(data, dataset, method)
+        yield from (f"split '{name}': {found}" for found in split_complaints(split, data))
+    yield from scale_complaints(data)
+    yield from declaration_complaints(data, dataset, method)
 
 
-def of_data(data: Data, dataset: Dataset) -> Iterator[str]:
-    """Complaints of the numbers beside the splits, and of the splits' names."""
+def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
+    """Complaints about the numbers beside the splits, and the splits' names."""
     for name, least in (("classes", 2), ("attributes", 1), ("environments", 0)):
         value = getattr(data, name)
         if type(value) is not int or value < least:
@@ -65,34 +65,34 @@ def of_data(data: Data, dataset: Dataset) -> Iterator[str]:
             f"`classes: ClassVar[int] = {data.classes}` into class {type(dataset).__name__}, or mend load"
         )
     if not isinstance(data.tests, dict):
-        yield f"load gave {kind_of(data.tests)} for the test splits; expected a dict, name → Split"
+        yield f"load gave {describe_kind(data.tests)} for the test splits; expected a dict, name → Split"
     for name in data.tests:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             yield f"a test split cannot be called {name!r}: expected letters, digits, '_', '-' and '.', not train"
     for name, split in {"train": data.train, **data.tests}.items():
         if not isinstance(split, Split):
-            yield f"split '{name}' is {kind_of(split)}; expected a Split"
+            yield f"split '{name}' is {describe_kind(split)}; expected a Split"
 
 
-def of_split(split: Split, data: Data) -> Iterator[str]:
-    """Complaints of one split: its labels, then its inputs."""
+def split_complaints(split: Split, data: Data) -> Iterator[str]:
+    """Complaints about one split: its labels, then its inputs."""
     if not isinstance(split.x, Tensor) or split.x.ndim < 2:
-        yield f"inputs are {kind_of(split.x)}; expected a tensor [n, ...]"
+        yield f"inputs are {describe_kind(split.x)}; expected a tensor [n, ...]"
     if not len(split.x):
         yield "has no examples"
-    yield from of_codes("labels", split.y, len(split.x), "classes", data.classes)
+    yield from code_complaints("labels", split.y, len(split.x), "classes", data.classes)
     if (split.attribute is None) != (data.train.attribute is None):
         yield "has an attribute, training has none" if split.attribute is not None else "has no attribute, training has"
     for name, codes in (("attribute", split.attribute), ("environment", split.environment)):
         if codes is not None:
-            yield from of_codes(f"{name}s", codes, len(split.x), f"{name}s", getattr(data, f"{name}s"))
-    yield from of_inputs(split.x, data.train.x)
+            yield from code_complaints(f"{name}s", codes, len(split.x), f"{name}s", getattr(data, f"{name}s"))
+    yield from input_complaints(split.x, data.train.x)
 
 
-def of_codes(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[str]:
-    """Complaints of numbers that say of each example which of `count` it is."""
+def code_complaints(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[str]:
+    """Complaints about codes from 0 to `count` − 1, one for each example."""
     if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or codes.ndim != 1:
-        yield f"{what} are {kind_of(codes)}; expected a tensor [n] of torch.int64"
+        yield f"{what} are {describe_kind(codes)}; expected a tensor [n] of torch.int64"
     if len(codes) != n:
         yield f"{len(codes):,} {what} for {n:,} examples"
     if not count:
@@ -106,34 +106,34 @@ def of_codes(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[
         )
 
 
-def of_inputs(x: Tensor, training: Tensor) -> Iterator[str]:
-    """Complaints of inputs; bytes are numbers by nature and are not read."""
+def input_complaints(x: Tensor, training: Tensor) -> Iterator[str]:
+    """Complaints about inputs; bytes are always finite and are not read."""
     if x.dtype != torch.uint8 and not x.is_floating_point():
         yield f"inputs are of {x.dtype}; expected torch.float32, or torch.uint8 for pixels from 0 to 255"
     if x.shape[1:] != training.shape[1:]:
         yield f"inputs have the shape {list(x.shape[1:])} each, those of training {list(training.shape[1:])}"
     if not x.numel():
-        yield f"inputs have the shape {list(x.shape[1:])} each: there is nothing in them"
+        yield f"inputs have the shape {list(x.shape[1:])} each: they are empty"
     if x.dtype == torch.uint8:
         return
-    rows = max(1, AT_ONCE // x[0].numel())
+    rows = max(1, CHUNK_VALUES // x[0].numel())
     bad = torch.cat([~part.float().flatten(1).isfinite().all(1) for part in torch.split(x, rows)]).nonzero()[:, 0]
     if len(bad):
         yield f"{len(bad):,} of {len(x):,} inputs hold numbers that are not finite, the first is example {int(bad[0])}"
 
 
-def of_scale(data: Data) -> Iterator[str]:
-    """Complaints of the mean and the deviation of each channel."""
+def scale_complaints(data: Data) -> Iterator[str]:
+    """Complaints about the mean and the deviation of each channel."""
     channels = data.train.x.shape[1]
     for name, values in (("mean", data.mean), ("std", data.std)):
         if not isinstance(values, tuple) or len(values) not in (1, channels):
-            yield f"load gave Data({name}={values!r}); expected a tuple of one number, or of {channels}, one a channel"
+            yield f"load gave Data({name}={values!r}); expected a tuple of one number or of {channels}, one per channel"
         if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
             yield f"load gave Data({name}={values!r}); expected finite numbers{', above 0' if name == 'std' else ''}"
 
 
-def of_declared(data: Data, dataset: Dataset, method: Method) -> Iterator[str]:
-    """Complaints of what the dataset's class says there is, in the data of a seed that they lack."""
+def declaration_complaints(data: Data, dataset: Dataset, method: Method) -> Iterator[str]:
+    """Complaints about what the dataset's class declares and the data of this seed lack."""
     train = data.train
     present = set() if train.environment is None else set(train.environment.bincount().nonzero()[:, 0].tolist())
     if "environments" in dataset.provides and len(present) < 2:
@@ -143,7 +143,7 @@ def of_declared(data: Data, dataset: Dataset, method: Method) -> Iterator[str]:
     if data.attributes > 1 and train.attribute is None:
         yield f"Data(attributes={data.attributes}), but the training examples have no attribute"
     if "groups" in method.needs and train.attribute is None:
-        yield f"{type(method).__name__} needs groups, and the training examples have no attribute to make them of"
+        yield f"{type(method).__name__} needs groups, but the training examples have no attribute to make them from"
     groups = len(data.groups)
     if any(not 0 <= group < groups for group in dataset.conflicting):
         yield f"the class says that groups {dataset.conflicting} are conflicting; there are 0..{groups - 1}"
@@ -152,7 +152,7 @@ def of_declared(data: Data, dataset: Dataset, method: Method) -> Iterator[str]:
             yield f"the attack '{name}' is on split '{attack.split}', which load does not give"
 
 
-def kind_of(value: Any) -> str:
+def describe_kind(value: Any) -> str:
     """What something is, in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)} of {value.dtype}"

@@ -1,4 +1,4 @@
-"""Questions put to the optional hooks of a method: what it adds, what it transforms, draws and mixes."""
+"""Checks of a method's optional hooks: what it adds, transforms, draws and mixes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spurbench.bench.checks.loss_checks import LATER, Failure, usual
-from spurbench.bench.checks.purity import undrawn
+from spurbench.bench.checks.loss_checks import LATER, Failure, make_sample
+from spurbench.bench.checks.purity import forbid_random_draws
 from spurbench.bench.plugins.method import Draw, Examples, Method, untouched
 
-N = 60  # examples of the training set to draw from
+EXAMPLES = 60  # of the training set to draw from
 
 
-def hooks(method: Method) -> str:
+def check_hooks(method: Method) -> str:
     """A coefficient of the squared norm of the weights, and a transform of the input."""
     for step in (0, *LATER):
-        with undrawn("weight_penalty"):
+        with forbid_random_draws("weight_penalty"):
             weight: Any = method.weight_penalty(step)
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise Failure(f"weight_penalty({step}) returns {weight!r}; expected a number, 0 or more")
@@ -26,10 +26,10 @@ def hooks(method: Method) -> str:
             raise Failure(f"two calls of weight_penalty({step}) differ")
     x = torch.rand(4, 2, 14, 14) if "colour channels" in method.needs else torch.rand(4, 2)
     before = x.clone()
-    with undrawn("transform"):
+    with forbid_random_draws("transform"):
         moved: Any = method.transform(x)
     if not torch.equal(x, before):
-        raise Failure("transform changes its input in place, and with it the dataset; make a new tensor")
+        raise Failure("transform changes its input in place, and so the dataset; make a new tensor")
     if not isinstance(moved, Tensor) or len(moved) != len(x) or not torch.isfinite(moved.float()).all():
         raise Failure(f"transform of {list(x.shape)} must give a finite tensor of 4 examples")
     if not torch.equal(method.transform(x), moved):
@@ -37,56 +37,60 @@ def hooks(method: Method) -> str:
     return "weight_penalty and transform are in order"
 
 
-def draws(method: Method) -> str:
-    """What is drawn of a training set: rows that there are, each once, and as many weights; the same from one seed."""
-    first, second = drawn(method), drawn(method)
-    rows = torch.arange(N) if first.rows is None else first.rows
-    known = rows.ndim == 1 and not rows.is_floating_point() and bool(((rows >= 0) & (rows < N)).all())
+def check_draws(method: Method) -> str:
+    """What is drawn of a training set: existing rows, each once, and as many weights; the same for the same seed."""
+    first, second = draw_examples(method), draw_examples(method)
+    rows = torch.arange(EXAMPLES) if first.rows is None else first.rows
+    known = rows.ndim == 1 and not rows.is_floating_point() and bool(((rows >= 0) & (rows < EXAMPLES)).all())
     if not known or len(set(rows.tolist())) < len(rows) or not len(rows):
-        raise Failure("draw gives rows that are not numbers of examples, each once")
+        raise Failure("draw gives rows that are not indices of examples, each once")
     weights = torch.ones(len(rows)) if first.weights is None else first.weights
     if weights.shape != rows.shape or not (weights >= 0).all() or not 0 < weights.sum() < math.inf:
-        raise Failure(f"draw gives weights of the shape {list(weights.shape)}; expected {len(rows)}, 0 or more each")
-    if not (same(first.rows, second.rows) and same(first.weights, second.weights)):
+        raise Failure(
+            f"draw gives weights of the shape {list(weights.shape)}; expected {len(rows)} weights, 0 or more each"
+        )
+    if not (equal_tensors(first.rows, second.rows) and equal_tensors(first.weights, second.weights)):
         raise Failure("two draws of one seed differ: use the examples' generator")
-    return f"{len(rows)} of {N} examples, {'each once an epoch' if first.weights is None else 'with replacement'}"
+    return (
+        f"{len(rows)} of {EXAMPLES} examples, {'each once an epoch' if first.weights is None else 'with replacement'}"
+    )
 
 
-def drawn(method: Method) -> Draw:
-    """What a method draws of examples of unequal classes and groups, and of what it has declared of them."""
-    every = torch.arange(N)
+def draw_examples(method: Method) -> Draw:
+    """What a method draws from examples in unequal classes and groups, told only what it has declared."""
+    every = torch.arange(EXAMPLES)
     y = every % 7 % 2
     group = 2 * y + (every % 5 == 0) if "groups" in method.needs else None
     environment = every % 2 if "environments" in method.needs else None
-    with undrawn("draw"):
+    with forbid_random_draws("draw"):
         found: Any = method.draw(Examples(y, group, environment, torch.Generator().manual_seed(1)))
     if not isinstance(found, Draw):
         raise Failure(f"draw returns a {type(found).__name__}; expected Draw(rows=…, weights=…)")
     return found
 
 
-def same(first: Tensor | None, second: Tensor | None) -> bool:
+def equal_tensors(first: Tensor | None, second: Tensor | None) -> bool:
     return first is second if first is None or second is None else torch.equal(first, second)
 
 
-def mixing(method: Method) -> str:
-    """What is mixed keeps its shape, labels stay probabilities, nothing is changed in place, and a seed decides."""
+def check_mixing(method: Method) -> str:
+    """Mixed inputs keep their shape, labels stay probabilities, nothing is changed in place, and the seed decides."""
     if not method.mixes():
-        return "inputs go in as they are"
-    batch = usual(2).seen_by(method.needs).batch
+        return "inputs are not mixed"
+    batch = make_sample(2).seen_by(method.needs).batch
     x, found = torch.rand(len(batch.y), 2, 14, 14), []
     before = x.clone()
     for seed in (1, 1, 2):
-        with undrawn("mix"), untouched("mix", {"x": x, "y": batch.y}):
+        with forbid_random_draws("mix"), untouched("mix", {"x": x, "y": batch.y}):
             found.append(method.mix(x, batch, torch.Generator().manual_seed(seed)))
-    (mixed, soft), again, other = found
+    (mixed, soft), repeated, other = found
     if not torch.equal(x, before):
         raise Failure("mix changes its input in place; make a new tensor")
     if mixed.shape != x.shape or soft.shape != (len(x), 2):
         raise Failure(f"mix gives inputs {list(mixed.shape)} and labels {list(soft.shape)} of {len(x)} examples")
     if not torch.allclose(soft.sum(1).float(), torch.ones(len(x)), atol=1e-5) or not (soft >= 0).all():
         raise Failure("mix gives labels that are not probabilities of the classes")
-    if not torch.equal(mixed, again[0]) or not torch.equal(soft, again[1]):
+    if not torch.equal(mixed, repeated[0]) or not torch.equal(soft, repeated[1]):
         raise Failure("two calls of mix with one seed differ: use the generator it is given")
     differ = not torch.equal(mixed, other[0])
     return f"shapes and probabilities are in order, seeds {'differ' if differ else 'do not matter'}"

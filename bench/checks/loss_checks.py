@@ -1,4 +1,4 @@
-"""Questions put to a method's loss on small batches: is it finite, does it stack, does its state survive.
+"""Checks of a method's loss on small batches: is it finite, does it stack, does its state survive.
 
 Axes in names: R seeds stacked, B examples of the batch, C classes.
 """
@@ -26,7 +26,7 @@ FIELDS = {
     "random numbers": "random",
 }
 COUNTS = ("group_counts", "class_counts")  # of a problem
-LATER = (1, 100, 10_000)  # steps after which delays and annealing are over
+LATER = (1, 100, 10_000)  # steps by which delays and annealing are over
 WIDTH = 5  # of the features
 KINDS = (2, 3)  # classes: one logit, C logits
 
@@ -41,12 +41,12 @@ class Check:
 
 
 class Failure(Exception):
-    """What is wrong, in one line."""
+    """A check that failed; its text says why, in one line."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Logits of one model and everything a method could be told about them."""
+    """Logits of one model and everything that a method may be given with them."""
 
     logits: Tensor  # [B] or [B, C]
     batch: Batch
@@ -70,7 +70,7 @@ class Sample:
         return cls(logits, Batch(groups // 2, problem, environment, groups, index, second, features, random))
 
     def seen_by(self, needs: frozenset[str]) -> Sample:
-        """The sample with only what is declared handed over."""
+        """The sample with only what is declared."""
         hidden: dict[str, Any] = {name: None for need, name in FIELDS.items() if need not in needs}
         problem = replace(
             self.batch.problem,
@@ -81,23 +81,23 @@ class Sample:
         return Sample(self.logits, replace(self.batch, problem=problem, **hidden))
 
 
-def usual(classes: int, seed: int = 0) -> Sample:
-    """Twelve examples, every group several times."""
+def make_sample(classes: int, seed: int = 0) -> Sample:
+    """A sample of twelve examples, with every group several times."""
     return Sample.draw(seed, classes, (torch.arange(12) + seed) % (2 * classes))
 
 
-def asked(name: str, question: Callable[[Any], str], about: Any) -> Check:
-    """The answer of one question; whatever it raises becomes one line."""
+def ask(name: str, question: Callable[[Any], str], about: Any) -> Check:
+    """Ask one question; whatever it raises becomes a failed check of one line."""
     try:
         return Check(name, True, question(about))
     except Failure as failure:
         return Check(name, False, str(failure))
     except (Exception, SystemExit) as error:
-        return Check(name, False, brief(error))
+        return Check(name, False, describe_error(error))
 
 
-def brief(error: BaseException) -> str:
-    """An exception on one line, with the place in the method's file where it arose."""
+def describe_error(error: BaseException) -> str:
+    """An exception in one line, with the place in the method's file where it arose."""
     text = " ".join(str(error).split())[:200]
     trace, line = error.__traceback__, ""
     while trace is not None:
@@ -109,7 +109,7 @@ def brief(error: BaseException) -> str:
 
 
 def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tensor:
-    """The loss, known to be a finite scalar; what is handed over is a copy, in case it is changed."""
+    """The loss, checked to be a finite scalar; the method gets a copy of the batch, in case it changes it."""
     loss: Any = method.loss(sample.logits, copied(sample.batch), state, step)
     if not isinstance(loss, Tensor):
         raise Failure(f"loss returns a {type(loss).__name__}; expected a scalar tensor")
@@ -129,161 +129,169 @@ def copied(batch: Batch) -> Batch:
     return replace(batch, problem=problem, **fields)
 
 
-def start(method: Method, sample: Sample) -> State:
-    """The method's first state, known to be tensors by name."""
+def init_state(method: Method, sample: Sample) -> State:
+    """The method's first state, checked to be tensors by name."""
     state: Any = method.init_state(sample.batch.problem)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise Failure("init_state must return a dict of tensors by name; else it cannot be stored or stacked")
     return state
 
 
-def answer(method: Method, classes: int, needs: frozenset[str]) -> Check:
-    """Whether the loss is a finite scalar for logits of this kind if it is told only of `needs`."""
-    sample = usual(classes).seen_by(needs)
+def try_loss(method: Method, classes: int, needs: frozenset[str]) -> Check:
+    """Whether the loss is a finite scalar for this kind of logits when it is given only `needs`."""
+    sample = make_sample(classes).seen_by(needs)
     kind = "one logit" if classes == 2 else "C logits"
-    return asked(kind, lambda method: str(loss_of(method, sample, start(method, sample))), method)
+    return ask(kind, lambda method: str(loss_of(method, sample, init_state(method, sample))), method)
 
 
 def with_gradient(method: Method, sample: Sample, state: State, step: int = 0) -> tuple[Tensor, Tensor]:
-    """Loss and its gradient for the logits and, after these, the features, if there are; all known to be finite."""
+    """The loss and its gradient by the logits and then the features, if there are any; all checked to be finite."""
     inputs = {"logits": sample.logits, "features": sample.batch.features}
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items() if value is not None}
     batch = replace(sample.batch, features=leaves.get("features"))
     loss = loss_of(method, Sample(leaves["logits"], batch), state, step)
     if not loss.requires_grad:
         raise Failure("loss does not depend on the logits: nothing would be learned; is something detached?")
-    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    if slopes[0] is None:
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    if gradients[0] is None:
         raise Failure("loss does not depend on the logits: nothing would be learned")
-    known = [leaf.new_zeros(leaf.shape) if slope is None else slope
-             for leaf, slope in zip(leaves.values(), slopes, strict=True)]  # fmt: skip
-    for name, slope in zip(leaves, known, strict=True):
-        if not torch.isfinite(slope).all():
+    known = [leaf.new_zeros(leaf.shape) if gradient is None else gradient
+             for leaf, gradient in zip(leaves.values(), gradients, strict=True)]  # fmt: skip
+    for name, gradient in zip(leaves, known, strict=True):
+        if not torch.isfinite(gradient).all():
             low, high = leaves[name].min().item(), leaves[name].max().item()
             raise Failure(f"gradient is not finite for {name} in {low:.3g}..{high:.3g} at step {step}")
-    return loss.detach(), torch.cat([slope.flatten() for slope in known])
+    return loss.detach(), torch.cat([gradient.flatten() for gradient in known])
 
 
-def gradient(method: Method, classes: int) -> str:
-    sample = usual(classes).seen_by(method.needs)
-    with_gradient(method, sample, start(method, sample))
+def check_gradient(method: Method, classes: int) -> str:
+    sample = make_sample(classes).seen_by(method.needs)
+    with_gradient(method, sample, init_state(method, sample))
     return "finite for every logit and feature" if sample.batch.features is not None else "finite for every logit"
 
 
-def stacked(method: Method, classes: int) -> str:
-    """Four seeds lifted with vmap against each of them alone, early and late; one lacks groups and environments."""
+def check_stacking(method: Method, classes: int) -> str:
+    """Four seeds stacked with vmap against each of them alone, early and late; one lacks groups and environments."""
     if not method.stackable:
         return "stackable = False: seeds run one by one"
-    drawn = [*(usual(classes, seed) for seed in range(3)), lacking(classes, [0] * 12)]
+    drawn = [*(make_sample(classes, seed) for seed in range(3)), make_unbalanced_sample(classes, [0] * 12)]
     samples = [sample.seen_by(method.needs) for sample in drawn]
-    states = [start(method, sample) for sample in samples]
+    states = [init_state(method, sample) for sample in samples]
     for step in (0, *LATER):
         alone = []
-        before = pile(states)
+        before = stack_states(states)
         for sample, state in zip(samples, states, strict=True):
             alone.append(with_gradient(method, sample, state, step))
-        together = lifted(method, samples, before, step)
-        expected = pile([{"loss": loss, "gradient": slope} for loss, slope in alone]) | pile(states)
+        together = run_stacked(method, samples, before, step)
+        expected = stack_states([{"loss": loss, "gradient": gradient} for loss, gradient in alone]) | stack_states(
+            states
+        )
         for name, value in expected.items():
             if name not in together or not torch.allclose(together[name], value, rtol=1e-5, atol=1e-6):
                 raise Failure(f"{name} of stacked seeds differs from seeds alone; do sums run over one model only?")
-    return "four seeds stacked = each alone"
+    return "four seeds stacked give what each gives alone"
 
 
-def pile(states: list[State]) -> State:
+def stack_states(states: list[State]) -> State:
     """States stacked along a new first axis R."""
     return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
 
 
-def lifted(method: Method, samples: list[Sample], state: State, step: int) -> State:
-    """Loss, gradient and new state of all seeds at once, as the engine gets them."""
-    told = [fields_of(sample) for sample in samples]
+def run_stacked(method: Method, samples: list[Sample], state: State, step: int) -> State:
+    """Loss, gradient and new state of all seeds at once, as the engine computes them."""
+    fields_by_seed = [tensors_of(sample) for sample in samples]
     problem = samples[0].batch.problem
 
-    def one(logits: Tensor, features: Tensor | None, told: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
-        own, fields = dict(state), dict(told) | ({} if features is None else {"features": features})
+    def one(
+        logits: Tensor, features: Tensor | None, fields_by_seed: Mapping[str, Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        own, fields = dict(state), dict(fields_by_seed) | ({} if features is None else {"features": features})
         counts: Any = {name: fields.pop(name) for name in COUNTS if name in fields}
         batch = Batch(problem=replace(problem, **counts), **fields)
         return method.loss(logits, batch, own, step), own
 
     logits = torch.stack([sample.logits for sample in samples]).requires_grad_()
-    given = pile(told)
+    given = stack_states(fields_by_seed)
     features = given.pop("features", None)
     leaves = [logits] if features is None else [logits, features.requires_grad_()]
     try:
         axes = (0, None if features is None else 0, 0, 0)
         losses, states = torch.func.vmap(one, axes)(logits, features, given, state)
-        slopes = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
     except (Exception, SystemExit) as error:
         raise Failure(
-            f"vmap cannot lift the loss: use tensor operations or stackable = False; {brief(error)}"
+            f"vmap cannot lift the loss: use tensor operations or stackable = False; {describe_error(error)}"
         ) from None
-    return {"loss": losses.detach(), "gradient": torch.cat([slope.flatten(1) for slope in slopes], 1), **states}
+    return {
+        "loss": losses.detach(),
+        "gradient": torch.cat([gradient.flatten(1) for gradient in gradients], 1),
+        **states,
+    }
 
 
-def fields_of(sample: Sample) -> State:
-    """The tensors a batch holds, by name."""
+def tensors_of(sample: Sample) -> State:
+    """The tensors in a batch, by name."""
     names = ("y", *FIELDS.values())
     found = {name: getattr(sample.batch, name) for name in names}
     found |= {name: getattr(sample.batch.problem, name) for name in COUNTS}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def lacking(classes: int, groups: list[int]) -> Sample:
-    """Twelve examples of these groups, of which only a last one of another group is of the second environment."""
+def make_unbalanced_sample(classes: int, groups: list[int]) -> Sample:
+    """Twelve examples of these groups; only the last one, if of another group, is of the second environment."""
     drawn = Sample.draw(0, classes, torch.tensor(groups))
     environment = torch.zeros(12, dtype=torch.long)
     environment[-1] = groups[-1] != groups[0]
     return Sample(drawn.logits, replace(drawn.batch, environment=environment))
 
 
-def single_examples(method: Method, classes: int) -> str:
+def check_single_examples(method: Method, classes: int) -> str:
     """Batches in which a class, group or environment has one example or none."""
     last = 2 * classes - 1
     for groups in ([0] * 11 + [last], [0] * 12, [last] * 12):
-        sample = lacking(classes, groups).seen_by(method.needs)
+        sample = make_unbalanced_sample(classes, groups).seen_by(method.needs)
         try:
-            with_gradient(method, sample, start(method, sample))
+            with_gradient(method, sample, init_state(method, sample))
         except Failure as failure:
             raise Failure(f"with one example, or none, of a class, group or environment: {failure}") from None
     return "one example or none of a class, group or environment is fine"
 
 
-def large_logits(method: Method, classes: int) -> str:
-    sample = usual(classes).seen_by(method.needs)
+def check_large_logits(method: Method, classes: int) -> str:
+    sample = make_sample(classes).seen_by(method.needs)
     second = sample.batch.second_logits
     batch = replace(sample.batch, second_logits=None if second is None else second * 50)
-    with_gradient(method, Sample(sample.logits * 50, batch), start(method, sample))
+    with_gradient(method, Sample(sample.logits * 50, batch), init_state(method, sample))
     return "no overflow for logits beyond ±100"
 
 
-def later_steps(method: Method, classes: int) -> str:
-    sample = usual(classes).seen_by(method.needs)
-    state = start(method, sample)
+def check_later_steps(method: Method, classes: int) -> str:
+    sample = make_sample(classes).seen_by(method.needs)
+    state = init_state(method, sample)
     for step in (0, *LATER):
         with_gradient(method, sample, state, step)
         state = {name: value.detach() for name, value in state.items()}
     return f"finite at steps 0, {', '.join(map(str, LATER))}"
 
 
-def state_round_trip(method: Method, classes: int) -> str:
-    """The state keeps its form, is replaced rather than changed, and survives a checkpoint, at any step."""
-    sample = usual(classes).seen_by(method.needs)
-    state = start(method, sample)
+def check_state(method: Method, classes: int) -> str:
+    """The state keeps its form, is replaced rather than changed in place, and survives a checkpoint, at any step."""
+    sample = make_sample(classes).seen_by(method.needs)
+    state = init_state(method, sample)
     for step in (0, *LATER):
         state = next_state(method, sample, state, step)
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)
         loaded = torch.load(file, weights_only=True)
-        went_on, resumed = (with_gradient(method, sample, each, step + 1)[0] for each in (dict(state), loaded))
-        if not torch.equal(went_on, resumed):
+        continued, resumed = (with_gradient(method, sample, each, step + 1)[0] for each in (dict(state), loaded))
+        if not torch.equal(continued, resumed):
             raise Failure("the loss after a checkpoint differs: something is kept outside the state")
-    return f"{', '.join(state)} survives a checkpoint" if state else "keeps none"
+    return f"{', '.join(state)} survives a checkpoint" if state else "keeps no state"
 
 
 def next_state(method: Method, sample: Sample, first: State, step: int) -> State:
-    """The state after a step, known to be of the form of that before, which is left as it was."""
+    """The state after a step, checked to have the same form as the one before, which must stay unchanged."""
     copy = {name: value.clone() for name, value in first.items()}
     state = dict(first)
     with_gradient(method, sample, state, step)

@@ -1,4 +1,4 @@
-"""`check-method`: whether a method file keeps the promises the engine relies on, each answer one line."""
+"""`check-method`: whether a method file keeps the promises the engine relies on; each answer is one line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from spurbench.bench.checks.hook_checks import draws, hooks, mixing
+from spurbench.bench.checks.hook_checks import check_draws, check_hooks, check_mixing
 from spurbench.bench.checks.loss_checks import (
     FIELDS,
     KINDS,
     Check,
     Failure,
-    answer,
-    asked,
-    brief,
-    gradient,
-    large_logits,
-    later_steps,
-    single_examples,
-    stacked,
-    state_round_trip,
+    ask,
+    check_gradient,
+    check_large_logits,
+    check_later_steps,
+    check_single_examples,
+    check_stacking,
+    check_state,
+    describe_error,
+    try_loss,
 )
-from spurbench.bench.checks.purity import belongings, determinism, inputs, memory
+from spurbench.bench.checks.purity import check_determinism, check_inputs, check_memory, retained_values
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option
 from spurbench.bench.plugin_files.reader import PluginInfo, describe, unknown_need
@@ -39,7 +39,7 @@ def check(target: str | Path | type[Method]) -> list[Check]:
     """
     if isinstance(target, type):
         return loss_checks(target)
-    info = find(target)
+    info = find_method(target)
     if info.problem:
         return [Check("imports", False, info.problem)]
     try:
@@ -48,13 +48,13 @@ def check(target: str | Path | type[Method]) -> list[Check]:
         return [Check("imports", False, str(error))]
     checks = [
         Check("imports", True, f"{info.class_name} from {info.path}"),
-        asked("docstring", docstring, info),
+        ask("docstring", check_docstring, info),
     ]
     return [*checks, *loss_checks(cls)]
 
 
-def find(target: str | Path) -> PluginInfo:
-    """What is known of a method's name or file, whether it can be used or not."""
+def find_method(target: str | Path) -> PluginInfo:
+    """What is known of the method of that name or file, whether it can be used or not."""
     path = Path(target)
     if path.suffix == ".py":
         if not path.is_file():
@@ -67,50 +67,54 @@ def find(target: str | Path) -> PluginInfo:
 
 def loss_checks(cls: type[Method]) -> list[Check]:
     """The checks of a class: its hyper-parameters, then its loss on small batches."""
-    checks = [asked("hyper-parameters", hyper_parameters, cls), asked("needs", needs, cls)]
+    checks = [ask("hyper-parameters", check_hyper_parameters, cls), ask("needs", check_needs, cls)]
     try:
         method = cls()
     except Exception as error:
-        return [*checks, Check("defaults", False, f"{cls.__name__}() raises {brief(error)}")]
+        return [*checks, Check("defaults", False, f"{cls.__name__}() raises {describe_error(error)}")]
     if not all(check.ok for check in checks):
         return checks
     if not method.trains:
-        return [*checks, Check("loss", True, "reference row that does not train; its loss is not asked")]
-    before = belongings(method)
-    working = [classes for classes in KINDS if answer(method, classes, method.needs).ok]
-    checks.append(asked("loss", loss_shape, method))
+        return [*checks, Check("loss", True, "a reference row that does not train; its loss is not checked")]
+    before = retained_values(method)
+    working = [classes for classes in KINDS if try_loss(method, classes, method.needs).ok]
+    checks.append(ask("loss", check_loss, method))
     if not working:
         return checks
     questions: list[tuple[str, Question]] = [
-        ("gradient", gradient),
-        ("inputs", inputs),
-        ("determinism", determinism),
-        ("seeds together", stacked),
-        ("single examples", single_examples),
-        ("large logits", large_logits),
-        ("later steps", later_steps),
-        ("state", state_round_trip),
+        ("gradient", check_gradient),
+        ("inputs", check_inputs),
+        ("determinism", check_determinism),
+        ("seeds together", check_stacking),
+        ("single examples", check_single_examples),
+        ("large logits", check_large_logits),
+        ("later steps", check_later_steps),
+        ("state", check_state),
     ]
-    checks += [asked(name, every(question, working), method) for name, question in questions]
-    checks += [asked("hooks", hooks, method), asked("draws", draws, method), asked("mixing", mixing, method)]
-    return [*checks, asked("memory", lambda method: memory(method, before), method)]
+    checks += [ask(name, for_every_kind(question, working), method) for name, question in questions]
+    checks += [
+        ask("hooks", check_hooks, method),
+        ask("draws", check_draws, method),
+        ask("mixing", check_mixing, method),
+    ]
+    return [*checks, ask("memory", lambda method: check_memory(method, before), method)]
 
 
-def every(question: Question, working: list[int]) -> Callable[[Method], str]:
-    """The question put once for each kind of logits the loss takes."""
+def for_every_kind(question: Question, working: list[int]) -> Callable[[Method], str]:
+    """The question, asked for each kind of logits that the loss takes."""
     return lambda method: [question(method, classes) for classes in working][-1]
 
 
-def docstring(info: PluginInfo) -> str:
+def check_docstring(info: PluginInfo) -> str:
     if not info.summary:
-        raise Failure("no docstring: begin the file with one sentence of what the method does")
+        raise Failure("no docstring: begin the file with one sentence on what the method does")
     missing = [name for name in ("Source", "Needs", "Differs") if not info.sections.get(name)]
     if missing:
         raise Failure(f"the docstring lacks the line '{missing[0]}: …'; it has Source, Needs and Differs")
     return info.summary
 
 
-def hyper_parameters(cls: type[Method]) -> str:
+def check_hyper_parameters(cls: type[Method]) -> str:
     if not dataclasses.is_dataclass(cls) or "__dataclass_params__" not in cls.__dict__:
         raise Failure(f"put @dataclass(frozen=True) above class {cls.__name__}")
     options = [registry.from_field(item) for item in dataclasses.fields(cls)]
@@ -124,7 +128,7 @@ def hyper_parameters(cls: type[Method]) -> str:
 def option_problem(option: Option) -> str | None:
     """What a hyper-parameter lacks to be listed, searched and stored.
 
-    The default None is left out of a run's identity: with it a method may gain one and its runs stay what they are.
+    The default None is left out of a run's identity: with it a method may gain a hyper-parameter and keep its runs.
     """
     search = option.search
     if option.default is dataclasses.MISSING:
@@ -142,7 +146,7 @@ def option_problem(option: Option) -> str | None:
     return None
 
 
-def needs(cls: type[Method]) -> str:
+def check_needs(cls: type[Method]) -> str:
     if not isinstance(cls.needs, frozenset):
         raise Failure(f"needs is a {type(cls.needs).__name__}; write needs = frozenset({{'environments'}})")
     problem = unknown_need(cls.needs)
@@ -151,23 +155,23 @@ def needs(cls: type[Method]) -> str:
     return ", ".join(sorted(cls.needs)) or "nothing beyond labels"
 
 
-def loss_shape(method: Method) -> str:
-    """Which kinds of logits give a loss; both, or one of them with the other's reason."""
-    answers = {classes: answer(method, classes, method.needs) for classes in KINDS}
+def check_loss(method: Method) -> str:
+    """Which kinds of logits give a loss: both, or one of them with the reason why the other does not."""
+    answers = {classes: try_loss(method, classes, method.needs) for classes in KINDS}
     failed = [found for found in answers.values() if not found.ok]
     if not failed:
         return "scalar and finite for one logit and for C logits"
     undeclared = undeclared_need(method, [classes for classes in KINDS if not answers[classes].ok])
     if undeclared:
-        raise Failure(f"reads what it has not declared: add '{undeclared}' to needs ({failed[0].message})")
+        raise Failure(f"uses what it has not declared: add '{undeclared}' to needs ({failed[0].message})")
     if len(failed) == len(KINDS):
         raise Failure(failed[0].message)
     return f"scalar and finite, but not for {failed[0].name}: {failed[0].message}"
 
 
 def undeclared_need(method: Method, failing: list[int]) -> str | None:
-    """The need that, once handed over, makes the loss work where it failed."""
+    """The need that, once met, makes the loss work where it failed."""
     for need in sorted(FIELDS.keys() - method.needs):
-        if all(answer(method, classes, method.needs | {need}).ok for classes in failing):
+        if all(try_loss(method, classes, method.needs | {need}).ok for classes in failing):
             return need
     return None

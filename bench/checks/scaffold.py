@@ -1,4 +1,4 @@
-"""`new-method`: a complete method file that runs and passes `check-method`, to be changed from there."""
+"""`new-method`: a complete method file that runs and passes `check-method`, to start from."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TEMPLATE = Path(__file__).parent / "templates" / "method.py.txt"
 def write_method(name: str, folder: str | Path) -> Path:
     """Write `folder/<name>.py` and return its path.
 
-    Errors: UserError if the name is no lower-case identifier, a module's or taken, or the file cannot be written.
+    Errors: UserError for a name that is no lower-case identifier, a module's or taken, and if writing the file fails.
     """
-    if not fitting(name):
+    if not is_usable_name(name):
         better = re.sub(r"\W+", "_", name.lower()).strip("_")
-        hint = better if fitting(better) and not taken(better) else "my_method"
+        hint = better if is_usable_name(better) and not is_taken(better) else "my_method"
         raise UserError(
             f"'{short(name, 80)}' cannot name a method: expected lower-case letters, digits and '_', such as {hint}"
         )
-    if taken(name):
+    if is_taken(name):
         raise UserError(
             f"'{name}' is the name of a module of Python or of an installed package, which {name}.py would hide from "
             f"programs that start in its folder; choose another, such as my_{name}"
         )
     if name in registry.methods():
-        raise UserError(f"there is a method '{name}' already ({registry.methods()[name].path}); choose another name")
+        raise UserError(f"there is already a method '{name}' ({registry.methods()[name].path}); choose another name")
     path = Path(folder) / f"{name}.py"
     text = TEMPLATE.read_text(encoding="utf-8")
     text = text.replace("@CLASS@", class_name(name)).replace("@TITLE@", name.replace("_", " ").capitalize())
@@ -39,24 +39,24 @@ def write_method(name: str, folder: str | Path) -> Path:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UserError(f"{path} exists already; choose another name or remove it") from None
+        raise UserError(f"{path} already exists; choose another name or remove it") from None
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return path
 
 
-def fitting(name: str) -> bool:
-    """Whether a name may be that of a method's file."""
+def is_usable_name(name: str) -> bool:
+    """Whether a method's file may have this name."""
     return bool(re.fullmatch(r"[a-z][a-z0-9_]{0,60}", name)) and not keyword.iskeyword(name)
 
 
-def taken(name: str) -> bool:
-    """Whether `import name` finds something that is not of the working directory."""
+def is_taken(name: str) -> bool:
+    """Whether `import name` finds something outside the working directory."""
     if name in sys.stdlib_module_names:
         return True
     elsewhere = [folder for folder in sys.path if folder and Path(folder).resolve() != Path.cwd()]
     found = importlib.machinery.PathFinder.find_spec(name, elsewhere)
-    return name == "spurbench" or (found is not None and found.loader is not None)  # a folder of that name is no module
+    return name == "spurbench" or (found is not None and found.loader is not None)  # a bare folder is no module
 
 
 def class_name(name: str) -> str:

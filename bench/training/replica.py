@@ -40,7 +40,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
     if training.logits not in (None, classes, 1 if classes == 2 else None):
         needed = "2, or 1" if classes == 2 else f"{classes}"
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
-    data, network = data_checks.kept(dataset.load(seed, build), dataset, method, seed)
+    data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed)
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
