@@ -12,8 +12,8 @@ import torch
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation.monitor import Monitor, Progress
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.before_training import Draw
 from spurbench.bench.plugins.dataset import Data, Split, Training
-from spurbench.bench.plugins.draws import Draw
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training.batching import MiniBatch, Preprocessing, crop_and_flip

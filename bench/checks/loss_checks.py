@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spurbench.bench.plugins.method import Batch, Method, Problem
+from spurbench.bench.plugins.method import Batch, Method, Problem, batch_of
 
 State = dict[str, Tensor]
 FIELDS = {
@@ -123,7 +123,7 @@ def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tens
 
 def copied(batch: Batch) -> Batch:
     """The batch with tensors of its own."""
-    fields = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    fields: Any = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
     counts: Any = {name: value.clone() for name, value in vars(batch.problem).items() if isinstance(value, Tensor)}
     problem = replace(batch.problem, **counts)
     return replace(batch, problem=problem, **fields)
@@ -207,7 +207,7 @@ def run_stacked(method: Method, samples: list[Sample], state: State, step: int) 
     ) -> tuple[Tensor, State]:
         own, fields = dict(state), dict(fields_by_seed) | ({} if features is None else {"features": features})
         counts: Any = {name: fields.pop(name) for name in COUNTS if name in fields}
-        batch = Batch(problem=replace(problem, **counts), **fields)
+        batch = batch_of(replace(problem, **counts), fields)
         return method.loss(logits, batch, own, step), own
 
     logits = torch.stack([sample.logits for sample in samples]).requires_grad_()

@@ -75,7 +75,7 @@ def submit(
         searches = now.waiting & set(now.plan.draw_ids)
         wanted = (searches or now.waiting) - here
         if not wish.dry_run:
-            for name in sorted({run.dataset for run, _ in now.planned if run.id in wanted}):
+            for name in sorted({one.run.dataset for one in now.planned if one.run.id in wanted}):
                 registry.load_dataset(name)().prepare()
         jobs = {
             asked: [

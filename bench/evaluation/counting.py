@@ -33,8 +33,8 @@ def entropy(logits: Tensor) -> Tensor:
 def count(logits: Tensor, split: Split, data: Data) -> Counts:
     """Examples and correct predictions of each group, and the split's summed loss and entropy."""
     logits, y = logits.double().cpu(), split.y
-    groups = len(data.groups) if split.attribute is not None else data.classes
-    group = split.group(data.attributes if split.attribute is not None else 1)
+    groups = data.classes * ((split.attributes or data.attributes) if split.attribute is not None else 1)
+    group = split.group(data.attributes)
     right = (predict(logits) == y).long()
     return Counts(
         n=group.bincount(minlength=groups).tolist(),

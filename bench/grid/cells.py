@@ -13,6 +13,7 @@ from msgspec import to_builtins
 from spurbench.bench.core.errors import unknown
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.records.plan import Choice, Origin
+from spurbench.bench.records.run import OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class DrawSpec:
     hyper_parameters: Mapping[str, Any]
     training: Mapping[str, Any]
     dataset_options: Mapping[str, Any]
+    base: Mapping[str, Any] | None = None  # the run that each of its own runs starts from
+    final_base: Mapping[str, Any] | None = None  # that of the cell's runs if this one is chosen
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class CellSpec:
     search: SearchSpec | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)  # what a launcher on a cluster should ask for
     source: str = ""  # where the settings are from, in words
+    base: Mapping[str, Any] | None = None  # the run that each starts from
+    inferred_by: Mapping[str, Any] | None = None  # the run that infers the groups that each is given
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,9 @@ class Grid:
             }
             for cell in self.cells
         ]
+        for part in [part for cell in cells for part in (cell, *(cell["search"] or {"draws": ()})["draws"])]:
+            for name in [name for name in (*OPTIONAL, "final_base") if part.get(name, 0) is None]:
+                del part[name]  # grids without them have the hash they had before there were such
         return Origin(self.place or "unknown", fingerprint(cells)[:16])
 
 

@@ -52,6 +52,7 @@ class Entry:
     method: PluginInfo
     fields: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)  # place → name → option
     recipe: Recipe | None = None
+    chain: tuple[str, ...] = ()  # the methods whose runs start from this one's, if it is a base
 
     def of(self, place: str) -> str:
         """Whose values those of a place are, for messages."""

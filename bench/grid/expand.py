@@ -53,6 +53,8 @@ def plan_cell(spec: CellSpec, records: Mapping[str, Summary], taken: Mapping[str
         ids=[],
         search=None,
         source=spec.source or None,
+        base=plain(spec.base),
+        inferred_by=plain(spec.inferred_by),
     )
     if spec.search and not spec.na:
         cell = with_search(cell, spec.search, records, taken)
@@ -77,7 +79,16 @@ def with_search(cell: Cell, spec: SearchSpec, records: Mapping[str, Summary], ta
     if chosen is None:
         return replace(cell, hyper_parameters=None, na=why, seeds=[] if why else cell.seeds)
     final = spec.draws[chosen].final
-    return replace(cell, hyper_parameters=dict(final["hyper_parameters"]), training=dict(final["training"]))
+    return replace(
+        cell,
+        hyper_parameters=dict(final["hyper_parameters"]),
+        training=dict(final["training"]),
+        base=plain(spec.draws[chosen].final_base),
+    )
+
+
+def plain(base: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if base is None else dict(base)
 
 
 def plan_draw(draw: DrawSpec, cell: Cell, seeds: Sequence[int]) -> Draw:
@@ -87,7 +98,8 @@ def plan_draw(draw: DrawSpec, cell: Cell, seeds: Sequence[int]) -> Draw:
         "hyper_parameters": dict(draw.hyper_parameters),
         "training": dict(draw.training),
     }
-    return Draw(**settings, seeds=list(seeds), ids=run_ids(cell.identity | settings, seeds))
+    base = plain(draw.base)
+    return Draw(**settings, base=base, seeds=list(seeds), ids=run_ids(cell.identity | settings | {"base": base}, seeds))
 
 
 def only_begun(draw: Draw, records: Mapping[str, Summary]) -> Draw:

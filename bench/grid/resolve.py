@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from spurbench.bench.grid.entries import (
     Settings,
     Source,
     completed,
+    fields_of,
     firsts,
     in_effect,
     noted,
@@ -31,7 +33,8 @@ from spurbench.bench.grid.entries import (
     split,
     with_values,
 )
-from spurbench.bench.grid.schema import GridSheet, SearchSheet
+from spurbench.bench.grid.recipes import chosen
+from spurbench.bench.grid.schema import BaseSheet, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search_space import Axis, axis, choices, declared, space_name, varies
 from spurbench.bench.plugins import registry
 from spurbench.bench.records.selection import choice_of, lack
@@ -77,7 +80,10 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         by_default = row.recipe.published
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
-    unserved = lack(search.rule, registry.splits_of(row.dataset)) if search else None
+    inferred_by = inferring_run(row)
+    splits = registry.splits_of(row.dataset)
+    splits += (INFERRED,) if inferred_by and "validation" in splits else ()
+    unserved = lack(search.rule, splits) if search else None
     return CellSpec(
         dataset=row.dataset.name,
         dataset_options=settings["options"],
@@ -89,11 +95,13 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         training=settings["training"],
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
-        na=registry.requirements(row.method, row.dataset) or unserved,
+        na=registry.requirements(row.method, row.dataset, inferred_by is not None) or unserved,
         selection=choice_of(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
         source=source,
+        base=base_run(row, settings["hyper_parameters"]),
+        inferred_by=inferred_by,
     )
 
 
@@ -190,9 +198,15 @@ def space_axis(row: Entry, key: str, value: Any, where: Where) -> Axis:
 
 def draw_of(row: Entry, final: Settings, budget: Settings, given: Given) -> DrawSpec:
     """One candidate; what the file gives without effect in it is an error, as in a row."""
-    full = completed(row, in_effect(row, budget, given))
+    full, own = completed(row, in_effect(row, budget, given)), completed(row, in_effect(row, final, {}))
+    smaller = row.entry.search.training if row.entry.search else {}
     return DrawSpec(
-        completed(row, in_effect(row, final, {})), full["hyper_parameters"], full["training"], full["options"]
+        own,
+        full["hyper_parameters"],
+        full["training"],
+        full["options"],
+        base_run(row, full["hyper_parameters"], smaller),
+        base_run(row, own["hyper_parameters"]),
     )
 
 
@@ -202,3 +216,102 @@ def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:
     budget = [f"{draws} {kind} × {len(sheet.seeds)} seed{'s' if len(sheet.seeds) > 1 else ''}"]
     budget += [f"{name} {value}" for name, value in (*sheet.options.items(), *sheet.training.items())]
     return f"{', '.join(budget)}; chosen by {registry.rule(rule).text}"
+
+
+# ---- runs to start from ---------------------------------------------------------------------------------------------
+
+INFERRED = "inferred_validation"  # the split of validation with inferred groups
+Description = dict[str, Any]
+"""A run to start from, as it is in the identity of those that do: `base` or `inferred_by` of a `Run`."""
+
+
+def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = {}) -> Description | None:
+    """The run that those of an entry start from, if its method starts from one, with the entry's own hyper-parameters.
+
+    `smaller` are training fields of a search's budget, which a draw's base has, too.
+    """
+    declared, sheet = row.method.base, row.entry.base or BaseSheet()
+    where = (*row.where, "base")
+    if not declared:
+        if row.entry.base:
+            raise row.origin.error(where, f"{row.method.name} starts from no other run")
+        return None
+    own = {key: named(value, hyper) for key, value in declared.items()}
+    entry = MethodSheet(
+        method=sheet.method or own["method"],
+        hyper_parameters={**own.get("hyper_parameters", {}), **sheet.hyper_parameters},
+        training={**own.get("training", {}), **smaller, **sheet.training},
+        groups=sheet.groups,
+    )
+    found = describe_run(row, entry, where)
+    steps = int(found["training"].get("steps", 0))
+    for key in ("step", "earlier"):
+        value = sheet.step if key == "step" and sheet.step is not None else own.get(key)
+        if value is not None:
+            found[key] = located(row.origin, where, partial(step_of, value, steps))
+    return {"step": steps} | found
+
+
+def named(value: Any, hyper: Mapping[str, Any]) -> Any:
+    """A value of a declared base, in which a text may name a hyper-parameter."""
+    if isinstance(value, Mapping):
+        return {key: named(part, hyper) for key, part in value.items()}
+    return hyper.get(value, value) if isinstance(value, str) else value
+
+
+def step_of(value: int | float, steps: int) -> int:
+    """A step of a training: a whole number, or a share of its `steps`. Errors: ValueError for one that it lacks."""
+    share = isinstance(value, float) and 0 < value <= 1
+    found = max(1, round(value * steps)) if share else int(value)
+    if not 0 < found <= steps:
+        raise ValueError(f"step {show_value(value)}: the run to start from has {steps:,} steps")
+    return found
+
+
+def inferring_run(row: Entry) -> Description | None:
+    """The run that infers groups for those of an entry, if it takes inferred ones, and the method that does."""
+    sheet = row.entry.groups
+    if sheet is None:
+        return None
+    where = (*row.where, "groups")
+    entry = MethodSheet(
+        method=sheet.from_, hyper_parameters=sheet.hyper_parameters, training=sheet.training, base=sheet.base
+    )
+    info = located(row.origin, where, partial(registry.method_info, sheet.from_))
+    if not info.infers:
+        able = [name for name, one in registry.methods().items() if one.infers]
+        raise row.origin.error(where, f"{info.name} infers no groups; these do: {', '.join(able) or 'none'}")
+    own = describe_run(row, entry, where)
+    method = {"method": info.name, "hyper_parameters": own["hyper_parameters"]}
+    return {"infer": method} | (own["base"] if "base" in own else {"step": own["training"].get("steps", 0)} | own)
+
+
+def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
+    """A run of another method on the data of an entry: settings as a row of its own would have, then those given.
+
+    Errors: UserError for a method that cannot run there, for several values, and where a chain of bases never ends.
+    """
+    method = located(row.origin, where, partial(registry.method_info, entry.method))
+    if method.name in (*row.chain, row.method.name):
+        chain = " → ".join((*row.chain, row.method.name, method.name))
+        raise row.origin.error(where, f"{chain}: a run cannot start from one of the same method")
+    if not method.trains and not method.base:
+        raise row.origin.error(where, f"{method.name} trains nothing to start from")
+    recipe = located(row.origin, where, partial(chosen, row.block, entry, row.dataset))
+    base = replace(row, entry=entry, where=where, method=method, fields=fields_of(row.dataset, method), recipe=recipe,
+                   chain=(*row.chain, row.method.name))  # fmt: skip
+    settings, given, several = settle(base)
+    if several:
+        raise row.origin.error(where, f"{several[0].key} varies: a base has one value of it")
+    inferred_by = inferring_run(base)
+    if lacking := registry.requirements(method, row.dataset, inferred_by is not None):
+        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
+    full = completed(base, in_effect(base, settings, given))
+    found = {
+        "method": method.name,
+        "hyper_parameters": full["hyper_parameters"],
+        "training": full["training"],
+        "base": base_run(base, full["hyper_parameters"]),
+        "inferred_by": inferred_by,
+    }
+    return {key: value for key, value in found.items() if value is not None}

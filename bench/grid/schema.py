@@ -36,6 +36,11 @@ def by_name(value: object) -> object:
     return {"method": value} if isinstance(value, str) else value
 
 
+def by_from(value: object) -> object:
+    """`groups: xrm` is short for `groups: {from: xrm}`."""
+    return {"from": value} if isinstance(value, str) else value
+
+
 RuleName = Annotated[str, BeforeValidator(known_rule)]
 
 
@@ -56,6 +61,25 @@ class SearchSheet(Strict):
     training: Given = {}  # training fields of the draws alone, such as fewer steps
 
 
+class BaseSheet(Strict):
+    """The run that each run of a row starts from, where it is to differ from what the method declares."""
+
+    method: str | None = None  # its name; by default the one that the row's method declares
+    hyper_parameters: Given = {}
+    training: Given = {}  # over the block's
+    step: int | float | None = None  # after which it is looked at; below 1 a share of its training
+    groups: Annotated[InferredSheet, BeforeValidator(by_from)] | None = None  # inferred ones that it is given itself
+
+
+class InferredSheet(Strict):
+    """Which method infers the groups that a row is given."""
+
+    from_: str = Field(alias="from")  # its name
+    hyper_parameters: Given = {}
+    training: Given = {}  # of a method that infers from its own runs, over the block's
+    base: BaseSheet | None = None  # of a method that infers from another run
+
+
 class MethodSheet(Strict):
     """One row of the leaderboard, or several if values are lists or ranges."""
 
@@ -66,6 +90,9 @@ class MethodSheet(Strict):
     hyper_parameters: Given = {}  # a list is a row for each value, {low, high, scale} a range for `draws`
     training: Given = {}  # over the block's
     options: Given = {}  # over the block's
+    base: BaseSheet | None = None  # the run that each starts from, of a method that starts from one
+    # a method's name is short for {from: NAME}
+    groups: Annotated[InferredSheet, BeforeValidator(by_from)] | None = None  # inferred ones instead of the dataset's
     seeds: Seeds | None = None  # instead of the block's
     draws: int | None = Field(default=None, ge=1, le=100_000)  # rows drawn at random from lists and ranges
     search: SearchSheet | None = None  # finds the hyper-parameters before the seeds are run
@@ -154,7 +181,7 @@ def keys_at(where: Where, root: type[BaseModel]) -> list[str]:
     for part in where:
         if isinstance(part, str) and model is not None:
             model = next(models(model.model_fields[part].annotation), None)
-    return sorted(model.model_fields) if model else []
+    return sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
 
 
 def models(annotation: Any) -> Any:

@@ -7,7 +7,9 @@ import errno
 import torch
 
 from spurbench.bench.core.errors import BadSeed, StoreTrouble
+from spurbench.bench.jobs.bases import BaseFailed
 from spurbench.bench.jobs.session import Outdated, Stopped
+from spurbench.bench.plugins.method import CannotBegin
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.claims import Lost
 
@@ -19,6 +21,10 @@ def find_cause(run: Run, error: BaseException) -> tuple[str, str]:
     """Why a run failed: the kind, and a line for the user."""
     if isinstance(error, BadSeed):
         return "bad_data", str(error)
+    if isinstance(error, BaseFailed):
+        return "base_failed", str(error)
+    if isinstance(error, CannotBegin):
+        return "cannot_begin", str(error)
     message = f"{type(error).__name__}: {error}".splitlines()[0]
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return "out_of_memory", message + suggest_remedy(run)

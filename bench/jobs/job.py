@@ -36,6 +36,7 @@ class Job:
     runs: list[Run]
     label: str
     options: Options = field(default_factory=Options)
+    keep: list[int] = field(default_factory=list)  # steps after which the networks are kept, for runs that start there
 
     @property
     def name(self) -> str:
@@ -56,7 +57,12 @@ class Job:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Job:
-        return cls([Run.from_dict(run) for run in fields["runs"]], fields["label"], Options(**fields["options"]))
+        return cls(
+            [Run.from_dict(run) for run in fields["runs"]],
+            fields["label"],
+            Options(**fields["options"]),
+            list(fields.get("keep", ())),
+        )
 
 
 def gather(

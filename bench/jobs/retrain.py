@@ -14,9 +14,10 @@ import torch
 from spurbench.bench.core import processes
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation import counting, starvation
-from spurbench.bench.jobs import memory, scoring
+from spurbench.bench.jobs import bases, memory, scoring
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import set_up
+from spurbench.bench.jobs.worker import make_bases
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.record import Summary
@@ -62,7 +63,8 @@ def retrain_all(tasks: Sequence[Retraining], jobs: int, report: Callable[[Retrai
 
 def retrain(task: Retraining) -> list[bool]:
     """Train runs again and keep what is wanted of each; whether its counts and losses are those of its record."""
-    engine = engine_before(task.records)
+    store = Store.open(task.store)
+    engine = engine_before(task.records, store)
     models = [engine.model(r) for r in range(len(task.records))]
     probes = []
     if task.probe:
@@ -77,11 +79,11 @@ def retrain(task: Retraining) -> list[bool]:
     engine.train(observe)
     observe(engine)
     dataset = set_up(job_of(task.records)).dataset
-    store = Store.open(task.store)
+    whole = [engine.whole_model(r) for r in range(len(task.records))]
     for r, record in enumerate(task.records):
         found = probes[r].arrays() if probes else {}
         if task.drawings:
-            found |= scoring.make_drawings(dataset, models[r].score, models[r].data)
+            found |= scoring.make_drawings(dataset, whole[r].score, whole[r].data)
         artifacts.save_arrays(store, record.id, found)
     return [as_recorded(record, model) for record, model in zip(task.records, models, strict=True)]
 
@@ -92,8 +94,8 @@ def job_of(records: Sequence[Summary]) -> Job:
     return Job(runs, runs[0].method, Options(threads=records[0].cost.threads))
 
 
-def engine_before(records: Sequence[Summary]) -> Engine:
-    """The engine of recorded runs before the first step, on the CPU."""
+def engine_before(records: Sequence[Summary], store: Store) -> Engine:
+    """The engine of recorded runs before the first step, on the CPU; `store` has the runs that they start from."""
     job = job_of(records)
     run = job.runs[0]
     setup = set_up(job)
@@ -109,7 +111,8 @@ def engine_before(records: Sequence[Summary]) -> Engine:
             f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
         )
     memory.tune_process(job.options.threads)
-    return setup.make_engine([setup.draw(run) for run in job.runs])
+    make_bases(job, store, lambda step: None, lambda: False)
+    return setup.make_engine([bases.begin(setup.draw(run), run, setup, store) for run in job.runs])
 
 
 def as_recorded(record: Summary, model: Model) -> bool:

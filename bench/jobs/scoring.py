@@ -35,6 +35,8 @@ def described(record: Record, data: Data) -> Record:
 def score(
     record: Record,
     model: Model,
+    whole: Model,
+    marked: torch.Tensor | None,
     progress: Progress,
     dataset: Dataset,
     store: Store,
@@ -43,6 +45,8 @@ def score(
 ) -> Record:
     """The complete record of a trained replica: counts of every split, further measures, predictions kept.
 
+    `marked` are training examples that the run took to be of minorities, [n] bool.
+    `whole` is the model on the dataset's own inputs: another one where only a last layer was trained, on features.
     `tick` is called during long work and may raise to stop it, `hold` before anything is written.
     """
     data, score = model.data, model.score
@@ -56,17 +60,39 @@ def score(
     counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
     if off := [name for name, split in counts.items() if not isfinite(split.loss_sum + split.entropy_sum)]:
         return fail(record, "diverged", f"the loss on {', '.join(off)} is not finite")
-    measures, curves = finite(dataset.measures(score, data)), dict[str, Curve]()
+    measures, curves = finite(dataset.measures(whole.score, whole.data)), dict[str, Curve]()
     if attacks := dataset.attacks():
-        found, curves = attacked(model, attacks, tick)
+        found, curves = attacked(whole, attacks, tick)
         for split, values in found.items():
             measures[split] = measures.get(split, {}) | values
-    drawn = make_drawings(dataset, score, data)
+    measures = with_agreement(measures, marked, dataset, whole.data)
+    drawn = make_drawings(dataset, whole.score, whole.data)
     hold()
     artifacts.save_arrays(store, record.id, drawn)
     kept = keep_predictions(record.id, progress.logits | logits, data, store)
     record = record.with_(splits=counts, measures=measures, curves=curves, predictions=kept)
     return finish(record.with_(status="done", cause=None))
+
+
+def with_agreement(
+    measures: dict[str, dict[str, float]], marked: torch.Tensor | None, dataset: Dataset, data: Data
+) -> dict[str, dict[str, float]]:
+    """The measures and, where a run marked examples as of minorities, how many, and how rightly by the true groups.
+
+    Minorities are the groups whose attribute misleads about their label, as the dataset says; where it does not, those
+    of a class that are smaller than its largest.
+    """
+    if marked is None:
+        return measures
+    found = {"marked": int(marked.sum())} | measures.get("train", {})
+    if data.train.attribute is not None:
+        group = data.train.group(data.attributes)
+        sizes = group.bincount(minlength=len(data.groups)).view(data.classes, -1)
+        smaller = (sizes < sizes.amax(1, keepdim=True)).flatten().nonzero()[:, 0]
+        rare = torch.isin(group, torch.tensor(dataset.conflicting or smaller.tolist()))
+        both = (rare & marked).sum().item()
+        found |= {"marked_precision": both / max(1, int(marked.sum())), "marked_recall": both / max(1, int(rare.sum()))}
+    return measures | {"train": found}
 
 
 def finite(measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -113,7 +139,9 @@ def keep_predictions(run_id: str, logits: Mapping[str, torch.Tensor], data: Data
     """Keep the logits of every split, with what its examples are; their path in the store."""
     splits = {"train": data.train} | data.tests
     labels = {
-        name: predictions.Labels(split.y.numpy(), split.group(data.attributes).numpy())
+        name: predictions.Labels(
+            split.y.numpy(), split.group(data.attributes).numpy(), None if split.index is None else split.index.numpy()
+        )
         for name, split in splits.items()
     }
     return predictions.keep(store, run_id, {name: z.numpy() for name, z in logits.items()}, labels)

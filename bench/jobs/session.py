@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from msgspec import structs
 
 from spurbench.bench.evaluation.monitor import Monitor
-from spurbench.bench.jobs import memory, recording, scoring
+from spurbench.bench.jobs import bases, memory, recording, scoring
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins.dataset import Dataset
 from spurbench.bench.provenance import data_files, edits
 from spurbench.bench.records.record import Record
 from spurbench.bench.records.run import Run
-from spurbench.bench.store import checkpoints
+from spurbench.bench.store import checkpoints, weights
 from spurbench.bench.store.checkpoints import Checkpoint
 from spurbench.bench.store.claims import Lost
 from spurbench.bench.store.store import Store, checkpoint_of
@@ -46,6 +47,7 @@ class Context:
     report: Report
     stop: Callable[[], bool]
     step: int = 0  # of the stack under way
+    recorded: set[str] = field(default_factory=set)  # runs whose records stand: they are trained for their networks
     lost: set[str] = field(default_factory=set)  # runs that were taken over
     troubles: dict[str, None] = field(default_factory=dict)  # what the user is to mend, each once
 
@@ -73,26 +75,28 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
     setup = set_up(job)
     memory.tune_process(job.options.threads)
     memory.reset_peak_memory(job.options.device)
-    drawn = [load_run(run, setup) for run in job.runs]
-    if not setup.method.trains:
+    drawn = [load_run(run, setup, context.store) for run in job.runs]
+    if not setup.method.trains and job.runs[0].base is None:
         return [(record, partial(scoring.score_random_guess, record, replica.data)) for record, replica in drawn]
     monitor = Monitor(len(drawn))
     engine = setup.make_engine([replica for _, replica in drawn], monitor)
     resumed = [at.resumed + 1 if at else 0 for at in saved]
     session = Session(job, engine, monitor, context, [record for record, _ in drawn], resumed)
     session.restore(saved)
-    engine.train(session.watch)
+    enough = max(job.keep) if all(run.id in context.recorded for run in job.runs) else None
+    engine.train(session.watch, until=enough)
+    session.keep_networks()
     context.report(setup.training.steps)
     if setup.dataset.attacks():  # they take long: training is not to be done again if they are interrupted
         session.save()
     return [(record, partial(session.result, r, setup.dataset)) for r, (record, _) in enumerate(drawn)]
 
 
-def load_run(run: Run, setup: Setup) -> tuple[Record, Replica]:
+def load_run(run: Run, setup: Setup, store: Store) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.begin_record(run, setup.job.options)
     with data_files.watching(run.dataset) as files:
-        replica = setup.draw(run)
+        replica = bases.begin(setup.draw(run), run, setup, store)
         checksum = setup.dataset.checksum()
     provenance = structs.replace(record.provenance, data=checksum, files=files)
     return record.with_(provenance=provenance), replica
@@ -130,6 +134,7 @@ class Session:
         now, stopping = time.monotonic(), self.context.stop()
         self.context.step = engine.step
         self.tell_lost()
+        self.keep_networks()
         if now - self.reported > 0.5:
             self.reported = now
             self.context.report(engine.step)
@@ -138,6 +143,14 @@ class Session:
             self.save()
         if stopping:
             raise Stopped
+
+    def keep_networks(self) -> None:
+        """Keep the networks after a step from which other runs start, before any checkpoint of a later one."""
+        step, store = self.engine.step, self.context.store
+        for r, run in enumerate(self.job.runs if step in self.job.keep else ()):
+            if self.monitor.progress[r].diverged is None and not weights.has(store, run.id, step):
+                store.claims.check(run.id)
+                weights.save(store, run.id, step, [stack.state(r) for stack in self.engine.stacks])
 
     def tick(self) -> None:
         """Called during long scoring: stops when asked."""
@@ -167,7 +180,28 @@ class Session:
         cost = recording.cost(engine.seconds, engine.step, len(self.job.runs), self.resumed[r], options)
         hold = partial(self.context.store.claims.check, self.job.runs[r].id)
         record, progress = self.records[r].with_(cost=cost), self.monitor.progress[r]
-        return scoring.score(record, engine.model(r), progress, dataset, self.context.store, self.tick, hold)
+        return scoring.score(
+            record,
+            engine.model(r),
+            engine.whole_model(r),
+            marked_by(engine.replicas[r]),
+            progress,
+            dataset,
+            self.context.store,
+            self.tick,
+            hold,
+        )
+
+
+def marked_by(replica: Replica) -> torch.Tensor | None:
+    """The training examples that were taken to be of minorities, [n] bool: by the method, or by inferred groups."""
+    if replica.start.marked is not None or replica.inferred is None:
+        return replica.start.marked
+    y, inferred = replica.data.train.y, replica.inferred
+    sizes = torch.stack(
+        [inferred[y == one].bincount(minlength=replica.attributes or 1) for one in range(int(y.max()) + 1)]
+    )
+    return inferred != sizes.argmax(1)[y]
 
 
 def changed_data(saved: Checkpoint, record: Record) -> str:

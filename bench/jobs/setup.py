@@ -13,6 +13,9 @@ from spurbench.bench.records.run import Run
 from spurbench.bench.training.engine import Engine, Observer
 from spurbench.bench.training.replica import Replica, prepare
 
+NO_STEP = {"batch": None, "balanced": None, "augment": None, "evaluate": None, "drops": None}
+"""Fields of a training that takes no step."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -41,4 +44,7 @@ def set_up(job: Job) -> Setup:
     run = job.runs[0]
     method = registry.load_method(run.method)(**run.hyper_parameters)
     dataset = registry.load_dataset(run.dataset)(**run.dataset_options)
-    return Setup(job, dataset, method, dataset.protocol(run.training))
+    training = dataset.protocol(run.training)
+    if run.base is not None and not method.trains:  # it fits a head to features of its base
+        training = Training(**{**dataset.protocol(run.base["training"]).flat(), "steps": 0, **NO_STEP})
+    return Setup(job, dataset, method, training)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,16 +15,18 @@ from spurbench.bench.core.errors import BadSeed, UserError
 from spurbench.bench.jobs import recording
 from spurbench.bench.jobs.failures import NOT_THE_RUNS, find_cause, is_full
 from spurbench.bench.jobs.job import Job, Redo
-from spurbench.bench.jobs.session import Context, Outdated, Report, Result, start_over, train_stack
+from spurbench.bench.jobs.session import Context, Outdated, Report, Result, Stopped, start_over, train_stack
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits, plugin_code
 from spurbench.bench.records.record import Record
 from spurbench.bench.records.run import Run
-from spurbench.bench.store import checkpoints
+from spurbench.bench.store import checkpoints, weights
 from spurbench.bench.store.checkpoints import Checkpoint
 from spurbench.bench.store.claims import Lost, kept_alive
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
+
+TRIES = 3  # to have the networks of a base
 
 
 def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], redo: Redo | None = None) -> None:
@@ -35,10 +39,14 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
     redo, context = redo or Redo(), Context(store, report, stop)
     if job.options.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no GPU that torch can use here; --device cpu, or --gpus 0 on a cluster, does without")
+    wanted = {run.id for run in job.runs if redo.asks_for(store.record(run.id)) or lacks_networks(run, job, store)}
+    make_bases(replace(job, runs=[run for run in job.runs if run.id in wanted]), store, report, stop)
     mine: list[Run] = []
     try:
         mine += (run for run in job.runs if store.claims.take(run.id))
         todo = [run for run in mine if redo.asks_for(store.record(run.id))]
+        again = [run for run in mine if run not in todo and lacks_networks(run, job, store)]
+        todo, context.recorded = todo + again, {run.id for run in again}
         with kept_alive(store.claims, [run.id for run in mine], lambda: (context.step, job.steps)) as context.lost:
             do_runs(replace(job, runs=todo), context)
     finally:
@@ -46,6 +54,32 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
             store.claims.release(run.id)
     if context.troubles:
         raise UserError("; ".join(context.troubles))
+
+
+def lacks_networks(run: Run, job: Job, store: Store) -> bool:
+    """Whether a run that is done has not kept the networks that others start from."""
+    if all(weights.has(store, run.id, step) for step in job.keep):
+        return False
+    record = store.record(run.id)
+    return record is not None and record.done
+
+
+def make_bases(job: Job, store: Store, report: Report, stop: Callable[[], bool]) -> None:
+    """Have the runs done that those of a job start from: here, or, where another process is at them, by that."""
+    for bases in zip(*(run.bases for run in job.runs), strict=True):
+        runs, keep = [run for run, _ in bases], bases[0][1]
+        base = Job(list({run.id: run for run in runs}.values()), runs[0].method, job.options, keep)
+        for tries in itertools.count():
+            waiting = [run for run in base.runs if store.record(run.id) is None or lacks_networks(run, base, store)]
+            if not waiting:
+                break
+            if tries == TRIES:
+                raise UserError(f"{replace(base, runs=waiting).title}: its networks cannot be made here")
+            run_job(replace(base, runs=waiting), store, lambda step: report(0), stop)
+            while any(run.id in store.claims.living() for run in waiting):
+                if stop():
+                    raise Stopped
+                time.sleep(1)
 
 
 def do_runs(job: Job, context: Context) -> None:
@@ -103,7 +137,10 @@ def attempt(job: Job, saved: Sequence[Checkpoint | None], context: Context) -> N
             give_up(job.runs[0], recording.begin_record(job.runs[0], job.options), error, context)
     else:
         for run, (record, result) in zip(job.runs, results, strict=True):
-            conclude(run, record, result, context)
+            if run.id in context.recorded:
+                checkpoints.delete(run.id, context.store)
+            else:
+                conclude(run, record, result, context)
 
 
 def conclude(run: Run, record: Record, result: Result, context: Context) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from spurbench.bench.grid.cells import Grid, only
 from spurbench.bench.grid.expand import expand
@@ -13,7 +13,7 @@ from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Plan, kept_as
-from spurbench.bench.records.record import Summary
+from spurbench.bench.records.record import Summary, is_settled
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
@@ -39,6 +39,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A run of a plan, the label of its row, and the steps of it from which others start."""
+
+    run: Run
+    label: str
+    keep: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Outstanding:
     """How far a grid is: its plan as it now stands, the records there are, and what is still to be done."""
 
@@ -47,9 +56,15 @@ class Outstanding:
     waiting: set[str]  # ids of runs
 
     @property
-    def planned(self) -> list[tuple[Run, str]]:
-        """Every run with its label."""
-        return [(run, cell.label) for run, cell in self.plan.runs()]
+    def planned(self) -> list[Planned]:
+        """Every run with its label; first those that others which wait start from."""
+        bases = self.plan.bases(self.waiting)
+        first = [Planned(run, f"{run.method} (base)", sorted(steps)) for run, steps in bases.values()]
+        return first + [Planned(run, cell.label) for run, cell in self.plan.runs() if run.id not in bases]
+
+    def needed(self, ids: Iterable[str]) -> set[str]:
+        """These runs, and those that they start from and that are to be done."""
+        return {*ids, *(id for id in self.plan.bases(set(ids)) if not is_settled(self.records.get(id)))}
 
     @property
     def own_records(self) -> list[Summary]:
@@ -81,7 +96,7 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         if not left or result.interrupted:
             return result
         wanted = left & set(now.plan.draw_ids) or left  # searches first: others wait for them
-        add(result, launch_round(now.planned, wanted, store, settings, announce))
+        add(result, launch_round(now.planned, now.needed(wanted), store, settings, announce))
         tried |= wanted
 
 
@@ -108,7 +123,7 @@ def find_outstanding(
 
 
 def launch_round(
-    planned: list[tuple[Run, str]], wanted: set[str], store: Store, settings: Settings, announce: Announce
+    planned: list[Planned], wanted: set[str], store: Store, settings: Settings, announce: Announce
 ) -> Outcome:
     """Lay the wanted runs out on this machine and launch them."""
     plan = placement.choose(settings.device, settings.jobs, settings.threads, len(planned))
@@ -118,13 +133,17 @@ def launch_round(
     return launch(jobs, plan, store, announce(jobs, plan), terms)
 
 
-def arrange_jobs(
-    planned: list[tuple[Run, str]], wanted: set[str], plan: placement.Layout, settings: Settings
-) -> list[Job]:
+def arrange_jobs(planned: list[Planned], wanted: set[str], plan: placement.Layout, settings: Settings) -> list[Job]:
     """The jobs of the wanted runs under a layout."""
     rows = settings.micro_batch or plan.micro_batch
     options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows, compile=settings.compile)
-    jobs = gather(planned, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
+    first = [one for one in planned if one.keep]
+    jobs = []
+    for some in (first, [one for one in planned if not one.keep]):
+        pairs = [(one.run, one.label) for one in some]
+        jobs += gather(pairs, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
+    keep = {one.run.id: one.keep for one in first}
+    jobs = [replace(job, keep=keep.get(job.runs[0].id, [])) for job in jobs]
     return [replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0])))) for job in jobs]
 
 

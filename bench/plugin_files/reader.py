@@ -32,7 +32,7 @@ ROOTS = {
 }  # fmt: skip
 """What a class of each kind derives from."""
 CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
-    "method": frozenset({"needs", "stackable", "trains"}),
+    "method": frozenset({"needs", "stackable", "trains", "base"}),
     "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training"}),
     "network": frozenset({"variants"}),
     "optimizer": frozenset(),
@@ -64,6 +64,8 @@ class PluginInfo:
     facts: Mapping[str, Any] = field(default_factory=dict)  # what else the class of a rule or metric says
     stackable: bool = True
     trains: bool = True
+    base: Mapping[str, Any] = field(default_factory=dict)  # of a method: the run it starts from
+    infers: bool = False  # whether a method gives examples an attribute
     origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"
     problem: str | None = None
 
@@ -71,7 +73,7 @@ class PluginInfo:
     def literal(self) -> bool:
         """Whether every value could be read without importing the file."""
         shared = (self.needs, self.provides, self.protocol_version, self.headline, self.splits, self.training)
-        values = [*shared, self.stackable, self.trains, *(option.default for option in self.options)]
+        values = [*shared, self.stackable, self.trains, self.base, *(option.default for option in self.options)]
         return not any(value is UNREAD for value in values)
 
 
@@ -139,7 +141,7 @@ def with_problem(info: PluginInfo, module: Module, found: list[str]) -> PluginIn
     elif bare:
         problem = f"field '{bare}' has no default"
     elif info.needs is not UNREAD:
-        problem = unknown_need(info.needs)
+        problem = unknown_need(info.needs) or wrong_base(info.base)
     return replace(info, problem=problem or wrong_condition(info.options))
 
 
@@ -150,6 +152,21 @@ def wrong_condition(options: Sequence[Option]) -> str | None:
         for condition in one.only:
             if condition.key not in others:
                 return f"field '{one.name}': {say_unknown('other field', condition.key, others)}"
+    return None
+
+
+BASE_KEYS = ("method", "hyper_parameters", "training", "step", "earlier")
+
+
+def wrong_base(base: Any) -> str | None:
+    """The complaint about a `base` that names no run."""
+    if base is UNREAD or not base:
+        return None
+    if not isinstance(base, Mapping) or not isinstance(base.get("method"), str):
+        return f'base is {base!r}; expected a mapping such as {{"method": "erm"}}'
+    for key in base:
+        if key not in BASE_KEYS:
+            return f"base: {say_unknown('key', str(key), BASE_KEYS)}"
     return None
 
 
@@ -224,6 +241,9 @@ def members(line: Lineage, kind: str) -> dict[str, Any]:
             if target in wanted:
                 read = training_call if target == "training" else evaluate
                 values[target] = read(value, constants)
+    if kind == "method":
+        defined = {one.name for node, _ in line for one in node.body if isinstance(one, ast.FunctionDef)}
+        values["infers"] = "infer" in defined
     if kind in TOLD:
         return {"options": values.pop("options"), "facts": values}
     return values

@@ -25,10 +25,12 @@ class Split:
     y: Tensor  # [n] int64 class index
     attribute: Tensor | None = None  # [n] int64 from 0, the spurious one; all splits have one, or none
     environment: Tensor | None = None  # [n] int64 from 0
+    attributes: int | None = None  # values of an attribute that was inferred; None: it is the dataset's
+    index: Tensor | None = None  # [n] int64, places in the dataset's split, of which this is a part; None: it is all
 
     def group(self, attributes: int) -> Tensor:
         """Group y * attributes + a of each example, [n]; the one place where groups are numbered."""
-        return self.y if self.attribute is None else self.y * attributes + self.attribute
+        return self.y if self.attribute is None else self.y * (self.attributes or attributes) + self.attribute
 
 
 @dataclass

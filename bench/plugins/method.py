@@ -8,22 +8,30 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spurbench.bench.plugins.draws import Draw as Draw
-from spurbench.bench.plugins.draws import Examples as Examples
-from spurbench.bench.plugins.draws import balanced_rows as balanced_rows
-from spurbench.bench.plugins.draws import draw_beta as draw_beta
-from spurbench.bench.plugins.draws import inverse_frequency as inverse_frequency
-from spurbench.bench.plugins.draws import rows_of_each as rows_of_each
+from spurbench.bench.plugins.before_training import CannotBegin as CannotBegin
+from spurbench.bench.plugins.before_training import Draw as Draw
+from spurbench.bench.plugins.before_training import Examples as Examples
+from spurbench.bench.plugins.before_training import Finished as Finished
+from spurbench.bench.plugins.before_training import Head as Head
+from spurbench.bench.plugins.before_training import Seen as Seen
+from spurbench.bench.plugins.before_training import Start as Start
+from spurbench.bench.plugins.before_training import balanced_rows as balanced_rows
+from spurbench.bench.plugins.before_training import class_logits as class_logits
+from spurbench.bench.plugins.before_training import draw_beta as draw_beta
+from spurbench.bench.plugins.before_training import fresh_head as fresh_head
+from spurbench.bench.plugins.before_training import inverse_frequency as inverse_frequency
+from spurbench.bench.plugins.before_training import rows_of_each as rows_of_each
 
 NO_COUNTS = torch.zeros(0)
-NEEDS = ("environments", "groups", "index", "features", "random numbers", "second network", "colour channels")
+NEEDS = ("environments", "groups", "index", "features", "random numbers", "second network", "colour channels",
+         "validation", "validation groups")  # fmt: skip
 
 
 def hyper(
@@ -80,6 +88,7 @@ class Batch:
     features: Tensor | None = None  # [B, D] what the network's last layer is given; the loss may depend on them
     random: Tensor | None = None  # [B] from 0 up to 1, drawn anew at each step from the seed's own stream
     soft: Tensor | None = None  # [B, C] the labels' probabilities, where `mix` has made such
+    values: Mapping[str, Tensor] = field(default_factory=dict)  # [B, ...] by name, of those that `begin` gave
 
     def losses(self, logits: Tensor) -> Tensor:
         """Cross-entropy of each example, [B]; one logit ([B]) or C logits ([B, C])."""
@@ -131,6 +140,16 @@ class Batch:
     def known_environment(self) -> Tensor:
         assert self.environment is not None, "declare needs = {'environments'}"
         return self.environment
+
+
+VALUE = "values."  # before the name of one of a batch's `values`, among its tensors
+
+
+def batch_of(problem: Problem, fields: Mapping[str, Tensor]) -> Batch:
+    """The batch of these tensors by name."""
+    own = {name: tensor for name, tensor in fields.items() if not name.startswith(VALUE)}
+    values = {name.removeprefix(VALUE): tensor for name, tensor in fields.items() if name.startswith(VALUE)}
+    return Batch(problem=problem, **own, values=values)
 
 
 @dataclass(frozen=True)
@@ -204,23 +223,23 @@ class untouched:
             raise Edited(f"{self.loss} changes {name} in place: make a new tensor of it, as {name}.clone() does")
 
 
-def class_logits(logits: Tensor) -> Tensor:
-    """One logit z as the two logits (0, z) of the same model; C logits as they are."""
-    return torch.stack([torch.zeros_like(logits), logits], -1) if logits.ndim == 1 else logits
-
-
 @dataclass(frozen=True)
 class Method(ABC):
     """Base of every method: fields are hyper-parameters, `loss` is the paper's objective for ONE model.
 
     `needs` lists what beyond logits and labels is handed over (see NEEDS). `stackable = False` asks the
     engine to run seeds one by one, for losses that `torch.func.vmap` cannot lift. `trains = False` marks a
-    reference row that predicts uniformly at random.
+    reference row that predicts uniformly at random or, with a base, a method that only fits a new head.
+
+    `base` names the run to start from, such as `{"method": "erm", "step": "stop"}`: another method on the same data and
+    seed, with `hyper_parameters` and `training` of its own where they are given, after `step` and, if wanted, after an
+    `earlier` one. Steps are numbers, or shares of the base's training below 1; a text names a hyper-parameter.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     stackable: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    base: ClassVar[Mapping[str, Any]] = {}
 
     def init_state(self, problem: Problem) -> dict[str, Tensor]:
         """What the method keeps from step to step, by name; checkpointed with the run."""
@@ -244,6 +263,20 @@ class Method(ABC):
     def draw(self, examples: Examples) -> Draw:
         """Which examples of the training set are trained on, and how likely each is; once for each seed."""
         return Draw()
+
+    def begin(self, finished: Finished, generator: torch.Generator) -> Start:
+        """What is done otherwise than without the finished run that `base` names; once for each seed.
+
+        `generator`, on the CPU, is the seed's own.
+        """
+        return Start()
+
+    def infer(self, seen: Seen, generator: torch.Generator) -> Tensor:
+        """An attribute of each example of a split, [n] from 0, from what its base (or, without one, its own run) sees.
+
+        A run with `groups: {from: METHOD}` takes it in place of the dataset's attribute, in training and in selection.
+        """
+        raise NotImplementedError
 
     def mix(self, x: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs and label probabilities [B, C] made of a batch's own, `x` [B, ...] as the network would see them.

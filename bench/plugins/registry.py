@@ -14,7 +14,14 @@ from spurbench.bench.plugin_files import discovery
 from spurbench.bench.plugin_files.components import components
 from spurbench.bench.plugin_files.discovery import FOLDERS, load_class
 from spurbench.bench.plugin_files.literals import UNREAD
-from spurbench.bench.plugin_files.reader import PluginInfo, describe, needs_known, unknown_need, wrong_condition
+from spurbench.bench.plugin_files.reader import (
+    PluginInfo,
+    describe,
+    needs_known,
+    unknown_need,
+    wrong_base,
+    wrong_condition,
+)
 from spurbench.bench.plugins import training_settings
 from spurbench.bench.plugins.training_settings import Training
 
@@ -116,9 +123,12 @@ def metric(name: str) -> Metric | None:
     return WorstGroup(of) if of and of.higher_is_better is not None else None
 
 
-def requirements(method: PluginInfo, dataset: PluginInfo) -> str | None:
-    """Why the method cannot run on the dataset ('needs environments'), or None."""
-    lacking = method.needs - dataset.provides - INNATE
+def requirements(method: PluginInfo, dataset: PluginInfo, inferred: bool = False) -> str | None:
+    """Why the method cannot run on the dataset ('needs environments'), or None; with groups that are `inferred`."""
+    given = dataset.provides | INNATE | ({"groups", "environments"} if inferred else set())
+    if dataset.splits is None or "validation" in dataset.splits:
+        given |= {"validation"} | ({"validation groups"} if inferred or "groups" in dataset.provides else set())
+    lacking = method.needs - given
     return f"needs {' and '.join(need for need in needs_known() if need in lacking)}" if lacking else None
 
 
@@ -210,13 +220,15 @@ def _resolved(path: Path, info_name: str, kind: str) -> PluginInfo:
     info = plugins(kind)[info_name]
     cls = load_class(info)
     options = tuple(from_field(item) for item in dataclasses.fields(cls))
-    names: tuple[str, ...] = ("needs", "stackable", "trains")
+    names: tuple[str, ...] = ("needs", "stackable", "trains", "base")
     if kind == "dataset":
         names = ("provides", "protocol_version", "headline", "splits")
     values = {name: getattr(cls, name) for name in names}
     if kind == "dataset":
         values["training"] = cls.training.flat()
-    problem = unknown_need(values.get("needs", frozenset())) or wrong_condition(options)
+    problem = (
+        unknown_need(values.get("needs", frozenset())) or wrong_base(values.get("base")) or wrong_condition(options)
+    )
     if problem:
         raise UserError(f"{kind} '{info.name}' cannot be used: {problem} ({path})")
     return dataclasses.replace(info, options=options, **values)

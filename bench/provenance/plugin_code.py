@@ -12,7 +12,7 @@ from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.plugin_files.reader import PluginInfo, file_of, former, is_ours, module_file
 from spurbench.bench.plugins import registry
 
-IN_IDENTITY = {"training", "headline", "splits"}  # class attributes that alter no number of a run
+IN_IDENTITY = {"training", "headline", "splits", "base"}  # class attributes that alter no number of a run
 
 
 def makers(fields: Mapping[str, Any]) -> dict[str, str]:

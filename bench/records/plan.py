@@ -5,7 +5,7 @@ Two grids may have one name, and a grid may be edited: see `kept_as`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -42,6 +42,7 @@ class Draw(Part, frozen=True, kw_only=True):
     training: dict[str, Any]
     seeds: list[Whole]
     ids: list[Id]  # of its runs, one a seed
+    base: dict[str, Any] | None = None  # the run that each starts from
 
 
 class Search(Part, frozen=True, kw_only=True):
@@ -71,6 +72,8 @@ class Cell(Part, frozen=True, kw_only=True):
     search: Search | None  # of a cell whose settings are searched
     selection: Choice | None = None  # where it differs from the plan's
     source: Text | None = None  # where the settings are from, in words; None in plans that do not say
+    base: dict[str, Any] | None = None  # the run that each starts from: method, settings, and the step of it
+    inferred_by: dict[str, Any] | None = None  # the run that infers the groups that each is given, likewise
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -92,6 +95,11 @@ class Cell(Part, frozen=True, kw_only=True):
         return self.search is not None and self.search.chosen is None and not self.na
 
     @property
+    def depends(self) -> bool:
+        """Whether its runs start from others."""
+        return bool(self.base or self.inferred_by or any(draw.base for draw in self.draws))
+
+    @property
     def search_key(self) -> str:
         """What tells searches apart: what is searched for, by which runs, chosen by which rule."""
         rule = self.search.rule if self.search else ""
@@ -100,8 +108,8 @@ class Cell(Part, frozen=True, kw_only=True):
     def parts(self) -> Iterator[tuple[dict[str, Any], list[int], list[str]]]:
         """The identity, seeds and ids of each draw of its search, then of the cell itself."""
         for draw in self.draws:
-            own = {"dataset_options": draw.dataset_options, "hyper_parameters": draw.hyper_parameters}
-            yield self.identity | own | {"training": draw.training}, draw.seeds, draw.ids
+            names = ("dataset_options", "hyper_parameters", "training", "base")
+            yield self.identity | {name: getattr(draw, name) for name in names}, draw.seeds, draw.ids
         yield self.identity, self.seeds, self.ids
 
 
@@ -139,6 +147,16 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
                         found[id] = run, cell
         return list(found.values())
 
+    def bases(self, dependents: Container[str]) -> dict[str, tuple[Run, set[int]]]:
+        """The runs that these (by id) start from and, first, those that those start from; the steps needed of each."""
+        found: dict[str, tuple[Run, set[int]]] = {}
+        for cell in self.cells if any(cell.depends for cell in self.cells) else ():
+            for fields, seeds, ids in cell.parts():
+                for id, seed in zip(ids, seeds, strict=False):
+                    if id in dependents:
+                        gather_bases(Run(**fields, seed=seed), found)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """As it is written, in plain values."""
         found: dict[str, Any] = msgspec.to_builtins(self)
@@ -147,6 +165,13 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def with_(self, **changes: Any) -> Plan:
         """A copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
+
+
+def gather_bases(run: Run, found: dict[str, tuple[Run, set[int]]]) -> None:
+    """Add what a run starts from, at any distance, the farthest first."""
+    for base, steps in run.bases:
+        gather_bases(base, found)
+        found.setdefault(base.id, (base, set()))[1].update(steps)
 
 
 def kept_as(plan: Plan, there: Iterable[Plan]) -> Plan:

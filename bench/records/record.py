@@ -132,6 +132,8 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: list[Name] = []  # names such as y0a1, in the order of the counts
     conflicting: list[Natural] = []  # groups whose attribute misleads about their label
     looks: list[Look] = []  # counts of the held-out splits during training, see `training.evaluate`
+    base: dict[str, Any] | None = None  # the run it started from: method, settings, and the step of it
+    inferred_by: dict[str, Any] | None = None  # the run that inferred the groups it was given, likewise
 
     @property
     def run(self) -> Run:

@@ -25,6 +25,8 @@ class Run:
     training: Mapping[str, Any]
     precision: str
     seed: int
+    base: Mapping[str, Any] | None = None  # the run it starts from, see `Start`
+    inferred_by: Mapping[str, Any] | None = None  # the run that inferred the groups it is given, likewise
 
     @cached_property
     def id(self) -> str:
@@ -42,7 +44,36 @@ class Run:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Run:
         """The run that a job or a record describes; further keys are left alone."""
-        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+        optional = {name: fields[name] for name in OPTIONAL if name in fields}
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name not in OPTIONAL}, **optional)
+
+    @property
+    def bases(self) -> list[tuple[Run, list[int]]]:
+        """The runs that are to be done before it, of the same data and seed, and the steps of them that it needs."""
+        return [(self.base_run(of), steps_needed(of)) for of in (self.base, self.inferred_by) if of is not None]
+
+    def base_run(self, of: Mapping[str, Any]) -> Run:
+        """The run that `base` or `inferred_by` describes."""
+        return Run(**shared_with(vars(self)) | own_of(of), seed=self.seed)
+
+
+OPTIONAL = ("base", "inferred_by")
+SHARED = ("dataset", "dataset_options", "protocol_version", "precision")  # with the runs it starts from
+
+
+def shared_with(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run has in common with those it starts from."""
+    return {name: fields[name] for name in SHARED}
+
+
+def own_of(base: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a base is its run's own identity: not the steps of it that are needed."""
+    return {name: base.get(name) for name in ("method", "hyper_parameters", "training", "base", "inferred_by")}
+
+
+def steps_needed(base: Mapping[str, Any]) -> list[int]:
+    """The steps after which a base's weights are needed, in order."""
+    return sorted({base["step"], *([base["earlier"]] if base.get("earlier") else [])})
 
 
 SEED = "the seed, 4c1f0e9b7a62"  # stands where it is to be; no text of a user's
@@ -62,7 +93,7 @@ def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
 def run_ids(shared: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
     """What `Run.id` gives for each seed: the part of the hashed text before the seed is hashed once (a second for
     100,000 runs)."""
-    text = canonical({**identity({name: shared[name] for name in IDENTITY}), "seed": SEED})
+    text = canonical({**identity({name: shared.get(name) for name in IDENTITY}), "seed": SEED})
     before, _, after = text.partition(f'"{SEED}"'.encode())
     start = sha256(before)
     found = []

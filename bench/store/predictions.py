@@ -29,10 +29,11 @@ Arrays = dict[str, Array]  # by split
 
 @dataclass(frozen=True)
 class Labels:
-    """What the examples of a split are, [n] each: class index, and group."""
+    """What the examples of a split are, [n] each: class index, group, and, if they are a part of it, their places."""
 
     y: Array
     group: Array
+    id: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def keep(store: Store, run_id: str, logits: Mapping[str, Array], labels: Mapping
     """
     arrays = dict(logits)
     for split, of in labels.items():
-        told = {"y": of.y, "group": of.group, "id": np.arange(len(of.y))}
+        told = {"y": of.y, "group": of.group, "id": np.arange(len(of.y)) if of.id is None else of.id}
         arrays |= {f"{what}/{split}": array.astype(np.int32) for what, array in told.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]

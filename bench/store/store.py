@@ -35,7 +35,14 @@ from spurbench.bench.store.index import Mark, mark_of
 from spurbench.bench.store.record_files import RecordFiles, without_collection
 
 MARK = "spurbench-store.json"
-KINDS = ("records", "predictions", "drawings", "checkpoints", "plans")  # folders that temporary files may be left in
+KINDS = (
+    "records",
+    "predictions",
+    "drawings",
+    "checkpoints",
+    "weights",
+    "plans",
+)  # folders that temporary files may be left in
 OURS = {*KINDS, "claims", "set-aside", "slurm", "submitting", "code", index.NAME}  # what lies in a store
 NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
 """Names of what desktops and file systems leave in any folder, and of what is being written."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
+from spurbench.bench.plugins.before_training import Draw, inverse_frequency
 from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.plugins.draws import Draw, inverse_frequency
 from spurbench.bench.plugins.training_settings import Minibatches
 
 Pass = int | slice
@@ -48,7 +48,7 @@ class Preprocessing:
     With `channels_last` the channels of a pixel lie side by side in memory, unless it is a single picture.
     """
 
-    transform: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor] = lambda x: x
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     channels_last: bool = False

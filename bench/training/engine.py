@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spurbench.bench.plugins.before_training import Draw
 from spurbench.bench.plugins.dataset import Training
-from spurbench.bench.plugins.draws import Draw
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training.batching import Batches, FullBatch, MiniBatch, Preprocessing, prefers_channels_last
@@ -27,7 +27,7 @@ from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import Optimization
-from spurbench.bench.training.replica import Replica, find_head, width_of
+from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
 from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
 from spurbench.bench.training.targets import Mixing, Targets, draw_examples
 
@@ -92,10 +92,9 @@ class Engine:
         self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
         self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)
         self.batches = self._make_batches()
-        data = [replica.data for replica in replicas]
         self.losses = Losses(
-            method, data, stacked, self.device, self.batches.steps_per_epoch, steps=training.steps,
-            outputs=1 if isinstance(networks[0][0], OneLogit) else data[0].classes,
+            method, replicas, stacked, self.device, self.batches.steps_per_epoch, steps=training.steps,
+            outputs=1 if isinstance(networks[0][0], OneLogit) else replicas[0].data.classes,
             features=width_of(heads[0][0]) if heads else 0,
         )  # fmt: skip
         seeds = [replica.seed for replica in replicas]
@@ -104,10 +103,15 @@ class Engine:
             stack.compile()
 
     def _make_batches(self) -> Batches:
-        stack, data = self.stacks[0], [replica.data for replica in self.replicas]
+        stack, data = self.stacks[0], [replace(one.data, train=one.examples) for one in self.replicas]
         channels_last = prefers_channels_last(stack.networks[0], self.device)
-        preprocessing = [Preprocessing(self.method.transform, d.mean, d.std, channels_last) for d in data]
+        preprocessing = [
+            Preprocessing() if one.frozen else Preprocessing(self.method.transform, d.mean, d.std, channels_last)
+            for one, d in zip(self.replicas, data, strict=True)
+        ]
         seeds, sampling = [replica.seed for replica in self.replicas], self.training.sampling
+        if isinstance(sampling, Minibatches) and self.replicas[0].frozen:
+            sampling = replace(sampling, augment=None)  # features are no pictures
         draws = [draw_examples(self.method, replica) for replica in self.replicas]
         if isinstance(sampling, Minibatches) or self.method.mixes() or any(draw != Draw() for draw in draws):
             chosen = sampling if isinstance(sampling, Minibatches) else Minibatches()
@@ -118,11 +122,12 @@ class Engine:
         skip_zeros = stack.first_weight is not None
         return FullBatch(data, stack.passes, preprocessing, self.device, rows, stack.dtype, skip_zeros)
 
-    def train(self, before_step: Callable[[Engine], None] = lambda engine: None) -> None:
-        """Train to the last step; `before_step` is called before each and may raise to stop."""
+    def train(self, before_step: Callable[[Engine], None] = lambda engine: None, until: int | None = None) -> None:
+        """Train to the last step, or `until` an earlier one; `before_step` is called before each, may raise to stop."""
         started = time.perf_counter() - self.seconds
+        last = self.training.steps if until is None else until
         with kernels_for(self.training.batch):
-            while self.step < self.training.steps and not self.observer.gives_up():
+            while self.step < last and not self.observer.gives_up():
                 self.seconds = time.perf_counter() - started
                 before_step(self)
                 step = self.update()
@@ -163,6 +168,16 @@ class Engine:
             replica.seed, replica.data, stack.networks[r], stack.parameters_of(r), stack.function(r),
             self.batches.preprocessing[r], self.device, self.options.micro_batch,
         )  # fmt: skip
+
+    def whole_model(self, r: int) -> Model:
+        """The same, from the dataset's own inputs also where the replica is a last layer on features."""
+        replica, model = self.replicas[r], self.model(r)
+        if (frozen := replica.frozen) is None:
+            return model
+        network = frozen.with_head(*head_of(self.stacks[0].networks[r])).to(self.device)
+        parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        return Model(replica.seed, frozen.data, network, parameters, network, frozen.preprocessing, self.device,
+                     self.options.micro_batch)  # fmt: skip
 
     def is_finite(self, r: int) -> bool:
         """Whether every parameter of a replica is a number."""

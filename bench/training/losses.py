@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from spurbench.bench.checks.purity import generators
-from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.plugins.method import Batch, Method, Problem, untouched
+from spurbench.bench.plugins.method import Method, Problem, batch_of, untouched
+from spurbench.bench.training.replica import Replica
 
 State = dict[str, Tensor]
 """Tensors by name: what a method keeps from step to step, or the targets it is given."""
@@ -30,7 +30,7 @@ class Losses:
     def __init__(
         self,
         method: Method,
-        data: Sequence[Data],
+        replicas: Sequence[Replica],
         stacked: bool,
         device: torch.device,
         steps_per_epoch: Sequence[int],  # of each replica
@@ -39,10 +39,11 @@ class Losses:
         self.method, self.stacked, self.name = method, stacked, f"{type(method).__name__}.loss"
         self.problems = [
             problem_of(one, method, device, steps_per_epoch=steps, **known)
-            for one, steps in zip(data, steps_per_epoch, strict=True)
+            for one, steps in zip(replicas, steps_per_epoch, strict=True)
         ]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
-        self.lifted = stacked and method.stackable
+        alike = len({(problem.examples, problem.steps_per_epoch) for problem in self.problems}) == 1
+        self.lifted = stacked and method.stackable and alike  # those are numbers, not tensors, to a method
         self.checked = False  # whether it is known that the loss draws no random numbers
         if self.lifted:
             self.known = stack([counts_of(problem) for problem in self.problems])
@@ -85,7 +86,7 @@ class Losses:
         """The loss of replica `r`."""
         state = dict(self.states[r])
         with untouched(self.name, {"logits": logits, **given, **state}):
-            loss = self.scalar(self.method.loss(logits, Batch(problem=self.problems[r], **given), state, step))
+            loss = self.scalar(self.method.loss(logits, batch_of(self.problems[r], given), state, step))
         if not self.checked and shapes(state) != shapes(self.states[r]):
             began = shapes(self.states[r])
             raise ValueError(f"{self.name} puts {shapes(state)} into its state, which began as {began}")
@@ -97,7 +98,7 @@ class Losses:
 
         def one(z: Tensor, given: State, state: State, known: State) -> tuple[Tensor, State]:
             problem, state = Problem(**(vars(self.problems[0]) | known)), dict(state)
-            return self.scalar(self.method.loss(z, Batch(problem=problem, **given), state, step)), state
+            return self.scalar(self.method.loss(z, batch_of(problem, given), state, step)), state
 
         with untouched(self.name, {"logits": logits, **given, **self.stacked_state}):
             losses, states = vmap(one)(logits, given, self.stacked_state, self.known)
@@ -136,14 +137,13 @@ def stack(states: Sequence[State]) -> State:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def problem_of(data: Data, method: Method, device: torch.device, **known: int) -> Problem:
+def problem_of(replica: Replica, method: Method, device: torch.device, **known: int) -> Problem:
     """What the method is told of the training: group counts and environments only if declared."""
-    groups = None
+    y, classes, groups = replica.examples.y, replica.data.classes, None
     if "groups" in method.needs:
-        groups = data.train.group(data.attributes).bincount(minlength=len(data.groups)).to(device)
-    environments = data.environments if "environments" in method.needs else 0
-    counts = data.train.y.bincount(minlength=data.classes).to(device)
-    return Problem(len(data.train.y), data.classes, environments, groups, device, counts, **known)
+        groups = replica.group.bincount(minlength=replica.groups).to(device)
+    environments = replica.environments if "environments" in method.needs else 0
+    return Problem(len(y), classes, environments, groups, device, y.bincount(minlength=classes).to(device), **known)
 
 
 def counts_of(problem: Problem) -> State:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spurbench.bench.checks import data_checks
@@ -14,19 +16,72 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugin_files.components import known_network
 from spurbench.bench.plugin_files.discovery import load_component
-from spurbench.bench.plugins.dataset import Data, Dataset, Training
-from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
+from spurbench.bench.plugins.method import Head, Method, Start
 from spurbench.bench.plugins.network import Network
+from spurbench.bench.training.batching import Preprocessing
 from spurbench.bench.training.forward import OneLogit
+from spurbench.bench.training.networks.mlp import Layers
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The network of a finished run, of which only the last layer is trained on; and the data as it takes them."""
+
+    network: nn.Module
+    head: str  # name of its last layer
+    data: Data
+    preprocessing: Preprocessing
+
+    def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
+        """A copy of the network with another last layer."""
+        network = copy.deepcopy(self.network)
+        head = network.get_submodule(self.head)
+        assert isinstance(head, nn.Linear)
+        head.weight.data, head.bias.data = weight.detach().clone(), bias.detach().clone()
+        return network
 
 
 @dataclass
 class Replica:
-    """The data of one seed and its networks (two where the method needs a second)."""
+    """The data of one seed and its networks (two where the method needs a second), and what it trains on otherwise."""
 
     seed: int
     data: Data
     networks: list[nn.Module]
+    start: Start = field(default_factory=Start)
+    inferred: Tensor | None = None  # [n] an attribute of the training examples in place of the dataset's
+    attributes: int | None = None  # values of the inferred one
+    trained_on: Split | None = None  # instead of the training split
+    frozen: Frozen | None = None  # if its network is the last layer alone, and its data are features
+
+    @property
+    def examples(self) -> Split:
+        """The examples that it trains on, with what may be told of them."""
+        found = self.trained_on or self.data.train
+        if self.inferred is not None and self.trained_on is None:
+            found = replace(found, attribute=self.inferred, attributes=self.attributes, environment=self.inferred)
+        start = self.start
+        return found if start.environment is None else replace(found, environment=start.environment)
+
+    @property
+    def group(self) -> Tensor:
+        """The group of each example that it trains on, [n]."""
+        return self.examples.group(self.data.attributes) if self.start.group is None else self.start.group
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        if self.start.group is not None:
+            return int(self.start.group.max()) + 1
+        return self.data.classes * (self.examples.attributes or self.data.attributes)
+
+    @property
+    def environments(self) -> int:
+        """How many environments there are."""
+        changed = self.start.environment is not None or self.inferred is not None
+        given = self.examples.environment
+        return int(given.max()) + 1 if changed and given is not None else self.data.environments
 
 
 def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> Replica:
@@ -74,6 +129,8 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
     Errors: UserError for one that a dataset made otherwise.
     """
     body = network.body if isinstance(network, OneLogit) else network
+    if isinstance(body, Shifted) or (isinstance(body, Layers) and len(body) == 1):
+        return body if isinstance(body, Shifted) else body[0]
     maker: Network = load_component("network", training.network.name, network_settings(training))
     try:
         return body.get_submodule(maker.head(body))
@@ -82,11 +139,53 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
         raise UserError(f"where the features of this network are is not known: {name} did not build it") from None
 
 
+class Shifted(nn.Module):
+    """An affine layer whose parameters are what it differs by from another one's, at first nothing."""
+
+    from_weight: Tensor
+    from_bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("from_weight", weight)
+        self.register_buffer("from_bias", bias)
+        self.weight, self.bias = nn.Parameter(torch.zeros_like(weight)), nn.Parameter(torch.zeros_like(bias))
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of features [B, D]."""
+        return F.linear(x, self.from_weight + self.weight, self.from_bias + self.bias)
+
+
+def head_network(head: Head, from_base: bool) -> nn.Module:
+    """A network of a last layer alone, which takes features."""
+    weight, bias = (part.detach().clone() for part in head)
+    body: nn.Module = Shifted(weight, bias)
+    if not from_base:
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.weight.data, linear.bias.data = weight, bias
+        body = Layers(linear)
+    return OneLogit(body) if len(weight) == 1 else body
+
+
+def head_of(network: nn.Module) -> Head:
+    """The layer of such a network as it stands."""
+    body = network.body if isinstance(network, OneLogit) else network
+    if isinstance(body, Shifted):
+        return body.from_weight + body.weight, body.from_bias + body.bias
+    (layer,) = body.children()
+    assert isinstance(layer, nn.Linear)
+    return layer.weight, layer.bias
+
+
 def width_of(head: nn.Module) -> int:
     """D, how many features a head is given.
 
     Errors: UserError for one that is no affine layer.
     """
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear | Shifted):
         raise UserError(f"features are what an affine last layer is given; this network ends in {type(head).__name__}")
     return head.in_features

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spurbench.bench.plugins.draws import Draw, Examples
-from spurbench.bench.plugins.method import Batch, Method, Problem
+from spurbench.bench.plugins.before_training import Draw, Examples
+from spurbench.bench.plugins.method import VALUE, Method, Problem, batch_of
 from spurbench.bench.training.batching import MicroBatch, Pass, generator_for
 from spurbench.bench.training.replica import Replica
 from spurbench.bench.training.stack import by_pass
 
 Fields = dict[str, Tensor]
-"""The tensors of a `Batch`, by name."""
+"""The tensors of a `Batch`, by name; one of its `values` as `values.name`."""
 
 
 class Targets:
@@ -71,7 +71,7 @@ class Mixing:
         """Errors: ValueError if what is mixed has another shape than it must have."""
         problem = self.problems[r]
         generator = generator_for(self.seeds[r], f"mix {step}")
-        mixed, soft = self.method.mix(x, Batch(problem=problem, **fields), generator)
+        mixed, soft = self.method.mix(x, batch_of(problem, fields), generator)
         wanted = [list(x.shape), [len(x), problem.classes]]
         if [list(mixed.shape), list(soft.shape)] != wanted:
             given = f"inputs {list(mixed.shape)} and labels {list(soft.shape)}"
@@ -86,22 +86,24 @@ def draw_examples(method: Method, replica: Replica) -> Draw:
     """
     own = {name: of[0] for name, of in fields_of([replica], method).items()}
     examples = Examples(own["y"], own.get("group"), own.get("environment"), generator_for(replica.seed, "draw"))
-    draw = method.draw(examples)
+    draw = method.draw(examples) if replica.start.draw == Draw() else replica.start.draw
     if draw.rows is not None and not len(draw.rows):
         raise ValueError(f"{type(method).__name__}.draw leaves no example to train on")
     return draw
 
 
 def fields_of(replicas: Sequence[Replica], method: Method) -> dict[str, list[Tensor]]:
-    """What the method may see of each replica's training set, [n] each: the labels and the declared needs."""
-    splits = [replica.data.train for replica in replicas]
-    found = {"y": [split.y for split in splits]}
+    """What the method may see of each replica's training examples, [n, ...] each: labels and what it has declared."""
+    examples = [replica.examples for replica in replicas]
+    found = {"y": [split.y for split in examples]}
     if "environments" in method.needs:
-        if any(split.environment is None for split in splits):
+        if any(split.environment is None for split in examples):
             raise ValueError("the dataset gives no environments")
-        found["environment"] = [split.environment for split in splits if split.environment is not None]
+        found["environment"] = [split.environment for split in examples if split.environment is not None]
     if "groups" in method.needs:
-        found["group"] = [replica.data.train.group(replica.data.attributes) for replica in replicas]
+        found["group"] = [replica.group for replica in replicas]
     if "index" in method.needs:
-        found["index"] = [torch.arange(len(split.y)) for split in splits]
+        found["index"] = [torch.arange(len(split.y)) for split in examples]
+    for name in replicas[0].start.values:
+        found[VALUE + name] = [replica.start.values[name] for replica in replicas]
     return found

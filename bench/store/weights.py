@@ -1,0 +1,63 @@
+"""The networks kept of runs that others start from, after the steps that those need, and what they make of a split."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spurbench.bench.store.store import Store
+
+KIND = "weights"
+Networks = list[dict[str, dict[str, Tensor]]]
+"""Of each network of a run its parameters and its buffers, by name."""
+
+
+def path_of(store: Store, run_id: str, step: int) -> Path:
+    """Where the networks of a run after a step are, or are to be."""
+    return store.path(KIND, run_id, f"@{step}.pt")
+
+
+def has(store: Store, run_id: str, step: int) -> bool:
+    return path_of(store, run_id, step).is_file()
+
+
+def save(store: Store, run_id: str, step: int, networks: Networks) -> None:
+    write(store, path_of(store, run_id, step), networks)
+
+
+def load(store: Store, run_id: str, step: int) -> Networks | None:
+    """The networks of a run after a step, on the CPU; None if they are not kept. A damaged file is deleted."""
+    found: Networks | None = read(path_of(store, run_id, step))
+    return found
+
+
+def save_outputs(store: Store, run_id: str, step: int, split: str, outputs: dict[str, Tensor]) -> None:
+    """Keep what the networks make of a split, by name."""
+    write(store, path_of(store, run_id, step).with_suffix(f".{split}.pt"), outputs)
+
+
+def load_outputs(store: Store, run_id: str, step: int, split: str) -> dict[str, Tensor] | None:
+    """The same again, if it is kept; a large file is not read before it is used."""
+    found: dict[str, Tensor] | None = read(path_of(store, run_id, step).with_suffix(f".{split}.pt"))
+    return found
+
+
+def write(store: Store, path: Path, content: Any) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    store.write(path, buffer.getvalue())
+
+
+def read(path: Path) -> Any:
+    """What a file holds; None if there is none, or it is damaged: then it is deleted, and made anew."""
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except Exception:  # torch lets through whatever it trips over
+        path.unlink(missing_ok=True)
+        return None
