@@ -24,7 +24,7 @@ class AFR(Method):
 
     gamma: float = hyper(4.0, low=1.0, high=20.0, symbol="γ")
     distance: float = hyper(0.0, choices=(0.0, 0.001, 0.01, 0.1, 0.2, 0.3), symbol="λ")
-    share: float = hyper(0.2)
+    share: float = hyper(0.2, low=0.05, high=1.0)
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:
         n = len(finished.train.y)

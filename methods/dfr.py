@@ -27,7 +27,7 @@ class DFR(Method):
     trains: ClassVar[bool] = False
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
-    fits: int = hyper(20)
+    fits: int = hyper(20, choices=(1, 10, 20))
     scaler: str = hyper("train", choices=("train", "validation"))
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:

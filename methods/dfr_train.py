@@ -20,7 +20,7 @@ from spurbench.methods.dfr import DFR, STRENGTHS, fit, scale_of, worst_group
 class DFRTrain(DFR):
     needs: ClassVar[frozenset[str]] = frozenset({"groups", "validation", "validation groups"})
 
-    fits: int = hyper(10)
+    fits: int = hyper(10, choices=(1, 10, 20))
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:
         seen, held_out = finished.train, finished.known_validation

@@ -22,7 +22,7 @@ class EIIL(IRM):
     needs: ClassVar[frozenset[str]] = frozenset({"environments"})
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
-    updates: int = hyper(10_000)
+    updates: int = hyper(10_000, choices=(1_000, 10_000))
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:
         environment = self.infer(finished.train, generator)

@@ -24,7 +24,7 @@ class SPARE(Method):
     base: ClassVar[Mapping[str, Any]] = {"method": "erm", "step": "stop"}
 
     stop: float = hyper(0.1, low=0.01, high=0.3)
-    most: int = hyper(5)
+    most: int = hyper(5, choices=(2, 5, 10))
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:
         seen = finished.train

@@ -30,6 +30,8 @@ class CellResult:
     training: Mapping[str, Any]
     precision: str
     label: str
+    base: Mapping[str, Any] | None = None
+    inferred_by: Mapping[str, Any] | None = None
     published: str | None = None
     na: str | None = None
     selection: Choice = UNPLANNED
@@ -84,6 +86,7 @@ def collect_results(
     decided_searches = {cell.search_key for plan in plans for cell in plan.cells if cell.search and not cell.pending}
     for plan in plans:
         planned_ids.update(plan.superseded)
+        planned_ids.update(plan.bases(plan.ids))
         for cell in plan.cells:
             planned_ids.update(cell.ids, cell.draw_ids)
             if cell.pending and cell.search_key in decided_searches:

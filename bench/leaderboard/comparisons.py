@@ -25,16 +25,17 @@ MIN_SEEDS = 5  # with fewer seeds in common two rows are not tested and none is 
 def selection_information(used: Used) -> Used:
     """What chose the settings and the step, beyond the labels of training, which every row has."""
     beyond = {stage: [one for one in what if one != "training labels"] for stage, what in used.items()}
-    return {stage: what for stage, what in beyond.items() if what and stage != "train"}
+    return {stage: what for stage, what in beyond.items() if what and stage in ("search", "selection")}
 
 
 def information_used(used: Used) -> set[tuple[str, str]]:
-    """Every piece of information used; whoever knows the groups of a split knows its labels."""
-    each = [
-        (stage, one)
-        for stage, what in (*selection_information(used).items(), ("train", used.get("train", [])))
-        for one in what
-    ]
+    """Every piece of information used; whoever knows the groups of a split knows its labels.
+
+    What a base or a refit knew, the training knew; groups that were inferred tell no more than they were inferred from.
+    """
+    training = [("train", one) for stage in ("train", "base", "refit") for one in used.get(stage, [])]
+    each = [(stage, one) for stage, what in selection_information(used).items() for one in what] + training
+    each = [(stage, one) for stage, one in each if not one.startswith("inferred")]
     return {(stage, word) for stage, one in each for word in (one, one.replace("groups", "labels"))}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import median
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 from spurbench.bench.leaderboard import statistics
 from spurbench.bench.leaderboard.cell_results import CellResult
 from spurbench.bench.leaderboard.published import Comparison
+from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.counts import accuracy
 from spurbench.bench.plugins.rule import worst_group
 from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
 from spurbench.bench.records.record import Summary
+from spurbench.bench.records.run import OPTIONAL
 from spurbench.bench.records.selection import Selected, rule_of
 
 INFORMATION = {"environments", "groups", "colour channels"}  # those needs of methods that others may not see
@@ -128,20 +130,41 @@ def shared_fields(result: CellResult, comparison: Comparison) -> dict[str, Any]:
 
 
 def used_by(result: CellResult) -> Used:
-    """What was used in training, in the search for settings, and in choosing each run's step; empty without runs.
+    """What was used in training, in its base, in fitting to validation, in the search, and in choosing a step.
 
-    A rule that had nothing to choose used nothing.
+    Empty without runs. A rule that had nothing to choose used nothing.
     """
     if not result.records:
         return {}
-    needs = set(next(iter(result.records.values())).needs)
-    seen = needs | ({"groups"} if result.training.get("balanced") else set())
-    name, found = result.selection.rule, {"train": ["labels", *sorted(seen & INFORMATION)]}
+    needs = next(iter(result.records.values())).needs
+    name, found = result.selection.rule, {"train": known_in_training(needs, vars(result))}
+    if bases := [description for description in (result.base, result.inferred_by) if description]:
+        found["base"] = list(dict.fromkeys(one for base in bases for one in known_to_base(base)))
+    if fitted := [need for need in ("validation groups", "validation") if need in needs][:1]:
+        inferred = "inferred " if result.inferred_by and "groups" in fitted[0] else ""
+        found["refit"] = [inferred + (fitted[0] if "groups" in fitted[0] else "validation labels")]
     at_steps = [record for record in result.done.values() if isinstance(record, Selected)]
     for stage, records in (("search", list(result.done.values()) if result.search else []), ("selection", at_steps)):
         what = [one for record in records[:1] for one in selection.used_by(name, record)]
         found |= {stage: what} if what else {}
     return found
+
+
+def known_in_training(needs: Iterable[str], fields: Mapping[str, Any]) -> list[str]:
+    """What a training knew of its examples, by what its method needs and the fields of its run."""
+    seen = (set(needs) | ({"groups"} if (fields.get("training") or {}).get("balanced") else set())) & INFORMATION
+    method = registry.methods().get(fields["method"])
+    by_itself = method is not None and method.infers and bool(method.base)
+    inferred = "inferred " if fields.get("inferred_by") or by_itself else ""
+    return ["labels", *(one if one == "colour channels" else inferred + one for one in sorted(seen))]
+
+
+def known_to_base(base: Mapping[str, Any]) -> list[str]:
+    """The same of a run that another one started from, and of those that it started from itself."""
+    known = registry.methods().get(base["method"])
+    found = known_in_training(known.needs if known else (), base)
+    further = [description for name in OPTIONAL if (description := base.get(name))]
+    return [*found, *(one for description in further for one in known_to_base(description))]
 
 
 def describe_use(used: Used) -> str:
@@ -175,7 +198,7 @@ def note_unused_rule(result: CellResult) -> list[str]:
     if rule.criteria and looked and not isinstance(looked[0], Selected):
         why = selection.lack(name, looked[0].looks[0].splits)
         return [f"{why} to choose a step: the last is scored"] if why else []
-    if worst_group not in rule.criteria or not (result.search or looked):
+    if worst_group not in rule.criteria or rule.by_class or not (result.search or looked):
         return []
     found = {partial(record, (split, "worst_group_accuracy")) for record in records for split in rule.splits}
     return [f"chosen by a worst group {one}" for one in sorted(found - {""})]

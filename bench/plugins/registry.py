@@ -125,6 +125,7 @@ def metric(name: str) -> Metric | None:
 
 def requirements(method: PluginInfo, dataset: PluginInfo, inferred: bool = False) -> str | None:
     """Why the method cannot run on the dataset ('needs environments'), or None; with groups that are `inferred`."""
+    inferred = inferred or (method.infers and bool(method.base))  # by itself, from its base
     given = dataset.provides | INNATE | ({"groups", "environments"} if inferred else set())
     if dataset.splits is None or "validation" in dataset.splits:
         given |= {"validation"} | ({"validation groups"} if inferred or "groups" in dataset.provides else set())

@@ -10,6 +10,7 @@ the next one parts them, and so on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import fsum, inf, isfinite
 from typing import ClassVar
@@ -61,6 +62,7 @@ class Rule:
     splits: ClassVar[tuple[str, ...]] = ()
     criteria: ClassVar[tuple[Criterion, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
+    by_class: ClassVar[bool] = False  # its groups are the classes, whatever groups there are
 
     @property
     def oracle(self) -> bool:
@@ -81,13 +83,31 @@ class Rule:
         """The splits it looks at that are not among these."""
         return [pattern for pattern in self.splits if not any(fnmatchcase(name, pattern) for name in splits)]
 
-    def scores(self, splits: Splits) -> Scores | None:
+    def scores(self, splits: Splits, classes: int = 2) -> Scores | None:
         """The score, and after it what parts equal ones; None where there is none to give."""
         seen = self.seen(splits)
         if not self.criteria or seen is None:
             return None
-        found = [one(list(seen.values())) for one in self.criteria]
+        looked_at = [merged(counts, classes) if self.by_class else counts for counts in seen.values()]
+        found = [one(looked_at) for one in self.criteria]
         return None if found[0] is None else tuple(comparable(score) for score in found)
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """Counts of each class in place of each group."""
+
+    n: Sequence[float]
+    correct: Sequence[float]
+    loss_sum: float
+    entropy_sum: float
+
+
+def merged(counts: Counted, classes: int) -> ByClass:
+    """Counts with all groups of a class together; groups are numbered y · attributes + a."""
+    size = max(1, len(counts.n) // classes)
+    n, correct = ([sum(of[at : at + size]) for at in range(0, len(of), size)] for of in (counts.n, counts.correct))
+    return ByClass(n, correct, counts.loss_sum, counts.entropy_sum)
 
 
 def comparable(score: float | None) -> float:

@@ -5,7 +5,7 @@ Two grids may have one name, and a grid may be edited: see `kept_as`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -147,13 +147,14 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
                         found[id] = run, cell
         return list(found.values())
 
-    def bases(self, dependents: Container[str]) -> dict[str, tuple[Run, set[int]]]:
+    def bases(self, dependents: Collection[str]) -> dict[str, tuple[Run, set[int]]]:
         """The runs that these (by id) start from and, first, those that those start from; the steps needed of each."""
         found: dict[str, tuple[Run, set[int]]] = {}
-        for cell in self.cells if any(cell.depends for cell in self.cells) else ():
+        wanted = set(dependents) if any(cell.depends for cell in self.cells) else set()
+        for cell in [cell for cell in self.cells if cell.depends]:
             for fields, seeds, ids in cell.parts():
                 for id, seed in zip(ids, seeds, strict=False):
-                    if id in dependents:
+                    if id in wanted:
                         gather_bases(Run(**fields, seed=seed), found)
         return found
 

@@ -65,7 +65,7 @@ def mean_scores(name: str, records: Sequence[Summary]) -> Scores | None:
     assert rule.criteria, f"'{name}' does not select"
     if not all(record.done for record in records):
         return None
-    found = [rule.scores(at_its_best(record, name).splits) for record in records]
+    found = [rule.scores(at_its_best(record, name).splits, classes_of(record)) for record in records]
     each = [scores for scores in found if scores is not None]
     if not each or len(each) < len(found):
         return None
@@ -93,8 +93,9 @@ def at_its_best(record: Summary, name: str) -> Summary:
         return record
     held_out = list(record.looks[0].splits)
     looks = {look.step: look.splits for look in record.looks}
+    classes = classes_of(record)
     looks[record.last_step] = {split: last[split] for split in held_out}
-    scored = [(scores, step) for step, splits in looks.items() if (scores := rule.scores(splits)) is not None]
+    scored = [(scores, step) for step, splits in looks.items() if (scores := rule.scores(splits, classes)) is not None]
     if not scored or len(looks) == 1:
         return record
     best, step = max(scored)

@@ -20,7 +20,7 @@ from spurbench.bench.plugins.method import Batch, Draw, Finished, Method, Start,
 
 
 @dataclass(frozen=True)
-class SELF(Method):
+class SelfLLR(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"validation"})
     base: ClassVar[Mapping[str, Any]] = {"method": "erm", "earlier": "early"}
 
