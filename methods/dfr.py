@@ -1,8 +1,8 @@
-"""DFR, deep feature reweighting: a new last layer on the features of a finished network, fitted to balanced validation.
+"""DFR, deep feature reweighting: a new last layer for a finished network, fitted to balanced validation examples.
 
 Source: Kirichenko, Izmailov and Wilson, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations",
-ICLR 2023, arXiv 2204.02937; DFR on validation as in the released code: an L1 penalty, its strength chosen on half of
-validation by the other half's worst group, then the mean of 20 fits, each to another balanced subset of all of it.
+ICLR 2023, arXiv 2204.02937, and its released code: an L1 penalty, its strength chosen on half of validation by the
+worst group of the other half, then the mean of 20 fits, each to another balanced subset of all of it.
 Needs: validation groups, in training as in choosing the strength. Starts from ERM.
 Differs: more than two classes are fitted by the saga solver, as liblinear has no such model. `scaler` is that of the
 first repository ("train") or of its successor ("validation").
@@ -32,27 +32,21 @@ class DFR(Method):
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:
         seen = finished.known_validation
-        strength = self.choose_strength(seen, generator)
-        x = finished.train.features if self.scaler == "train" else seen.features
-        return Start(network="head", head=self.fit_many(seen, scale_of(x), strength, finished.head, generator))
-
-    def choose_strength(self, seen: Seen, generator: torch.Generator) -> float:
-        """The strength whose fit to half of the examples has the best worst group on the other; of equals the first."""
-        order = torch.randperm(len(seen.y), generator=generator)
-        held_out, own = order[: len(order) // 2], order[len(order) // 2 :]
+        held_out, own = torch.randperm(len(seen.y), generator=generator).tensor_split(2)
         own = own[balanced_rows(seen.known_group[own], generator)]
         scale = scale_of(seen.features[own])
-        fitted = [fit(seen.features[own], seen.y[own], scale, strength) for strength in STRENGTHS]
-        scores = [worst_group(seen, held_out, head) for head in fitted]
-        return STRENGTHS[scores.index(max(scores))]
+        heads = [fit(seen.features[own], seen.y[own], scale, strength) for strength in STRENGTHS]
+        strength = best_strength(heads, seen, held_out)
+        scale = scale_of(finished.train.features if self.scaler == "train" else seen.features)
+        return Start(network="head", head=self.fit_many(seen, scale, strength, finished.head, generator))
 
     def fit_many(self, seen: Seen, scale: Head, strength: float, like: Head, generator: torch.Generator) -> Head:
         """The mean of fits to balanced subsets, as a head of the network's own shape."""
         subsets = [balanced_rows(seen.known_group, generator) for _ in range(self.fits)]
         heads = [fit(seen.features[rows], seen.y[rows], scale, strength) for rows in subsets]
         weight, bias = (torch.stack(parts).mean(0) for parts in zip(*heads, strict=True))
-        if len(weight) == 1 < len(like[0]):  # the logit of the second class against zero
-            weight, bias = torch.cat([0 * weight, weight]), torch.cat([0 * bias, bias])
+        if len(weight) < len(like[0]):  # the logit of the second class against zero
+            return torch.cat([0 * weight, weight]), torch.cat([0 * bias, bias])
         return weight, bias
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
@@ -75,9 +69,11 @@ def fit(features: Tensor, y: Tensor, scale: Head, strength: float) -> Head:
     return weight, torch.as_tensor(model.intercept_, dtype=torch.float32) - weight @ mean
 
 
-def worst_group(seen: Seen, rows: Tensor, head: Head) -> float:
-    """The smallest accuracy of a group among some examples."""
-    logits = seen.features[rows] @ head[0].T + head[1]
-    predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
-    right, group = predicted == seen.y[rows], seen.known_group[rows]
-    return min(right[group == one].float().mean().item() for one in group.bincount().nonzero()[:, 0])
+def best_strength(heads: list[Head], seen: Seen, rows: Tensor) -> float:
+    """The strength whose head has the best worst group among some examples; of equals the first."""
+    group, scores = seen.known_group[rows], []
+    for weight, bias in heads:
+        z = seen.features[rows] @ weight.T + bias
+        right = (z.argmax(1) if z.shape[1] > 1 else z[:, 0] > 0) == seen.y[rows]
+        scores.append(min(right[group == one].float().mean().item() for one in group.bincount().nonzero()[:, 0]))
+    return STRENGTHS[scores.index(max(scores))]

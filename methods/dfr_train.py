@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from spurbench.bench.plugins.method import Finished, Start, balanced_rows, hyper
-from spurbench.methods.dfr import DFR, STRENGTHS, fit, scale_of, worst_group
+from spurbench.methods.dfr import DFR, STRENGTHS, best_strength, fit, scale_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,5 @@ class DFRTrain(DFR):
         scale = scale_of(seen.features if self.scaler == "train" else held_out.features)
         rows, every = balanced_rows(seen.known_group, generator), torch.arange(len(held_out.y))
         heads = [fit(seen.features[rows], seen.y[rows], scale, strength) for strength in STRENGTHS]
-        scores = [worst_group(held_out, every, head) for head in heads]
-        strength = STRENGTHS[scores.index(max(scores))]
+        strength = best_strength(heads, held_out, every)
         return Start(network="head", head=self.fit_many(seen, scale, strength, finished.head, generator))

@@ -50,7 +50,8 @@ class SPARE(Method):
         x = seen.class_logits[rows].softmax(1).numpy()
         seed = int(torch.randint(2**31, (), generator=generator))
         best = torch.zeros(len(rows), dtype=torch.int64), -1.0
-        for k in range(2, min(self.most, len({tuple(point) for point in x.round(6).tolist()})) + 1):
+        distinct = len({tuple(point) for point in x.round(6).tolist()})
+        for k in range(2, min(self.most, distinct, len(x) - 1) + 1):
             labels = KMeans(k, n_init=3, random_state=seed).fit_predict(x)
             silhouette = float(silhouette_score(x, labels, sample_size=min(2000, len(x)), random_state=seed))
             if silhouette > best[1]:

@@ -20,7 +20,7 @@ from spurbench.bench.training.losses import problem_of
 from spurbench.bench.training.optimization import Optimization
 from spurbench.bench.training.replica import Replica, prepare
 
-METHODS = [name for name, info in registry.methods().items() if info.trains]
+METHODS = [name for name, info in registry.methods().items() if info.trains and not info.base]
 SMALL = {"colored_mnist": {"train_size": 600}, "two_moon": {}}
 SHORT = {
     "irm": {"anneal": 3, "penalty_weight": 100.0},
@@ -269,8 +269,8 @@ def test_loss_of_wrong_shape_is_named() -> None:
 
 
 def test_problem_counts_groups() -> None:
-    data = prepare(dataset_for("group_dro"), method_named("group_dro"), Training(hidden_layers=2), 0).data
-    counts = problem_of(data, method_named("group_dro"), torch.device("cpu")).group_counts
+    replica = prepare(dataset_for("group_dro"), method_named("group_dro"), Training(hidden_layers=2), 0)
+    counts = problem_of(replica, method_named("group_dro"), torch.device("cpu")).group_counts
     assert counts is not None and counts.sum() == 600 and len(counts) == 4
 
 

@@ -250,8 +250,9 @@ def trains(pid: int) -> bool:
 
 
 def test_a_run_that_came_out_otherwise_is_noticed(made: Path) -> None:
-    record = next(r for r in Store.open(made / "store").records()[0] if r.dataset == "two_moon")
-    engine = retrain.engine_before([record])
+    store = Store.open(made / "store")
+    record = next(r for r in store.records()[0] if r.dataset == "two_moon")
+    engine = retrain.engine_before([record], store)
     engine.train()
     assert retrain.as_recorded(record, engine.model(0))
     counts = replace(record.splits["train"], loss_sum=record.splits["train"].loss_sum * 1.001)

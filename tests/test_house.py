@@ -19,7 +19,7 @@ PACKAGES = (
 )  # fmt: skip
 """The packages of bench/ in the order in which data walk through them: each imports only those before it."""
 OPEN_TO_PLUGINS = {
-    "methods": {"torch", "numpy", "spurbench.bench.plugins.method"},
+    "methods": {"torch", "numpy", "sklearn", "spurbench.bench.plugins.method", "spurbench.methods"},
     "datasets": {
         "torch", "numpy", "scipy", "sklearn", "spurbench.bench.plugins.dataset", "spurbench.bench.core.errors",
         "spurbench.bench.images", "spurbench.datasets",

@@ -20,7 +20,11 @@ from spurbench.bench.training.batching import MiniBatch, Preprocessing, crop_and
 from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.replica import Replica, build_network
 
-METHODS = [name for name, info in registry.methods().items() if info.trains and "colour" not in str(info.needs)]
+METHODS = [
+    name
+    for name, info in registry.methods().items()
+    if info.trains and not info.base and "colour" not in str(info.needs)
+]
 
 
 def pictures(n: int = 90, classes: int = 2, size: int = 32) -> Data:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from spurbench.bench.plugins.dataset import Training
-from spurbench.bench.plugins.method import Batch, Examples, Method, Problem, class_logits
+from spurbench.bench.plugins.method import Batch, Examples, Finished, Method, Problem, Seen, balanced_rows, class_logits
 from spurbench.bench.plugins.registry import load_method
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.optimization import Optimization
@@ -623,3 +623,139 @@ def test_lisa(p_sel: float) -> None:
         assert close(soft[i].max(), 1.0 if p_sel else max(row[i].item(), 1 - row[i].item()), 6)
     alone = replace(of, group=torch.zeros_like(groups), y=torch.zeros_like(groups))
     assert torch.equal(method("lisa", p_sel=p_sel).mix(x, alone, torch.Generator())[0], x)
+
+
+# ---- methods that start from a finished run -------------------------------------------------------------------------
+
+
+def seen(logits: list[Any], y: list[int], **more: Any) -> Seen:
+    z = torch.tensor(logits)
+    return Seen(torch.tensor(y), more.get("group"), None, z, more.get("features", torch.zeros(len(y), 2)))
+
+
+def test_eiil_by_hand() -> None:
+    from spurbench.methods.eiil import ascent, violation
+    from spurbench.methods.irm import scale_slope
+
+    slopes = scale_slope(torch.tensor([1.2, -0.4, 0.3, -2, 0.8]), torch.tensor([1, 0, 1, 0, 1]))
+    weights = torch.tensor([0.5, -0.3, 0.1, 0.9, -1.0]).requires_grad_()
+    share = weights.sigmoid()
+    risks = [(part * slopes).mean().square().item() for part in (share, 1 - share)]
+    assert risks == pytest.approx([0.0118563, 0.0103207], abs=1e-6)
+    assert violation(slopes, share).item() == pytest.approx(0.0110885, abs=1e-6)
+    (gradient,) = torch.autograd.grad(violation(slopes, share), weights)
+    assert torch.allclose(ascent(slopes, share), gradient, atol=1e-8)
+
+
+FIVE = [[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [0.5, 0.0], [0.0, 3.0]]
+
+
+def test_afr_by_hand() -> None:
+    from spurbench.methods.afr import AFR
+
+    base = seen(FIVE, [0, 0, 1, 1, 1])
+    weights = AFR(gamma=4.0).weights(base, torch.arange(5))
+    assert weights.tolist() == pytest.approx([0.0534300, 0.6175710, 0.0356200, 0.2666487, 0.0267303], abs=1e-6)
+    assert (weights * base.losses).sum().item() == pytest.approx(1.0833704, abs=1e-5)
+
+
+def test_self_by_hand() -> None:
+    from spurbench.methods.self_llr import disagreement
+
+    last = torch.tensor(FIVE)
+    found = disagreement(last, 0.5 * last.flip(0)).tolist()
+    assert found == pytest.approx([0.6435127, 0.0950215, 0.0413039, 0.0612297, 0.8297800], abs=1e-6)
+
+
+def test_xrm_by_hand() -> None:
+    from spurbench.methods.xrm import class_risks, flip_probability
+
+    assert flip_probability(torch.tensor([0.9, 0.6, 0.5]), 2).tolist() == pytest.approx([0.8, 0.2, 0.0], abs=1e-6)
+    assert flip_probability(torch.tensor(0.6), 3).item() == pytest.approx(0.4, abs=1e-6)
+    logits = torch.tensor([[1.0, -1.0], [0.2, 0.4], [-0.5, 2.0]])
+    assert class_risks(logits, torch.tensor([0, 0, 1]), 2).item() == pytest.approx(0.5414232, abs=1e-6)
+
+
+def test_xrm_flips_what_the_other_twin_is_sure_of() -> None:
+    """Two examples of each half; the held-out twin contradicts the labels of the first of each, with certainty."""
+    xrm = method("xrm")
+    random = torch.tensor([0.1, 0.2, 0.6, 0.7])  # the first two are the second twin's
+    problem = Problem(4, 2)
+    y = torch.tensor([0, 0, 0, 0])
+    first, second = torch.tensor([9.0, -9.0, -9.0, -9.0]), torch.tensor([-9.0, -9.0, 9.0, -9.0])
+    state = xrm.init_state(problem)
+    xrm.loss(first, Batch(y, problem, index=torch.arange(4), second_logits=second, random=random), state, 0)
+    assert state["half"].tolist() == [1, 1, 0, 0] and state["y"].tolist() == [1, 0, 1, 0]
+
+
+def test_cnc_by_hand() -> None:
+    """One anchor, [1, 0], with two positives and two negatives; the others are none, as the base gets them wrong."""
+    from spurbench.methods.cnc import contrast
+
+    features = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.2], [-1.0, 0.0]])
+    unit = torch.nn.functional.normalize(features, dim=1)
+    y, predicted = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 0, 0])
+    assert contrast(unit @ unit.T / 0.1, y, predicted).item() == pytest.approx(6.3332157, abs=1e-5)
+
+
+def test_jtt_has_the_entries_of_the_released_code_and_of_the_paper() -> None:
+    finished = Finished(seen(FIVE, [0, 0, 1, 1, 1]), None, (torch.ones(2, 2), torch.zeros(2)))  # two are wrong
+    for form, entries in (("released", 5 + 20 * 2), ("paper", 5 + 19 * 2)):
+        start = method("jtt", form=form, upweight=20).begin(finished, torch.Generator())
+        assert start.draw.rows is not None and len(start.draw.rows) == entries
+        assert start.draw.rows.bincount().tolist() == [1, entries // 2 - 1, 1, entries // 2 - 1, 1]
+    weighted = method("jtt", form="subpopbench", upweight=20).begin(finished, torch.Generator())
+    assert weighted.values["weight"].tolist() == [1, 20, 1, 20, 1] and weighted.draw.rows is None
+
+
+def test_dfr_is_the_mean_of_penalised_fits() -> None:
+    """Forty points: the scale's source, the order of strengths, the mean of the heads, liblinear's intercept."""
+    from sklearn.linear_model import LogisticRegression
+
+    from spurbench.methods import dfr
+
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.arange(40) % 2, torch.randn(40, 3, generator=generator)
+    x[:, 0] += 2.0 * y
+    group = 2 * y + (torch.arange(40) % 5 == 0)
+    base = seen([[0.0, 0.0]] * 40, y.tolist(), group=group, features=x)
+    scale = dfr.scale_of(x)
+    assert torch.allclose(scale[0], x.mean(0)) and torch.allclose(scale[1], x.std(0, correction=0))
+    weight, bias = dfr.fit(x, y, scale, 0.3)
+    sure = LogisticRegression(l1_ratio=1.0, C=0.3, solver="liblinear").fit(
+        ((x - scale[0]) / scale[1]).numpy(), y.numpy()
+    )
+    ours = ((x @ weight.T + bias)[:, 0]).numpy()
+    assert ours == pytest.approx(sure.decision_function(((x - scale[0]) / scale[1]).numpy()), abs=1e-5)
+    strong = dfr.fit(x[:, 1:] * 0, y, (torch.zeros(2), torch.ones(2)), 0.01)
+    assert strong[1].item() == 0, "the intercept is penalised, too"
+    heads = [(torch.tensor([[k, 0.0, 0.0]]), torch.tensor([-k])) for k in (1.0, 1.0, 0.2, -1.0, 0.0, 0.0, 0.0)]
+    assert dfr.best_strength(heads, base, torch.arange(40)) == 1.0, "of equals the first, the largest"
+    made = dfr.DFR(fits=2).fit_many(
+        base, scale, 0.3, (torch.ones(2, 3), torch.zeros(2)), torch.Generator().manual_seed(3)
+    )
+    again = torch.Generator().manual_seed(3)
+    fits = [dfr.fit(x[rows], y[rows], scale, 0.3) for rows in (balanced_rows(group, again) for _ in range(2))]
+    assert torch.allclose(made[0][1], (fits[0][0] + fits[1][0])[0] / 2) and (made[0][0] == 0).all()
+
+
+def test_spare_draws_small_clusters_more() -> None:
+    """Of ninety examples of a class the network takes ten for the other one: clusters are drawn equally often."""
+    logits = [[5.0, 0.0]] * 80 + [[0.0, 5.0]] * 10
+    finished = Finished(seen(logits, [0] * 90), None, (torch.ones(2, 2), torch.zeros(2)))
+    start = method("spare").begin(finished, torch.Generator().manual_seed(0))
+    assert start.marked is not None and start.marked.tolist() == [False] * 80 + [True] * 10
+    weights = start.draw.weights
+    assert weights is not None and weights[:80].sum().item() == pytest.approx(weights[80:].sum().item(), rel=1e-5)
+
+
+def test_bam_first_moves_its_auxiliary_logits_by_the_gradient() -> None:
+    bam = method("bam_first", amplify=2.0, rate=0.5)
+    problem, y, index = Problem(4, 2), torch.tensor([1, 0]), torch.tensor([3, 1])
+    state = bam.init_state(problem)
+    logits = torch.tensor([0.5, -1.0])
+    bam.loss(logits, Batch(y, problem, index=index), state, 0)
+    own = torch.zeros(2, 2, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(torch.stack([0 * logits, logits], 1) + 2.0 * own, y)
+    (gradient,) = torch.autograd.grad(loss, own)
+    assert torch.allclose(state["auxiliary"][index], -0.5 * gradient, atol=1e-6) and (state["auxiliary"][0] == 0).all()

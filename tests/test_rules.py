@@ -48,6 +48,14 @@ OURS = {  # name → text, criteria, uses, oracle: they stand in plans that were
         "worst-group accuracy on validation", ["worst_group", "average_accuracy", "lower_loss"],
         ("validation groups",), False,
     ),
+    "validation_worst_class": (
+        "worst-class accuracy on validation", ["worst_group", "average_accuracy", "lower_loss"],
+        ("validation labels",), False,
+    ),
+    "validation_inferred_worst_group": (
+        "worst-group accuracy on validation, with inferred groups", ["worst_group", "average_accuracy", "lower_loss"],
+        ("validation labels",), False,
+    ),
     "train_accuracy": ("training accuracy", ["average_accuracy", "lower_loss"], ("training labels",), False),
     "worst_environment": (
         "the smallest accuracy over training environments and test (test-set oracle)",

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spurbench.bench.checks.loss_checks import LATER, Failure, make_sample
+from spurbench.bench.checks import start_checks
+from spurbench.bench.checks.loss_checks import KINDS, LATER, Failure, Sample, make_sample
 from spurbench.bench.checks.purity import forbid_random_draws
-from spurbench.bench.plugins.method import Draw, Examples, Method, untouched
+from spurbench.bench.plugins.method import Draw, Examples, Method, Start, untouched
 
 EXAMPLES = 60  # of the training set to draw from
 
@@ -56,6 +57,29 @@ def check_draws(method: Method) -> str:
     )
 
 
+def check_start(method: Method) -> str:
+    """What is answered to a finished run fits it, for one logit and C logits; the same run and seed give the same."""
+    if not method.base:
+        return "starts from no other run"
+    for classes in KINDS:
+        finished = Sample.draw(0, classes, torch.arange(EXAMPLES) * 7 % (2 * classes), EXAMPLES).as_finished(method)
+        starts: list[Any] = []
+        for _ in range(2):
+            with forbid_random_draws("begin"):
+                starts.append(method.begin(finished, torch.Generator().manual_seed(1)))
+        if wrong := next(start_checks.complaints(starts[0], finished, method.trains), None):
+            raise Failure(wrong)
+        if not all(map(equal_tensors, *map(tensors_in, starts))):
+            raise Failure("two calls of begin with one seed differ: use the generator")
+    start = starts[0]
+    return f"begins with a network that is {start.network}, on {start.split}"
+
+
+def tensors_in(start: Start) -> list[Tensor | None]:
+    """Every tensor of an answer."""
+    return [*vars(start.draw).values(), start.environment, start.group, *(start.head or ()), *start.values.values()]
+
+
 def draw_examples(method: Method) -> Draw:
     """What a method draws from examples in unequal classes and groups, told only what it has declared."""
     every = torch.arange(EXAMPLES)
@@ -77,7 +101,7 @@ def check_mixing(method: Method) -> str:
     """Mixed inputs keep their shape, labels stay probabilities, nothing is changed in place, and the seed decides."""
     if not method.mixes():
         return "inputs are not mixed"
-    batch = make_sample(2).seen_by(method.needs).batch
+    batch = make_sample(2).seen_by(method).batch
     x, found = torch.rand(len(batch.y), 2, 14, 14), []
     before = x.clone()
     for seed in (1, 1, 2):

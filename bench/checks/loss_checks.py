@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from spurbench.bench.plugins.method import Batch, Method, Problem, batch_of
+from spurbench.bench.plugins.method import VALUE, Batch, Finished, Method, Problem, Seen, batch_of
 
 State = dict[str, Tensor]
 FIELDS = {
@@ -69,8 +71,9 @@ class Sample:
         random = torch.rand(examples, generator=generator)
         return cls(logits, Batch(groups // 2, problem, environment, groups, index, second, features, random))
 
-    def seen_by(self, needs: frozenset[str]) -> Sample:
-        """The sample with only what is declared."""
+    def seen_by(self, method: Method, more: frozenset[str] = frozenset()) -> Sample:
+        """The sample with only what the method declares or, to find out what it does not, `more`; with its values."""
+        needs = method.needs | more
         hidden: dict[str, Any] = {name: None for need, name in FIELDS.items() if need not in needs}
         problem = replace(
             self.batch.problem,
@@ -78,7 +81,31 @@ class Sample:
             group_counts=self.batch.problem.group_counts if "groups" in needs else None,
             features=self.batch.problem.features if "features" in needs else 0,
         )
-        return Sample(self.logits, replace(self.batch, problem=problem, **hidden))
+        given: dict[str, Any] = {"values": values_of(method, problem.classes) if method.base else {}}
+        if method.mixes():
+            given["soft"] = 0.7 * F.one_hot(self.batch.y, problem.classes) + 0.3 / problem.classes
+        return Sample(self.logits, replace(self.batch, problem=problem, **hidden, **given))
+
+    def as_finished(self, method: Method) -> Finished:
+        """A finished run that sees these examples, in training and on validation, with what a method declares."""
+        batch, outputs, features = self.batch, self.batch.problem.outputs, self.batch.features
+        assert features is not None
+
+        def seen(groups: str) -> Seen:
+            group = batch.group if groups in method.needs else None
+            environment = batch.environment if "environments" in method.needs else None
+            return Seen(batch.y, group, environment, self.logits, features, batch.second_logits)
+
+        head = torch.ones(outputs, features.shape[1]), torch.zeros(outputs)
+        validation = seen("validation groups") if {"validation", "validation groups"} & method.needs else None
+        finished = Finished(seen("groups"), validation, head)
+        return replace(finished, earlier=finished) if "earlier" in method.base else finished
+
+
+@cache
+def values_of(method: Method, classes: int) -> Mapping[str, Tensor]:
+    """The values that a method gives of the examples of a sample, of whatever seed."""
+    return method.begin(make_sample(classes).as_finished(method), torch.Generator().manual_seed(0)).values
 
 
 def make_sample(classes: int, seed: int = 0) -> Sample:
@@ -126,7 +153,8 @@ def copied(batch: Batch) -> Batch:
     fields: Any = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
     counts: Any = {name: value.clone() for name, value in vars(batch.problem).items() if isinstance(value, Tensor)}
     problem = replace(batch.problem, **counts)
-    return replace(batch, problem=problem, **fields)
+    values = {name: value.clone() for name, value in batch.values.items()}
+    return replace(batch, problem=problem, values=values, **fields)
 
 
 def init_state(method: Method, sample: Sample) -> State:
@@ -137,9 +165,9 @@ def init_state(method: Method, sample: Sample) -> State:
     return state
 
 
-def try_loss(method: Method, classes: int, needs: frozenset[str]) -> Check:
-    """Whether the loss is a finite scalar for this kind of logits when it is given only `needs`."""
-    sample = make_sample(classes).seen_by(needs)
+def try_loss(method: Method, classes: int, needs: frozenset[str] = frozenset()) -> Check:
+    """Whether the loss is a finite scalar for this kind of logits, given what is declared and `needs` beyond that."""
+    sample = make_sample(classes).seen_by(method, needs)
     kind = "one logit" if classes == 2 else "C logits"
     return ask(kind, lambda method: str(loss_of(method, sample, init_state(method, sample))), method)
 
@@ -165,7 +193,7 @@ def with_gradient(method: Method, sample: Sample, state: State, step: int = 0) -
 
 
 def check_gradient(method: Method, classes: int) -> str:
-    sample = make_sample(classes).seen_by(method.needs)
+    sample = make_sample(classes).seen_by(method)
     with_gradient(method, sample, init_state(method, sample))
     return "finite for every logit and feature" if sample.batch.features is not None else "finite for every logit"
 
@@ -175,7 +203,7 @@ def check_stacking(method: Method, classes: int) -> str:
     if not method.stackable:
         return "stackable = False: seeds run one by one"
     drawn = [*(make_sample(classes, seed) for seed in range(3)), make_unbalanced_sample(classes, [0] * 12)]
-    samples = [sample.seen_by(method.needs) for sample in drawn]
+    samples = [sample.seen_by(method) for sample in drawn]
     states = [init_state(method, sample) for sample in samples]
     for step in (0, *LATER):
         alone = []
@@ -231,9 +259,10 @@ def run_stacked(method: Method, samples: list[Sample], state: State, step: int) 
 
 def tensors_of(sample: Sample) -> State:
     """The tensors in a batch, by name."""
-    names = ("y", *FIELDS.values())
+    names = ("y", "soft", *FIELDS.values())
     found = {name: getattr(sample.batch, name) for name in names}
     found |= {name: getattr(sample.batch.problem, name) for name in COUNTS}
+    found |= {VALUE + name: value for name, value in sample.batch.values.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -249,7 +278,7 @@ def check_single_examples(method: Method, classes: int) -> str:
     """Batches in which a class, group or environment has one example or none."""
     last = 2 * classes - 1
     for groups in ([0] * 11 + [last], [0] * 12, [last] * 12):
-        sample = make_unbalanced_sample(classes, groups).seen_by(method.needs)
+        sample = make_unbalanced_sample(classes, groups).seen_by(method)
         try:
             with_gradient(method, sample, init_state(method, sample))
         except Failure as failure:
@@ -258,7 +287,7 @@ def check_single_examples(method: Method, classes: int) -> str:
 
 
 def check_large_logits(method: Method, classes: int) -> str:
-    sample = make_sample(classes).seen_by(method.needs)
+    sample = make_sample(classes).seen_by(method)
     second = sample.batch.second_logits
     batch = replace(sample.batch, second_logits=None if second is None else second * 50)
     with_gradient(method, Sample(sample.logits * 50, batch), init_state(method, sample))
@@ -266,7 +295,7 @@ def check_large_logits(method: Method, classes: int) -> str:
 
 
 def check_later_steps(method: Method, classes: int) -> str:
-    sample = make_sample(classes).seen_by(method.needs)
+    sample = make_sample(classes).seen_by(method)
     state = init_state(method, sample)
     for step in (0, *LATER):
         with_gradient(method, sample, state, step)
@@ -276,7 +305,7 @@ def check_later_steps(method: Method, classes: int) -> str:
 
 def check_state(method: Method, classes: int) -> str:
     """The state keeps its form, is replaced rather than changed in place, and survives a checkpoint, at any step."""
-    sample = make_sample(classes).seen_by(method.needs)
+    sample = make_sample(classes).seen_by(method)
     state = init_state(method, sample)
     for step in (0, *LATER):
         state = next_state(method, sample, state, step)

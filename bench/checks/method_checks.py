@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from spurbench.bench.checks.hook_checks import check_draws, check_hooks, check_mixing
+from spurbench.bench.checks.hook_checks import check_draws, check_hooks, check_mixing, check_start
 from spurbench.bench.checks.loss_checks import (
     FIELDS,
     KINDS,
@@ -74,10 +74,13 @@ def loss_checks(cls: type[Method]) -> list[Check]:
         return [*checks, Check("defaults", False, f"{cls.__name__}() raises {describe_error(error)}")]
     if not all(check.ok for check in checks):
         return checks
-    if not method.trains:
+    if not method.trains and not method.base:
         return [*checks, Check("loss", True, "a reference row that does not train; its loss is not checked")]
+    checks.append(ask("start", check_start, method))
+    if not method.trains or not checks[-1].ok:
+        return checks
     before = retained_values(method)
-    working = [classes for classes in KINDS if try_loss(method, classes, method.needs).ok]
+    working = [classes for classes in KINDS if try_loss(method, classes).ok]
     checks.append(ask("loss", check_loss, method))
     if not working:
         return checks
@@ -157,7 +160,7 @@ def check_needs(cls: type[Method]) -> str:
 
 def check_loss(method: Method) -> str:
     """Which kinds of logits give a loss: both, or one of them with the reason why the other does not."""
-    answers = {classes: try_loss(method, classes, method.needs) for classes in KINDS}
+    answers = {classes: try_loss(method, classes) for classes in KINDS}
     failed = [found for found in answers.values() if not found.ok]
     if not failed:
         return "scalar and finite for one logit and for C logits"
@@ -172,6 +175,6 @@ def check_loss(method: Method) -> str:
 def undeclared_need(method: Method, failing: list[int]) -> str | None:
     """The need that, once met, makes the loss work where it failed."""
     for need in sorted(FIELDS.keys() - method.needs):
-        if all(try_loss(method, classes, method.needs | {need}).ok for classes in failing):
+        if all(try_loss(method, classes, frozenset({need})).ok for classes in failing):
             return need
     return None

@@ -35,7 +35,7 @@ RetainedValues = dict[str, Any]
 
 def check_inputs(method: Method, classes: int) -> str:
     """The loss leaves logits, labels and everything else it is given unchanged, at any step."""
-    sample = make_sample(classes).seen_by(method.needs)
+    sample = make_sample(classes).seen_by(method)
     named = {name: f"problem.{name}" for name in COUNTS}
     handed = {f"batch.{named.get(name, name)}": value for name, value in tensors_of(sample).items()}
     handed |= {"logits": sample.logits}
@@ -55,7 +55,7 @@ def check_inputs(method: Method, classes: int) -> str:
 
 def check_determinism(method: Method, classes: int) -> str:
     """The same input gives the same loss, whatever is computed in between, and no random numbers are drawn."""
-    first, other = (make_sample(classes, seed).seen_by(method.needs) for seed in (0, 1))
+    first, other = (make_sample(classes, seed).seen_by(method) for seed in (0, 1))
     found = []
     for _ in range(2):
         with forbid_random_draws("a method"):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spurbench.bench.checks import start_checks
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split
-from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen, Start
+from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
 from spurbench.bench.records.run import Run
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
@@ -47,7 +47,7 @@ def begin(replica: Replica, run: Run, setup: Setup, store: Store) -> Replica:
     before = Look(look.run, earlier, options, store) if earlier else None
     finished = show(look, replica, setup.method, before)
     start = setup.method.begin(finished, generator_for(run.seed, "begin"))
-    check(start, replica, finished, setup.method.trains)
+    start_checks.check(start, finished, setup.method.trains)
     replica.start = start
     if start.split == VALIDATION:
         train_on_validation(replica)
@@ -238,49 +238,3 @@ def freeze(replica: Replica, look: Look) -> None:
     replica.data = replace(data, train=features("train", data.train), tests=tests, mean=(0.0,), std=(1.0,))
     if replica.trained_on is not None:
         replica.trained_on = features(VALIDATION, replica.trained_on)
-
-
-def check(start: Any, replica: Replica, finished: Finished, trains: bool) -> None:
-    """Complain of an answer that does not fit. Errors: CannotBegin, with what is wrong."""
-    if wrong := next(complaints(start, replica, finished, trains), None):
-        raise CannotBegin(wrong)
-
-
-def complaints(start: Any, replica: Replica, finished: Finished, trains: bool) -> Iterator[str]:
-    """What is wrong with the answer of a method's `begin`, the most basic first."""
-    if not isinstance(start, Start):
-        yield f"begin gave a {type(start).__name__}; expected Start(...)"
-    if start.network not in ("fresh", "base", "head"):
-        yield f"begin gave network={start.network!r}; expected fresh, base or head"
-    if start.split not in ("train", VALIDATION):
-        yield f"begin gave split={start.split!r}; expected train or validation"
-    if not trains and (start.network != "head" or start.head is None):
-        yield "a method that trains nothing gives a head: Start(network='head', head=(weight, bias))"
-    seen = finished.train if start.split == "train" else finished.validation
-    if seen is None:
-        yield "begin trains on validation, which the method does not declare: needs = {'validation'}"
-        return
-    n, rows, chances = len(seen.y), start.draw.rows, start.draw.weights
-    if rows is not None and not len(rows):
-        yield "begin leaves no example to train on"
-    if rows is not None and (rows.dtype != torch.int64 or rows.min() < 0 or rows.max() >= n):
-        yield f"begin draws rows that the split of {n:,} examples does not have"
-    wanted = n if rows is None else len(rows)
-    if chances is not None and (len(chances) != wanted or not chances.isfinite().all() or (chances < 0).any()):
-        yield f"begin gives {len(chances):,} weights for {wanted:,} examples; expected one each, 0 or more"
-    if chances is not None and not chances.any():
-        yield "begin gives every example the weight 0"
-    codes = {"environment": start.environment, "group": start.group}
-    for name, values in codes.items():
-        if values is not None and (values.dtype != torch.int64 or len(values) != n or (values < 0).any()):
-            yield f"begin gives a {name} that does not fit: expected [{n}] of torch.int64, 0 or more"
-    for name, values in start.values.items():
-        if len(values) != n:
-            yield f"begin gives {len(values):,} values '{name}' for {n:,} examples"
-    if start.head is not None:
-        shapes = [list(part.shape) for part in start.head]
-        fitting = [list(part.shape) for part in finished.head]
-        if shapes != fitting:
-            yield f"begin gives a head of the shapes {shapes}; the base has {fitting}"
-        if start.network != "head":
-            yield f"begin gives a head to a network that is {start.network}; it takes network='head'"

@@ -1,0 +1,337 @@
+"""Runs that start from finished runs: what they are given, what their answers change, and that chains survive."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.grid.expand import expand
+from spurbench.bench.grid.load import load_grid
+from spurbench.bench.jobs import bases, worker
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.session import Stopped
+from spurbench.bench.jobs.setup import set_up
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.method import Draw, Start
+from spurbench.bench.records.record import Record, agree
+from spurbench.bench.records.run import Run
+from spurbench.bench.store import predictions, weights
+from spurbench.bench.store.store import Store
+from spurbench.bench.training.execution import Options
+
+DATASET = '''"""Points with a core and a spurious coordinate, which agree in most of the training examples.
+
+Source: these tests.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
+
+
+@dataclass(frozen=True)
+class Shortcut(Dataset):
+    provides: ClassVar[frozenset[str]] = frozenset({"groups"})
+    splits: ClassVar[tuple[str, ...]] = ("validation", "test")
+    headline: ClassVar[tuple[tuple[str, str], ...]] = (("test", "worst_group_accuracy"),)
+    training: ClassVar[Training] = Training(network="mlp", width=16, optimizer="sgd", lr=0.1, momentum=0.9, steps=60,
+                                            batch=32)
+    conflicting: ClassVar[tuple[int, ...]] = (1, 2)
+
+    def load(self, seed, build):
+        generator = torch.Generator().manual_seed(seed)
+        train, validation, test = (self.draw(n, rare, generator) for n, rare in ((600, 0.05), (200, 0.3), (400, 0.5)))
+        torch.manual_seed(seed)
+        return Data(train, {"validation": validation, "test": test}, attributes=2), build(train.x)
+
+    def draw(self, n, rare, generator):
+        y = torch.arange(n) % 2
+        a = torch.where(torch.rand(n, generator=generator) < rare, 1 - y, y)
+        noise = torch.randn(n, 2, generator=generator)
+        x = torch.stack([0.7 * (2 * y - 1) + noise[:, 0] * 0.7, 3.0 * (2 * a - 1) + noise[:, 1] * 0.3], 1)
+        return Split(x.float(), y, a)
+'''
+BASED = [name for name, info in registry.methods().items() if info.base]
+
+
+@pytest.fixture(autouse=True)
+def shortcut(tmp_path: Path) -> Any:
+    file = tmp_path / "shortcut.py"
+    file.write_text(DATASET)
+    registry.add_plugin(file)
+    yield file
+    registry.forget_plugins()
+
+
+def runs_of(row: str, seeds: str = "0-1", **training: Any) -> list[Run]:
+    """The runs of one row on these points; `row` is as in a grid."""
+    folder = Path.cwd()
+    (folder / "g.yaml").write_text(
+        f"seeds: {seeds}\ndatasets: [{{dataset: shortcut, training: {json.dumps(training)}, methods: [{row}]}}]\n"
+    )
+    return [run for run, _ in expand(load_grid(folder / "g.yaml"), {}).runs()]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(tmp_path)
+    return Store.open(tmp_path / "s", create=True)
+
+
+def finish(runs: list[Run], store: Store, stop: Callable[[], bool] = lambda: False) -> list[Record]:
+    """The records of runs that train together."""
+    worker.run_job(Job(runs, "", Options(history=1, threads=1)), store, lambda step: None, stop)
+    found = [store.record(run.id) for run in runs]
+    assert all(found)
+    return [record for record in found if record]
+
+
+def worst(records: list[Record]) -> float:
+    """The mean worst-group accuracy on test."""
+    each = [min(c / n for c, n in zip(r.splits["test"].correct, r.splits["test"].n, strict=True)) for r in records]
+    return sum(each) / len(each)
+
+
+LONGER = "training: {steps: 200}"
+ROWS = {
+    "jtt": "{method: jtt, hyper_parameters: {upweight: 20}}",
+    "afr": "{method: afr, hyper_parameters: {share: 1.0}, training: {batch: null, momentum: 0, steps: 200, lr: 1.0}}",
+    "cnc": f"{{method: cnc, {LONGER}}}",
+    "eiil": "{method: eiil, hyper_parameters: {updates: 2000, penalty_weight: 10, anneal: 20}, training: {lr: 0.01}}",
+    "evals": "{method: evals, hyper_parameters: {share: 0.5}}",
+    "spare": f"{{method: spare, {LONGER}}}",
+    "xrm": f"{{method: group_dro, groups: xrm, {LONGER}}}",
+}
+
+
+@pytest.mark.parametrize("name", BASED)
+def test_every_method_runs_and_says_what_it_started_from(name: str, store: Store) -> None:
+    runs = runs_of(ROWS.get(name, name))
+    records = finish(runs, store)
+    assert [(r.status, r.cause) for r in records] == [("done", None)] * 2
+    base = runs[0].base
+    assert base is not None and records[0].base == base and base["step"] > 0
+    made = {record.method for record in store.records()[0]}
+    assert made == {name, base["method"]}, "the base is an ordinary run with a record of its own"
+    assert all(weights.has(store, run.base_run(base).id, base["step"]) for run in runs)
+
+
+@pytest.mark.parametrize("name", [*BASED, "xrm"])
+def test_the_minority_gains_where_erm_fails_it(name: str, store: Store) -> None:
+    erm, own = finish(runs_of("erm"), store), finish(runs_of(ROWS.get(name, name)), store)
+    assert worst(erm) < 0.2 and worst(own) > 0.4
+
+
+def test_a_base_is_trained_once_for_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    whole = worker.train_stack
+    monkeypatch.setattr(worker, "train_stack", lambda job, *rest: begun.append(job.runs[0].method) or whole(job, *rest))
+    for row in ("dfr", "llr", "cnc", "erm"):
+        finish(runs_of(row), store)
+    assert begun == ["erm", "dfr", "llr", "erm", "cnc"], "the network of an earlier step is made from there"
+    assert len([record for record in store.records()[0] if record.method == "erm"]) == 2
+
+
+def test_networks_that_are_gone_are_made_again_and_the_record_stands(store: Store) -> None:
+    before = finish(runs_of("erm"), store)
+    finish(runs_of("dfr"), store)
+    shutil.rmtree(store.root / "weights")
+    first = finish(runs_of("llr"), store)
+    assert [store.record(one.id) for one in before] == before and all(record.done for record in first)
+
+
+def test_seeds_together_equal_seeds_alone(store: Store, tmp_path: Path) -> None:
+    for name in ("jtt", "afr", "self_llr", "cnc"):
+        together = finish(runs_of(ROWS.get(name, name)), store)
+        other = Store.open(tmp_path / name, create=True)
+        alone = [finish([run], other)[0] for run in runs_of(ROWS.get(name, name))]
+        assert [r.splits for r in together] == [r.splits for r in alone], name
+
+
+@pytest.mark.parametrize("name", ["jtt", "afr", "cnc", "bam"])
+def test_a_chain_that_is_stopped_anywhere_ends_with_the_same_records(name: str, store: Store, tmp_path: Path) -> None:
+    """It is asked to stop after one look more each time: in the base, between the stages, in the second one."""
+    expected = finish(runs_of(name, steps=12, evaluate=4), Store.open(tmp_path / "unbroken", create=True))
+    runs, patience = runs_of(name, steps=12, evaluate=4), 0
+    while True:
+        looks = iter(range(patience))
+        patience += 3
+        try:
+            found = finish(runs, store, lambda looks=looks: next(looks, None) is None)
+            break
+        except Stopped:
+            continue
+    assert patience > 9
+    assert all(agree(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_failed_base_is_named_and_its_dependants_are_no_errors(store: Store) -> None:
+    runs = runs_of("{method: dfr, base: {training: {lr: 1.0e+30}}}")
+    causes = [record.cause for record in finish(runs, store)]
+    assert [cause and cause.kind for cause in causes] == ["base_failed"] * 2
+    assert causes[0] and "erm, seed 0 (run" in causes[0].message and "diverged" in causes[0].message
+
+
+def test_an_empty_error_set_is_said(store: Store) -> None:
+    (record, _) = finish(runs_of("{method: jtt, base: {training: {steps: 1}}}"), store)
+    assert record.done, "a network of one step has errors"
+    seen = bases.Look(record.run.base_run(record.base or {}), 1, Options(), store)
+    y = seen.replica.data.train.y
+    weights.save_outputs(store, seen.run.id, 1, "train", seen.outputs("train") | {"logits": (2.0 * y - 1) * 9})
+    shutil.rmtree(store.root / "records" / record.id[:2])
+    (record, _) = finish(runs_of("{method: jtt, base: {training: {steps: 1}}}"), store)
+    assert record.cause and record.cause.kind == "cannot_begin"
+    assert "the error set is empty: all 600 training examples are right" in record.cause.message
+
+
+def test_marks_are_compared_with_the_true_minorities(store: Store) -> None:
+    (record, _) = finish(runs_of("jtt"), store)
+    found = record.measures["train"]
+    assert found["marked"] > 0 and found["marked_precision"] > 0.5 and 0.3 < found["marked_recall"] <= 1
+
+
+def test_a_head_alone_is_scored_as_the_whole_network(store: Store) -> None:
+    """What a run of the last layer records on features is what the network with that layer gives on the inputs."""
+    (run, _) = runs_of(ROWS["afr"])
+    finish([run], store)
+    setup = set_up(Job([run], "", Options()))
+    engine = setup.make_engine([bases.begin(setup.draw(run), run, setup, store)])
+    before = engine.whole_model(0).score(engine.replicas[0].frozen.data.tests["test"].x)  # type: ignore[union-attr]
+    base = bases.Look(run.base_run(run.base or {}), 60, Options(), store)
+    assert torch.equal(before, base.outputs("test")["logits"])
+    engine.train()
+    whole = engine.whole_model(0)
+    assert torch.allclose(
+        whole.score(whole.data.tests["test"].x),
+        engine.model(0).score(engine.replicas[0].data.tests["test"].x),
+        atol=1e-5,
+    )
+
+
+def test_what_is_trained_on_of_validation_is_not_held_out(store: Store) -> None:
+    (record, _) = finish(runs_of("llr"), store)
+    assert sum(record.splits["validation"].n) == 100 and sum(record.splits["train"].n) == 600
+    ids = predictions.arrays_of(store, record.id)["id/validation"]
+    assert len(set(ids.tolist())) == 100 and max(ids) > 100
+
+
+def test_inferred_groups_train_and_select(store: Store) -> None:
+    row = "{method: group_dro, groups: xrm, label: x}"
+    runs = runs_of(row, evaluate=20)
+    records = finish(runs, store)
+    assert all(record.done and record.base is None for record in records)
+    assert {record.method for record in store.records()[0]} == {"group_dro", "xrm"}
+    record = records[0]
+    inferred, plain = record.splits["inferred_validation"], record.splits["validation"]
+    assert sum(inferred.n) == sum(plain.n) and inferred.n != plain.n
+    assert {"marked", "marked_precision", "marked_recall"} <= record.measures["train"].keys()
+    assert record.looks[0].splits.keys() >= {"inferred_validation"}
+    assert record.inferred_by and record.inferred_by["infer"]["method"] == "xrm"
+
+
+# ---- grids ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_base_is_the_run_of_the_row_itself(store: Store) -> None:
+    plain = runs_of("erm")
+    (run, _) = runs_of("dfr")
+    assert [base.id for base, _ in run.bases] == [plain[0].id]
+    (other, _) = runs_of("{method: dfr, base: {training: {lr: 0.01}}}")
+    assert other.id != run.id and other.bases[0][0].training["lr"] == 0.01
+
+
+def test_shares_become_steps(store: Store) -> None:
+    (run, _) = runs_of("{method: jtt, hyper_parameters: {stop: 0.25}}")
+    assert run.base and run.base["step"] == 15
+    (run, _) = runs_of("{method: jtt, base: {step: 7}}")
+    assert run.base and run.base["step"] == 7
+    (run, _) = runs_of("self_llr")
+    assert run.base and (run.base["step"], run.base["earlier"]) == (60, 12)
+
+
+def test_runs_without_a_base_keep_their_ids(store: Store) -> None:
+    (run, _) = runs_of("erm")
+    assert run.id == replace(run, base=None).id and "base" not in json.dumps(run.id)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("{method: erm, base: {method: sd}}", "erm starts from no other run"),
+        ("{method: dfr, base: {method: dfr}}", "dfr → dfr: a run cannot start from one of the same method"),
+        ("{method: dfr, base: {method: random}}", "random trains nothing to start from"),
+        ("{method: dfr, base: {method: nothing}}", "no method 'nothing'"),
+        ("{method: dfr, base: {method: irm}}", "irm needs environments, which shortcut does not give"),
+        ("{method: dfr, base: {training: {lr: [0.1, 0.2]}}}", "lr varies: a base has one value of it"),
+        ("{method: jtt, base: {step: 100}}", "step 100: the run to start from has 60 steps"),
+        ("{method: group_dro, groups: erm}", "erm infers no groups; these do:"),
+        ("{method: group_dro, groups: {form: xrm}}", "unknown key 'form' in groups; did you mean from?"),
+        ("{method: dfr, base: {dataset: two_moon}}", "unknown key 'dataset' in base"),
+    ],
+)
+def test_what_cannot_be_started_from_is_said_with_its_line(row: str, said: str, store: Store) -> None:
+    with pytest.raises(UserError) as error:
+        runs_of(row)
+    assert said in str(error.value) and "g.yaml:2" in str(error.value)
+
+
+def test_answers_that_do_not_fit_fail_the_run(store: Store, tmp_path: Path) -> None:
+    answers = {
+        "Start('sideways')": "begin gave network='sideways'; expected fresh, base or head",
+        "Start(draw=Draw(torch.tensor([5000])))": "begin draws rows that the split of 600 examples does not have",
+        "Start(draw=Draw(torch.zeros(0).long()))": "begin leaves no example to train on",
+        "Start(draw=Draw(weights=torch.ones(3)))": "begin gives 3 weights for 600 examples",
+        "Start('head', head=(torch.ones(1, 3), torch.ones(1)))": "begin gives a head of the shapes [[1, 3], [1]]",
+        "Start(split='validation')": "begin trains on validation, which the method does not declare",
+        "Start(values={'w': torch.ones(3)})": "begin gives 3 values 'w' for 600 examples",
+        "Start(environment=torch.ones(600))": "begin gives a environment that does not fit",
+        "7": "begin gave a int; expected Start(...)",
+    }
+    for number, (answer, said) in enumerate(answers.items()):
+        file = tmp_path / f"odd{number}.py"
+        file.write_text(METHOD.replace("ANSWER", answer))
+        registry.add_plugin(file)
+        (record, _) = finish(runs_of(file.stem, steps=2), store)
+        assert record.cause and record.cause.kind == "cannot_begin", answer
+        assert said in record.cause.message
+
+
+METHOD = '''"""Odd: one that answers oddly.
+
+Source: these tests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from spurbench.bench.plugins.method import Draw, Method, Start
+
+
+@dataclass(frozen=True)
+class Odd(Method):
+    base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
+
+    def begin(self, finished, generator):
+        return ANSWER
+
+    def loss(self, logits, batch, state, step):
+        return batch.losses(logits).mean()
+'''
+
+
+def test_defaults_of_an_answer_change_nothing() -> None:
+    assert Start() == Start("fresh", "train", Draw())
