@@ -67,8 +67,11 @@ class Slurm(Launcher):
             return True, f"SLURM cannot be asked: {reason}"
         return said.good, f"SLURM {'would take it' if said.good else 'refuses it'}: {reason}"
 
-    def send(self, array: Array) -> Receipt:
-        said = program.call("sbatch", "--parsable", str(array.script), environment=program.for_sbatch(OF_SHELL))
+    def send(self, array: Array, after: Sequence[str]) -> Receipt:
+        numbers = [job.partition(";")[0] for job in after]
+        chain = [f"--dependency=afterany:{':'.join(numbers)}"] if numbers else []
+        line = ("--parsable", *chain, str(array.script))
+        said = program.call("sbatch", *line, environment=program.for_sbatch(OF_SHELL))
         printed = jobs_in(said.text)
         if said.good and len(printed) == 1:
             return Receipt(printed[0])

@@ -28,7 +28,7 @@ class Spool(Launcher):
         lines = [f"# {request.tasks} tasks of {request.array.token}", *request.resources.setup]
         return "\n".join([*lines, f"export PYTHONPATH='{request.code}'" if request.code else "", request.command, ""])
 
-    def send(self, array: Array) -> Receipt:
+    def send(self, array: Array, after: Sequence[str]) -> Receipt:
         job = len(list(spool().iterdir())) + 1
         folder = spool() / str(job)
         folder.mkdir()

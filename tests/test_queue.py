@@ -85,6 +85,23 @@ def jobs_of(count: int) -> list[Job]:
     return gather(planned, {run.id for run, _ in planned}, lambda run, seeds: 1, Options())
 
 
+def test_runs_that_others_start_from_are_sent_first(slurm: FakeSlurm, command: Any, tmp_path: Path) -> None:
+    """The dependent array waits for theirs, also when a run of a row is a base at the same time."""
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0-1\ndatasets:\n  - dataset: two_moon\n    training: {steps: 20}\n"
+        "    methods: [afr, sd, {method: afr, label: from sd, base: {method: sd}}]\n"
+    )
+    line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "s", "--node-local", "--no-snapshot")
+    assert "submitted 8 runs as 4 tasks of 2 arrays: 101, 102" in command(*line).stdout
+    waiting = [word for words in slurm.calls("sbatch") for word in words if word.startswith("--dependency")]
+    assert waiting == ["--dependency=afterany:101"]
+    methods = [
+        {run.method for job in task.jobs for run in job.runs} for task in submissions.tasks(Store.open(tmp_path / "s"))
+    ]
+    assert sorted(map(sorted, methods)) == [["afr"], ["afr"], ["erm"], ["sd"]]
+    assert "submitted 0 runs" in command(*line).stdout
+
+
 # ---- what other programs say is not believed unchecked --------------------------------------------------------------
 
 

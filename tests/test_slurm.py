@@ -246,6 +246,44 @@ def test_killed_preempted_warned_and_cancelled(spurbench: Any, tmp_path: Path, c
     assert len(unbroken) == 6 and all(science(store)[id] == record for id, record in unbroken.items())
 
 
+CHAIN = """\
+seeds: 0-1
+datasets:
+  - dataset: two_moon
+    options: {examples: 60}
+    training: {steps: 1000}
+    methods:
+      - {method: afr, base: {method: paced}, training: {steps: 300, lr: [0.1, 0.2]}}
+"""
+
+
+@pytest.mark.slurm
+def test_a_chain_that_is_killed_ends_with_the_records_of_a_local_run(
+    spurbench: Any, tmp_path: Path, cluster: None
+) -> None:
+    """The task of the base is killed; those that start from it begin, make it themselves, and are killed in that."""
+    grid, store, plugin, gate = tmp_path / "chain.yaml", tmp_path / "s", tmp_path / "paced.py", tmp_path / "gate"
+    grid.write_text(CHAIN)
+    plugin.write_text(PACED.replace("GATE", str(gate)))
+    gate.touch()
+    said = spurbench("submit", grid, "--store", store, *SEND, "--plugin", plugin).stdout
+    assert "submitted 6 runs as 3 tasks of 2 arrays" in said
+    first, second = said.splitlines()[0].split(": ")[-1].split(", ")
+    wait_for(lambda: f"{first}_0" in running(store))
+    assert queue()[f"{second}_0"] == "PENDING"
+    os.kill(pid_of(f"{first}_0"), signal.SIGKILL)
+    wait_for(lambda: release() == 0 and running(store) & {f"{second}_0", f"{second}_1"})
+    (at_it, *_) = running(store) & {f"{second}_0", f"{second}_1"}
+    os.kill(pid_of(at_it), signal.SIGKILL)
+    wait_for(lambda: at_it not in queue())
+    gate.unlink()
+    spurbench("retry", store, "--node-local")
+    wait_for(lambda: release() == 0 and not queue(), 400)
+    assert tally(spurbench, store) == {"done": 4, "running": 0, "queued": 0, "failed": 0, "waiting": 0}
+    spurbench("run", grid, "--store", tmp_path / "local", "--jobs", "1", "--threads", "1", "--plugin", plugin)
+    assert science(store) == science(tmp_path / "local") and len(science(store)) == 6
+
+
 def running(store: Path) -> set[str]:
     """The tasks in the queue's state RUNNING whose runs are claimed."""
     held = [json.loads(path.read_bytes()).get("task") for path in store.glob("claims/*/*.json")]

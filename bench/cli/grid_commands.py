@@ -43,7 +43,7 @@ def plan(
     """
     from spurbench.bench.api import running
     from spurbench.bench.grid.cells import only as chosen
-    from spurbench.bench.grid.expand import expand, summarize
+    from spurbench.bench.grid.expand import count_bases, expand, summarize
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.records.run import used
 
@@ -56,7 +56,8 @@ def plan(
         return
     rows = summarize(planned)
     for row in rows:
-        row["state"] = f"n/a: {row['na']}" if row["na"] else row["search"] or ""
+        note = [row["search"], row["starts_from"]]
+        row["state"] = f"n/a: {row['na']}" if row["na"] else "; ".join(filter(None, note))
         row["options"] = ", ".join(f"{k}={v}" for k, v in used(row["dataset_options"]).items())
     columns = {"dataset": "dataset", "options": "options", "label": "method", "precision": "precision", "runs": "runs",
                "search_runs": "search", "updates": "updates", "state": "note"}  # fmt: skip
@@ -65,6 +66,8 @@ def plan(
         print(terminal.line(f"settings of {', '.join(names)}: {source}", 3000))
     total, updates = sum(row["runs"] + row["search_runs"] for row in rows), sum(row["updates"] for row in rows)
     print(f"{plural(total, 'run')} in {plural(len(rows), 'cell')}, {plural(updates, 'update')}")
+    for name, (runs, more) in count_bases(planned).items():
+        print(f"and {plural(runs, 'run')} of {name} that others start from, {plural(more, 'update')}")
 
 
 def estimate(

@@ -141,8 +141,11 @@ class Launcher(ABC):
         return True, f"{self.title} cannot be asked"
 
     @abstractmethod
-    def send(self, array: Array) -> Receipt:
-        """Submit the file `array.script`."""
+    def send(self, array: Array, after: Sequence[str]) -> Receipt:
+        """Submit the file `array.script`, to begin when the arrays with the ids `after` have ended, however they did.
+
+        A batch system that cannot wait so may begin it at once: a task waits for the runs that its own start from.
+        """
 
     # ---- looking, and cancelling ----
 

@@ -58,11 +58,16 @@ class Sent:
 def pack_jobs(
     groups: Mapping[Any, Sequence[Job]], jobs_per_task: int, largest: int, parallel: int | None
 ) -> list[ArrayOfJobs]:
-    """The arrays for these jobs, none with more than `largest` tasks; together they run `parallel` tasks at once."""
+    """The arrays for these jobs, none with more than `largest` tasks; together they run `parallel` tasks at once.
+
+    Jobs from which others start come first, in arrays of their own, and those that start from others last.
+    """
     chunks = []
-    for resources, jobs in groups.items():
-        tasks = [list(jobs[at : at + jobs_per_task]) for at in range(0, len(jobs), jobs_per_task)]
-        chunks += [(tasks[at : at + largest], resources) for at in range(0, len(tasks), largest)]
+    for stage in STAGES:
+        for resources, every in groups.items():
+            jobs = [job for job in every if stage_of(job) == stage]
+            tasks = [list(jobs[at : at + jobs_per_task]) for at in range(0, len(jobs), jobs_per_task)]
+            chunks += [(tasks[at : at + largest], resources) for at in range(0, len(tasks), largest)]
     total = sum(len(tasks) for tasks, _ in chunks)
     if parallel is not None and parallel < len(chunks):
         raise UserError(
@@ -76,6 +81,14 @@ def pack_jobs(
         ArrayOfJobs(tasks, resources, min(share, len(tasks)))
         for (tasks, resources), share in zip(chunks, shares, strict=True)
     ]
+
+
+STAGES = BASE, PLAIN, DEPENDENT = ("base", "plain", "dependent")
+
+
+def stage_of(job: Job) -> str:
+    """Whether others start from a job's runs, or they from others, or neither."""
+    return BASE if job.keep else DEPENDENT if job.runs[0].bases else PLAIN
 
 
 def send(
@@ -112,7 +125,8 @@ def send(
         raise UserError(OVERTAKEN)
     meant = submissions.write_intent(folder, manifests, launcher)
     before_sending()
-    return Sent(arrays, scripts, send_all(launcher, meant, scripts, holds), beyond)
+    stages = [stage_of(array.tasks[0][0]) for array in arrays]
+    return Sent(arrays, scripts, send_all(launcher, meant, scripts, stages, holds), beyond)
 
 
 def script(launcher: Launcher, array: ArrayOfJobs, meant: Array, name: str, code: Path | None) -> str:
@@ -122,9 +136,13 @@ def script(launcher: Launcher, array: ArrayOfJobs, meant: Array, name: str, code
 
 
 def send_all(
-    launcher: Launcher, arrays: Sequence[Array], scripts: Sequence[str], holds: Callable[[], bool]
+    launcher: Launcher,
+    arrays: Sequence[Array],
+    scripts: Sequence[str],
+    stages: Sequence[str],
+    holds: Callable[[], bool],
 ) -> list[str]:
-    """Submit every array and note what it is called; their ids.
+    """Submit every array and note what it is called; their ids. Those that start from others begin after them.
 
     Errors: UserError when one is refused, or when it is not known whether it was taken: those before it stay in the
     queue, those after it are not sent. The same once it is not this submission's turn any more.
@@ -135,7 +153,8 @@ def send_all(
             drop(arrays[place:], keep=bool(ids))
             raise UserError(refusal(OVERTAKEN, ids, len(arrays)))
         write_atomically(array.script, text.encode("utf-8", "surrogateescape"))
-        receipt = launcher.send(array)
+        before = [id for id, stage in zip(ids, stages, strict=False) if stage == BASE]
+        receipt = launcher.send(array, before if stages[place] == DEPENDENT else [])
         if receipt.job is not None:
             if array.note(receipt.job if holds() else VOID) == VOID:
                 drop(arrays[place + 1 :], keep=True)

@@ -23,7 +23,6 @@ from spurbench.bench.launch.placement import GPU_HEIGHT, SMALL_HEIGHT, Layout
 from spurbench.bench.launch.runner import Outstanding, Settings, arrange_jobs, find_outstanding
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
-from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.record import Record
 from spurbench.bench.store.store import Store
 
@@ -82,7 +81,7 @@ def submit(
                 replace(job, options=replace(job.options, device=device(settings, asked)))
                 for job in arrange_jobs(now.planned, ids, layout(settings, asked), settings)
             ]
-            for asked, ids in by_resources(grid, now.plan, wanted, resources).items()
+            for asked, ids in by_resources(grid, now, wanted, here, resources).items()
         }
         wish = replace(wish, retry=settings.retry)
         sent = send(launcher, jobs, grid.name, store, wish, partial(release, store, states), holds)
@@ -107,13 +106,17 @@ def count_left_out(states: Mapping[str, TaskState], left_out: Iterable[str]) -> 
 
 
 def by_resources(
-    grid: Grid, state: Plan, wanted: set[str], resources: Callable[[Mapping[str, Any]], Resources]
+    grid: Grid, now: Outstanding, wanted: set[str], here: set[str], resources: Callable[[Mapping[str, Any]], Resources]
 ) -> dict[Resources, set[str]]:
-    """The wanted runs by what their tasks ask for; one that two cells share goes with the first."""
+    """The wanted runs by what their tasks ask for, with those that they start from; without any that are `here` queued.
+
+    A run that two cells share goes with the first.
+    """
     groups: dict[Resources, set[str]] = {}
-    left = set(wanted)
-    for cell, row in zip(grid.cells, state.cells, strict=True):
-        ids = {*row.draw_ids, *row.ids} & left
+    left = now.needed(wanted) - here
+    for cell, row in zip(grid.cells, now.plan.cells, strict=True):
+        own = {*row.draw_ids, *row.ids}
+        ids = (now.needed(own & wanted) | own) & left
         left -= ids
         if ids:
             groups.setdefault(resources(cell.resources), set()).update(ids)

@@ -144,5 +144,29 @@ def summarize(plan: Plan) -> list[dict[str, Any]]:
             "updates": 0 if cell.method in known and not known[cell.method].trains else updates,
             "search": cell.search.text if cell.search else None,
             "source": cell.source,
+            "starts_from": describe_bases(cell),
         })  # fmt: skip
     return rows
+
+
+def describe_bases(cell: Cell) -> str | None:
+    """What the runs of a cell start from, in words."""
+    each = [cell.base, *(draw.base for draw in cell.draws)]
+    steps = sorted({base["step"] for base in each if base})
+    found = []
+    if base := next((base for base in each if base), None):
+        after = f"step {steps[0]:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}"
+        found.append(f"starts from {base['method']}, {after}")
+    if cell.inferred_by:
+        found.append(f"groups inferred by {cell.inferred_by['infer']['method']}")
+    return "; ".join(found) or None
+
+
+def count_bases(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Method → runs that others start from and that are none of the grid's own, and their updates."""
+    own, found = set(plan.ids), dict[str, tuple[int, int]]()
+    for id, (run, _) in plan.bases(own).items():
+        if id not in own:
+            runs, updates = found.get(run.method, (0, 0))
+            found[run.method] = runs + 1, updates + int(run.training.get("steps", 0))
+    return found
