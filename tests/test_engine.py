@@ -309,3 +309,70 @@ def test_a_loss_that_edits_labels_in_place_is_named() -> None:
     for stacked in (False, True):
         with pytest.raises(ValueError, match=r"Editing.loss changes y in place: make a new tensor of it"):
             Engine(Editing(), data.training, "float32", Options(), seeds, stacked=stacked).update()
+
+
+# ---- averaged weights, and SAM --------------------------------------------------------------------------------------
+
+
+def averaged(engine: Engine, r: int = 0) -> torch.Tensor:
+    """The weights that a replica is scored with."""
+    return torch.cat([p.flatten() for p in engine.model(r).parameters.values()])
+
+
+def test_averages_are_those_of_the_weights_after_each_step() -> None:
+    for kind in ("ema", "swa"):
+        more = {"decay": 0.9} if kind == "ema" else {"average_from": 0.5}
+        engine, each = engine_of("erm", [0, 1], "cpu", steps=8, average=kind, **more), list[torch.Tensor]()
+        expected = weights(engine, 1)
+        for _ in range(8):
+            engine.train(until=engine.step + 1)
+            each.append(weights(engine, 1))
+        for one in each:
+            expected = torch.lerp(expected, one, 0.1)
+        if kind == "swa":
+            expected = torch.stack(each[4:]).mean(0)
+        assert torch.allclose(averaged(engine, 1), expected, atol=1e-6)
+        x = engine.replicas[1].data.train.x
+        plain = engine_of("erm", [0, 1], "cpu", steps=8)
+        plain.train()
+        assert torch.equal(weights(plain, 1), weights(engine, 1)), "training itself is as without"
+        assert not torch.equal(plain.model(1).score(x), engine.model(1).score(x))
+        assert torch.equal(
+            engine.networks(1)[0]["parameters"].popitem()[1], list(engine.model(1).parameters.values())[-1]
+        )
+
+
+def test_sam_takes_its_gradient_uphill() -> None:
+    """One step of SGD by hand: the gradient at the weights plus ρ times the unit gradient there."""
+    engine = engine_of("erm", [0, 1], "cpu", steps=1, sam=0.3, optimizer="sgd", lr=0.5)
+    twin = engine_of("erm", [0, 1], "cpu", steps=1, optimizer="sgd", lr=0.5)
+    before = [weights(engine, r) for r in range(2)]
+    stack = twin.stacks[0]
+    twin.optimizer.step = lambda: None  # type: ignore[method-assign]
+    twin.update()
+    for r in range(2):
+        norm = torch.cat([g[r].flatten() for g in stack.gradients.values()]).norm()
+        for name, parameter in stack.parameters.items():
+            parameter[r] += 0.3 * stack.gradients[name][r] / norm
+    twin.update()
+    engine.train()
+    for r in range(2):
+        uphill = torch.cat([g[r].flatten() for g in stack.gradients.values()])
+        assert torch.allclose(weights(engine, r), before[r] - 0.5 * uphill, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [{"average": "ema", "decay": 0.9}, {"average": "swa"}, {"sam": 0.1}])
+def test_averages_and_sam_survive_a_checkpoint_and_stacking(training: dict[str, Any]) -> None:
+    unbroken, first, second, alone = (
+        engine_of("group_dro", seeds, "cpu", steps=8, **training) for seeds in ([0, 1],) * 3 + ([1],)
+    )
+    for one in (unbroken, alone):
+        one.train()
+    first.train(until=5)
+    second.restore([copy.deepcopy(first.state(r)) for r in range(2)])
+    second.train()
+    for of in (weights, averaged):
+        assert torch.equal(of(unbroken, 0), of(second, 0)) and torch.equal(of(unbroken, 1), of(second, 1))
+        assert torch.allclose(of(unbroken, 1), of(alone, 0), atol=1e-6)
+    kept = [one.losses.state(0)["q"] for one in (unbroken, second)]
+    assert torch.equal(*kept), "a method keeps one state a step"

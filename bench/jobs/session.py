@@ -150,7 +150,7 @@ class Session:
         for r, run in enumerate(self.job.runs if step in self.job.keep else ()):
             if self.monitor.progress[r].diverged is None and not weights.has(store, run.id, step):
                 store.claims.check(run.id)
-                weights.save(store, run.id, step, [stack.state(r) for stack in self.engine.stacks])
+                weights.save(store, run.id, step, self.engine.networks(r))
 
     def tick(self) -> None:
         """Called during long scoring: stops when asked."""

@@ -48,6 +48,9 @@ def shares(text: str | None) -> str | None:
 ON_THE_WAY = Condition("steps", lambda v: (v.get("evaluate") or 1) < v.get("steps", inf),
                        "it asks for evaluations before the last step, which is always scored")  # fmt: skip
 
+BY_EMA = Condition("average", lambda v: v.get("average") == "ema", "it is of the exponential average (average: ema)")
+BY_SWA = Condition("average", lambda v: v.get("average") == "swa", "it is of the plain average (average: swa)")
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -58,6 +61,12 @@ class Schedule:
     drops: str | None = field(None, re.compile(r"0?\.\d+(,0?\.\d+)*"), shares)
     # steps between two evaluations of the held-out splits, among which a rule chooses; None: only at the end
     evaluate: int | None = field(None, (1, 10**9), only=(ON_THE_WAY,))
+    # SAM's ρ: gradients are taken where the loss is highest at about this distance from the weights; None: at them
+    sam: float | None = field(None, (0.0, 1e6))
+    # what is scored are averaged weights: of all steps, the later ones more (ema), or of the last steps alike (swa)
+    average: str | None = field(None, ("ema", "swa"))
+    decay: float | None = field(None, (0.0, 1.0), only=(BY_EMA,))  # of that at each step; None: 0.999
+    average_from: float | None = field(None, (0.0, 1.0), only=(BY_SWA,))  # share of the steps before it; None: 0.5
 
 
 @dataclass(frozen=True)

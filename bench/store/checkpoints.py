@@ -15,7 +15,7 @@ from spurbench.bench.provenance.edits import Version
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store, checkpoint_of
 
-LAYOUT = 5  # version of what is in the file
+LAYOUT = 6  # version of what is in the file
 
 
 @dataclass(frozen=True)

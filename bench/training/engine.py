@@ -11,25 +11,37 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from spurbench.bench.plugins.before_training import Draw
 from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Minibatches
-from spurbench.bench.training.batching import Batches, FullBatch, MiniBatch, Preprocessing, prefers_channels_last
+from spurbench.bench.training.batching import (
+    Batches,
+    FullBatch,
+    MicroBatch,
+    MiniBatch,
+    Preprocessing,
+    prefers_channels_last,
+)
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
-from spurbench.bench.training.optimization import Optimization
+from spurbench.bench.training.optimization import Average, Optimization
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
 from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
-from spurbench.bench.training.targets import Mixing, Targets, draw_examples
+from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
+
+Networks = list[dict[str, dict[str, Tensor]]]
+"""Of each network of a replica its parameters and its buffers, by name."""
 
 
 @dataclass
@@ -90,6 +102,8 @@ class Engine:
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
         self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
+        averaged = range(len(replicas) if training.schedule.average else 0)
+        self.averages = [Average(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
         self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)
         self.batches = self._make_batches()
         self.losses = Losses(
@@ -142,6 +156,18 @@ class Engine:
         targets = self.targets.at(self.step, self.batches.rows(self.step))
         if self.mixing is not None:
             inputs, targets = self.mixing.mix(self.step, inputs, targets)
+        step = self._set_gradients(inputs, targets)
+        if self.training.schedule.sam:
+            with self.losses.unchanged(), self._uphill(self.training.schedule.sam):
+                self._set_gradients(inputs, targets)
+        self.optimizer.step()
+        self.step += 1
+        for average in self.averages:
+            average.follow(self.step)
+        return step
+
+    def _set_gradients(self, inputs: list[list[MicroBatch]], targets: list[Fields]) -> Step:
+        """Set the gradients of a batch at the parameters as they are."""
         passes = [stack.forward(inputs) for stack in self.stacks]
         logits = [[z.requires_grad_() for z in done.logits()] for done in passes]
         features = [h.requires_grad_() for h in passes[0].features()] if self.uses_features else []
@@ -152,10 +178,22 @@ class Engine:
         none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
         for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
             stack.backward(done, by_logits[i], none if i or not features else by_features, weight_penalty)
-        self.optimizer.step()
-        self.step += 1
         labels = self._by_replica([of_pass["y"] for of_pass in targets])
         return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
+
+    @contextmanager
+    def _uphill(self, distance: float) -> Iterator[None]:
+        """Inside the block each replica's parameters stand `distance` up its gradient, as SAM has it."""
+        pairs = [(p, stack.gradients[name]) for stack in self.stacks for name, p in stack.parameters.items()]
+        before = [p.clone() for p, _ in pairs]
+        squares = sum(g.flatten(1).square().sum(1) for _, g in pairs)
+        assert isinstance(squares, Tensor)
+        scale = distance / (squares.sqrt() + 1e-12)  # [R]
+        for p, g in pairs:
+            p.add_(g * scale.view(-1, *[1] * (g.ndim - 1)))
+        yield
+        for (p, _), own in zip(pairs, before, strict=True):
+            p.copy_(own)
 
     def _by_replica(self, tensors: list[Tensor]) -> list[Tensor]:
         """What each pass has, replica by replica."""
@@ -164,10 +202,22 @@ class Engine:
     def model(self, r: int) -> Model:
         """Replica `r` with the parameters of the moment, to be evaluated."""
         replica, stack = self.replicas[r], self.stacks[0]
+        parameters, function = stack.parameters_of(r), stack.function(r)
+        if self.averages:
+            parameters = self.averages[r].means
+            function = partial(call, stack.networks[r], parameters)
         return Model(
-            replica.seed, replica.data, stack.networks[r], stack.parameters_of(r), stack.function(r),
-            self.batches.preprocessing[r], self.device, self.options.micro_batch,
+            replica.seed, replica.data, stack.networks[r], parameters, function, self.batches.preprocessing[r],
+            self.device, self.options.micro_batch,
         )  # fmt: skip
+
+    def networks(self, r: int) -> Networks:
+        """Parameters and buffers of the networks of a replica, the first one's averaged where they are scored so."""
+        found: Networks = [stack.state(r) for stack in self.stacks]
+        means = self.averages[r].means if self.averages else {}
+        for kind, tensors in found[0].items():
+            found[0][kind] = {name: means.get(name, tensor) for name, tensor in tensors.items()}
+        return found
 
     def whole_model(self, r: int) -> Model:
         """The same, from the dataset's own inputs also where the replica is a last layer on features."""
@@ -190,6 +240,7 @@ class Engine:
             "seconds": self.seconds / len(self.replicas),
             "networks": [stack.state(r) for stack in self.stacks],
             "optimizer": self.optimizer.state(r),
+            "average": self.averages[r].means if self.averages else {},
             "method": self.losses.state(r),
             "progress": self.observer.state(r),
             "random": torch.get_rng_state(),
@@ -202,12 +253,21 @@ class Engine:
         for r, state in enumerate(states):
             for stack, saved in zip(self.stacks, state["networks"], strict=True):
                 stack.restore(r, saved)
+        for average, state in zip(self.averages, states, strict=False):
+            for name, mean in average.means.items():
+                mean.copy_(state["average"][name])
         self.optimizer.restore([state["optimizer"] for state in states])
         self.losses.restore([state["method"] for state in states])
         self.observer.restore([state["progress"] for state in states])
         torch.set_rng_state(states[0]["random"].cpu())
         if states[0]["cuda_random"] is not None:
             torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
+
+
+def call(network: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Logits of a network with these parameters and buffers."""
+    found: Tensor = functional_call(network, tensors, (x,))
+    return found
 
 
 def differentiate(losses: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:

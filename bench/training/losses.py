@@ -5,7 +5,8 @@ Axes in names: R replicas, B examples of the batch, C classes. A pass is of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -111,6 +112,15 @@ class Losses:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(f"{self.name} gave {what}; it must be a scalar tensor")
         return loss
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What is asked inside the block leaves the methods' states as they were."""
+        before = list(self.states), dict(self.stacked_state) if self.lifted else {}
+        yield
+        self.states = before[0]
+        if self.lifted:
+            self.stacked_state = before[1]
 
     def state(self, r: int) -> State:
         """What the method keeps of one replica."""

@@ -6,7 +6,7 @@ seconds at the start of every process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.optimizer import Optimizer
-from spurbench.bench.plugins.training_settings import Training
+from spurbench.bench.plugins.training_settings import Schedule, Training
 
 DECAY = 0.1  # of the learning rate at each milestone
+EMA_DECAY, SWA_FROM = 0.999, 0.5  # of averaged weights, where the training does not say
 
 
 class Optimization:
@@ -49,3 +50,23 @@ class Optimization:
         for name, tensors in self.kept.items():
             for place, tensor in enumerate(tensors):
                 tensor.copy_(torch.stack([state["kept"][name][place] for state in states]))
+
+
+class Average:
+    """The average over the steps of one network's tensors, by name, as the schedule has it."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], schedule: Schedule) -> None:
+        self.tensors, self.schedule = tensors, schedule
+        self.means = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        start = SWA_FROM if schedule.average_from is None else schedule.average_from
+        self.start = round(start * schedule.steps) if schedule.average == "swa" else 0
+        self.decay = EMA_DECAY if schedule.decay is None else schedule.decay
+
+    def follow(self, step: int) -> None:
+        """Take in the tensors as they are after a step, numbered from 1."""
+        share = 1 - self.decay if self.schedule.average == "ema" else 1 / max(1, step - self.start)
+        for name, mean in self.means.items():
+            if mean.is_floating_point() and step > self.start:
+                mean.lerp_(self.tensors[name], share)
+            else:
+                mean.copy_(self.tensors[name])

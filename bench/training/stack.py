@@ -152,6 +152,10 @@ class ReplicaStack:
         network, parameters = self.networks[r], self.parameters_of(r)
         return lambda x: functional_call(network, parameters, (x,))
 
+    def tensors_of(self, r: int) -> Tensors:
+        """Parameters and buffers of one replica, by name; views."""
+        return self.parameters_of(r) | dict(self.networks[r].named_buffers())
+
     def parameters_of(self, r: int) -> Tensors:
         return {name: parameter[r] for name, parameter in self.parameters.items()}
 
