@@ -37,7 +37,7 @@ def test_on_a_linear_logit() -> None:
 
 
 def test_mounts() -> None:
-    """Check N29: gradients through the normalisation, or at pictures that were not normalised."""
+    """Check N29: gradients through the normalisation, or at images that were not normalised."""
     u, y = torch.tensor([[0.4, 0.3]]), torch.tensor([1])
     target = Target(lambda v: v[:, 0] ** 2 - v[:, 1], Preprocessing(lambda v: v, (0.5,), (0.25,)))
     how = Pgd(eps=0.02, step=0.002)
@@ -95,7 +95,7 @@ def test_success_agrees_with_foolbox(network: tuple[Target, Tensor, Tensor], nor
 
 
 def test_the_released_attack_on_another_scale(network: tuple[Target, Tensor, Tensor]) -> None:
-    """CIFAR-100's pictures were attacked on CIFAR-10's scale: what the network sees is the same until it is moved."""
+    """CIFAR-100's images were attacked on CIFAR-10's scale: what the network sees is the same until it is moved."""
     target, x, y = network
     how = Pgd(eps=0.0, step=0.0, steps=1, mount="released", mean=(0.5,) * 3, std=(0.2,) * 3)  # stays within [0, 1]
     plain = predict(target.mounted(to_float(x))) == y

@@ -1,4 +1,4 @@
-"""Prepared pictures: every layout gives the true pixels, nothing wrong or half-made is used."""
+"""Prepared images: every layout gives the true pixels, nothing wrong or half-made is used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.images import preparing
-from spurbench.bench.images.decode import Crop, cropped, decode
+from spurbench.bench.images.decode import Crop, crop_image, decode
 from spurbench.bench.images.facts import FACTS
 from spurbench.bench.images.prepared import Prepared, root
 from spurbench.bench.images.preparing import locked
@@ -144,7 +144,7 @@ def jpeg_folder(folder: Path, classes: Any, each: int = 3) -> Path:
 
 def test_image_folder(tmp_path: Path) -> None:
     folder = jpeg_folder(tmp_path / "cifar", CLASSES)
-    assert "expected 50,000" in refused("cifar10", folder)  # three pictures a class are no CIFAR-10
+    assert "expected 50,000" in refused("cifar10", folder)  # three images a class are no CIFAR-10
     dataset_files.prepare("cifar10", folder, ["cifar10.origin=mine"])
     data = data_of(CIFAR10(origin="mine"))
     assert data.train.y.tolist() == [y for y in range(10) for _ in range(3)]
@@ -221,7 +221,7 @@ def test_the_wilds_package_reads_the_twins(name: str, made: Path) -> None:
         subset = theirs.get_subset(key)
         assert subset.y_array.tolist() == own.y.tolist()
         assert subset.metadata_array[:, 0].tolist() == own.attribute.tolist()  # male, background
-        assert np.array_equal(cropped(subset[2][0], ours.crop), own.x[2].numpy())
+        assert np.array_equal(crop_image(subset[2][0], ours.crop), own.x[2].numpy())
 
 
 def test_pictures_of_ones_own(made: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ ROWS = [f"{i}.png,{i % 2},0,{i // 2 * 2}\n" for i in range(4)]  # two for traini
 
 
 def own_table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
-    """A folder of four pictures and this table."""
+    """A folder of four images and this table."""
     folder.mkdir()
     for i in range(4):
         Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(folder / f"{i}.png")
@@ -256,15 +256,15 @@ def own_table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (TABLE, "no pictures in the train split"),
-        (TABLE + "".join(ROWS[2:]), "no pictures in the train split"),
-        (TABLE + "".join(ROWS[:2]), "no pictures in the test split"),
-        (TABLE + "".join(row.replace(",1,", ",0,") for row in ROWS), "all training pictures are of one class"),
-        (TABLE + "".join(row.replace(",1,", ",3,") for row in ROWS), "'y' holds no 1; its values count from 0"),
-        (TABLE + "".join(ROWS[:2] + ["3.png,2,0,2\n"]), "no training pictures of the class 'y2'"),
+        (TABLE, "no images in the train split"),
+        (TABLE + "".join(ROWS[2:]), "no images in the train split"),
+        (TABLE + "".join(ROWS[:2]), "no images in the test split"),
+        (TABLE + "".join(row.replace(",1,", ",0,") for row in ROWS), "all training images are of one class"),
+        (TABLE + "".join(row.replace(",1,", ",3,") for row in ROWS), "'y' has no 1; its values must count from 0"),
+        (TABLE + "".join(ROWS[:2] + ["3.png,2,0,2\n"]), "no training images of the class 'y2'"),
         (
             TABLE + "".join([*ROWS, ROWS[0].replace(",0\n", ",2\n")]),
-            "1 of the pictures are listed more than once, the first is '0.png'",
+            "1 of the images are listed more than once, the first is '0.png'",
         ),
         (TABLE + "".join(ROWS).replace(",1,", ",²,"), "holds '²', expected a whole number"),
         (TABLE + "".join(ROWS).replace(",1,", ",99999999999999999999,"), "expected a whole number"),
@@ -280,7 +280,7 @@ def test_a_folder_that_changed_is_noticed(tmp_path: Path) -> None:
     folder = own_table(tmp_path / "mine", TABLE + "".join(ROWS))
     assert dataset_files.prepare("own_pictures", folder, sets).startswith("prepared")
     assert dataset_files.prepare("own_pictures", folder, sets).startswith("already prepared")
-    assert "is a file: give the folder" in refused("own_pictures", folder / "metadata.csv", *sets)
+    assert "is a file: give its folder" in refused("own_pictures", folder / "metadata.csv", *sets)
     (folder / "metadata.csv").write_text(TABLE + "".join(ROWS[:2] + ROWS[3:] + ROWS[2:3]))
     assert "mine has changed since it was prepared: delete" in refused("own_pictures", folder, *sets)
     assert "no folder" in refused("own_pictures", tmp_path / "typo", *sets)
@@ -292,7 +292,7 @@ def test_tables_of_other_encodings(tmp_path: Path) -> None:
     text = TABLE + "".join(ROWS)
     dataset_files.prepare("own_pictures", own_table(tmp_path / "bom", text, "utf-8-sig"), ["own_pictures.name=few"])
     wide = own_table(tmp_path / "wide", text, "utf-16")
-    assert "metadata.csv is no UTF-8 text" in refused("own_pictures", wide, "own_pictures.name=wide")
+    assert "metadata.csv is not UTF-8 text" in refused("own_pictures", wide, "own_pictures.name=wide")
 
 
 def edit_csv(file: Path, row: int, column: int, value: str | None) -> None:
@@ -376,7 +376,7 @@ def test_a_half_downloaded_archive(made: Path, tmp_path: Path) -> None:
         packed.add(made / "cifar-10-batches-py", "cifar-10-batches-py")
     whole = (tmp_path / "cifar-10-python.tar.gz").read_bytes()
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole[: len(whole) // 2])
-    assert "is not whole" in refused("cifar10", tmp_path, "cifar10.origin=twin")
+    assert "is incomplete" in refused("cifar10", tmp_path, "cifar10.origin=twin")
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(whole)
     assert dataset_files.prepare("cifar10", tmp_path, ["cifar10.origin=twin"]).startswith("prepared twin: ")
     part = shutil.copytree(made / "cifar-10-batches-py", tmp_path / "part")
@@ -406,8 +406,8 @@ def test_a_pickle_that_would_run_something(made: Path, tmp_path: Path) -> None:
         ({"data": np.full((40, 3072), 0.5)}, "pixels are float64, labels int64; expected bytes and whole numbers"),
         ({"data": np.full((40, 3072), 300, np.uint16)}, "pixels are uint16"),
         ({"labels": [0.5] * 40}, "labels float64"),
-        ({"labels": [3] * 39}, "40 pictures, 39 labels"),
-        ({"labels": [10] * 40}, "expected as many, from 0 to 9"),
+        ({"labels": [3] * 39}, "40 images, 39 labels"),
+        ({"labels": [10] * 40}, "expected one label each, from 0 to 9"),
     ],
 )
 def test_batches_of_other_numbers(change: dict[str, Any], words: str, made: Path, tmp_path: Path) -> None:
@@ -419,10 +419,10 @@ def test_batches_of_other_numbers(change: dict[str, Any], words: str, made: Path
 
 def test_archives_have_bounds(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spurbench.bench.images.batches.MOST_BYTES", 1000)
-    assert "a batch at most 1,000" in refused("cifar10", made, "cifar10.origin=twin")
+    assert "a batch has at most 1,000" in refused("cifar10", made, "cifar10.origin=twin")
     with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as packed:
         packed.add(made / "cifar-10-batches-py", "cifar-10-batches-py")
-    assert "is no file of at most 1,000 bytes" in refused("cifar10", tmp_path, "cifar10.origin=twin")
+    assert "is not a file of at most 1,000 bytes" in refused("cifar10", tmp_path, "cifar10.origin=twin")
     monkeypatch.setattr("spurbench.bench.images.idx.MOST_BYTES", 1000)
     assert "holds more than 1,000 bytes" in refused("dominoes", made, "dominoes.origin=twin")
 
@@ -444,9 +444,9 @@ def test_digits_that_are_not_whole(made: Path, tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(content))
     packed[200:300] = bytes(100)
     (folder / f"{file}.gz").write_bytes(packed)
-    assert "is not whole" in refused("dominoes", tmp_path, "dominoes.origin=twin")
+    assert "is incomplete" in refused("dominoes", tmp_path, "dominoes.origin=twin")
     (folder / f"{file}.gz").write_bytes(gzip.compress(content[:10]))
-    assert "is cut short: no header" in refused("dominoes", tmp_path, "dominoes.origin=twin")
+    assert "is truncated: no header" in refused("dominoes", tmp_path, "dominoes.origin=twin")
     header = np.array([2051, 400, 14, 56], ">i4").tobytes()
     (folder / f"{file}.gz").write_bytes(gzip.compress(header + content[16:]))
     assert "begins with [2051, 400, 14, 56], expected [2051, 400, 28, 28]" in refused(
@@ -495,7 +495,7 @@ def test_unreadable_pictures(faces: Path, monkeypatch: pytest.MonkeyPatch, proce
         file = faces / "img_align_celeba" / f"{number:06}.jpg"
         file.write_bytes(file.read_bytes()[:300])
     said = refused("celeba", faces, *TWIN)
-    assert "2 pictures cannot be read: 000003.jpg (" in said and "--allow-bad" in said
+    assert "2 images cannot be read: 000003.jpg (" in said and "--allow-bad" in said
     assert "twin-incomplete" in dataset_files.prepare("celeba", faces, TWIN, allow_bad=True)
     with pytest.raises(BadData, match="is not prepared"):
         data_of(CelebA(origin="twin", size=16))
@@ -536,10 +536,10 @@ def test_wrong_lists_of_celeba(faces: Path) -> None:
     [
         (0, 4, "plce", "no column 'place'; the nearest is 'plce'"),
         (1, 2, "7", "column 'y' holds 7, expected 0 to 1"),
-        (1, 2, "x", "column 'y' of picture 1 holds 'x', expected a whole number"),
-        (1, 3, "3", "column 'split' of picture 1 holds '3', expected one of 0, 1, 2"),
+        (1, 2, "x", "column 'y' of image 1 holds 'x', expected a whole number"),
+        (1, 3, "3", "column 'split' of image 1 holds '3', expected one of 0, 1, 2"),
         (5, 3, None, "metadata.csv:6: 3 columns, expected 6"),
-        (9, 1, "lost.jpg", "pictures are missing, the first is 'lost.jpg'"),
+        (9, 1, "lost.jpg", "images are missing, the first is 'lost.jpg'"),
     ],
 )
 def test_a_wrong_metadata_file(row: int, column: int, value: str | None, said: str, made: Path, tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_a_class_without_pictures(tmp_path: Path) -> None:
     for name in ("train/.ipynb_checkpoints", "train/eel", "test/eel"):
         (tree / name).mkdir()
     said = refused("own_pictures", tree, "own_pictures.name=tree", "own_pictures.size=8")
-    assert "no training pictures of the class 'eel'" in said
+    assert "no training images of the class 'eel'" in said
     for name in ("train/eel", "test/eel"):
         (tree / name).rmdir()
     assert "prepared" in dataset_files.prepare("own_pictures", tree, ["own_pictures.name=tree", "own_pictures.size=8"])
@@ -568,7 +568,7 @@ def test_a_class_without_pictures(tmp_path: Path) -> None:
 
 def test_folders_that_hold_something_else(made: Path, tmp_path: Path) -> None:
     assert "no folder" in refused("celeba", tmp_path / "nowhere")
-    assert "has no layout that is known here; expected list_attr_celeba" in refused("celeba", tmp_path)
+    assert "has no known layout; expected list_attr_celeba" in refused("celeba", tmp_path)
     assert "no option of celeba 'orign'; did you mean origin?" in refused("celeba", made, "celeba.orign=x")
     assert "cannot name a folder" in refused("celeba", made, "celeba.origin=../x")
     assert "size of celeba must be a whole number" in refused("celeba", made, "celeba.size=big")
@@ -600,7 +600,7 @@ def test_a_download_is_whole_or_not_there(made: Path, monkeypatch: pytest.Monkey
     for _ in range(2):
         assert "cannot be downloaded (no route to host)" in refused("waterbirds", None)
     monkeypatch.setattr(wilds, "get_dataset", lambda name, root_dir, download: shutil.copytree(made, root_dir))
-    assert "pictures" in dataset_files.prepare("waterbirds", None, ["waterbirds.origin=twin", "waterbirds.size=8"])
+    assert "images" in dataset_files.prepare("waterbirds", None, ["waterbirds.origin=twin", "waterbirds.size=8"])
     assert [folder.name for folder in (data_folder / "downloads").iterdir()] == ["waterbirds"]
 
 
@@ -617,7 +617,7 @@ def test_downloads_are_those_of_the_packages(tmp_path: Path, monkeypatch: pytest
     names = ["celebA", "waterbirds", "CIFAR10", "CIFAR100", "CIFAR10", "MNIST"]
     assert asked == [(name, str(tmp_path), {"download": True}) for name in names]
     assert set(names[:2]) <= set(wilds.supported_datasets)
-    assert "nowhere to download it from" in refused("own_pictures", None, "own_pictures.name=birds")
+    assert "no known place to download it from" in refused("own_pictures", None, "own_pictures.name=birds")
 
 
 def test_the_command_says_it_in_one_line(command: Any, tmp_path: Path) -> None:
@@ -695,10 +695,10 @@ def test_damage_is_found(made: Path) -> None:
     dataset_files.prepare("celeba", made, TWIN)
     folder = root() / "celeba" / "twin-16"
     flip(folder / "test.npy", -5)
-    with pytest.raises(BadData, match="the test pictures in"):
+    with pytest.raises(BadData, match="the test images in"):
         data_of(CelebA(origin="twin", size=16))
     ok, found = verified("celeba")
-    assert not ok and f"the test pictures in {folder} are damaged" in found
+    assert not ok and f"the test images in {folder} are damaged" in found
     flip(folder / "test.npy", -5)
     flip(folder / "train-labels.npz", 100)
     with pytest.raises(BadData, match="the train labels"):
@@ -712,7 +712,7 @@ def test_damage_is_found(made: Path) -> None:
         data_of(CelebA(origin="twin", size=16))
     dataset_files.prepare("celeba", made, ["celeba.origin=twin", "celeba.size=8"])
     (found,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "celeba"]
-    assert "prepared.json cannot be used" in found and "twin-8: 301 pictures" in found  # the one hides not the other
+    assert "prepared.json cannot be used" in found and "twin-8: 301 images" in found  # the one hides not the other
 
 
 def verified(name: str) -> tuple[bool, str]:
@@ -742,7 +742,7 @@ def test_list_and_verify_tell_what_there_is(made: Path) -> None:
     assert verified("celeba") == (True, "not prepared, nothing to verify")
     dataset_files.prepare("celeba", made, TWIN)
     after = {row["dataset"]: row["source"] for row in dataset_files.data()}
-    assert after["celeba"].startswith(f"twin-16: {sum(map(sum, GROUPS))} pictures of 16 × 16, CelebA's")
+    assert after["celeba"].startswith(f"twin-16: {sum(map(sum, GROUPS))} images of 16 × 16, CelebA's")
     assert "SHA-256 as prepared" in verified("celeba")[1]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
-from spurbench.bench.images import decoding, facts, preparing
+from spurbench.bench.images import decode_parts, facts, preparing
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.facts import FACTS
 from spurbench.bench.images.prepared import root
@@ -88,7 +88,7 @@ def test_folders_of_the_usual_datasets_keep_their_names() -> None:
 
 
 def test_an_attribute_is_not_part_of_a_name(mine: Path) -> None:
-    """`mine` with the attribute b, and other pictures called mine-b."""
+    """`mine` with the attribute b, and other images called mine-b."""
     prepared(mine, "own_pictures.attribute=b")
     other = folder_of(mine.parent / "other", shade=99)
     dataset_files.prepare("own_pictures", other, ("own_pictures.name=mine-b", SIZE))
@@ -132,19 +132,19 @@ def test_sizes_have_bounds(mine: Path) -> None:
 def test_another_folder_under_a_known_name(mine: Path) -> None:
     prepared(mine)
     before = own().checksum()
-    assert prepared(mine).startswith("already prepared: mine-original-8: 12 pictures")
+    assert prepared(mine).startswith("already prepared: mine-original-8: 12 images")
     other = folder_of(mine.parent / "other", shade=99)
     with pytest.raises(UserError) as error:
         prepared(other)
     assert str(error.value) == (
-        f"{here()} holds mine-original-8: 12 pictures of 8 × 8, metadata.csv; {other} is not where they come from, "
-        f"{mine}: delete {here()} to prepare it anew, or give the pictures another name, --set own_pictures.name=NAME"
+        f"{here()} holds mine-original-8: 12 images of 8 × 8, metadata.csv; {other} is not where they came from, "
+        f"{mine}: delete {here()} to prepare it anew, or give the images another name, --set own_pictures.name=NAME"
     )
     assert own().checksum() == before
     shutil.rmtree(mine)
-    with pytest.raises(UserError, match="is not where they come from"):
+    with pytest.raises(UserError, match="is not where they came from"):
         prepared(other)
-    assert f"already prepared: mine-original-8: 12 pictures of 8 × 8, metadata.csv ({here()}, from {mine})" == prepared(
+    assert f"already prepared: mine-original-8: 12 images of 8 × 8, metadata.csv ({here()}, from {mine})" == prepared(
         mine
     )
 
@@ -152,9 +152,9 @@ def test_another_folder_under_a_known_name(mine: Path) -> None:
 def test_the_same_pictures_in_another_folder(mine: Path) -> None:
     prepared(mine)
     copy = Path(shutil.copytree(mine, mine.parent / "copy"))
-    assert prepared(copy).endswith(f"; {copy} holds the same pictures")
+    assert prepared(copy).endswith(f"; {copy} holds the same images")
     tabled(copy, [*ROWS[:-1], ("img/11.png", 1, 1, 1, 1)])
-    with pytest.raises(UserError, match="is not where they come from"):
+    with pytest.raises(UserError, match="is not where they came from"):
         prepared(copy)
 
 
@@ -168,7 +168,7 @@ def test_pictures_that_were_changed_in_place(mine: Path) -> None:
     with pytest.raises(UserError, match=f"{mine} has changed since it was prepared: delete"):
         prepared(mine)
     rewrite(first, whole)
-    assert prepared(mine).endswith("holds the same pictures")
+    assert prepared(mine).endswith("holds the same images")
 
 
 def rewrite(file: Path, content: bytes) -> None:
@@ -183,11 +183,11 @@ def test_what_an_older_version_prepared(mine: Path) -> None:
     prepared(mine)
     rewritten(here(), lambda found: [found.pop(key) for key in NEW])
     assert own().split("train").y.tolist() == [0, 1, 0, 1] and prepared(mine).startswith("already prepared")
-    with pytest.raises(UserError, match="is not where they come from"):
+    with pytest.raises(UserError, match="is not where they came from"):
         prepared(Path(shutil.copytree(mine, mine.parent / "copy")))
     dataset_files.prepare("own_pictures", mine, ("own_pictures.name=mine-b", SIZE))
     rewritten(root() / "own_pictures" / "mine-b-original-8", lambda found: [found.pop(key) for key in NEW])
-    with pytest.raises(BadData, match="was prepared with options that were not noted then"):
+    with pytest.raises(BadData, match="was prepared with options that were not recorded then"):
         own(name="mine-b").prepared()
 
 
@@ -322,9 +322,9 @@ DAMAGE = {
     "splits that are a list": facts_with("splits", value=[]),
     "a split that is null": facts_with("splits", "test", value=None),
     "no splits": facts_with("splits", value={}),
-    "a number of pictures that is a word": facts_with("splits", "test", "n", value="many"),
-    "more pictures than there are": facts_with("splits", "test", "n", value=10**9),
-    "fewer pictures": facts_with("splits", "test", "n", value=3),
+    "a number of images that is a word": facts_with("splits", "test", "n", value="many"),
+    "more images than there are": facts_with("splits", "test", "n", value=10**9),
+    "fewer images": facts_with("splits", "test", "n", value=3),
     "parts that are null": facts_with("splits", "test", "parts", value=None),
     "parts that are others": facts_with("splits", "test", "parts", value=["0" * 64]),
     "a file elsewhere": facts_with("splits", "test", "pictures", value="../../../mine/metadata.csv"),
@@ -342,17 +342,17 @@ DAMAGE = {
     "no facts": lost(FACTS),
     "facts at the end of no link": dangling(FACTS),
     "facts that are a folder": to_folder(FACTS),
-    "no pictures": lost("test.npy"),
-    "pictures at the end of no link": dangling("test.npy"),
-    "pictures that are a folder": to_folder("test.npy"),
-    "empty pictures": to_nothing("test.npy"),
-    "half the pictures": to_half("test.npy"),
-    "other pictures": array(lambda x: x + 1),
-    "pictures of floats": array(lambda x: x.astype(np.float32)),
-    "pictures of signs": array(lambda x: x.astype(np.int8)),
-    "pictures of another shape": array(lambda x: x.reshape(-1, 3, 4, 16)),
-    "pictures of another order": array(np.asfortranarray),
-    "a picture more": array(lambda x: np.concatenate([x, x[:1]])),
+    "no images": lost("test.npy"),
+    "images at the end of no link": dangling("test.npy"),
+    "images that are a folder": to_folder("test.npy"),
+    "empty images": to_nothing("test.npy"),
+    "half the images": to_half("test.npy"),
+    "other images": array(lambda x: x + 1),
+    "images of floats": array(lambda x: x.astype(np.float32)),
+    "images of signs": array(lambda x: x.astype(np.int8)),
+    "images of another shape": array(lambda x: x.reshape(-1, 3, 4, 16)),
+    "images of another order": array(np.asfortranarray),
+    "an image more": array(lambda x: np.concatenate([x, x[:1]])),
     "objects": array(lambda x: np.full((4, 3, 8, 8), None)),
     "no labels": lost("train-labels.npz"),
     "labels at the end of no link": dangling("train-labels.npz"),
@@ -403,7 +403,7 @@ def test_damage_hides_not_what_is_whole(mine: Path) -> None:
     ((_, ok, found),) = dataset_files.verify("own_pictures")
     assert not ok and "the train labels in" in found and "train.npy has 0 bytes" in found
     (listed,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
-    assert "train.npy has 0 bytes" in listed and "whole-original-8: 12 pictures" in listed
+    assert "train.npy has 0 bytes" in listed and "whole-original-8: 12 images" in listed
 
 
 def test_a_file_that_cannot_be_read(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +422,7 @@ def test_what_lies_in_the_folders_place(mine: Path) -> None:
     for make in (here().touch, lambda: here().symlink_to("nowhere")):
         make()
         for call in (lambda: prepared(mine), own().prepared):
-            with pytest.raises(BadData, match="should be a folder of prepared pictures: delete it"):
+            with pytest.raises(BadData, match="should be a folder of prepared images: delete it"):
                 call()
         here().unlink()
     here().mkdir()
@@ -471,7 +471,7 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("SPURBENCH_DATA")
     monkeypatch.setattr(Path, "home", none)
-    with pytest.raises(UserError, match="let SPURBENCH_DATA name one"):
+    with pytest.raises(UserError, match="set SPURBENCH_DATA to a folder"):
         root()
 
 
@@ -496,22 +496,22 @@ def test_a_plug_in_that_fails_hides_no_other(tmp_path: Path, command: Any) -> No
 
 def half(mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A preparation that ended after its first part."""
-    decode = decoding.decode_part
+    decode = decode_parts.decode_part
 
-    def end(part: decoding.Part) -> None:
+    def end(part: decode_parts.Part) -> None:
         if "train" not in part.mark:
             raise KeyboardInterrupt
         decode(part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode_part", end)
+        patch.setattr(decode_parts, "decode_part", end)
         with pytest.raises(KeyboardInterrupt):
             prepared(mine)
     return here().with_name(".mine-original-8.preparing")
 
 
 def checksum_of(folder: Path) -> str:
-    """That of pictures prepared in one go."""
+    """That of images prepared in one go."""
     dataset_files.prepare("own_pictures", folder, ("own_pictures.name=unbroken", SIZE))
     return str(own(name="unbroken").checksum())
 
@@ -519,10 +519,10 @@ def checksum_of(folder: Path) -> str:
 def test_half_made_folders_are_told_and_gone_on_with(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = half(mine, monkeypatch)
     (told,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
-    assert told == f"{work} is half made: the same command goes on"
+    assert told == f"{work} is unfinished: the same command continues it"
     seen = []
     monkeypatch.setattr(
-        decoding, "decode_part", lambda part, decode=decoding.decode_part: seen.append(part) or decode(part)
+        decode_parts, "decode_part", lambda part, decode=decode_parts.decode_part: seen.append(part) or decode(part)
     )
     assert prepared(mine).startswith("prepared") and not work.exists()
     assert [Path(part.target).stem for part in seen] == ["validation", "test"]
@@ -592,7 +592,7 @@ def test_killed_before_the_folder_has_its_name(mine: Path, monkeypatch: pytest.M
         patch.setattr(os, "rename", end)
         with pytest.raises(KeyboardInterrupt):
             prepared(mine)
-    monkeypatch.setattr(decoding, "decode_part", end)
+    monkeypatch.setattr(decode_parts, "decode_part", end)
     assert prepared(mine).startswith("prepared") and list(own().prepared().damage()) == []
 
 
@@ -608,16 +608,16 @@ def test_what_was_allowed_before_is_not_now(mine: Path, monkeypatch: pytest.Monk
         patch.setattr(os, "rename", end)
         with pytest.raises(KeyboardInterrupt):
             dataset_files.prepare("own_pictures", mine, (NAME, SIZE), allow_bad=True)
-    with pytest.raises(BadData, match="1 pictures cannot be read: img/0.png"):
+    with pytest.raises(BadData, match="1 image cannot be read: img/0.png"):
         prepared(mine)
     rewrite(mine / "img" / "0.png", whole)
-    assert prepared(mine).startswith("prepared mine-original-8: 12 pictures")
+    assert prepared(mine).startswith("prepared mine-original-8: 12 images")
 
 
 def test_too_many_left_out(mine: Path) -> None:
     for i in (0, 2):  # of training, the class y = 0
         (mine / "img" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(BadData, match="without the pictures that cannot be read, train lacks a class or is empty"):
+    with pytest.raises(BadData, match="without the images that cannot be read, train lacks a class or is empty"):
         dataset_files.prepare("own_pictures", mine, (NAME, SIZE), allow_bad=True)
 
 
@@ -644,7 +644,7 @@ def test_what_killed_commands_left_goes_away(mine: Path, data_folder: Path, caps
             os.utime(entry, (0, 0))
         prepared(mine)
     assert [folder.exists() for folder in (*left, young, held, other)] == [False, False, True, True, True]
-    assert f"deleted {left[0]}, which was not gone on with for 2 weeks" in capsys.readouterr().err
+    assert f"deleted {left[0]}, which was not continued for 2 weeks" in capsys.readouterr().err
 
 
 def test_a_lock_of_a_folder_that_has_got_its_name(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

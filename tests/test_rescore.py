@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_counts, make_plan
 
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.evaluation.rescoring import rescore, told
+from spurbench.bench.evaluation.rescoring import describe_outcome, rescore
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.metric import Predictions
 from spurbench.bench.records.metrics import columns_of, step_of, value
@@ -112,17 +112,17 @@ def test_what_cannot_be_scored_is_counted(store: Store, one: Record, tmp_path: P
     assert (outcome.scored, outcome.without, outcome.unlabelled, outcome.busy) == (1, 1, 1, 1)
     assert len(outcome.damaged) == 1 and "the file is damaged" in outcome.damaged[0]
     assert outcome.undefined["worst_group_auroc of test"] == 1 and not outcome.undefined["auroc of test"]
-    lines = told(outcome)
+    lines = describe_outcome(outcome)
     assert "1 run has no predictions; a run in a new store keeps them" in lines
-    assert any("without labels and groups, of an earlier spurbench" in line for line in lines)
+    assert any("without labels and groups, by an earlier spurbench" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("names", "splits", "words"),
     [(["eec"], [], "no metric of predictions 'eec'; did you mean ece?"),
      (["worst_group_eec"], [], "did you mean worst_group_ece?"),
-     (["accuracy"], [], "accuracy is made from counts, and is on every leaderboard"),
-     (["worst_group_entropy"], [], "neither way is better of entropy"),
+     (["accuracy"], [], "accuracy is computed from counts and is on every leaderboard"),
+     (["worst_group_entropy"], [], "entropy is neither better when higher nor when lower"),
      (["ece"], ["tset"], "no split 'tset'; did you mean test?")],
 )  # fmt: skip
 def test_what_there_is_not_is_one_line(store: Store, names: list[str], splits: list[str], words: str) -> None:

@@ -1,4 +1,4 @@
-"""Tables and folders of pictures: read as they are meant, or refused in one line."""
+"""Tables and folders of images: read as they are meant, or refused in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spurbench.bench.images import tables
 from spurbench.bench.images.prepared import Prepared, root
 
 HEADER = "img_filename,y,a,split"
-LABELS = [(i % 2, i // 2 % 2, i // 4) for i in range(12)]  # y, a, split: four pictures each
+LABELS = [(i % 2, i // 2 % 2, i // 4) for i in range(12)]  # y, a, split: four images each
 ROWS = [f"img/{i}.png,{y},{a},{s}" for i, (y, a, s) in enumerate(LABELS)]
 SETS = ("own_pictures.name=mine", "own_pictures.size=8")
 
@@ -27,7 +27,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A folder of twelve different pictures; its table is `ROWS`."""
+    """A folder of twelve different images; its table is `ROWS`."""
     (tmp_path / "mine" / "img").mkdir(parents=True)
     for i in range(12):
         Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / "mine" / "img" / f"{i}.png")
@@ -55,11 +55,11 @@ def refused(folder: Path) -> str:
 
 
 def read() -> dict[str, tuple[int, int, int, int]]:
-    """Of each prepared picture its label, attribute, split, and the colour by which it was drawn."""
+    """Of each prepared image its label, attribute, split, and the colour by which it was drawn."""
     here = Prepared.open(root() / "own_pictures" / "mine-original-8")
     found = {}
     for number, split in enumerate(("train", "validation", "test")):
-        labels, pixels = here.labels(split), here.pictures(split)
+        labels, pixels = here.labels(split), here.images(split)
         for i, name in enumerate(labels["ids"].tolist()):
             found[os.path.basename(name)] = (*(int(labels[k][i]) for k in "ya"), number, int(pixels[i, 0, 0, 0]))
     return found
@@ -86,7 +86,7 @@ TRUTH = {f"{i}.png": (*label, 20 * i) for i, label in enumerate(LABELS)}
     ],
 )
 def test_tables_that_are_plain(lines: list[str], mine: Path) -> None:
-    assert "12 pictures of 8 × 8, metadata.csv (" in prepared(write(mine, *lines))
+    assert "12 images of 8 × 8, metadata.csv (" in prepared(write(mine, *lines))
     assert read() == TRUTH
 
 
@@ -123,47 +123,47 @@ def changed(row: int, old: str, new: str) -> list[str]:
         (["s," + HEADER + ",", *(f"0,{i % 2},{row}" for i, row in enumerate(ROWS))], "csv:2: 6 columns, expected 5"),
         ([HEADER, *(f"{row}," for row in ROWS)], "csv:2: 5 columns, expected 4"),
         ([HEADER, *(f"{i},{row}" for i, row in enumerate(ROWS))], "csv:2: 5 columns, expected 4"),
-        ([HEADER, *ROWS[:5], "img/5.png,1", *ROWS[6:]], "csv:7: 2 columns, expected 4 (cut short?)"),
+        ([HEADER, *ROWS[:5], "img/5.png,1", *ROWS[6:]], "csv:7: 2 columns, expected 4 (truncated?)"),
         # columns of one name
         ([HEADER + ",y", *(f"{row},0" for row in ROWS)], "2 columns are called y and y; which one?"),
         ([HEADER + ", y ", *(f"{row},0" for row in ROWS)], "2 columns are called y and y; which one?"),
         (["Split," + HEADER, *(f"0,{row}" for row in ROWS)], "2 columns are called Split and split; which one?"),
         # other marks between columns, lines before the header, none at all
-        ([line.replace(",", ";") for line in (HEADER, *ROWS)], "is 'img_filename;y;a;split' (parted by semicolons?)"),
-        ([line.replace(",", "\t") for line in (HEADER, *ROWS)], "(parted by tabs?)"),
-        (["sep=,", HEADER, *ROWS], "its first line is 'sep=,'; expected names of columns"),
-        (["# by hand", HEADER, *ROWS], "its first line is '# by hand'; expected names of columns"),
-        (ROWS, "its first line is 'img/0.png,0,0,0'; expected names of columns parted by commas, img_f"),
+        ([line.replace(",", ";") for line in (HEADER, *ROWS)], "'img_filename;y;a;split' (separated by semicolons?)"),
+        ([line.replace(",", "\t") for line in (HEADER, *ROWS)], "(separated by tabs?)"),
+        (["sep=,", HEADER, *ROWS], "its first line is 'sep=,'; expected column names"),
+        (["# by hand", HEADER, *ROWS], "its first line is '# by hand'; expected column names"),
+        (ROWS, "its first line is 'img/0.png,0,0,0'; expected column names separated by commas, img_f"),
         ([""], "its first line is ''"),
-        ([HEADER], "no pictures in the train split"),
+        ([HEADER], "no images in the train split"),
         # values that are none
-        (changed(3, ",1,", ",1.0,"), "column 'y' of picture 4 holds '1.0', expected a whole number from 0 on"),
-        (changed(3, ",1,", ",１,"), "column 'y' of picture 4 holds '１'"),
-        (changed(3, ",1,", ",,"), "column 'y' of picture 4 holds ''"),
-        (changed(3, ",1,", ",nan,"), "column 'y' of picture 4 holds 'nan'"),
-        (changed(3, ",1,", ",True,"), "column 'y' of picture 4 holds 'True'"),
-        (changed(3, ",1,", ",-1,"), "column 'y' of picture 4 holds '-1'"),
+        (changed(3, ",1,", ",1.0,"), "column 'y' of image 4 holds '1.0', expected a whole number, 0 or more"),
+        (changed(3, ",1,", ",１,"), "column 'y' of image 4 holds '１'"),
+        (changed(3, ",1,", ",,"), "column 'y' of image 4 holds ''"),
+        (changed(3, ",1,", ",nan,"), "column 'y' of image 4 holds 'nan'"),
+        (changed(3, ",1,", ",True,"), "column 'y' of image 4 holds 'True'"),
+        (changed(3, ",1,", ",-1,"), "column 'y' of image 4 holds '-1'"),
         (changed(3, ",1,", f",{'9' * 5000},"), "holds '9999999999999999999999999999999999999999', expected"),
-        (changed(11, ",2", ",3"), "column 'split' of picture 12 holds '3', expected one of 0, 1, 2"),
-        ([HEADER, *(f"img/{i}.png,{y + 1},{a},{s}" for i, (y, a, s) in enumerate(LABELS))], "column 'y' holds no 0"),
-        ([HEADER, *(f"img/{i}.png,{y},{a + 1},{s}" for i, (y, a, s) in enumerate(LABELS))], "column 'a' holds no 0"),
+        (changed(11, ",2", ",3"), "column 'split' of image 12 holds '3', expected one of 0, 1, 2"),
+        ([HEADER, *(f"img/{i}.png,{y + 1},{a},{s}" for i, (y, a, s) in enumerate(LABELS))], "column 'y' has no 0"),
+        ([HEADER, *(f"img/{i}.png,{y},{a + 1},{s}" for i, (y, a, s) in enumerate(LABELS))], "column 'a' has no 0"),
         # quotation marks
-        (changed(3, "img/3.png", '"img/3.png'), "a quotation mark that is not closed?"),
-        (changed(3, "img/3.png", '"img/"3.png'), "a quotation mark that is not closed?"),
+        (changed(3, "img/3.png", '"img/3.png'), "an unclosed quotation mark?"),
+        (changed(3, "img/3.png", '"img/"3.png'), "an unclosed quotation mark?"),
         (changed(3, "img/3.png", f'"{"x" * 200_000}"'), "field larger than field limit"),
         # paths
-        (changed(3, "img/3.png", "img/x.png"), "1 of 12 pictures are missing, the first is 'img/x.png' (an archive"),
+        (changed(3, "img/3.png", "img/x.png"), "1 of 12 images are missing, the first is 'img/x.png' (a partly"),
         (changed(3, "img/3.png", "img\\3.png"), "missing, the first is 'img\\\\3.png' (write '/' for '\\')"),
         (changed(3, "img/3.png", ""), "missing, the first is ''"),
         (changed(3, "img/3.png", "IMG/3.png"), "missing, the first is 'IMG/3.png'"),
-        (changed(3, "img/3.png", "../mine/img/3.png"), "'../mine/img/3.png' is no path of a picture below it"),
-        (changed(3, "img/3.png", "img/../../mine/img/3.png"), "is no path of a picture below it"),
-        (changed(3, "img/3.png", "/etc/passwd"), "'/etc/passwd' is no path of a picture below it"),
-        (changed(3, "img/3.png", "img/3\x00.png"), "'img/3\\x00.png' is no path of a picture below it"),
-        (changed(3, "img/3.png", "img/3\x1b[2J.png"), "'img/3\\x1b[2J.png' is no path of a picture below it"),
-        (changed(3, "img/3.png", "img"), "1 pictures cannot be read: img (Is a directory)"),
-        # one picture, two rows
-        ([HEADER, *ROWS, "img/0.png,1,0,2"], "1 of the pictures are listed more than once, the first is 'img/0.png'"),
+        (changed(3, "img/3.png", "../mine/img/3.png"), "'../mine/img/3.png' is not the path of an image below it"),
+        (changed(3, "img/3.png", "img/../../mine/img/3.png"), "is not the path of an image below it"),
+        (changed(3, "img/3.png", "/etc/passwd"), "'/etc/passwd' is not the path of an image below it"),
+        (changed(3, "img/3.png", "img/3\x00.png"), "'img/3\\x00.png' is not the path of an image below it"),
+        (changed(3, "img/3.png", "img/3\x1b[2J.png"), "'img/3\\x1b[2J.png' is not the path of an image below it"),
+        (changed(3, "img/3.png", "img"), "1 image cannot be read: img (Is a directory)"),
+        # one image, two rows
+        ([HEADER, *ROWS, "img/0.png,1,0,2"], "1 of the images are listed more than once, the first is 'img/0.png'"),
         ([HEADER, *ROWS, "./img/0.png,1,0,2"], "the first is 'img/0.png', also as './img/0.png'"),
         ([HEADER, *ROWS, "img//0.png,1,0,2"], "the first is 'img/0.png', also as 'img//0.png'"),
         ([HEADER, *ROWS, "img/../img/0.png,1,0,2"], "the first is 'img/0.png', also as 'img/../img/0.png'"),
@@ -175,7 +175,7 @@ def test_tables_that_are_not(lines: list[str], said: str, mine: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_other_encodings(encoding: str, mine: Path) -> None:
-    assert "is no UTF-8 text (byte" in refused(write(mine, HEADER + ",é", encoding=encoding))
+    assert "is not UTF-8 text (byte" in refused(write(mine, HEADER + ",é", encoding=encoding))
 
 
 def a_folder(file: Path) -> None:
@@ -195,10 +195,10 @@ def test_a_table_that_is_no_file(make: Callable[[Path], None], mine: Path) -> No
 
 def test_a_table_without_bounds(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MOST_BYTES", 100)
-    assert "bytes, a list of pictures at most 100" in refused(mine)
+    assert "bytes; a list of images has at most 100" in refused(mine)
 
 
-# ---- one picture under several names --------------------------------------------------------------------------------
+# ---- one image under several names --------------------------------------------------------------------------------
 
 
 def test_a_folder_under_two_names(mine: Path) -> None:
@@ -213,14 +213,14 @@ def test_copies_are_told(copy: Callable[[str, str], None], mine: Path) -> None:
     for i in (0, 1):
         copy(str(mine / "img" / f"{i}.png"), str(mine / "img" / f"copy{i}.png"))
     write(mine, HEADER, *ROWS, "img/copy0.png,0,0,2", "img/copy1.png,0,0,2")
-    told = "14 pictures of 8 × 8, metadata.csv, 2 of test also in train, 2 with another label too"
+    told = "14 images of 8 × 8, metadata.csv, 2 of test also in train, 2 with another label too"
     assert told in prepared(mine)
     assert told in next(row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures")
 
 
 def test_pictures_beside_a_table_are_told(mine: Path) -> None:
     said = prepared(write(mine, HEADER, *ROWS[:7], *ROWS[8:]))
-    assert "11 pictures of 8 × 8, metadata.csv, 1 files of the folder not used: 'img/7.png'" in said
+    assert "11 images of 8 × 8, metadata.csv, 1 file of the folder not used: 'img/7.png'" in said
 
 
 # ---- folders of classes ---------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_pictures_beside_a_table_are_told(mine: Path) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two classes in three splits, a picture each."""
+    """Two classes in three splits, an image each."""
     for i, place in enumerate(f"{split}/{name}" for split in ("train", "val", "test") for name in ("cat", "dog")):
         (tmp_path / "tree" / place).mkdir(parents=True)
         Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / "tree" / place / "1.JPG", "jpeg")
@@ -236,18 +236,18 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_files_that_are_not_used_are_told(tree: Path) -> None:
-    assert "6 pictures of 8 × 8, image folder (" in prepared(tree)
+    assert "6 images of 8 × 8, image folder (" in prepared(tree)
     unused = ("train/cat/2.gif", "train/cat/3.heic", "train/cat/more/4.jpg", "train/5.jpg", "train/dog/._1.jpg")
     for name in (*unused, "extra/6.jpg", "train/dog/.DS_Store"):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).write_bytes(b"x")
     said = dataset_files.prepare("own_pictures", tree, ("own_pictures.name=more", "own_pictures.size=8"))
-    assert "6 pictures of 8 × 8, image folder, 6 files of the folder not used: 'extra/6.jpg', 'train/5.jpg', " in said
+    assert "6 images of 8 × 8, image folder, 6 files of the folder not used: 'extra/6.jpg', 'train/5.jpg', " in said
 
 
 def test_folders_that_could_mean_two_things(tree: Path) -> None:
     (tree / "valid").mkdir()
-    assert "val and valid are names of one split" in refused(tree)
+    assert "val and valid are names of the same split" in refused(tree)
     (tree / "valid").rmdir()
     (tree / "test" / "eel").mkdir()
     assert "no class 'eel'" in refused(tree)
@@ -269,9 +269,9 @@ def test_empty_files_and_names_that_are_no_text(tree: Path) -> None:
     odd = os.path.join(os.fsencode(tree / "train" / "cat"), b"\xe9.jpg")
     Path(os.fsdecode(odd)).write_bytes((tree / "train" / "cat" / "1.JPG").read_bytes())
     (tree / "train" / "cat" / "0.jpg").write_bytes(b"")
-    assert "1 pictures cannot be read: train/cat/0.jpg (is no picture, or of an unknown kind)" in refused(tree)
+    assert "1 image cannot be read: train/cat/0.jpg (is not an image, or of an unknown format)" in refused(tree)
     (tree / "train" / "cat" / "0.jpg").unlink()
-    assert "7 pictures" in prepared(tree)
+    assert "7 images" in prepared(tree)
     os.truncate(odd, 0)
     sets = ("own_pictures.name=odd", "own_pictures.size=8")
-    assert "1 unreadable left out" in dataset_files.prepare("own_pictures", tree, sets, allow_bad=True)
+    assert "1 unreadable image left out" in dataset_files.prepare("own_pictures", tree, sets, allow_bad=True)

@@ -186,7 +186,7 @@ def rescore(
     add_plugins(plugin)
     opened = Store.open(store)
     outcome = rescoring.rescore(opened, metric, split or [])
-    print(*rescoring.told(outcome), f"next: spurbench leaderboard {terminal.shell(store)} --all", sep="\n")
+    print(*rescoring.describe_outcome(outcome), f"next: spurbench leaderboard {terminal.shell(store)} --all", sep="\n")
     for line in outcome.damaged:
         print(f"spurbench: {line}", file=sys.stderr)
     if entry.complain(opened) or outcome.damaged:

@@ -1,7 +1,7 @@
-"""Attacks on a trained network: projected gradient descent, and the smallest disturbance that flips a picture.
+"""Attacks on a trained network: projected gradient descent, and the smallest perturbation that flips an image.
 
-Pictures `u` [n, channels, height, width] are in [0, 1]; a network is a function from what it sees to logits, and how
-an attack is mounted says where the dataset's normalisation comes in. Sizes of disturbances are on the pixels' scale.
+Images `u` [n, channels, height, width] are in [0, 1]; a network is a function from its inputs to logits, and how an
+attack is mounted says where the dataset's normalisation comes in. Sizes of perturbations are on the pixels' scale.
 
 Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083; the
 search for margins as in Foolbox 2's projected gradient descent, which the paper's Figure 2 used.
@@ -21,21 +21,21 @@ from spurbench.bench.plugins.dataset import Margins, Pgd
 from spurbench.bench.training.batching import Preprocessing, to_float
 
 Logits = Callable[[Tensor], Tensor]
-Tick = Callable[[], None]
-"""Called now and then during long work; may raise to stop it."""
+CheckStop = Callable[[], None]
+"""Called regularly during long work; may raise to stop it."""
 TINY = 1e-12  # so that a gradient of zero has a direction of zero
 
 
 @dataclass(frozen=True)
 class Target:
-    """A trained network in evaluation mode, and the scale of what it sees."""
+    """A trained network in evaluation mode, and the scale of its inputs."""
 
     network: Logits
     preprocessing: Preprocessing
     device: torch.device = torch.device("cpu")
 
     def mounted(self, u: Tensor) -> Tensor:
-        """Logits of pictures in [0, 1], through the normalisation the network was trained with."""
+        """Logits of images in [0, 1], through the normalisation the network was trained with."""
         return self.network(self.preprocessing.normalize(u))
 
 
@@ -58,7 +58,7 @@ def margin_loss(z: Tensor, y: Tensor) -> Tensor:
 
 
 def pgd(logits: Logits, u: Tensor, y: Tensor, attack: Pgd, generator: torch.Generator | None = None) -> Tensor:
-    """Pictures within `attack.eps` of `u` after `attack.steps` steps uphill in the loss, in [0, 1].
+    """Images within `attack.eps` of `u` after `attack.steps` steps uphill in the loss, in [0, 1].
 
     Errors: ValueError for a negative eps or step (see Pgd).
     """
@@ -80,13 +80,13 @@ def ascent_direction(gradient: Tensor, norm: str) -> Tensor:
 
 
 def l2_norms(x: Tensor) -> Tensor:
-    """L2 norm of each picture, ready to divide by."""
+    """L2 norm of each image, shaped to divide by."""
     size: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return size.view(-1, *[1] * (x.ndim - 1))
 
 
 def project(x: Tensor, u: Tensor, attack: Pgd) -> Tensor:
-    """The nearest pictures within eps of `u` and in [0, 1]."""
+    """The nearest images within eps of `u` and in [0, 1]."""
     change = x - u
     if attack.norm == "inf":
         change = change.clamp(-attack.eps, attack.eps)
@@ -95,12 +95,11 @@ def project(x: Tensor, u: Tensor, attack: Pgd) -> Tensor:
     return (u + change).clamp(0, 1)
 
 
-def correct_after_pgd(target: Target, x: Tensor, y: Tensor, attack: Pgd, seed: int, tick: Tick) -> Tensor:
-    """Whether each picture is still classified rightly after the attack, [n]. `x` are raw inputs.
+def correct_after_pgd(target: Target, x: Tensor, y: Tensor, attack: Pgd, seed: int, check_stop: CheckStop) -> Tensor:
+    """Whether each image is still classified correctly after the attack, [n]. `x` are raw inputs.
 
-    Mounted as released, the gradients are those of the network on pictures that were not normalised; what it is then
-    scored on is. On another scale than the dataset's, pictures are first put where that scale gives the network what
-    it always sees.
+    Mounted as released, the gradients are taken on images that were not normalised, while those scored are. If the
+    attack has a scale of its own, images are first mapped so that with that scale the network gets its usual inputs.
     """
     generator = torch.Generator().manual_seed(seed)
     own = target.preprocessing
@@ -109,29 +108,29 @@ def correct_after_pgd(target: Target, x: Tensor, y: Tensor, attack: Pgd, seed: i
     attacked = target.mounted if attack.mount == "correct" else target.network
     found = []
     for rows in torch.split(torch.arange(len(y)), attack.batch):
-        tick()
+        check_stop()
         u, labels = to_float(x[rows].to(target.device)), y[rows].to(target.device)
         if target.preprocessing is not own:
             u = target.preprocessing.denormalize(own.normalize(u))
-        disturbed = pgd(attacked, u, labels, attack, generator)
+        perturbed = pgd(attacked, u, labels, attack, generator)
         with torch.no_grad():
-            found.append((predict(target.mounted(disturbed)) == labels).cpu())
+            found.append((predict(target.mounted(perturbed)) == labels).cpu())
     return torch.cat(found)
 
 
-def find_margins(target: Target, x: Tensor, y: Tensor, attack: Margins, tick: Tick) -> Tensor:
-    """L∞ norm of the smallest disturbance found that flips each picture, [n], on the pixels' scale.
+def find_margins(target: Target, x: Tensor, y: Tensor, attack: Margins, check_stop: CheckStop) -> Tensor:
+    """L∞ norm of the smallest perturbation found that flips each image, [n], on the pixels' scale.
 
-    0 for a picture that is misclassified as it is, infinity where the search fails.
+    0 for an image that is misclassified already, infinity where the search fails.
     """
-    fitting = 100 * torch.get_num_threads() if target.device.type == "cpu" else 1000  # a thread's share in its cache
-    parts = torch.split(torch.arange(len(y)), attack.batch or fitting)
+    cached_batch = 100 * torch.get_num_threads() if target.device.type == "cpu" else 1000  # fits a thread's cache
+    parts = torch.split(torch.arange(len(y)), attack.batch or cached_batch)
     batches = ((to_float(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
-    return torch.cat([search_margins(target, u, labels, attack, tick).cpu() for u, labels in batches])
+    return torch.cat([search_margins(target, u, labels, attack, check_stop).cpu() for u, labels in batches])
 
 
-def search_margins(target: Target, u: Tensor, y: Tensor, attack: Margins, tick: Tick) -> Tensor:
-    """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion."""
+def search_margins(target: Target, u: Tensor, y: Tensor, attack: Margins, check_stop: CheckStop) -> Tensor:
+    """The same for one batch: eps grows until the attack succeeds, then is bisected; steps stay in proportion to it."""
     z, gradient = differentiate_input(target.mounted, u, y, attack.gradient)
     best = torch.where(predict(z) == y, torch.inf, 0.0)
     low, high = torch.zeros_like(best), torch.full_like(best, attack.eps)
@@ -139,17 +138,17 @@ def search_margins(target: Target, u: Tensor, y: Tensor, attack: Margins, tick: 
     for _ in range(attack.tries):
         if not left.any():
             break
-        tick()
+        check_stop()
         best = torch.minimum(best, attack_within(target, u, y, gradient, high, left, attack))
         left = best.isinf()
         high = torch.where(left, high * 1.5, high)
     left = best.isfinite() & (best > 0)
-    if attack.resolution:  # the released search goes on above the smallest size found
+    if attack.resolution:  # the released search continues above the smallest size found
         high = torch.minimum(high, best)
     for _ in range(attack.tries):
         if not left.any():
             break
-        tick()
+        check_stop()
         middle = (low + high) / 2
         size = attack_within(target, u, y, gradient, middle, left, attack)
         best = torch.minimum(best, size)
@@ -163,9 +162,9 @@ def search_margins(target: Target, u: Tensor, y: Tensor, attack: Margins, tick: 
 def attack_within(
     target: Target, u: Tensor, y: Tensor, gradient: Tensor, eps: Tensor, which: Tensor, attack: Margins
 ) -> Tensor:
-    """Attack the pictures `which` [n] within their own `eps` [n]; the size of the first disturbance that flips, [n].
+    """Attack the images `which` [n] within their own `eps` [n]; the size of the first perturbation that flips, [n].
 
-    `gradient` is that at `u`. Infinity where none flips within the steps, and for the other pictures.
+    `gradient` is that at `u`. Infinity where none flips within the steps, and for the other images.
     """
     found = torch.full_like(eps, torch.inf)
     left = which.nonzero()[:, 0]
@@ -174,7 +173,7 @@ def attack_within(
     for step in range(1, attack.steps + 1):
         change = (attack.share * reach * gradient.sign()).add_(x).sub_(origin).clamp_(-reach, reach)
         moved = change.add_(origin).clamp_(0, 1)
-        stay = ~flipped & (moved != x).flatten(1).any(1)  # one that stands still would do so for ever
+        stay = ~flipped & (moved != x).flatten(1).any(1)  # one that did not move never will
         x = moved
         if not stay.all():
             left, origin, reach, labels, x = left[stay], origin[stay], reach[stay], labels[stay], x[stay]

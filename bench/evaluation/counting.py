@@ -1,4 +1,4 @@
-"""From logits to counts per group; ratios are made when a leaderboard is read."""
+"""From logits to counts per group; ratios are computed when a leaderboard is made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def count(logits: Tensor, split: Split, data: Data) -> Counts:
 
 
 def split_by_environment(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
-    """A split and, if it is made of several environments, each of them as `name_e0`, …: the labels, and which rows."""
+    """A split and, if it has several environments, each of them as `name_e0`, …: its labels, and which rows it has."""
     found = {name: (split, torch.ones_like(split.y, dtype=torch.bool))}
     for e in range(data.environments if split.environment is not None else 0):
         of = torch.as_tensor(split.environment == e)

@@ -1,4 +1,4 @@
-"""What is noted of replicas while they train: learning curves, counts on the held-out splits, and divergence."""
+"""What is recorded of replicas while they train: learning curves, counts on the held-out splits, and divergence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spurbench.bench.training.engine import Engine, Observer, Step
 
 @dataclass
 class Progress:
-    """What has been noted of one replica so far."""
+    """What has been recorded of one replica so far."""
 
     history: list[dict[str, Any]] = field(default_factory=list)  # points of the learning curve
     evaluations: list[Look] = field(default_factory=list)  # counts on the held-out splits
@@ -25,7 +25,7 @@ class Progress:
 
 
 class Monitor(Observer):
-    """Notes the progress of every replica; training ends early once all of them have diverged."""
+    """Records the progress of every replica; training ends early once all of them have diverged."""
 
     def __init__(self, replicas: int) -> None:
         self.progress = [Progress() for _ in range(replicas)]
@@ -39,7 +39,7 @@ class Monitor(Observer):
             self.evaluate(engine)
 
     def extend_history(self, engine: Engine, step: Step) -> None:
-        """Add a point to the learning curve of each replica, and notice those that have diverged."""
+        """Add a point to the learning curve of each replica, and detect those that have diverged."""
         at = engine.step - 1
         for r, (progress, loss) in enumerate(zip(self.progress, step.losses, strict=True)):
             if progress.diverged is not None or not loss.isfinite():
@@ -82,5 +82,5 @@ class Monitor(Observer):
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
-    """The share of right predictions."""
+    """The share of correct predictions."""
     return (counting.predict(logits).cpu() == y.cpu()).double().mean().item()

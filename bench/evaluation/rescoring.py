@@ -1,7 +1,7 @@
-"""Metrics of runs that are done, computed from the predictions kept of them: nothing is trained.
+"""Metrics of finished runs, computed from their kept predictions: nothing is trained.
 
-A number of the last step becomes the measure NAME of its split; one of an earlier step that a rule of the store's plans
-chooses becomes that of `SPLIT@STEP`, as the predictions themselves are called.
+A value at the last step becomes the measure NAME of its split; one at an earlier step that a rule of the store's plans
+chooses becomes a measure of `SPLIT@STEP`, the name of the predictions themselves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from spurbench.bench.core.errors import UserError, reason, unknown
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.metric import CountedMetric, Metric, Predictions
 from spurbench.bench.plugins.registry import WORST
@@ -26,26 +27,26 @@ Measures = dict[str, dict[str, Number]]
 
 @dataclass
 class Outcome:
-    """What came of it, in numbers of runs."""
+    """The outcome, in numbers of runs."""
 
     scored: int = 0
     new: int = 0  # of these, those whose record changed
-    without: int = 0  # nothing is kept of them
-    unlabelled: int = 0  # what is kept does not say what the examples are
-    of_last_step: int = 0  # nothing is kept of the step that a rule chooses
-    busy: int = 0  # another process is at work on them
-    damaged: list[str] = field(default_factory=list)  # why the predictions of a run cannot be read
-    undefined: Counter[str] = field(default_factory=Counter)  # metric and split → runs without such a number
+    without: int = 0  # no predictions are kept of them
+    unlabelled: int = 0  # the predictions have no labels and groups
+    of_last_step: int = 0  # no predictions are kept of the step that a rule chooses
+    busy: int = 0  # another process is working on them
+    damaged: list[str] = field(default_factory=list)  # why the predictions of runs cannot be read
+    undefined: Counter[str] = field(default_factory=Counter)  # metric and split → runs where it is undefined
 
 
 def rescore(store: Store, names: Sequence[str], splits: Sequence[str] = ()) -> Outcome:
-    """Put metrics of the predictions into the records of a store; of all splits, or of some.
+    """Add metrics of the predictions to the records of a store, for all splits or some.
 
-    The same again changes nothing. Errors: UserError for a metric or split that there is not, and for one that fails.
+    Doing it again changes nothing. Errors: UserError for an unknown metric or split, and for a metric that fails.
     """
     if isinstance(store, Packed):
         raise store.refusal()
-    metrics = {name: of_predictions(name) for name in names}
+    metrics = {name: find_metric(name) for name in names}
     done = [record for record in store.records()[0] if record.done]
     known = {split for record in done for split in record.splits}
     for split in splits:
@@ -59,21 +60,23 @@ def rescore(store: Store, names: Sequence[str], splits: Sequence[str] = ()) -> O
             outcome.busy += 1
         else:
             try:
-                update(store, summary.id, metrics, splits, rules, outcome)
+                rescore_run(store, summary.id, metrics, splits, rules, outcome)
             finally:
                 store.claims.release(summary.id)
     return outcome
 
 
-def of_predictions(name: str) -> Metric:
-    """The metric of that name. Errors: UserError if there is none, or it needs no predictions."""
+def find_metric(name: str) -> Metric:
+    """The metric of that name. Errors: UserError if there is none, or if it needs no predictions."""
     metric = registry.metric(name)
     if isinstance(metric, CountedMetric):
-        raise UserError(f"{name} is made from counts, and is on every leaderboard: --all shows it")
+        raise UserError(f"{name} is computed from counts and is on every leaderboard: --all shows it")
     if metric is None:
         of = registry.metric(name.removeprefix(WORST)) if name.startswith(WORST) else None
         if of is not None:
-            raise UserError(f"{name}: neither way is better of {name.removeprefix(WORST)}, so that no group is worst")
+            raise UserError(
+                f"{name}: {name.removeprefix(WORST)} is neither better when higher nor when lower, so no group is worst"
+            )
         every = [one for one, found in registry.metrics().items() if not isinstance(found, CountedMetric)]
         raise unknown("metric of predictions", name, [*every, *(WORST + one for one in every)])
     return metric
@@ -86,7 +89,7 @@ def rules_of(store: Store) -> list[str]:
     return sorted({choice.rule for each in choices for choice in each if choice} | set(searches))
 
 
-def update(
+def rescore_run(
     store: Store,
     run_id: str,
     metrics: Mapping[str, Metric],
@@ -94,9 +97,9 @@ def update(
     rules: Sequence[str],
     outcome: Outcome,
 ) -> None:
-    """Put the metrics of one run into its record, and note what came of it."""
+    """Add the metrics of one run to its record, and count the outcome."""
     record = store.record(run_id)
-    if record is None or not record.done:  # it was done again in the meantime
+    if record is None or not record.done:  # it is being redone
         return
     try:
         arrays = predictions.arrays_of(store, run_id)
@@ -114,7 +117,7 @@ def update(
             outcome.unlabelled += 1
             return
         for split in (name for name in kept.logits if not splits or name in splits):
-            found = measured(record, kept, split, metrics, outcome)
+            found = compute_metrics(record, kept, split, metrics, outcome)
             at = split if step == record.last_step else f"{split}@{step}"
             measures[at] = measures.get(at, {}) | found
     measures = {split: values for split, values in measures.items() if values}
@@ -131,10 +134,10 @@ def steps_of(record: Summary, rules: Sequence[str]) -> list[int]:
     return sorted({record.last_step, *(one.chosen_step for one in best if isinstance(one, Selected))})
 
 
-def measured(
+def compute_metrics(
     record: Record, kept: Kept, split: str, metrics: Mapping[str, Metric], outcome: Outcome
 ) -> dict[str, Number]:
-    """The metrics of a split of which there is such a number."""
+    """The metrics that are defined on a split."""
     seen = Predictions(kept.logits[split], kept.y[split], kept.group[split], classes_of(record), record.attributes or 1)
     found: dict[str, Number] = {}
     for name, metric in metrics.items():
@@ -149,16 +152,23 @@ def measured(
     return found
 
 
-def told(outcome: Outcome) -> list[str]:
-    """What came of it, a line each."""
-    lines = [f"{outcome.scored} runs have these metrics, {outcome.new} of them new"]
-    lines += [f"{runs} runs have no {what}" for what, runs in outcome.undefined.items() if runs]
-    again = "a run in a new store keeps them"
+def describe_outcome(outcome: Outcome) -> list[str]:
+    """The outcome, in one line for each kind."""
+    rerun = "a run in a new store keeps them"
+    lines = [f"{runs_have(outcome.scored)} these metrics, {outcome.new} of them new"]
+    lines += [f"{runs_have(runs)} no {what}" for what, runs in outcome.undefined.items() if runs]
     for count, what in (
-        (outcome.without, f"have no predictions; {again}"),
-        (outcome.unlabelled, f"have predictions without labels and groups, of an earlier spurbench; {again}"),
-        (outcome.of_last_step, f"have no predictions of the step that a rule chose, of an earlier spurbench; {again}"),
-        (outcome.busy, "are in the hands of another process; the same command again does them"),
+        (outcome.without, f"no predictions; {rerun}"),
+        (outcome.unlabelled, f"predictions without labels and groups, by an earlier spurbench; {rerun}"),
+        (outcome.of_last_step, f"no predictions of the step that a rule chose, by an earlier spurbench; {rerun}"),
     ):
-        lines += [f"{count} runs {what}"] if count else []
-    return [line.replace("1 runs have", "1 run has") if line.startswith("1 runs") else line for line in lines]
+        lines += [f"{runs_have(count)} {what}"] if count else []
+    if outcome.busy:
+        is_ = "is" if outcome.busy == 1 else "are"
+        lines.append(f"{plural(outcome.busy, 'run')} {is_} in use by another process; run the same command again later")
+    return lines
+
+
+def runs_have(count: int) -> str:
+    """`1 run has`, `3 runs have`."""
+    return f"{plural(count, 'run')} {'has' if count == 1 else 'have'}"

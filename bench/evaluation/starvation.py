@@ -4,12 +4,12 @@ At initialisation J [n, P] is the Jacobian of the logit by the P parameters on n
 the labels ỹ = ±1, and YJ = U S Vᵀ. A feature is a column u_j of U, its strength s_j; the response of a feature is
 z_j = u_jᵀ Y ŷ for the logits ŷ of the moment. Source: Pezeshki et al., "Gradient Starvation", NeurIPS 2021, section 3.
 
-Whether a feature starves is told from shares of ‖ŷ‖² = Σ_j z_j². Where spectral decoupling comes to rest all margins
-are equal (Eq. 18), so that feature j has a share of (Σ_i u_ij)²/n: what it is due. A feature that is due 1 % or more
-starves if its share at the end of training is below half of that; else it grew.
+Starvation is measured by shares of ‖ŷ‖² = Σ_j z_j². Where spectral decoupling converges all margins are equal (Eq. 18),
+so that feature j has a share of (Σ_i u_ij)²/n: what it is due. A feature that is due 1 % or more starves if its share
+at the end of training is below half of that; else it grew.
 
-What a feature is about is told where it can be: Y u_j is a unit vector over the examples, and its squared cosine with
-the spurious attribute ã = ±1, or with the constant 1, is the part of the feature that this makes up. Source: ours.
+Where possible, the probe says what a feature is about: Y u_j is a unit vector over the examples, and its squared cosine
+with the spurious attribute ã = ±1, or with the constant 1, is the share of the feature that it makes up. Source: ours.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ from spurbench.bench.training.model import Model
 
 Array = NDArray[Any]
 Parameters = dict[str, Tensor]
-NOTABLE = 0.01  # of ‖ŷ‖²: features that are due less play no part
+NOTABLE = 0.01  # of ‖ŷ‖²: features that are due less are ignored
 STARVED = 0.5  # of what is due
-ABOUT = ("constant", "attribute")  # what a feature may be about
-MOSTLY = 0.5  # of a feature
-EXACT = 5_000_000  # entries of J up to which it is written down
+KNOWN_SUBJECTS = ("constant", "attribute")  # what a feature may be about
+MAIN_SHARE = 0.5  # of a feature
+EXACT = 5_000_000  # entries of J up to which it is computed explicitly
 OVERSAMPLING, ROUNDS = 6, 6  # of the randomised SVD by block Krylov (Musco and Musco, arXiv 1504.05477)
-START = "probe/"  # of the arrays' names among a run's drawings
-NEEDED = {"settings", "examples", "steps", "strengths", "due", "responses"}  # of the arrays
+PREFIX = "probe/"  # of the arrays' names among a run's drawings
+REQUIRED = {"settings", "examples", "steps", "strengths", "due", "responses"}  # of the arrays
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is looked at, and when."""
+    """What is measured, and when."""
 
-    features: int = 10  # the strongest so many
-    sample: int = 1000  # training examples at most; drawn by the run's stream "starvation" where there are more
-    points: int = 60  # moments from before the first update to after the last
+    features: int = 10  # number of features, the strongest first
+    sample: int = 1000  # at most this many training examples, drawn by the run's stream "starvation" if there are more
+    points: int = 60  # times from before the first update to after the last
     spacing: str = "log"  # or "even"
 
     def steps(self, last: int) -> list[int]:
-        """The moments, in updates done."""
+        """The times, in updates done."""
         if self.spacing == "even":
             return sorted({round(at) for at in np.linspace(0, last, self.points)})
         return sorted({round(at) - 1 for at in np.geomspace(1, last + 1, self.points)})
 
 
 class Probe:
-    """Watches a replica that has not begun to train: `observe` is to be called before every step and after the last."""
+    """Measures a replica from before its training: call `observe` before every step and after the last."""
 
     def __init__(self, model: Model, steps: int, settings: Settings) -> None:
         self.model, data, seed = model, model.data, model.seed
         if data.classes != 2:
-            raise UserError(f"features are told apart by labels ±1: this run has {data.classes} classes, not 2")
+            raise UserError(f"features are defined by labels ±1: this run has {data.classes} classes, not 2")
         rows = draw_sample(len(data.train.y), settings.sample, seed)
         self.x, self.sign = data.train.x[rows], to_signs(data.train.y[rows])
         self.known = {"constant": torch.ones_like(self.sign)}
@@ -75,14 +75,14 @@ class Probe:
         self.norms: list[float] = []
 
     def observe(self, step: int) -> None:
-        """Note the responses after so many updates, if this is a moment to do so."""
+        """Record the responses after this many updates, if it is one of `steps`."""
         if len(self.norms) < len(self.steps) and step == self.steps[len(self.norms)]:
-            z = self.sign * one_logit(self.model.score(self.x)).double()
+            z = self.sign * to_one_logit(self.model.score(self.x)).double()
             self.responses.append((self.U.T @ z).abs().numpy())
             self.norms.append(float(z.norm()))
 
     def arrays(self) -> dict[str, Array]:
-        """All that was seen, for a run's drawings: responses [moments, features], the rest by feature or moment."""
+        """All that was measured, for a run's drawings: responses [times, features], the rest by feature or time."""
         found: dict[str, Any] = {
             "settings": json.dumps(asdict(self.settings)),
             "examples": len(self.sign),
@@ -93,7 +93,7 @@ class Probe:
             "responses": np.array(self.responses, np.float32),
             "norms": self.norms,
         }
-        return {START + name: np.asarray(value) for name, value in found.items()}
+        return {PREFIX + name: np.asarray(value) for name, value in found.items()}
 
 
 def to_signs(values: Tensor) -> Tensor:
@@ -101,13 +101,13 @@ def to_signs(values: Tensor) -> Tensor:
     return (2 * values - 1).double()
 
 
-def one_logit(z: Tensor) -> Tensor:
-    """The logit of class 1 against class 0, [n], of one logit or of two."""
+def to_one_logit(z: Tensor) -> Tensor:
+    """The logit of class 1 against class 0, [n], from one logit or two."""
     return z if z.ndim == 1 else z[:, 1] - z[:, 0]
 
 
 def draw_sample(n: int, most: int, seed: int) -> Tensor:
-    """The rows of the training set that are looked at, in order: all, or `most` drawn by a stream of their own."""
+    """The rows of the training set that are used, in order: all, or `most` drawn by a stream of their own."""
     if n <= most:
         return torch.arange(n)
     generator = torch.Generator().manual_seed(stream(seed, "starvation"))
@@ -126,7 +126,7 @@ def find_features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Te
     count = min(count, len(x))
 
     def logits(own: Parameters, some: Tensor) -> Tensor:
-        return one_logit(functional_call(network, own | buffers, (some,)))
+        return to_one_logit(functional_call(network, own | buffers, (some,)))
 
     size = sum(parameter.numel() for parameter in parameters.values())
     with model.evaluating():
@@ -139,7 +139,7 @@ def find_features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Te
 def exact_features(
     logits: Callable[[Parameters, Tensor], Tensor], parameters: Parameters, inputs: Tensor, sign: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Singular vectors and values of the Jacobian written down row by row."""
+    """Singular vectors and values of the Jacobian, computed row by row."""
     rows = vmap(grad(lambda own, one: logits(own, one[None])[0]), (None, 0))(parameters, inputs)
     jacobian = torch.cat([part.flatten(1) for part in rows.values()], 1) * sign[:, None]
     U, S, _ = torch.linalg.svd(jacobian, full_matrices=False)
@@ -149,7 +149,7 @@ def exact_features(
 def randomised_features(
     logits: Callable[[Parameters], Tensor], parameters: Parameters, sign: Tensor, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The leading ones without writing it down: block Lanczos on JJᵀ from noise, by products with J and Jᵀ only."""
+    """The leading ones without forming it: block Lanczos on JJᵀ from noise, by products with J and Jᵀ only."""
     transposed = vjp(logits, parameters)[1]
     itself = vjp(transposed, torch.zeros_like(sign))[1]  # the transpose of a linear map's transpose
 
@@ -170,22 +170,22 @@ def randomised_features(
     return basis @ vectors[:, order], squares[order].clamp(min=0).sqrt()
 
 
-# ---- what came out ------------------------------------------------------------------------------------------------
+# ---- results ------------------------------------------------------------------------------------------------
 
 
 def read_probe(arrays: dict[str, Array], settings: Settings) -> dict[str, Array] | None:
-    """What a probe with these settings kept of a run, by name; None if there was none."""
-    found = {name.removeprefix(START): value for name, value in arrays.items() if name.startswith(START)}
-    if not NEEDED <= found.keys():  # one of them may be damaged
+    """What a probe with these settings kept of a run, by name; None if there is none."""
+    found = {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)}
+    if not REQUIRED <= found.keys():  # one of them may be damaged
         return None
     return found if json.loads(str(found["settings"])) == asdict(settings) else None
 
 
 def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:
     """A row for each feature with means over runs, and the verdict; strongest feature first."""
-    about = [name for name in ABOUT if all(name in run for run in runs)]
+    about = [name for name in KNOWN_SUBJECTS if all(name in run for run in runs)]
     mean = {name: np.mean([run[name] for run in runs], 0) for name in ("strengths", "due", "responses", *about)}
-    learned = np.mean([shares(run) for run in runs], 0)
+    learned = np.mean([learned_shares(run) for run in runs], 0)
     return [
         {
             "feature": j,
@@ -202,11 +202,11 @@ def summary(runs: Sequence[dict[str, Array]]) -> list[dict[str, Any]]:
 
 
 def main_subject(row: Mapping[str, Any]) -> str:
-    """What makes up half of a feature of the summary or more, if anything that is known does."""
-    return next((name for name in ABOUT if row.get(name, 0.0) >= MOSTLY), "")
+    """What makes up at least half of a feature of the summary, if anything known does."""
+    return next((name for name in KNOWN_SUBJECTS if row.get(name, 0.0) >= MAIN_SHARE), "")
 
 
-def shares(run: dict[str, Array]) -> Array:
+def learned_shares(run: dict[str, Array]) -> Array:
     """Each feature's share of ‖ŷ‖² at the end."""
     found: Array = run["responses"][-1].astype(float) ** 2 / max(float(run["norms"][-1]) ** 2, 1e-300)
     return found

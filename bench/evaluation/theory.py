@@ -1,7 +1,7 @@
 """The theory of gradient starvation: how fast a linear model learns each of its features, and where it stops.
 
 Source: Pezeshki et al., "Gradient Starvation", NeurIPS 2021, arXiv 2011.09468; equation numbers are its own. Everything
-is float64 and without units. n examples, n features, YΦ = U S Vᵀ: the labels are in U, and V plays no part.
+is float64 and dimensionless. n examples, n features, YΦ = U S Vᵀ: the labels are in U, and V plays no part.
 
 U    [n, n], orthogonal; one row for an example, one column for a feature
 S2   [..., n], the diagonal of S²: the strengths of the features
@@ -30,7 +30,7 @@ RATE, RATE_DUAL, STEPS, ALPHA_0 = 0.05, 3e-6, 5000, 1e-8
 
 
 def rotation(delta: float) -> Array:
-    """U of Theorem 2 and of Figure 5, [2, 2]: the turn whose sine is `delta`. The sign of `delta` matters there."""
+    """U of Theorem 2 and of Figure 5, [2, 2]: the rotation whose sine is `delta`. The sign of `delta` matters there."""
     cosine = np.sqrt(1 - delta**2)
     return np.array([[cosine, -delta], [delta, cosine]])
 
@@ -55,7 +55,7 @@ def uncoupled(S2: Any, lam: float) -> tuple[Any, Any]:
 
 
 def lemma_1(U: Array, S2: Array, lam: float) -> Array:
-    """α* [n] of Lemma 1 (Eq. 14): one Newton step on Eq. 10 from where each example would stop by itself."""
+    """α* [n] of Lemma 1 (Eq. 14): one Newton step on Eq. 10 from where each example would stop on its own."""
     K = (U * S2) @ U.T
     strength = np.diag(K)
     W = lambert(strength, lam)  # −log α_0, with A = K/λ + I in Eq. 10 and α_0 = W(A_ii)/A_ii
@@ -79,8 +79,8 @@ def fixed_point(U: Array, S2: Array, lam: float, first_order: bool = False) -> A
     """α* [n] with weight decay: where Eq. 9 stands still, or Eq. 10 if `first_order`. Primal and dual share it.
 
     Newton's method on λz = S² Uᵀα with α = σ(−Uz), each row divided by s² + λ. No step moves a margin by more than 1,
-    within which the loss's curvature changes at most e-fold, so every step descends. Margins beyond 1,000, which take
-    strengths a million apart or more, are given up with an ArithmeticError.
+    within which the loss's curvature changes at most e-fold, so every step descends. Margins beyond 1,000, which need
+    strengths a million apart or more, raise an ArithmeticError.
     """
     strength = S2 + lam * first_order  # log(1−α) ≈ −α is an S² larger by λ, and α = e^(−Uz)
     data, decay = strength / (strength + lam), lam / (strength + lam)
@@ -121,19 +121,19 @@ def first_order_flow(alpha: Array, U: Array, S2: Array, lam: float) -> Array:
 
 
 def decoupled_dual_flow(alpha: Array, lam: float) -> Array:
-    """α̇/η = log((1−α)/α) − α/λ (Eq. 18): no example feels another."""
+    """α̇/η = log((1−α)/α) − α/λ (Eq. 18): no example affects another."""
     flow: Array = np.log1p(-alpha) - np.log(alpha) - alpha / lam
     return flow
 
 
 def primal_flow(z: Array, U: Array, S2: Array, lam: float) -> Array:
-    """ż/η = S² Uᵀ σ(−Uz) − λ z: gradient descent on θ with weight decay, seen in the responses."""
+    """ż/η = S² Uᵀ σ(−Uz) − λ z: gradient descent on θ with weight decay, in terms of the responses."""
     flow: Array = S2 * (expit(-z @ U.T) @ U) - lam * z
     return flow
 
 
 def decoupled_flow(z: Array, U: Array, S2: Array, lam: float) -> Array:
-    """ż/η = S² (Uᵀ σ(−Uz) − λ z): the same with spectral decoupling (Eq. 17), so that S² alters rates and no limit."""
+    """ż/η = S² (Uᵀ σ(−Uz) − λ z): the same with spectral decoupling (Eq. 17), so that S² changes rates but no limit."""
     flow: Array = S2 * (expit(-z @ U.T) @ U - lam * z)
     return flow
 
@@ -155,7 +155,7 @@ def descend(flow: Flow, start: Array, rate: float, kept: Array, inside: bool = F
 
 
 def figure_5(points: int = 200) -> dict[str, Any]:
-    """All that Figure 5 plots (two examples labelled +1, two features, s_1 growing), in lists: ready for JSON.
+    """All that Figure 5 plots (two examples labelled +1, two features, s_1 growing), as lists, ready for JSON.
 
     `paths` holds [s_1][step](|z_1|, |z_2|) of each dynamics after each of `steps`: about `points` of 0 to 5,000, as
     many in each decade. `fixed_points` holds [s_1](z_1, z_2): with weight decay exactly, to first order (Eq. 10) and by

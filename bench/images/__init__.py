@@ -1,1 +1,1 @@
-"""Images on disk: found in the layouts people have, decoded once, kept as arrays that all runs of a machine share."""
+"""Images on disk: found in common layouts, decoded once, kept as arrays that all runs on a machine share."""

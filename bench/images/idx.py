@@ -10,44 +10,44 @@ from pathlib import Path
 import numpy as np
 
 from spurbench.bench.core.errors import BadData
-from spurbench.bench.images.decode import Bytes
+from spurbench.bench.images.decode import Pixels
 from spurbench.bench.images.listing import first, other_than
 from spurbench.bench.images.tables import Integers
 
 MOST_BYTES = 1 << 30
-HOMES = ("", "MNIST/raw", "raw", "mnist")
+SUBFOLDERS = ("", "MNIST/raw", "raw", "mnist")
 
 
-def idx(folder: Path, name: str) -> bytes | None:
-    """The content of an idx file, gzipped or not; None if it is not there."""
-    file = first(folder / home / (name + end) for home in HOMES for end in ("", ".gz"))
+def read_idx(folder: Path, name: str) -> bytes | None:
+    """The content of an idx file, gzipped or not; None if there is none."""
+    file = first(folder / home / (name + end) for home in SUBFOLDERS for end in ("", ".gz"))
     if file is None:
         return None
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
             content = opened.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise BadData(f"{file} is not whole ({error}): download it again") from None
+        raise BadData(f"{file} is incomplete ({error}): download it again") from None
     if len(content) > MOST_BYTES:
         raise BadData(f"{file} holds more than {MOST_BYTES:,} bytes; the published ones have at most 47,040,016")
     return content
 
 
-def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Bytes, Integers, list[str]] | None:
-    """Pictures [n, 28, 28] and digits [n] of `train` or `t10k`, and which files are not the published ones."""
+def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Pixels, Integers, list[str]] | None:
+    """Images [n, 28, 28] and digits [n] of `train` or `t10k`, and which files are not the published ones."""
     names = {"images": f"{part}-images-idx3-ubyte", "labels": f"{part}-labels-idx1-ubyte"}
-    content = {kind: idx(folder, name) for kind, name in names.items()}
+    content = {kind: read_idx(folder, name) for kind, name in names.items()}
     images, labels = content["images"], content["labels"]
     if images is None and labels is None:
         return None
     if images is None or labels is None:
         raise BadData(f"{folder}: no {names['labels' if labels is None else 'images']}")
     if len(labels) < 8 or len(images) < 16:
-        raise BadData(f"{folder}: {names['labels' if len(labels) < 8 else 'images']} is cut short: no header")
+        raise BadData(f"{folder}: {names['labels' if len(labels) < 8 else 'images']} is truncated: no header")
     y = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     pixels = np.frombuffer(images, np.uint8, offset=16)
     if len(pixels) != len(y) * 28 * 28:
-        raise BadData(f"{folder}: {names['images']} is cut short: {len(pixels)} bytes for {len(y)} labels")
+        raise BadData(f"{folder}: {names['images']} is truncated: {len(pixels)} bytes for {len(y)} labels")
     for name, file, header in (
         (names["images"], images, [2051, len(y), 28, 28]),
         (names["labels"], labels, [2049, len(y)]),

@@ -1,7 +1,7 @@
-"""Decode a listing once: in parts, by several processes; killed at any moment it goes on with what was finished.
+"""Decode a listing once, in parts and several processes; if killed at any moment, it continues from what was finished.
 
-The facts are written when every part is, and the folder gets its name last. What a killed preparation leaves goes away
-with a later one if it was not taken up for WEEKS.
+The facts are written after every part, and the folder gets its name last. What a killed preparation leaves behind is
+deleted by a later one if it was not continued for KEEP_WEEKS.
 """
 
 from __future__ import annotations
@@ -25,91 +25,93 @@ import numpy as np
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.images.decode import Crop
-from spurbench.bench.images.decoding import Bad, Mark, Part, decode_all, mark, split_parts
+from spurbench.bench.images.decode_parts import Mark, Part, Unreadable, decode_all, read_mark, split_parts
 from spurbench.bench.images.facts import FACTS, SCHEMA, Facts, SplitFacts
-from spurbench.bench.images.listing import Listing, Rows, plainly
-from spurbench.bench.images.prepared import Prepared, labels_hash, overall, part_hashes, parts, root
+from spurbench.bench.images.listing import Listing, Rows, make_printable
+from spurbench.bench.images.prepared import Prepared, combined_checksum, labels_hash, part_hashes, root, split_rows
 from spurbench.bench.images.tables import Integers
 
-WEEKS = 2
-MARKS = 2  # the form of the marks; others are not gone on with
+KEEP_WEEKS = 2
+MARKS_VERSION = 2  # version of the marks; work with others is not continued
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be prepared: the dataset's name, how its versions are named by their origin, and how."""
+class PreparationRequest:
+    """What to prepare and how: the dataset's name, and how its versions are named by origin."""
 
     name: str
     naming: Callable[[str], str]
     crop: Crop
     allow_bad: bool = False
     processes: int | None = None
-    options: Mapping[str, str] = field(default_factory=dict)  # of the dataset, that chose the pictures and labels
+    options: Mapping[str, str] = field(default_factory=dict)  # of the dataset, that chose the images and labels
 
 
-def prepare(listing: Listing, order: Order, origin: str) -> Prepared:
-    """Prepare the pictures of a listing, or go on with it.
+def prepare(listing: Listing, request: PreparationRequest, origin: str) -> Prepared:
+    """Prepare the images of a listing, or continue that.
 
-    Raises BadData, naming and counting them, if some cannot be decoded and that is not allowed; with them left
-    out the origin ends in `-incomplete`.
+    Raises BadData, with their number and names, if some cannot be decoded and that is not allowed; if they are left
+    out, the origin ends in `-incomplete`.
     """
-    work = root() / order.name / f".{order.naming(origin)}.preparing"
+    work = root() / request.name / f".{request.naming(origin)}.preparing"
     with locked(work):
-        sweep(work)
-        here = complete(work, listing, order, origin)
+        delete_abandoned(work)
+        here = find_complete(work, listing, request, origin)
         if here is None:
-            begin(work, listing, order.crop)
-            todo = {name: split_parts(work, name, rows, order.crop) for name, rows in listing.splits.items()}
-            decode_all([part for each in todo.values() for part in each], order.processes or cores())
-            here = finish(work, listing, order, origin, todo)
-        return named(here)
+            begin_work(work, listing, request.crop)
+            todo = {name: split_parts(work, name, rows, request.crop) for name, rows in listing.splits.items()}
+            decode_all([part for each in todo.values() for part in each], request.processes or cores())
+            here = finish(work, listing, request, origin, todo)
+        return move_into_place(here)
 
 
-def complete(work: Path, listing: Listing, order: Order, origin: str) -> Prepared | None:
-    """The prepared folder if all that is left is to give it its name."""
-    for called in (origin, f"{origin}-incomplete") if order.allow_bad else (origin,):
+def find_complete(work: Path, listing: Listing, request: PreparationRequest, origin: str) -> Prepared | None:
+    """The prepared folder, if only its name is still to be given."""
+    for called in (origin, f"{origin}-incomplete") if request.allow_bad else (origin,):
         with suppress(UserError):
-            here = Prepared.open(work, order.naming(called))
+            here = Prepared.open(work, request.naming(called))
             if (here.facts.get("listing"), here.facts.get("stamp")) == (listing.fingerprint, listing.stamp):
                 return here
     return None
 
 
-def named(here: Prepared) -> Prepared:
-    """The folder under its own name, without what only served on the way."""
+def move_into_place(here: Prepared) -> Prepared:
+    """The folder under its own name, without the files that were only needed on the way."""
     kept = {FACTS} | {file for part in here.facts["splits"].values() for file in (part["pictures"], part["labels"])}
     target = here.folder.parent / here.facts["version"]
     if os.path.lexists(target):
-        raise UserError(f"{target} is there already: delete it to prepare it anew")
-    clear(here.folder, kept)
+        raise UserError(f"{target} already exists: delete it to prepare it anew")
+    delete_all_but(here.folder, kept)
     os.rename(here.folder, target)
     return Prepared.open(target)
 
 
-def begin(work: Path, listing: Listing, crop: Crop) -> None:
-    """Forget what was prepared before from another source, with other sizes or by another Pillow."""
+def begin_work(work: Path, listing: Listing, crop: Crop) -> None:
+    """Discard what was prepared before from another source, with other sizes or by another Pillow."""
     plan = {"listing": listing.fingerprint, "crop": asdict(crop), "pillow": version("pillow"), "schema": SCHEMA}
-    plan |= {"marks": MARKS}
+    plan |= {"marks": MARKS_VERSION}
     file = work / "plan.json"
     try:
         same = json.loads(file.read_bytes()) == plan
     except (OSError, ValueError):
         same = False
     if not same:
-        clear(work, {"lock"})
+        delete_all_but(work, {"lock"})
         write_atomically(file, json.dumps(plan).encode())
     needed = sum(len(rows.ids) for rows in listing.splits.values()) * 3 * crop.side**2
     needed -= sum(old.stat().st_blocks * 512 for old in work.glob("*.npy"))
     free = shutil.disk_usage(work).free
     if needed > free:
         raise UserError(
-            f"{work} needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free; SPURBENCH_DATA may name another"
+            f"{work} needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free; "
+            "set SPURBENCH_DATA to another folder"
         )
 
 
-def clear(work: Path, kept: set[str]) -> None:
-    """Delete all that is in a folder but what is kept."""
+def delete_all_but(work: Path, kept: set[str]) -> None:
+    """Delete everything in a folder except what is kept."""
     for entry in work.iterdir():
         if entry.name in kept:
             continue
@@ -124,7 +126,7 @@ def clear(work: Path, kept: set[str]) -> None:
 
 @contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """Only one command prepares a folder at a time; the lock goes with its process, however that ends."""
+    """Only one command prepares a folder at a time; the lock ends with its process, however that ends."""
     work.mkdir(parents=True, exist_ok=True)
     lock = work / "lock"
     with open(lock, "w") as file:
@@ -132,26 +134,26 @@ def locked(work: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):  # the latter: it has just finished, and its lock is gone
+        except (BlockingIOError, FileNotFoundError):  # the latter if it has just finished
             raise UserError(f"another command is preparing {work}: wait for it, or end it") from None
         yield
 
 
-def sweep(work: Path) -> None:
-    """Delete what killed preparations and downloads have left, unless somebody is at it or was in the last weeks."""
+def delete_abandoned(work: Path) -> None:
+    """Delete what killed preparations and downloads left behind, unless in use now or in the last weeks."""
     lock = work / "lock"
     os.utime(lock)
-    now = lock.stat().st_mtime  # by the clock of the file system, as all these times are
-    for left in half_made():
+    now = lock.stat().st_mtime  # by the file system's clock, like all these times
+    for left in find_unfinished():
         with suppress(OSError, UserError):
-            if left != work and now - last_written(left) > WEEKS * 7 * 86400:
+            if left != work and now - last_written(left) > KEEP_WEEKS * 7 * 86400:
                 with locked(left):
                     shutil.rmtree(left)
-                print(f"deleted {left}, which was not gone on with for {WEEKS} weeks", file=sys.stderr)
+                print(f"deleted {left}, which was not continued for {KEEP_WEEKS} weeks", file=sys.stderr)
 
 
-def half_made(name: str = "*") -> list[Path]:
-    """The folders of preparations and downloads of a dataset that are under way, or were killed."""
+def find_unfinished(name: str = "*") -> list[Path]:
+    """The folders of a dataset's preparations and downloads that are under way or were killed."""
     return sorted([*root().glob(f"{name}/.*.preparing/"), *root().glob(f"downloads/.{name}.downloading/")])
 
 
@@ -162,33 +164,35 @@ def last_written(folder: Path) -> float:
 # ---- the end --------------------------------------------------------------------------------------------------------
 
 
-def finish(work: Path, listing: Listing, order: Order, origin: str, todo: Mapping[str, list[Part]]) -> Prepared:
+def finish(
+    work: Path, listing: Listing, request: PreparationRequest, origin: str, todo: Mapping[str, list[Part]]
+) -> Prepared:
     """Write labels and facts, the facts last."""
-    marks = {name: [marked(part) for part in every] for name, every in todo.items()}
+    marks = {name: [require_mark(part) for part in every] for name, every in todo.items()}
     if any(one["bad"] for every in marks.values() for one in every):
-        refuse_or_allow(listing, marks, todo, order.allow_bad)
+        check_unreadable(listing, marks, todo, request.allow_bad)
         origin += "-incomplete"
     splits = {name: split_facts(work, name, listing, marks[name]) for name in listing.splits}
-    facts: Facts = facts_of(listing, marks, splits) | {  # type: ignore[assignment]
-        "name": order.name, "version": order.naming(origin), "origin": origin, "options": dict(order.options),
-        "side": order.crop.side, "crop": asdict(order.crop),
+    facts: Facts = collect_facts(listing, marks, splits) | {  # type: ignore[assignment]
+        "name": request.name, "version": request.naming(origin), "origin": origin, "options": dict(request.options),
+        "side": request.crop.side, "crop": asdict(request.crop),
     }  # fmt: skip
     write_atomically(work / FACTS, json.dumps(facts, indent=1).encode())
     return Prepared.open(work, facts["version"])
 
 
-def marked(part: Part) -> Mark:
-    """The mark of a part that was decoded; raises UserError if its files were deleted or changed meanwhile."""
-    found = mark(part)
+def require_mark(part: Part) -> Mark:
+    """The mark of a decoded part; raises UserError if its files were deleted or changed in the meantime."""
+    found = read_mark(part)
     if found is None:
-        raise UserError(f"{part.mark} is gone: something else writes there; run the same command again")
+        raise UserError(f"{part.mark} is gone: something else is writing there; run the same command again")
     return found
 
 
-def refuse_or_allow(
+def check_unreadable(
     listing: Listing, marks: Mapping[str, list[Mark]], todo: Mapping[str, list[Part]], allow: bool
 ) -> None:
-    """Raise BadData about unreadable pictures unless allowed; their parts will be decoded again."""
+    """Raise BadData about unreadable images unless they are allowed; their parts will be decoded again."""
     if allow:
         return
     said = []
@@ -199,49 +203,51 @@ def refuse_or_allow(
                 Path(part.mark).unlink()
     more = f" and {len(said) - 3} more" if len(said) > 3 else ""
     raise BadData(
-        f"{len(said)} pictures cannot be read: {', '.join(said[:3])}{more}; mend them and prepare again, "
+        f"{plural(len(said), 'image')} cannot be read: {', '.join(said[:3])}{more}; repair them and prepare again, "
         "or leave them out with --allow-bad"
     )
 
 
-def facts_of(listing: Listing, marks: Mapping[str, list[Mark]], splits: Mapping[str, SplitFacts]) -> dict[str, Any]:
+def collect_facts(
+    listing: Listing, marks: Mapping[str, list[Mark]], splits: Mapping[str, SplitFacts]
+) -> dict[str, Any]:
     """All facts that follow from the listing and its decoded parts."""
     digests = {name: [each for one in every for each in one["digests"]] for name, every in marks.items()}
-    copies, contradicting = repeated(dict(kept_digests(listing, marks, digests)))
+    copies, contradicting = count_repeated(dict(kept_digests(listing, marks, digests)))
     return {
-        "schema": SCHEMA, "layout": listing.layout, "from": plainly(str(listing.folder)),
+        "schema": SCHEMA, "layout": listing.layout, "from": make_printable(str(listing.folder)),
         "listing": listing.fingerprint, "stamp": listing.stamp, "content": listing.content(digests),
         "classes": list(listing.classes), "attributes": list(listing.attributes), "splits": splits,
         "left_out": [
-            [plainly(listing.splits[name].ids[row]), plainly(why)]
-            for name, every in marks.items() for row, why in unreadable(every)
+            [make_printable(listing.splits[name].ids[row]), make_printable(why)]
+            for name, every in marks.items() for row, why in list_unreadable(every)
         ],
         "unused": len(listing.unused), "copies": copies, "contradicting": contradicting,
-        "checksum": overall(splits), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checksum": combined_checksum(splits), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("pillow", "numpy")},
     }  # fmt: skip
 
 
-def unreadable(every: list[Mark]) -> Bad:
+def list_unreadable(every: list[Mark]) -> Unreadable:
     return [(row, why) for one in every for row, why in one["bad"]]
 
 
 def kept_rows(rows: Rows, every: list[Mark]) -> Integers:
-    """The rows of a split whose pictures could be read."""
-    return np.setdiff1d(np.arange(len(rows.ids)), [row for row, _ in unreadable(every)])
+    """The rows of a split whose images could be read."""
+    return np.setdiff1d(np.arange(len(rows.ids)), [row for row, _ in list_unreadable(every)])
 
 
 def kept_digests(
     listing: Listing, marks: Mapping[str, list[Mark]], digests: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, tuple[list[str], list[int]]]]:
-    """Digests and labels of the pictures of each split that could be read."""
+    """Digests and labels of the images of each split that could be read."""
     for name, rows in listing.splits.items():
         keep = kept_rows(rows, marks[name]).tolist()
         yield name, ([digests[name][row] for row in keep], rows.y[keep].tolist())
 
 
-def repeated(splits: Mapping[str, tuple[list[str], list[int]]]) -> tuple[dict[str, dict[str, int]], int]:
-    """How many pictures of each split are, byte for byte, in an earlier one too, and how many have several labels."""
+def count_repeated(splits: Mapping[str, tuple[list[str], list[int]]]) -> tuple[dict[str, dict[str, int]], int]:
+    """How many images of each split also occur, byte for byte, in an earlier one, and how many have several labels."""
     copies: dict[str, dict[str, int]] = {}
     earlier: dict[str, set[str]] = {}
     labels: dict[str, set[int]] = {}
@@ -256,33 +262,33 @@ def repeated(splits: Mapping[str, tuple[list[str], list[int]]]) -> tuple[dict[st
 
 
 def split_facts(work: Path, name: str, listing: Listing, every: list[Mark]) -> SplitFacts:
-    """Write a split's labels, and its pictures once more if some are left out; what there is to know of it."""
+    """Write a split's labels, and its images again if some are left out; returns the facts about it."""
     rows = listing.splits[name]
     keep = kept_rows(rows, every)
     kept = Rows([rows.ids[i] for i in keep], rows.y[keep], None if rows.a is None else rows.a[keep])
     lacking = len(listing.classes) - len(set(kept.y.tolist())) if name == "train" else not len(keep)
     if lacking:
-        raise BadData(f"{listing.folder}: without the pictures that cannot be read, {name} lacks a class or is empty")
+        raise BadData(f"{listing.folder}: without the images that cannot be read, {name} lacks a class or is empty")
     labels = {"y": kept.y, "ids": np.array(kept.ids)} | ({} if kept.a is None else {"a": kept.a})
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **labels)  # type: ignore[arg-type]
     write_atomically(work / f"{name}-labels.npz", buffer.getvalue())
-    pictures, hashes = work / f"{name}.npy", [one["sha256"] for one in every]
+    images, hashes = work / f"{name}.npy", [one["sha256"] for one in every]
     if len(keep) < len(rows.ids):
-        pictures = without(pictures, keep)
-        hashes = part_hashes(np.load(pictures, mmap_mode="r", allow_pickle=False))
+        images = write_kept_rows(images, keep)
+        hashes = part_hashes(np.load(images, mmap_mode="r", allow_pickle=False))
     return {
         "n": len(keep), "counts": kept.counts(len(listing.classes), max(1, len(listing.attributes))),
-        "pictures": pictures.name, "bytes": pictures.stat().st_size, "parts": hashes,
+        "pictures": images.name, "bytes": images.stat().st_size, "parts": hashes,
         "labels": f"{name}-labels.npz", "labels_sha256": labels_hash(labels),
     }  # fmt: skip
 
 
-def without(pictures: Path, keep: Integers) -> Path:
-    """The rows of an array that are kept, in a file of their own beside it."""
-    source, target = np.load(pictures, mmap_mode="r", allow_pickle=False), pictures.with_stem(f"{pictures.stem}-kept")
+def write_kept_rows(images: Path, keep: Integers) -> Path:
+    """Write the kept rows of an array to a file of their own beside it."""
+    source, target = np.load(images, mmap_mode="r", allow_pickle=False), images.with_stem(f"{images.stem}-kept")
     copy = np.lib.format.open_memmap(target, "w+", np.uint8, (len(keep), *source.shape[1:]))
-    for at in parts(len(keep), source.shape[-1]):
+    for at in split_rows(len(keep), source.shape[-1]):
         copy[at] = source[keep[at]]
     copy.flush()
     return target

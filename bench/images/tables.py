@@ -1,4 +1,4 @@
-"""Lists of pictures as text: columns by name, numbers in them. A table that could be read in two ways is refused."""
+"""Lists of images as text tables: columns by name, numbers in them. An ambiguous table is refused."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from spurbench.bench.core.errors import BadData
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 NUMBER = re.compile(r"-?[0-9]{1,6}")  # of a class, an attribute or a split
-MOST_BYTES = 512 << 20  # of a list; that of CelebA has 26 MB
+MOST_BYTES = 512 << 20  # of a list; CelebA's has 26 MB
 
 
 def columns(file: Path, wanted: Sequence[str]) -> dict[str, list[str]]:
     """Columns of a comma-separated file, by name.
 
-    Raises BadData for one that is not there or twice, for a row that has more or fewer, and for quotation marks that
-    do not pair.
+    Raises BadData for a column that is missing or there twice, for a row with more or fewer columns, and for unpaired
+    quotation marks.
     """
     rows = csv.reader(io.StringIO(readable(file), newline=""), strict=True)
     try:
         return picked(file, next(rows, []), ((rows.line_num, row) for row in rows), wanted)
     except csv.Error as error:
-        raise BadData(f"{file}:{rows.line_num}: {error} (a quotation mark that is not closed?)") from None
+        raise BadData(f"{file}:{rows.line_num}: {error} (an unclosed quotation mark?)") from None
 
 
 def readable(file: Path) -> str:
-    """A list's text; raises BadData if it is none."""
+    """The text of a list; raises BadData if it is not text."""
     try:
         if not file.is_file():
             raise BadData(f"{file} is not a file that can be read")
         if (size := file.stat().st_size) > MOST_BYTES:
-            raise BadData(f"{file} has {size:,} bytes, a list of pictures at most {MOST_BYTES:,}")
+            raise BadData(f"{file} has {size:,} bytes; a list of images has at most {MOST_BYTES:,}")
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadData(f"{file} is no UTF-8 text (byte {error.start}): save it as UTF-8, or fetch it again") from None
+        raise BadData(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8, or fetch it again") from None
     except OSError as error:
         raise BadData(f"{file} cannot be read ({error.strerror})") from None
 
@@ -52,24 +52,24 @@ def picked(
     """The wanted columns of rows that come with their line numbers."""
     names = [name.strip() for name in header]
     found: dict[str, list[str]] = {name: [] for name in wanted}
-    at = [(place(file, names, name, wanted), values) for name, values in found.items()]
+    at = [(column_index(file, names, name, wanted), values) for name, values in found.items()]
     named = max((i + 1 for i, name in enumerate(names) if name), default=0)
     for line, row in rows:
         if not any(row):
             continue
         if len(row) != len(names) or any(row[named:]):
-            raise BadData(f"{file}:{line}: {miscounted(len(row), names, named)}")
+            raise BadData(f"{file}:{line}: {explain_row_length(len(row), names, named)}")
         for i, values in at:
             values.append(row[i])
     return found
 
 
-def place(file: Path, names: Sequence[str], name: str, wanted: Sequence[str]) -> int:
-    """Where the column of that name is. Raises BadData if there is none, or another that differs only by case."""
+def column_index(file: Path, names: Sequence[str], name: str, wanted: Sequence[str]) -> int:
+    """The place of the column of that name. Raises BadData if there is none, or another that differs only in case."""
     if not set(wanted) & set(names):
         line = ",".join(names)[:80]
-        hint = next((f" (parted by {word}?)" for mark, word in PARTED.items() if mark in line), "")
-        expected = f"names of columns parted by commas, {', '.join(wanted)} among them"
+        hint = next((f" (separated by {word}?)" for mark, word in SEPARATORS.items() if mark in line), "")
+        expected = f"column names separated by commas, {', '.join(wanted)} among them"
         raise BadData(f"{file}: its first line is {line!r}{hint}; expected {expected}")
     if name not in names:
         near = get_close_matches(name, names, n=1)
@@ -81,24 +81,24 @@ def place(file: Path, names: Sequence[str], name: str, wanted: Sequence[str]) ->
     return names.index(name)
 
 
-PARTED = {";": "semicolons", "\t": "tabs", "|": "bars"}
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def miscounted(count: int, names: Sequence[str], named: int) -> str:
-    """What is wrong with a row of so many columns."""
+def explain_row_length(count: int, names: Sequence[str], named: int) -> str:
+    """What is wrong with a row of this many columns."""
     if count < len(names):
-        return f"{count} columns, expected {len(names)} (cut short?)"
+        return f"{count} columns, expected {len(names)} (truncated?)"
     more = f"{count} columns, expected {named}"
-    return f"{more} (a decimal comma, or one in a name or at the end? what holds a comma goes in quotation marks)"
+    return f"{more} (a decimal comma, or one in a name or at the end? put values with commas in quotation marks)"
 
 
 def integers(file: Path, name: str, values: Sequence[str], allowed: Sequence[int] | None = None) -> Integers:
-    """A column as numbers from 0 on, or among `allowed`."""
+    """A column as whole numbers, 0 or more, or among `allowed`."""
     for row, value in enumerate(values):
         text = value.strip()
         number = int(text) if NUMBER.fullmatch(text) else None
         right = number is not None and (number in allowed if allowed else number >= 0)
         if not right:
-            expected = f"one of {', '.join(map(str, allowed))}" if allowed else "a whole number from 0 on"
-            raise BadData(f"{file}: column '{name}' of picture {row + 1} holds {value[:40]!r}, expected {expected}")
+            expected = f"one of {', '.join(map(str, allowed))}" if allowed else "a whole number, 0 or more"
+            raise BadData(f"{file}: column '{name}' of image {row + 1} holds {value[:40]!r}, expected {expected}")
     return np.array([int(value) for value in values], np.int64)

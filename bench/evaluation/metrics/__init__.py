@@ -1,1 +1,1 @@
-""""""
+"""Metrics, one per file; the class is named like the file."""

@@ -1,4 +1,4 @@
-"""The share of right predictions, over every group together.
+"""The share of correct predictions, over all groups together.
 
 Needs: nothing but counts.
 """

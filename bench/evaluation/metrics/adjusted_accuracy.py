@@ -1,4 +1,4 @@
-"""The mean over the accuracies of the groups, weighted by their examples in training, as is usual for Waterbirds.
+"""The mean of the groups' accuracies, weighted by their numbers of training examples, as is usual for Waterbirds.
 
 Source: Sagawa et al., "Distributionally Robust Neural Networks", ICLR 2020.
 Needs: groups of training, and a dataset that says which groups mislead.

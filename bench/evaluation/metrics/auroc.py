@@ -1,4 +1,4 @@
-"""Area under the ROC curve: how often an example of class 1 has a higher logit than one of class 0, ties counted half.
+"""Area under the ROC curve: how often an example of class 1 has a higher logit than one of class 0, ties counting half.
 
 Source: Hanley and McNeil, "The Meaning and Use of the Area under a ROC Curve", Radiology 1982.
 Needs: predictions of two classes, and examples of both.

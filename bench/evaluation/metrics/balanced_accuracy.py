@@ -1,4 +1,4 @@
-"""The mean over classes of the share of their examples that are right (recall); classes without an example left out.
+"""The mean over classes of the share of their examples predicted correctly (recall), without classes that have none.
 
 Source: Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution", ICPR 2010.
 Needs: predictions.

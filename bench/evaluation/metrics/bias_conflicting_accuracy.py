@@ -1,4 +1,4 @@
-"""The mean over the accuracies of the groups whose attribute misleads about their label.
+"""The mean of the accuracies of the groups whose attribute misleads about their label.
 
 Source: Nam et al., "Learning from Failure", NeurIPS 2020, where it is the accuracy of the bias-conflicting examples.
 Needs: groups, and a dataset that says which of them mislead.

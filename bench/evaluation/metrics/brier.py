@@ -1,7 +1,7 @@
-"""Brier score: the mean squared distance of the predicted probabilities of all classes from what is the case.
+"""Brier score: the mean squared distance of the predicted class probabilities from the one-hot label.
 
 Source: Brier, "Verification of Forecasts Expressed in Terms of Probability", 1950: from 0 to 2.
-Some call half of it so where there are two classes.
+For two classes, some call half of it the Brier score.
 Needs: predictions.
 """
 

@@ -1,6 +1,6 @@
-"""Expected calibration error: |accuracy − confidence| in equally wide bins of confidence, weighted by their examples.
+"""Expected calibration error: |accuracy − confidence| in equal-width bins of confidence, weighted by their size.
 
-Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; its bins are open below.
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; its bins exclude their lower bound.
 Needs: predictions.
 """
 

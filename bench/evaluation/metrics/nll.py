@@ -1,4 +1,4 @@
-"""Negative log-likelihood of the labels: the mean cross-entropy, of predictions; `loss` is the same of counts.
+"""Negative log-likelihood of the labels: the mean cross-entropy, from predictions; `loss` is the same from counts.
 
 Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 Needs: predictions.

@@ -1,4 +1,4 @@
-"""The mean over the accuracies of the groups that have examples.
+"""The mean of the accuracies of the groups that have examples.
 
 Source: Bahng et al., "Learning De-biased Representations with Biased Representations", ICML 2020.
 Needs: groups; where a split has no attribute they are its classes.

@@ -1,6 +1,6 @@
-"""Pictures of a listing decoded in parts, by several processes that import no torch; a part's mark says it is done.
+"""Images of a listing decoded in parts, by several processes that import no torch; a part's mark says it is done.
 
-A part's pixels are on disk before its mark is. A mark counts as long as its files have the size and time that they had.
+A part's pixels are on disk before its mark is. A mark is valid while its files keep their sizes and times.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import numpy as np
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
 from spurbench.bench.core.processes import run_in_processes
-from spurbench.bench.images.decode import UNREADABLE, Bytes, Crop, decode
+from spurbench.bench.images.decode import UNREADABLE, Crop, Pixels, decode
 from spurbench.bench.images.listing import Listing, Rows
-from spurbench.bench.images.prepared import parts
+from spurbench.bench.images.prepared import split_rows
 
-Bad = list[tuple[int, str]]  # row, reason
-FEW = 100  # pictures; processes take longer to begin than these to be decoded
-Mark = dict[str, Any]  # `sha256` of the pixels, `bad`, `digests` of the pictures, `stamp` of their files
+Unreadable = list[tuple[int, str]]  # row, reason
+MIN_PARALLEL = 100  # images; starting processes takes longer than decoding fewer than this
+Mark = dict[str, Any]  # `sha256` of the pixels, `bad`, `digests` of the images, `stamp` of their files
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one process decodes at a time: rows of one split, from files or from pixels already there."""
+    """What one process decodes at a time: rows of one split, from files or from pixels already in memory."""
 
     target: str  # the array's file
     offset: int  # bytes before its pixels
@@ -38,7 +38,7 @@ class Part:
     mark: str
     crop: Crop
     files: list[str] | None
-    pixels: Bytes | None
+    pixels: Pixels | None
     stamp: str  # sizes and times of the files
 
     @property
@@ -47,7 +47,7 @@ class Part:
 
 
 def split_parts(work: Path, name: str, rows: Rows, crop: Crop) -> list[Part]:
-    """The parts of one split, with room for all of its pictures on disk."""
+    """The parts of one split, with space on disk for all of its images."""
     target, shape = work / f"{name}.npy", (len(rows.ids), 3, crop.side, crop.side)
     try:
         array = np.load(target, mmap_mode="r", allow_pickle=False)
@@ -64,17 +64,17 @@ def split_parts(work: Path, name: str, rows: Rows, crop: Crop) -> list[Part]:
             None if rows.files is None else rows.files[at], None if rows.pixels is None else rows.pixels[at],
             digest("\n".join(rows.stamps[at]).encode()),
         )
-        for at in parts(len(rows.ids), crop.side)
+        for at in split_rows(len(rows.ids), crop.side)
     ]  # fmt: skip
 
 
 def digest(content: Any) -> str:
-    """Tells contents apart; short, since there are as many as pictures."""
+    """Identifies a content; short, since there is one per image."""
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def mark(part: Part) -> Mark | None:
-    """The mark of a part; None unless it is finished, with the files as they are."""
+def read_mark(part: Part) -> Mark | None:
+    """The mark of a part; None unless it is finished and its files are unchanged."""
     try:
         found: Mark = json.loads(Path(part.mark).read_bytes())
         right = found["stamp"] == part.stamp and len(found["digests"]) == part.rows and len(found["sha256"]) == 64
@@ -84,22 +84,22 @@ def mark(part: Part) -> Mark | None:
 
 
 def decode_all(every: list[Part], processes: int) -> None:
-    """Decode the parts that have no mark yet, and show how far it is."""
+    """Decode the parts that have no mark yet, and show the progress."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    todo = [part for part in every if mark(part) is None]
+    todo = [part for part in every if read_mark(part) is None]
     console, total = Console(stderr=True), sum(part.rows for part in every)
-    shown = (TextColumn("preparing pictures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=total, completed=total - sum(part.rows for part in todo))
-        for part in done(todo, min(processes, len(todo))):
+        for part in decode_each(todo, min(processes, len(todo))):
             progress.advance(task, part.rows)
 
 
-def done(todo: list[Part], processes: int) -> Iterator[Part]:
-    """Each part once it is decoded; few pictures, or pixels that are here already, without further processes."""
-    if processes <= 1 or todo[0].files is None or sum(part.rows for part in todo) < FEW:
+def decode_each(todo: list[Part], processes: int) -> Iterator[Part]:
+    """Each part once it is decoded; few images, or pixels already in memory, are done without further processes."""
+    if processes <= 1 or todo[0].files is None or sum(part.rows for part in todo) < MIN_PARALLEL:
         for part in todo:
             decode_part(part)
             yield part
@@ -109,8 +109,8 @@ def done(todo: list[Part], processes: int) -> Iterator[Part]:
 
 
 def decode_part(part: Part) -> None:
-    """Write the pixels of a part, then its mark; what could not be read is black."""
-    pixels, digests, bad = decoded(part.files, part.crop) if part.files is not None else given(part.pixels)
+    """Write the pixels of a part, then its mark; images that cannot be read become black."""
+    pixels, digests, bad = decode_files(part.files, part.crop) if part.files is not None else hash_pixels(part.pixels)
     assert pixels.shape[1:] == (3, part.crop.side, part.crop.side)
     content = np.ascontiguousarray(pixels).data
     with open(part.target, "r+b") as file:
@@ -122,50 +122,50 @@ def decode_part(part: Part) -> None:
     write_atomically(Path(part.mark), json.dumps(made | {"digests": digests, "stamp": part.stamp}).encode())
 
 
-def decoded(files: list[str], crop: Crop) -> tuple[Bytes, list[str], Bad]:
+def decode_files(files: list[str], crop: Crop) -> tuple[Pixels, list[str], Unreadable]:
     """Pixels and digests of the files, and which of them could not be read."""
     pixels, bad = np.zeros((len(files), 3, crop.side, crop.side), np.uint8), []
     digests = [""] * len(files)
     for row, file in enumerate(files):
         try:
             with open(file, "rb") as opened:
-                digests[row] = file_digest(opened, short).hexdigest()
+                digests[row] = file_digest(opened, new_digest).hexdigest()
                 opened.seek(0)
                 pixels[row] = decode(opened, crop)
         except UNREADABLE as error:
-            bad.append((row, why(error)))
+            bad.append((row, describe_cause(error)))
     return pixels, digests, bad
 
 
-def given(pixels: Bytes | None) -> tuple[Bytes, list[str], Bad]:
-    """Pixels that are here already, with the digest of each picture."""
+def hash_pixels(pixels: Pixels | None) -> tuple[Pixels, list[str], Unreadable]:
+    """Pixels that are already in memory, with the digest of each image."""
     assert pixels is not None
     return pixels, [digest(np.ascontiguousarray(one).data) for one in pixels], []
 
 
-def short() -> Any:
+def new_digest() -> Any:
     return blake2b(digest_size=16)
 
 
-def why(error: BaseException) -> str:
-    """The reason in a line, without the file's path, which is said anyway."""
+def describe_cause(error: BaseException) -> str:
+    """The reason in one line, without the file's path, which is printed anyway."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def digests(listing: Listing) -> dict[str, list[str]]:
-    """The digest of every picture of a listing, by split; that of a file that cannot be read is empty."""
-    with ThreadPoolExecutor(cores()) as threads:  # which read and hash without holding each other up
+def digest_all(listing: Listing) -> dict[str, list[str]]:
+    """The digest of every image of a listing, by split; that of an unreadable file is empty."""
+    with ThreadPoolExecutor(cores()) as threads:  # which read and hash in parallel
         return {
-            name: given(rows.pixels)[1] if rows.files is None else list(threads.map(digest_of, rows.files))
+            name: hash_pixels(rows.pixels)[1] if rows.files is None else list(threads.map(digest_file, rows.files))
             for name, rows in listing.splits.items()
         }
 
 
-def digest_of(file: str) -> str:
+def digest_file(file: str) -> str:
     try:
         with open(file, "rb") as opened:
-            return file_digest(opened, short).hexdigest()
+            return file_digest(opened, new_digest).hexdigest()
     except OSError:
         return ""
