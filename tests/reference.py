@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 import typer
 from typer.models import ArgumentInfo
 
-from spurbench.bench.cli.main import whole
+from spurbench.bench.cli.main import build_app
 from spurbench.bench.plugin_files.components import alternatives
 from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
@@ -219,7 +219,7 @@ def structs(file: str, names: Sequence[str]) -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     yield "Every command also has `--help`."
-    for name, command in sorted(every_command(whole())):
+    for name, command in sorted(every_command(build_app())):
         yield f"### {name}"
         yield inspect.cleandoc(command.__doc__ or "").split("[dim]")[0].strip()
         if rows := list(parameters(command)):

@@ -511,14 +511,14 @@ def test_the_name_of_a_packed_store_does_not_say_whether_it_is_compressed(good: 
 
 def test_what_is_read_of_a_packed_store_is_bounded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, one, *_ = map(canonical, lines_of(good))
-    monkeypatch.setattr(packed, "LINE", 50_000)
-    monkeypatch.setattr(packed, "UNPACKED", 300_000)
+    monkeypatch.setattr(packed, "MAX_LINE", 50_000)
+    monkeypatch.setattr(packed, "MAX_UNPACKED", 300_000)
     head = plan + b"\n" + one + b"\n"
     bombs = {"line": b"x" * 10**6, "lines": b"\n" * 10**6, "faults": b"[]\n" * 5000}
     for name, bomb in bombs.items():
         (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(head + bomb * (1 + 9 * (name == "lines"))))
         where = Store.open(tmp_path / f"{name}.jsonl.gz")
-        assert len(where.records()[0]) == 1 and len(where.records()[1]) <= packed.FAULTS + 1
+        assert len(where.records()[0]) == 1 and len(where.records()[1]) <= packed.MAX_FAULTS + 1
         assert "not read" in where.records()[1][-1].reason
 
 
@@ -586,7 +586,7 @@ def test_damaged_drawings_are_named_and_the_others_used(copy: Store, tmp_path: P
     files[1].write_bytes(b"")
     np.save(files[2].open("wb"), np.ones(3))
     os.mkfifo(files[4]) if files[4].parent.exists() else put(files[4], None)
-    found = dict(artifacts.each(copy, ids))
+    found = dict(artifacts.load_each(copy, ids))
     assert {id: sorted(arrays) for id, arrays in found.items()} == {ids[0]: ["more"], ids[3]: ["more", "surface"]}
     said = {one.path: one.reason for one in copy.complaints()}
     assert sorted(said) == sorted(str(files[place]) for place in (0, 1, 2, 4))
@@ -654,7 +654,7 @@ def test_a_record_whose_id_was_migrated_is_found_with_what_is_kept_beside_it(
 ) -> None:
     old = json.loads(next((copy.root / "records").glob("*/*.json")).read_bytes())
     artifacts.save_arrays(Store.open(copy.root), old["id"], {"surface": np.ones(3)})
-    by_home = {copy.home(one.id): one for copy in [Store.open(copy.root)] for one in copy.whole_records()}
+    by_home = {copy.file_id(one.id): one for copy in [Store.open(copy.root)] for one in copy.whole_records()}
     new = by_home[old["id"]]
     assert new.id != old["id"] and len(Store.open(copy.root).records()[0]) == 6
     again = Store.open(copy.root)
@@ -670,7 +670,7 @@ def test_a_record_whose_id_was_migrated_is_found_with_what_is_kept_beside_it(
     assert merged.record(new.id) and artifacts.load_arrays(merged, new.id).keys() == {"surface"}
     assert merged.oldest == SCHEMA + 1 and all(one.schema == SCHEMA + 1 for one in merged.records()[0])
     from_packed = Store.open(good / "packed.jsonl")
-    assert isinstance(from_packed, Packed) and from_packed.home(new.id) == old["id"]
+    assert isinstance(from_packed, Packed) and from_packed.file_id(new.id) == old["id"]
 
 
 def test_a_store_that_is_gone_is_not_written_to(copy: Store) -> None:

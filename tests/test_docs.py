@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from spurbench.bench.api import running
-from spurbench.bench.cli.main import whole
+from spurbench.bench.cli.main import build_app
 from spurbench.bench.core.files import at_home
 from spurbench.bench.grid import load
 from spurbench.bench.grid.cells import only
@@ -105,7 +105,7 @@ def follow(words: list[str], command: Callable[..., Any]) -> None:
 
 def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     """The command's name and its options, as the command line reads them; fails for one that it refuses."""
-    at: Any = typer.main.get_group(whole())
+    at: Any = typer.main.get_group(build_app())
     name = ""
     while hasattr(at, "commands"):
         assert words[0] in at.commands, f"no command {name}{words[0]}"
@@ -139,7 +139,7 @@ def named(name: str, options: dict[str, Any]) -> None:
     if name in ("run", "estimate", "submit", "plan"):
         registry.add_plugins([at_home(path) for path in options.get("plugin") or ()])
         ad_hoc = [options.get(one) or [] for one in ("dataset", "method", "set_")]
-        grid = running.the_grid(options["grid"], *ad_hoc[:2], options.get("seeds"), ad_hoc[2], None)
+        grid = running.choose_grid(options["grid"], *ad_hoc[:2], options.get("seeds"), ad_hoc[2], None)
         only(grid, options.get("only") or [])
     if name == "data prepare":
         registry.dataset_info(options["dataset"])

@@ -14,7 +14,7 @@ from msgspec import structs
 sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_record
 
-from spurbench.bench.api.running import the_grid
+from spurbench.bench.api.running import choose_grid
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.grid.ad_hoc import adhoc_grid
@@ -660,7 +660,7 @@ def test_adhoc_runs_start_from_the_row_without_a_label() -> None:
 
 def test_one_precision_has_each_cell_once() -> None:
     """The paper grid has Colored MNIST in both."""
-    cells = the_grid("paper", [], [], None, [], "float32").cells
+    cells = choose_grid("paper", [], [], None, [], "float32").cells
     names = [(cell.dataset, cell.label) for cell in cells]
     assert len(set(names)) == len(names) and {cell.precision for cell in cells} == {"float32"}
     assert set(names) == {(cell.dataset, cell.label) for cell in load_grid("paper").cells}

@@ -83,13 +83,17 @@ def test_a_users_files_are_described(command: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_one_line(command: Any) -> None:
-    for name, near in (("rule", "did you mean rules?"), ("ecee", "did you mean ece?"), ("qqqq", "lists are: methods")):
+    for name, near in (
+        ("rule", "did you mean rules?"),
+        ("ecee", "did you mean ece?"),
+        ("qqqq", "are methods, datasets"),
+    ):
         said = command("list", name, code=2).stderr
         assert near in said and len(said.splitlines()) == 1
 
 
 def test_rows_are_read_without_importing_a_plugin() -> None:
-    program = "import sys; from spurbench.bench.api import catalogue; catalogue.everything(''); print(*sys.modules)"
+    program = "import sys; from spurbench.bench.api import catalogue; catalogue.list_rows(''); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
     ours = ("spurbench.bench.evaluation.metrics.", "spurbench.bench.records.rules.", "spurbench.methods.")
     assert loaded and not [name for name in loaded if name.startswith(ours)]

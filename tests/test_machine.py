@@ -74,7 +74,7 @@ def test_an_encoding_without_our_signs_is_no_error(made: Path, command: str, poo
 
 def test_a_poor_encoding_keeps_the_minus_of_a_number() -> None:
     out = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
-    terminal.codecs.register_error("spurbench", terminal.alike)
+    terminal.codecs.register_error("spurbench", terminal.replace_unencodable)
     out.reconfigure(errors="spurbench")
     out.write("[−0.055, 0.065] ± 3 × λ")
     out.flush()
@@ -366,7 +366,7 @@ def test_cores_that_control_groups_grant(tmp_path: Path, groups: str, files: dic
     for name, text in files.items():
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(text)
-    assert machine.granted(tmp_path / "cgroup", tmp_path / "fs") == expected
+    assert machine.granted_cores(tmp_path / "cgroup", tmp_path / "fs") == expected
 
 
 def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,5 +138,5 @@ def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp
     assert own.provenance.paths["network"] == str(net)
     assert edits.find_edited_plugins(own) == []
     net.write_text(NETWORK.replace("nn.Tanh()", "nn.ReLU()"))
-    edits.look_again()
+    edits.clear_caches()
     assert edits.find_edited_plugins(own) == ["net.py"] and edits.find_edited_plugins(ours) == []

@@ -711,7 +711,7 @@ def test_damage_is_found(made: Path) -> None:
     with pytest.raises(BadData, match="cannot be used"):
         data_of(CelebA(origin="twin", size=16))
     dataset_files.prepare("celeba", made, ["celeba.origin=twin", "celeba.size=8"])
-    (found,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "celeba"]
+    (found,) = [row["source"] for row in dataset_files.list_files() if row["dataset"] == "celeba"]
     assert "prepared.json cannot be used" in found and "twin-8: 301 images" in found  # the one hides not the other
 
 
@@ -737,11 +737,11 @@ def test_pictures_are_shared_and_not_changed(made: Path) -> None:
 
 
 def test_list_and_verify_tell_what_there_is(made: Path) -> None:
-    before = {row["dataset"]: row["source"] for row in dataset_files.data()}
+    before = {row["dataset"]: row["source"] for row in dataset_files.list_files()}
     assert before["celeba"] == "not prepared: spurbench data prepare celeba --from FOLDER"
     assert verified("celeba") == (True, "not prepared, nothing to verify")
     dataset_files.prepare("celeba", made, TWIN)
-    after = {row["dataset"]: row["source"] for row in dataset_files.data()}
+    after = {row["dataset"]: row["source"] for row in dataset_files.list_files()}
     assert after["celeba"].startswith(f"twin-16: {sum(map(sum, GROUPS))} images of 16 × 16, CelebA's")
     assert "SHA-256 as prepared" in verified("celeba")[1]
 

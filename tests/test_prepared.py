@@ -382,7 +382,7 @@ def test_what_is_damaged_is_one_line_and_not_used(what: str, mine: Path) -> None
     assert str(here()) in str(error.value) and len(str(error.value)) < 600
     ((_, ok, found),) = dataset_files.verify("own_pictures")
     assert not ok and "delete" in found and str(here()) in found and found.isprintable()
-    (listed,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
+    (listed,) = [row["source"] for row in dataset_files.list_files() if row["dataset"] == "own_pictures"]
     assert listed.isprintable()
 
 
@@ -402,7 +402,7 @@ def test_damage_hides_not_what_is_whole(mine: Path) -> None:
     to_nothing("train.npy")(root() / "own_pictures" / "more-original-8")
     ((_, ok, found),) = dataset_files.verify("own_pictures")
     assert not ok and "the train labels in" in found and "train.npy has 0 bytes" in found
-    (listed,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
+    (listed,) = [row["source"] for row in dataset_files.list_files() if row["dataset"] == "own_pictures"]
     assert "train.npy has 0 bytes" in listed and "whole-original-8: 12 images" in listed
 
 
@@ -518,7 +518,7 @@ def checksum_of(folder: Path) -> str:
 
 def test_half_made_folders_are_told_and_gone_on_with(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = half(mine, monkeypatch)
-    (told,) = [row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures"]
+    (told,) = [row["source"] for row in dataset_files.list_files() if row["dataset"] == "own_pictures"]
     assert told == f"{work} is unfinished: the same command continues it"
     seen = []
     monkeypatch.setattr(

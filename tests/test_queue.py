@@ -918,11 +918,11 @@ def test_runs_of_a_plugin_that_was_edited_are_told_of(slurm: FakeSlurm, command:
     line = ("submit", grid, "--plugin", mine, "--store", store, "--node-local", "--no-snapshot", "--dry-run")
     assert "was edited" not in command(*line).stdout
     mine.write_text(mine.read_text().replace("logits.square()", "50 * logits.square()"))
-    edits.look_again()
+    edits.clear_caches()
     said = command(*line).stdout
     assert "2 runs were made before mine.py was edited and are kept as they are: `spurbench run --fresh`" in said
     assert f"`spurbench accept {store} mine.py`" in said and "would submit 2 runs" in said
-    edits.look_again()
+    edits.clear_caches()
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------

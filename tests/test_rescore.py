@@ -174,7 +174,7 @@ def test_a_run_keeps_what_a_metric_needs(command: Any, tmp_path: Path) -> None:
     command("run", "--dataset", "tiny", "--method", "erm", "--seeds", "0", "--store", tmp_path / "s", *given)
     store = Store.open(tmp_path / "s")
     (one,) = store.whole_records()
-    arrays = predictions.arrays_of(store, one.id)
+    arrays = predictions.load_arrays(store, one.id)
     names = {f"{split}@{step}" for split in ("validation", "test") for step in (8, 16)}
     names |= {f"{what}{split}" for what in ("", "y/", "group/", "id/") for split in ("train", "validation", "test")}
     assert set(arrays) == names and len(arrays["group/test"]) == 50

@@ -86,7 +86,7 @@ def test_an_id_that_there_is_not_or_that_is_several(store: Store, command: Any) 
                     if len(found := sorted(one.id for one in store.records()[0] if one.id[0] == c)) > 1)  # fmt: skip
     said = command("show", same[0][0], store.root, code=2).stderr
     assert f"{len(same)} runs of {store.root} begin with '{same[0][0]}': {same[0]} (" in said
-    assert said.count("\n") == 1 and said.endswith("give more of it\n") and same[1] in said
+    assert said.count("\n") == 1 and said.endswith("give more characters\n") and same[1] in said
 
 
 def test_a_run_that_failed_one_that_waits_and_a_draw(tmp_path: Path, command: Any) -> None:

@@ -25,7 +25,7 @@ from spurbench.bench.records.parsing import Unfit, record_from
 from spurbench.bench.records.record import SCHEMA, Record
 from spurbench.bench.records.run import Run
 from spurbench.bench.store import artifacts
-from spurbench.bench.store.claims import LIFE, Claims, Lost, take_away
+from spurbench.bench.store.claims import STALE_VARIABLE, Claims, Lost, remove_dead
 from spurbench.bench.store.merge import merge
 from spurbench.bench.store.store import Store, checkpoint_of
 
@@ -129,7 +129,7 @@ def test_merging_names_what_contradicts(store: Store, tmp_path: Path) -> None:
     kept = two.path("predictions", record(1).id, ".npz")
     write_atomically(kept, b"logits")
     assert merge(store, [one]) == (1, 0)
-    with pytest.raises(UserError, match=f"1 runs have finished records that differ: {RUN.id} of .* and .*two"):
+    with pytest.raises(UserError, match=f"1 run with finished records that differ: {RUN.id} of .* and .*two"):
         merge(store, [one, two])
     assert store.records()[0] == one.records()[0]
     assert merge(store, [one, two], keep="ours") == (1, 2) and store.record(RUN.id) == one.record(RUN.id)
@@ -256,7 +256,7 @@ def test_a_dead_claim_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatc
     dead.wait()
     path.write_text(json.dumps(holder | {"machine": "elsewhere"}))
     assert not claims.take("ab12")
-    monkeypatch.setenv(LIFE, "0")
+    monkeypatch.setenv(STALE_VARIABLE, "0")
     assert claims.take("ab12")
 
 
@@ -271,9 +271,9 @@ def test_no_clock_but_the_file_systems_is_asked(store: Store, monkeypatch: pytes
 def test_who_has_lost_a_claim_is_told_before_writing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped, other = store.claims, Claims(store.claims.root)
     assert stopped.take("ab12")
-    monkeypatch.setenv(LIFE, "0")  # as if it had been stopped for longer than a claim lives
+    monkeypatch.setenv(STALE_VARIABLE, "0")  # as if it had been stopped for longer than a claim lives
     assert other.take("ab12")
-    monkeypatch.delenv(LIFE)
+    monkeypatch.delenv(STALE_VARIABLE)
     for action in (lambda: stopped.check("ab12"), lambda: stopped.keep("ab12", 1, 2)):
         with pytest.raises(Lost):
             action()
@@ -306,10 +306,10 @@ def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_claim_made_since_it_was_found_dead_is_put_back(store: Store) -> None:
     assert store.claims.take("ab12")
     path = store.claims.path("ab12")
-    take_away(path)  # this process lives: as if it had claimed after the other looked
+    remove_dead(path)  # this process lives: as if it had claimed after the other looked
     store.claims.check("ab12")
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"pid": 2**22 + 1}))
-    take_away(path)
+    remove_dead(path)
     assert not list(path.parent.iterdir())
 
 

@@ -215,7 +215,7 @@ def test_copies_are_told(copy: Callable[[str, str], None], mine: Path) -> None:
     write(mine, HEADER, *ROWS, "img/copy0.png,0,0,2", "img/copy1.png,0,0,2")
     told = "14 images of 8 × 8, metadata.csv, 2 of test also in train, 2 with another label too"
     assert told in prepared(mine)
-    assert told in next(row["source"] for row in dataset_files.data() if row["dataset"] == "own_pictures")
+    assert told in next(row["source"] for row in dataset_files.list_files() if row["dataset"] == "own_pictures")
 
 
 def test_pictures_beside_a_table_are_told(mine: Path) -> None:

@@ -42,7 +42,7 @@ def test_code_holds_what_a_plugin_imports_of_its_own(tmp_path: Path) -> None:
     helper.write_text("FACTOR = 1\n")
     before = plugin_code.code(mine)
     helper.write_text("FACTOR = 2\n")
-    edits.look_again()
+    edits.clear_caches()
     assert plugin_code.code(mine) != before
     names = {file.name for file in plugin_code.with_imports(registry.datasets()["dominoes"].path)}
     assert names == {"dominoes.py", "cifar10.py"}
@@ -156,7 +156,7 @@ def test_an_edit_that_alters_nothing_is_accepted(command: Any, tmp_path: Path, m
         "no file that was edited after it made runs of s 'mine.py'" in command("accept", "s", "mine.py", code=2).stderr
     )
     Path("mine.py").write_text(f"{SD.replace('SD', 'Mine')}\nUNUSED = 1\n")
-    edits.look_again()
+    edits.clear_caches()
     assert "`spurbench accept s mine.py`" in command(*line).stderr
     assert "1 run now accepted as made by the current mine.py" in command("accept", "s", "mine.py").stdout
     (after,) = Store.open("s").records()[0]
@@ -178,7 +178,7 @@ def test_a_helpers_fields_and_a_packages_modules_count(tmp_path: Path) -> None:
     )
 
     def version() -> str:
-        edits.look_again()
+        edits.clear_caches()
         return plugin_code.code(file)
 
     file.write_text(text)

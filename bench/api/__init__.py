@@ -1,1 +1,1 @@
-"""What the commands do and tell, without the command line around them; scripts and notebooks call it, too."""
+"""What the commands do and show, without the command line around them; scripts and notebooks use it, too."""

@@ -1,4 +1,4 @@
-"""The rows of `spurbench list`: what there is, read from the plug-ins' files and not imported."""
+"""The rows of `spurbench list`: all plug-ins and grids, read from their files without importing them."""
 
 from __future__ import annotations
 
@@ -27,71 +27,79 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def everything(what: str) -> dict[str, list[Row]]:
+def list_rows(what: str) -> dict[str, list[Row]]:
     """The rows of `list`, by kind; all kinds if `what` is empty."""
-    return {kind: rows(kind) for kind in COLUMNS if what in ("", kind)}
+    return {kind: rows_of(kind) for kind in COLUMNS if what in ("", kind)}
 
 
-def rows(kind: str) -> list[Row]:
+def rows_of(kind: str) -> list[Row]:
     if kind == "grids":
         return [{"name": name, "summary": summary} for name, summary in shipped_grids().items()]
-    made = OWN.get(kind, of_component)
+    made = ROW_MAKERS.get(kind, component_row)
     return [
         {"name": info.name, "summary": summarize(info), **made(info), "problem": info.problem}
         for info in registry.plugins(kind.removesuffix("s")).values()
     ]
 
 
-def of_method(info: PluginInfo) -> Row:
-    return {"needs": listed(info.needs), "hyper_parameters": options(info), "source": info.sections.get("Source")}
+def method_row(info: PluginInfo) -> Row:
+    return {
+        "needs": join_names(info.needs),
+        "hyper_parameters": list_options(info),
+        "source": info.sections.get("Source"),
+    }
 
 
-def of_dataset(info: PluginInfo) -> Row:
-    return {"provides": listed(info.provides), "options": options(info), "licence": info.sections.get("Licence")}
+def dataset_row(info: PluginInfo) -> Row:
+    return {
+        "provides": join_names(info.provides),
+        "options": list_options(info),
+        "licence": info.sections.get("Licence"),
+    }
 
 
-def of_component(info: PluginInfo) -> Row:
-    return {"settings": options(info), "source": info.sections.get("Source")}
+def component_row(info: PluginInfo) -> Row:
+    return {"settings": list_options(info), "source": info.sections.get("Source")}
 
 
-def of_rule(info: PluginInfo) -> Row:
-    return {"uses": in_words(info.facts.get("uses")), "text": in_words(info.facts.get("text"))}
+def rule_row(info: PluginInfo) -> Row:
+    return {"uses": describe_fact(info.facts.get("uses")), "text": describe_fact(info.facts.get("text"))}
 
 
-def of_metric(info: PluginInfo) -> Row:
+def metric_row(info: PluginInfo) -> Row:
     better = {True: "higher", False: "lower"}.get(info.facts.get("higher_is_better", ""), "")
     made_from = "counts" if info.facts.get("counted") else "predictions"
     return {
-        "unit": in_words(info.facts.get("unit")), "better": better, "made_from": made_from,
-        "needs": info.sections.get("Needs"), "settings": options(info),
+        "unit": describe_fact(info.facts.get("unit")), "better": better, "made_from": made_from,
+        "needs": info.sections.get("Needs"), "settings": list_options(info),
     }  # fmt: skip
 
 
-OWN: Mapping[str, Callable[[PluginInfo], Row]] = {
-    "methods": of_method, "datasets": of_dataset, "rules": of_rule, "metrics": of_metric,
+ROW_MAKERS: Mapping[str, Callable[[PluginInfo], Row]] = {
+    "methods": method_row, "datasets": dataset_row, "rules": rule_row, "metrics": metric_row,
 }  # fmt: skip
-"""What a listing has of a kind beside names and summaries."""
+"""What the list of a kind shows beside names and summaries."""
 
 
-def listed(names: object) -> str:
-    """Needs or what is provided; they are read from the file alone, where they may be the result of a call."""
+def join_names(names: object) -> str:
+    """What is needed or provided; the file alone is read, where it may be the result of a call."""
     return ", ".join(sorted(names)) if isinstance(names, frozenset) else str(names)
 
 
-def in_words(fact: object) -> str:
-    """What a class says of itself, read from its file."""
+def describe_fact(fact: object) -> str:
+    """A fact that a class declares, read from its file."""
     if isinstance(fact, tuple | list):
         return ", ".join(map(str, fact))
     return "" if fact is None else str(fact)
 
 
-def options(info: PluginInfo) -> str:
+def list_options(info: PluginInfo) -> str:
     every = (*SHARED.get(info.kind, ()), *info.options)
     return ", ".join(f"{option.name}={option.default}" for option in every)
 
 
-def named(name: str) -> list[PluginInfo]:
-    """The plug-ins of that name, of whatever kind; a network of a family by the family's.
+def find_plugins(name: str) -> list[PluginInfo]:
+    """The plug-ins of that name, of any kind; a network of a family is found by the family's name.
 
     Errors: UserError, with the nearest name, if there is none.
     """
@@ -102,6 +110,6 @@ def named(name: str) -> list[PluginInfo]:
         near = get_close_matches(name[:LONGEST], every, n=1)
         hint = f"; did you mean {near[0]}?" if near else ";"
         raise UserError(
-            f"no list and no plug-in '{cut(name)}'{hint} lists are: {', '.join(COLUMNS)}; they have the plug-ins' names"
+            f"no list and no plug-in '{cut(name)}'{hint} the lists, which show the plug-ins, are {', '.join(COLUMNS)}"
         )
     return found

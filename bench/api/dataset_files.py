@@ -1,4 +1,4 @@
-"""What there is: methods, datasets, grids, and the datasets' files. Plug-ins are read, not imported, to be listed."""
+"""The datasets' files: where they come from, preparing and verifying them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def summarize(info: PluginInfo) -> str:
     return f"cannot be used: {info.problem}" if info.problem else info.summary
 
 
-def data() -> list[dict[str, Any]]:
-    """Each dataset with where its files come from and their licence; of one that cannot tell, why."""
+def list_files() -> list[dict[str, Any]]:
+    """Each dataset, where its files come from, and their licence; for one that cannot tell, why."""
     return [
         {"dataset": name, "source": files_of(info), "licence": info.sections.get("Licence", "")}
         for name, info in registry.datasets().items()
@@ -39,7 +39,7 @@ def files_of(info: PluginInfo) -> str:
 def prepare(
     name: str, source: Path | None = None, sets: Sequence[str] = (), allow_bad: bool = False, jobs: int | None = None
 ) -> str:
-    """Make a dataset's files ready, with options as `run` takes them (`name.option=value`); what was done."""
+    """Prepare a dataset's files, with options as `run` takes them (`name.option=value`); says what was done."""
     return with_options(name, sets).prepare(source, allow_bad, jobs)
 
 
@@ -57,9 +57,9 @@ def with_options(name: str, sets: Sequence[str]) -> Dataset:
 
 
 def verify(name: str | None = None, thorough: bool = True) -> Iterator[tuple[str, bool, str]]:
-    """Each dataset, whether its files are in order, and what was found; unless `thorough`, what takes no time."""
+    """Each dataset, whether its files are in order, and what was found; unless `thorough`, only what takes no time."""
     if name:
-        registry.load_dataset(name)  # complains of a name that there is not
+        registry.load_dataset(name)  # raises for an unknown name
     for each in [name] if name else [n for n, info in registry.datasets().items() if not info.problem]:
         try:
             found = registry.load_dataset(each)().verify(thorough)

@@ -1,4 +1,4 @@
-"""What `spurbench list NAME` tells of one plug-in: its docstring, and every value that can be set."""
+"""What `spurbench list NAME` shows of one plug-in: its docstring, and every value that can be set."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SET = {
     "optimizer": "--set training.{option}=VALUE, in a grid training: {{optimizer: {called}, {option}: VALUE}}",
 }
 """How a value of each kind is set."""
-UNBOUNDED = 1e30  # a limit that stands for none
+UNBOUNDED = 1e30  # a limit this large means none
 
 
 def describe(info: PluginInfo) -> dict[str, Any]:
-    """Everything that is known of a plug-in, in plain values."""
+    """Everything known about a plug-in, in plain values."""
     if info.kind in ("method", "dataset") and not info.problem:
         info = (registry.method_info if info.kind == "method" else registry.dataset_info)(info.name)
     return {
@@ -41,7 +41,7 @@ def describe(info: PluginInfo) -> dict[str, Any]:
 
 
 def facts(info: PluginInfo) -> dict[str, Any]:
-    """What its class says of itself, by the words in which it is told."""
+    """The facts that its class declares, by their names in the output."""
     found: dict[str, Any] = {}
     if info.kind == "dataset":
         headline = info.headline if info.headline is not UNREAD else ()
@@ -71,14 +71,14 @@ def facts(info: PluginInfo) -> dict[str, Any]:
 
 
 def options_of(info: PluginInfo) -> list[Option]:
-    """Every field that can be set, also those that all networks or all optimizers have."""
+    """Every field that can be set, including those that all networks or all optimizers have."""
     if info.kind in SHARED:
         return [*SHARED[info.kind], *own_options(info)]
     return list(info.options)
 
 
 def conditions_of(name: str, info: PluginInfo) -> str:
-    """Beside which values of others a field has an effect."""
+    """The values of other fields with which a field has an effect."""
     own = [option for option in info.options if option.name == name]
     above = [
         f"{other} above {least:g}" for option in own for other, least in (option.search.get("above") or {}).items()
@@ -99,7 +99,7 @@ def row(option: Option, only: str) -> dict[str, Any]:
 
 
 def range_of(option: Option) -> str:
-    """What may be given, or, of a hyper-parameter, where a search looks for it."""
+    """The allowed values or, for a hyper-parameter, its search range."""
     search = option.search
     if choices := search.get("choices"):
         return ", ".join(map(show_value, choices))
@@ -111,7 +111,7 @@ def range_of(option: Option) -> str:
 
 
 def span(limits: Limits | None) -> str:
-    """Limits in words; nothing where there are none, or only the field itself knows."""
+    """Limits in words; empty if there are none, or if only the field itself knows them."""
     if isinstance(limits, re.Pattern):
         return "shares such as 0.5,0.75"
     if limits is None or not isinstance(limits, tuple) or not limits:
@@ -125,7 +125,7 @@ def span(limits: Limits | None) -> str:
 
 
 def how_to_set(info: PluginInfo) -> str:
-    """How one of its values is set; nothing where none is."""
+    """How one of its values is set; empty if there are none."""
     options = list(info.options) or options_of(info)
     if not options or info.kind not in SET:
         return ""

@@ -1,4 +1,4 @@
-"""Checks of this machine: whether it can run a grid, and how it would."""
+"""Checks of this machine: whether it can run a grid, and how."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ Row = dict[str, Any]
 
 
 def examine() -> list[dict[str, Any]]:
-    """Rows of what was looked at, what was found and whether it is in order."""
+    """Rows of what was checked, what was found and whether it is in order."""
     return [
-        *looked("versions", lambda: ", ".join(f"{name} {version}" for name, version in commit.versions().items())),
-        *looked("code", code),
-        *looked("processor", lambda: f"{machine.cpu()}, {machine.cores()} cores"),
-        *looked("bf16", lambda: "in hardware" if machine.has_bf16() else "emulated: use --precision float32"),
-        *looked("GPUs", graphics),
-        *looked("how ten runs would be placed", lambda: str(placement.choose("auto", None, None, 10))),
-        *looked("speed-up from threads", threads),
-        *looked("this folder", lambda: writable(Path())),
-        *looked("entry points", lambda: in_order("entry points", entry_points.problems(), "all usable")),
-        *looked("plug-ins", plugins),
-        *looked(
+        *examine_one("versions", lambda: ", ".join(f"{name} {version}" for name, version in commit.versions().items())),
+        *examine_one("code", describe_code_version),
+        *examine_one("processor", lambda: f"{machine.cpu()}, {machine.cores()} cores"),
+        *examine_one("bf16", lambda: "in hardware" if machine.has_bf16() else "emulated: use --precision float32"),
+        *examine_one("GPUs", describe_gpus),
+        *examine_one("how ten runs would be placed", lambda: str(placement.choose("auto", None, None, 10))),
+        *examine_one("speed-up from threads", measure_threads),
+        *examine_one("this folder", lambda: check_writable(Path())),
+        *examine_one("entry points", lambda: summarize_problems("entry points", entry_points.problems(), "all usable")),
+        *examine_one("plug-ins", check_plugins),
+        *examine_one(
             "data",
             lambda: [row("data", f"{name}: {found}", ok) for name, ok, found in dataset_files.verify(thorough=False)],
         ),
     ]
 
 
-def looked(what: str, look: Callable[[], str | Row | list[Row]]) -> list[Row]:
-    """What a look found, as rows; one that fails stops none of the others."""
+def examine_one(what: str, look: Callable[[], str | Row | list[Row]]) -> list[Row]:
+    """The result of one check, as rows; if it fails, the others still run."""
     try:
         found = look()
     except Exception as error:
@@ -50,20 +50,20 @@ def looked(what: str, look: Callable[[], str | Row | list[Row]]) -> list[Row]:
     return found if isinstance(found, list) else [found]
 
 
-def graphics() -> str:
+def describe_gpus() -> str:
     import torch
 
     return ", ".join(torch.cuda.get_device_name(i) for i in range(machine.gpus())) or "none: runs use the CPU"
 
 
-def plugins() -> Row:
+def check_plugins() -> Row:
     every = [info for kind in registry.FOLDERS for info in registry.plugins(kind).values()]
-    return in_order(
+    return summarize_problems(
         "plug-ins", [f"{info.name} {info.problem}" for info in every if info.problem], f"{len(every)} usable"
     )
 
 
-def in_order(what: str, broken: list[str], fine: str) -> Row:
+def summarize_problems(what: str, broken: list[str], fine: str) -> Row:
     return row(what, "; ".join(broken) or fine, not broken)
 
 
@@ -71,8 +71,8 @@ def row(what: str, found: str, ok: bool = True) -> Row:
     return {"what": what, "found": found, "ok": ok}
 
 
-def code() -> Row:
-    """Which code records will name."""
+def describe_code_version() -> Row:
+    """The code version that records will name."""
     found = commit.code()
     if found["commit"] is None and found["diff"] is None:
         return row("code", f"no checkout: records name version {commit.versions()['spurbench']}")
@@ -80,7 +80,7 @@ def code() -> Row:
     return row("code", commit.describe_code(found["commit"], found["diff"]), known)
 
 
-def writable(folder: Path) -> Row:
+def check_writable(folder: Path) -> Row:
     try:
         with tempfile.TemporaryFile(dir=folder):
             return row("this folder", "can be written")
@@ -88,23 +88,23 @@ def writable(folder: Path) -> Row:
         return row("this folder", f"cannot be written ({error.strerror}): name another with --store", False)
 
 
-def threads() -> str:
-    """How a small and a large matrix product share their work between threads: what the layout rule rests on."""
+def measure_threads() -> str:
+    """How much threads speed up a small and a large matrix product, on which the placement rule is based."""
     import torch
 
     before, found = torch.get_num_threads(), []
     for name, rows in (("Two-Moon", 300), ("Colored MNIST", 25_000)):
         a, b = torch.rand(rows, 300), torch.rand(300, 300)
         torch.set_num_threads(1)
-        alone = milliseconds(lambda a=a, b=b: a @ b)
+        alone = time_action(lambda a=a, b=b: a @ b)
         torch.set_num_threads(machine.cores())
-        found.append(f"{alone / milliseconds(lambda a=a, b=b: a @ b):.1f} × at {name}'s size")
+        found.append(f"{alone / time_action(lambda a=a, b=b: a @ b):.1f} × at {name}'s size")
     torch.set_num_threads(before)
     return f"{', '.join(found)}, with {machine.cores()} threads"
 
 
-def milliseconds(action: Any, times: int = 15) -> float:
-    """Median time of an action."""
+def time_action(action: Any, times: int = 15) -> float:
+    """Median time of an action, in milliseconds."""
     taken = []
     for _ in range(times):
         begun = time.perf_counter()

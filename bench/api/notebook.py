@@ -1,4 +1,4 @@
-"""The verbs of the command line for scripts and notebooks: `spurbench.run` and `spurbench.load`."""
+"""The commands for scripts and notebooks: `spurbench.run` and `spurbench.load`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spurbench.bench.api import running
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.launch.runner import Settings
 from spurbench.bench.leaderboard.build import Leaderboard, build_from_store
 from spurbench.bench.plugins import registry
@@ -35,16 +36,16 @@ def run(
     jobs: int | None = None,
     plugins: Sequence[str | Path] = (),
 ) -> Results:
-    """Run a grid, or datasets × methods, as `spurbench run` does, and give its results; what is done is not done again.
+    """Run a grid, or datasets × methods, as `spurbench run` does; returns the results. Finished runs are not repeated.
 
     `grid` is a shipped grid's name or a file. Without one, `dataset` and `method` name what to run, `seeds` is "0-9" or
     "1,2,5", and `set` changes values: {"sd.coef": 0.1, "training.lr": 1e-3}. `jobs=0` starts no processes.
 
-    Errors: UserError for what is misspelt, or cannot be run; runs that failed are in the results, with their cause.
+    Errors: UserError for misspelt names and for what cannot be run; failed runs are in the results, with their cause.
     """
     registry.add_plugins(plugins)
     sets = [f"{key}={value}" for key, value in (set or {}).items()]
-    chosen = running.the_grid(str(grid) if grid else None, listed(dataset), listed(method), seeds, sets, None)
+    chosen = running.choose_grid(str(grid) if grid else None, as_list(dataset), as_list(method), seeds, sets, None)
     where = Path(store) if store else Path("stores") / (Path(grid).stem if grid else "adhoc")
     if running.run(chosen, where, Settings(device=device, jobs=jobs)) == 130:
         raise KeyboardInterrupt
@@ -59,12 +60,12 @@ def load(store: str | Path) -> Results:
     return Results(Store.open(store))
 
 
-def listed(names: str | Sequence[str]) -> list[str]:
+def as_list(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
 class Results:
-    """What a store holds; read anew whenever it is asked, also while runs go on."""
+    """The results in a store, read anew whenever they are asked for, even while runs go on."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -72,14 +73,14 @@ class Results:
     def __repr__(self) -> str:
         records, unusable = self.store.records()
         failed = sum(not record.done for record in records)
-        rest = [f"{failed} failed"] * bool(failed) + [f"{len(unusable)} files not usable"] * bool(unusable)
-        return f"<{len(records)} runs in {self.store.root}{''.join(f', {text}' for text in rest)}>"
+        rest = [f"{failed} failed"] * bool(failed) + [f"{plural(len(unusable), 'unusable file')}"] * bool(unusable)
+        return f"<{plural(len(records), 'run')} in {self.store.root}{''.join(f', {text}' for text in rest)}>"
 
     def frame(self, level: str = "run") -> pd.DataFrame:
-        """A tidy pandas table of one row a run, a run × split, or a run × split × group.
+        """A tidy pandas table with one row per run, run × split, or run × split × group.
 
-        Settings are columns such as `sd.coef`, `training.lr` and `option.examples`; a run's metrics columns such as
-        `test/accuracy`, in percent where they are shares. Rows of a group have `n` and `correct`.
+        Settings are columns such as `sd.coef`, `training.lr` and `option.examples`; a run's metrics are columns such as
+        `test/accuracy`, in percent if they are shares. Rows of a group have `n` and `correct`.
         """
         import pandas as pd
 
@@ -89,9 +90,9 @@ class Results:
         return pd.DataFrame([row for record in self.store.records()[0] for row in rows(record)])
 
     def predictions(self, run_id: str, rule: str = "none") -> dict[str, np.ndarray[Any, Any]]:
-        """The logits of a run on each split, [n] or [n, C], of the step that a selection rule chooses, or the last.
+        """The logits of a run on each split, [n] or [n, C], at the step that a selection rule chooses, or the last.
 
-        Errors: UserError for an unknown run, or where nothing is kept of it.
+        Errors: UserError for an unknown run, or if no predictions are kept of it.
         """
         record = self.store.record(run_id)
         if record is None:
@@ -99,13 +100,13 @@ class Results:
         return predictions.load_predictions(self.store, record, rule).logits
 
     def leaderboard(self, grid: str | None = None, *, all_metrics: bool = False) -> Board:
-        """The leaderboard; of one grid's plan if that is named."""
+        """The leaderboard, restricted to one grid's plan if `grid` names it."""
         return Board(build_from_store(self.store, all_metrics, grid))
 
     def figure(self, name: str) -> Any:
         """A matplotlib figure: a shipped one (fig1 to fig6), or the first of a .yaml file.
 
-        Errors: UserError where the store lacks runs for it.
+        Errors: UserError if the store lacks runs for it.
         """
         from spurbench.bench.figures import draw, sheet, style
         from spurbench.bench.figures.figure_data import FigureData
@@ -115,14 +116,14 @@ class Results:
 
 
 class Board:
-    """A leaderboard: `print` shows tables, a notebook a page, `render` any format, `rows` the numbers."""
+    """A leaderboard: `print` shows tables, a notebook a page; `render` gives any format, `rows` the numbers."""
 
     def __init__(self, found: Leaderboard) -> None:
         self.found = found
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping a method × metric, as `--format json` writes them."""
+        """One mapping per method × metric, as `--format json` writes them."""
         return [row.to_dict() for row in self.found.rows]
 
     def frame(self) -> pd.DataFrame:
@@ -143,7 +144,7 @@ class Board:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """A frame, so that the page's style stays its own."""
+        """An iframe, so that the page's style does not affect the notebook's."""
         from html import escape
 
         return f'<iframe srcdoc="{escape(self.render("html"))}" width="100%" height="600" frameborder="0"></iframe>'
@@ -153,7 +154,7 @@ class Board:
 
 
 def run_row(record: Summary) -> list[dict[str, Any]]:
-    found = described(record) | {
+    found = run_columns(record) | {
         "status": record.status,
         "cause": record.cause.kind if record.cause else None,
         "seconds": record.cost.seconds,
@@ -169,7 +170,7 @@ def run_row(record: Summary) -> list[dict[str, Any]]:
 def split_rows(record: Summary) -> list[dict[str, Any]]:
     """Accuracies in percent; loss and entropy are means in nats."""
     return [
-        described(record)
+        run_columns(record)
         | {"split": split, "n": sum(counts.n), "correct": sum(counts.correct)}
         | {name: metrics.value(record, (split, name)) for name in metrics.EVERYWHERE}
         for split, counts in record.splits.items()
@@ -178,21 +179,21 @@ def split_rows(record: Summary) -> list[dict[str, Any]]:
 
 def group_rows(record: Summary) -> list[dict[str, Any]]:
     return [
-        described(record) | {"split": split, "group": group, "n": counts.n[g], "correct": counts.correct[g]}
+        run_columns(record) | {"split": split, "group": group, "n": counts.n[g], "correct": counts.correct[g]}
         for split, counts in record.splits.items()
         for g, group in enumerate(groups_of(record, counts))
     ]
 
 
 def groups_of(record: Summary, counts: Counts) -> list[str]:
-    """The names of a split's groups; one without an attribute is counted by class."""
+    """The names of a split's groups; a split without an attribute is counted by class."""
     if len(counts.n) == len(record.groups):
         return record.groups
     return [f"y{y}" for y in range(len(counts.n))]
 
 
-def described(record: Summary) -> dict[str, Any]:
-    """What tells runs apart."""
+def run_columns(record: Summary) -> dict[str, Any]:
+    """The columns that identify a run."""
     return {
         "id": record.id, "dataset": record.dataset, "method": record.method, "seed": record.seed,
         "precision": record.precision,

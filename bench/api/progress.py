@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: bars on a terminal, quiet lines elsewhere."""
+"""What a user sees while jobs run: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spurbench.bench.records.record import Record
 
 
 class Pace:
-    """Seconds per step of each cell as seen so far, and from them the time that is left."""
+    """Seconds per step of each cell measured so far, and from them the remaining time."""
 
     def __init__(self, jobs: Sequence[Job], workers: int) -> None:
         self.workers = max(1, workers)
@@ -25,7 +25,7 @@ class Pace:
         self.begun = time.monotonic()
         self.steps = 0
 
-    def at(self, job: Job, step: int) -> None:
+    def record_step(self, job: Job, step: int) -> None:
         now = time.monotonic()
         first, since = self.seen.setdefault(job.name, (step, now))
         self.steps += max(0, self.left[job.name] - (job.steps - step))
@@ -39,7 +39,7 @@ class Pace:
         return self.steps / max(time.monotonic() - self.begun, 1e-9)
 
     def eta(self) -> str:
-        """Time left: cells not seen yet are taken to cost the mean of the others."""
+        """The remaining time; cells not measured yet are assumed to cost the mean of the others."""
         if not self.per_step:
             return "?"
         mean = sum(self.per_step.values()) / len(self.per_step)
@@ -59,11 +59,11 @@ class Lines:
         self.begun[job.name] = time.monotonic()
 
     def progress(self, job: Job, step: int) -> None:
-        self.pace.at(job, step)
+        self.pace.record_step(job, step)
 
     def ended(self, job: Job, failures: list[Record], refused: bool = False) -> None:
         self.ended_jobs += 1
-        self.pace.at(job, job.steps)
+        self.pace.record_step(job, job.steps)
         took = duration(time.monotonic() - self.begun[job.name])
         left = "" if self.ended_jobs == self.total else f", {self.pace.eta()} left"
         head = f"{self.ended_jobs}/{self.total} {job.title}: "
@@ -77,7 +77,7 @@ class Lines:
 
 
 class Bars(Lines):
-    """A bar for all jobs and one for each that runs; failures are printed above."""
+    """One bar for all jobs and one for each running job; failures are printed above."""
 
     def __init__(self, console: Console, jobs: Sequence[Job], workers: int) -> None:
         super().__init__(console, jobs, workers)

@@ -1,4 +1,4 @@
-"""Everything that a store knows of one run, for `spurbench show`."""
+"""Everything that a store knows about one run, for `spurbench show`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from spurbench.bench.cluster.status import Known, look
 from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.core.fields import show_value
-from spurbench.bench.core.terminal import duration
+from spurbench.bench.core.terminal import duration, plural
 from spurbench.bench.leaderboard import wording as say
 from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records.metrics import columns_of, step_of, unit_of, value
@@ -23,14 +23,14 @@ from spurbench.bench.store import artifacts
 from spurbench.bench.store.store import KINDS, Packed, Store
 
 MOST_NAMED = 4  # runs in a message
-MOST_COLUMNS, MOST_GROUPS = 6, 12  # of the table of groups: columns for groups, else rows for them
+MOST_COLUMNS, MOST_GROUPS = 6, 12  # of the table of groups: columns if there are few, else rows
 POINTS = 6  # rows of the learning curve
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands in a plan: a cell, and which draw of its search it is of, if it is one."""
+    """The place of a run in a plan: its cell and, if it belongs to a search, the draw."""
 
     plan: Plan
     cell: Cell
@@ -45,7 +45,7 @@ class Place:
 
     @property
     def source(self) -> str:
-        """Where the run's settings are from, as far as the plan tells."""
+        """Where the run's settings come from, as far as the plan says."""
         if self.draw is not None:
             return "drawn by the search"
         search = f"found by a search: {self.cell.search.text}" if self.cell.search else ""
@@ -54,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Details:
-    """A run, its record if there is one, and where it stands."""
+    """A run, its record if there is one, its places in plans and its state."""
 
     run: Run
     record: Record | None
@@ -69,31 +69,31 @@ class Details:
         return cell.selection.rule if cell and cell.selection else "none"
 
 
-def details(store: Store, beginning: str) -> Details:
-    """What there is of the run whose id begins so. Errors: UserError for none, or for several."""
+def load_details(store: Store, beginning: str) -> Details:
+    """All there is of the run whose id begins so. Errors: UserError for none, or for several."""
     known = look(store)
     planned = {run.id: run for plan in store.plans() for run, _ in plan.runs()}
     runs = planned | {id: record.run for id, record in known.records.items()}
-    id = the_id(runs, beginning, store.name)
+    id = find_id(runs, beginning, store.name)
     places = [place for plan in store.plans() for place in places_in(plan, id)]
-    return Details(runs[id], store.record(id), places, known.state(id), note(known, id))
+    return Details(runs[id], store.record(id), places, known.state(id), describe_state(known, id))
 
 
-def the_id(runs: Mapping[str, Run], beginning: str, where: str) -> str:
-    """The id that begins so. Errors: UserError for none, with the nearest, or for several, with some."""
+def find_id(runs: Mapping[str, Run], beginning: str, where: str) -> str:
+    """The id that begins so. Errors: UserError for none, naming the nearest, or for several, naming some."""
     found = [id for id in sorted(runs) if id.startswith(beginning)] if beginning else []
     if len(found) == 1 or beginning in runs:
         return beginning if beginning in runs else found[0]
     if not found:
         nearest = max(sorted(runs), key=lambda id: len(commonprefix([id, beginning])), default="")
-        hint = f"; did you mean {named(runs[nearest])}?" if nearest[:1] == beginning[:1] != "" else ""
+        hint = f"; did you mean {name_run(runs[nearest])}?" if nearest[:1] == beginning[:1] != "" else ""
         raise UserError(f"no run '{cut(beginning)}' among the {len(runs):,} of {where}{hint}")
     more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
-    some = ", ".join(named(runs[id]) for id in found[:MOST_NAMED])
-    raise UserError(f"{len(found):,} runs of {where} begin with '{beginning}': {some}{more}; give more of it")
+    some = ", ".join(name_run(runs[id]) for id in found[:MOST_NAMED])
+    raise UserError(f"{len(found):,} runs of {where} begin with '{beginning}': {some}{more}; give more characters")
 
 
-def named(run: Run) -> str:
+def name_run(run: Run) -> str:
     return f"{run.id} ({run.dataset} × {run.method}, seed {run.seed})"
 
 
@@ -104,8 +104,8 @@ def places_in(plan: Plan, id: str) -> Iterator[Place]:
         yield from (Place(plan, cell, number) for number, draw in enumerate(cell.draws) if id in draw.ids)
 
 
-def note(known: Known, id: str) -> str:
-    """How far a run is, or why it failed or is not done; and whether it is of former files."""
+def describe_state(known: Known, id: str) -> str:
+    """How far a run is, or why it failed or is not done; and whether its files were edited since."""
     old = known.edited.get(id)
     edited = f"made before {', '.join(old)} was edited" if old else ""
     return "; ".join(filter(None, (known.note(id), edited)))
@@ -114,29 +114,29 @@ def note(known: Known, id: str) -> str:
 # ---- in words -----------------------------------------------------------------------------------------------------
 
 
-def what(found: Details) -> dict[str, str]:
-    """What the run is, where it stands, and what it ran with."""
+def describe_run(found: Details) -> dict[str, str]:
+    """What the run is, its places and state, and what it ran with."""
     run, record = found.run, found.record
     sources = dict.fromkeys(place.source for place in found.places if place.source)
     return {
-        "run": named(run),
+        "run": name_run(run),
         "is": "; ".join(place.text for place in found.places) or "in no plan of this store",
         "status": ", ".join(filter(None, (found.state, found.note))),
-        "hyper-parameters": listed(run.hyper_parameters) or "none",
-        "training": listed(run.training) or "none: it does not train",
-        "dataset options": listed(used(run.dataset_options)),
+        "hyper-parameters": format_values(run.hyper_parameters) or "none",
+        "training": format_values(run.training) or "none: it does not train",
+        "dataset options": format_values(used(run.dataset_options)),
         "precision": run.precision,
-        "settings are": "; ".join(sources) or "of an origin that no plan here tells",
+        "settings are": "; ".join(sources) or "of an origin that no plan here states",
         "needs": ", ".join(record.needs) if record else "",
     }
 
 
-def listed(values: Mapping[str, Any]) -> str:
+def format_values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={'no' if one is None else show_value(one)}" for name, one in values.items())
 
 
-def origin(record: Record) -> dict[str, str]:
-    """With what the run was made, and what it cost."""
+def describe_origin(record: Record) -> dict[str, str]:
+    """What the run was made with, and what it cost."""
     source, cost = record.provenance, record.cost
     speed = f", {cost.seconds_per_step:.3g} s a step" if cost.seconds_per_step else ""
     beside = f", one of {cost.replicas} that trained together" if cost.replicas > 1 else ""
@@ -144,7 +144,7 @@ def origin(record: Record) -> dict[str, str]:
     return {
         "time": f"{source.started} to {source.finished}",
         "cost": f"{duration(float(cost.seconds))} of training{speed}, {say.memory(float(cost.peak_memory_mb))}, "
-        f"{cost.threads} thread{'s' * (cost.threads > 1)}{beside}{resumed}{', compiled' if cost.compiled else ''}",
+        f"{plural(cost.threads, 'thread')}{beside}{resumed}{', compiled' if cost.compiled else ''}",
         "machine": ", ".join(filter(None, (source.device, *map(str, (source.hardware.get("gpu") or "",
                                                                      source.hardware.get("cpu") or ""))))),
         "commit": describe_code(source.commit, source.diff) + (f", copy {source.snapshot}" if source.snapshot else ""),
@@ -154,28 +154,28 @@ def origin(record: Record) -> dict[str, str]:
     }  # fmt: skip
 
 
-def files(store: Store, id: str) -> list[str]:
-    """What is kept of a run, by the path from the store, with sizes."""
+def list_files(store: Store, id: str) -> list[str]:
+    """The files kept of a run, relative to the store, with sizes."""
     if isinstance(store, Packed):
-        drawings = artifacts.beside(store.root)
+        drawings = artifacts.drawings_file(store.root)
         return [store.root.name, *([drawings.name] if drawings.exists() and artifacts.load_arrays(store, id) else [])]
     found: list[Path] = []
-    for name in dict.fromkeys((id, store.home(id))):
+    for name in dict.fromkeys((id, store.file_id(id))):
         for kind in KINDS:
             folders = (store.root / kind, store.root / kind / name[:2])
             found += [file for folder in folders for file in sorted(folder.glob(f"{name}.*")) if file.is_file()]
-    return [f"{file.relative_to(store.root)} ({size(file.stat().st_size)})" for file in found]
+    return [f"{file.relative_to(store.root)} ({format_size(file.stat().st_size)})" for file in found]
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB" if count >= 1000 else f"{count} B"
 
 
 # ---- as tables ----------------------------------------------------------------------------------------------------
 
 
-def scores(record: Record, rule: str) -> tuple[Rows, dict[str, str]]:
-    """Every metric of every split at the step that the rule chooses, and the columns there are."""
+def score_table(record: Record, rule: str) -> tuple[Rows, dict[str, str]]:
+    """Every metric of every split at the step that the rule chooses, and the table's columns."""
     best = at_its_best(record, rule)
     rows: dict[str, dict[str, Any]] = {}
     columns = {"split": "split", "examples": "examples", "step": "step"}
@@ -192,14 +192,14 @@ def scores(record: Record, rule: str) -> tuple[Rows, dict[str, str]]:
     return list(rows.values()), columns
 
 
-def scored_at(record: Record, rule: str) -> str:
-    """By which rule the step was chosen, for the title of its scores."""
+def scores_title(record: Record, rule: str) -> str:
+    """The title of the scores, with the rule that chose the step."""
     chosen = at_its_best(record, rule) is not record and bool(rule_of(rule).criteria)
     return f"scores, the step chosen by {rule_of(rule).text}" if chosen else "scores"
 
 
-def groups(record: Record, rule: str) -> tuple[Rows, dict[str, str]]:
-    """Accuracy and number of examples of each group of each split; of many groups the worst of all, a row each."""
+def group_table(record: Record, rule: str) -> tuple[Rows, dict[str, str]]:
+    """Accuracy and number of examples of each group of each split; of many groups only the worst, a row each."""
     best = at_its_best(record, rule)
     rows: dict[str, dict[str, Any]] = {}
     worst: dict[str, float] = {}
@@ -222,21 +222,21 @@ def groups_title(record: Record) -> str:
 
 
 def group_names(record: Summary, counts: Counts) -> Iterable[str]:
-    """The names of the groups that a split is counted by: classes where it has no attribute."""
+    """The names of the groups that a split is counted by: its classes if it has no attribute."""
     return record.groups if len(record.groups) == len(counts.n) else [f"y{y}" for y in range(len(counts.n))]
 
 
-def curve(record: Record) -> tuple[Rows, dict[str, str]]:
-    """Some points of the learning curve, the first and the last among them."""
+def curve_table(record: Record) -> tuple[Rows, dict[str, str]]:
+    """Some points of the learning curve, including the first and the last."""
     last = len(record.history) - 1
     places = sorted({round(at * last / (POINTS - 1)) for at in range(POINTS)}) if record.history else []
     points = [record.history[place] for place in places]
     names = dict.fromkeys(["step", *(name for point in points for name in point)])
-    rows = [{name: reading(name, point[name]) for name in names if name in point} for point in points]
+    rows = [{name: format_reading(name, point[name]) for name in names if name in point} for point in points]
     return rows, {name: name.replace("_", " ") + (" (%)" if unit_of(name) == "%" else "") for name in names}
 
 
-def reading(name: str, number: float) -> str:
+def format_reading(name: str, number: float) -> str:
     """One number of a learning curve, where accuracies are shares."""
     if name == "step":
         return f"{number:,.0f}"

@@ -1,4 +1,4 @@
-"""What the commands that touch a store do, without the command line around them."""
+"""What `run` does, without the command line around it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spurbench.bench.store.store import Store
 MOST_NAMED, MOST_ORIGINS = 4, 5  # cells in a line, lines
 
 
-def the_grid(
+def choose_grid(
     name: str | None,
     datasets: list[str],
     methods: list[str],
@@ -35,11 +35,11 @@ def the_grid(
     draws: int | None = None,
     rule: str | None = None,
 ) -> Grid:
-    """The grid a `run` command means: by name or file, or put together from its options."""
+    """The grid that a `run` command means: by name or file, or assembled from its options."""
     if name and (datasets or methods or seeds or draws or rule):
         raise UserError("give either a grid or --dataset, --method, --seeds, --draws and --rule; a grid names its own")
     if rule and not draws:
-        raise UserError(f"--rule {rule} is the rule of a search: say how many random draws it has, --draws 8")
+        raise UserError(f"--rule {rule} is for a search: give its number of random draws, such as --draws 8")
     if not name:
         if not datasets or not methods:
             raise UserError("name a grid (quick, paper, a .yaml file), or give --dataset and --method")
@@ -55,14 +55,14 @@ def the_grid(
 
 
 def run(grid: Grid, where: Path, settings: Settings) -> int:
-    """Run a grid with a display; the exit code: 0 all done, 2 failures, 130 interrupted."""
+    """Run a grid and show the progress; returns the exit code: 0 all done, 2 failures, 130 interrupted."""
     from spurbench.bench.api.progress import Bars, Lines
 
-    chosen = only(grid, settings.only)  # complaints come before anything is written
+    chosen = only(grid, settings.only)  # errors come before anything is written
     devices = find_devices(settings.device)
     store, console = Store.open(where, create=True), terminal.console(stderr=True)
     store.tidy()
-    edits.look_again()
+    edits.clear_caches()
     if "cpu" in devices and not machine.has_bf16() and any(cell.precision == "bf16" for cell in chosen.cells):
         console.print("this processor only emulates bf16: --precision float32 is faster")
     shown: list[Lines] = []
@@ -91,23 +91,23 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
             if isinstance(bars, Bars):
                 bars.close()
     assert result.end is not None
-    if result.refused and name not in before and not is_begun(result.end, store):
-        store.drop_plan(name)  # else a mistyped option would stay as a row that waits for ever
+    if result.refused and name not in before and not has_begun(result.end, store):
+        store.drop_plan(name)  # else a mistyped option would leave a row that waits for ever
     return conclude(result, result.end, where, console)
 
 
 def sources(grid: Grid) -> list[str]:
-    """Where the settings of a grid's cells are from, a line for each origin."""
+    """Where the settings of a grid's cells come from, a line for each origin."""
     each = [
         f"settings of {', '.join(names) if len(names) <= MOST_NAMED else f'{len(names)} cells'}: {source}"
         for source, names in grid.sources().items()
     ]
-    more = f"and of others in {len(each) - MOST_ORIGINS} more ways, which `spurbench plan` tells"
+    more = f"and others from {len(each) - MOST_ORIGINS} more sources: `spurbench plan` shows them"
     return each if len(each) <= MOST_ORIGINS + 1 else [*each[:MOST_ORIGINS], more]
 
 
-def is_begun(end: Outstanding, store: Store) -> bool:
-    """Whether there is a record of any run of a plan, or someone is at work on one."""
+def has_begun(end: Outstanding, store: Store) -> bool:
+    """Whether any run of a plan has a record or is being worked on."""
     return bool(end.own_records) or not store.claims.living().keys().isdisjoint(end.plan.ids)
 
 
@@ -127,9 +127,9 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
     failed = [record.cause.kind for record in end.own_records if record.cause]
     if failed:
         causes = ", ".join(sorted(set(failed)))
-        again = "the same command" if set(failed) <= OUTSIDE else "--retry"
+        retry = "the same command" if set(failed) <= OUTSIDE else "--retry"
         say(
-            f"{plural(len(failed), 'run')} failed ({causes}): `spurbench status {store_name}` shows why, {again} reruns"
+            f"{plural(len(failed), 'run')} failed ({causes}): `spurbench status {store_name}` shows why, {retry} reruns"
         )
     elif end.waiting and not result.refused:
         say(f"another process is working on {left}; run the same command again later to include them")
@@ -137,7 +137,7 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
         code = edits.find_edited_plugins(end.records[ids[0]])
         names = " ".join(terminal.shell(Path(name)) for name in code)
         or_else = f", `spurbench accept {store_name} {names}` declares that the edit changes nothing" if code else ""
-        were = "run was" if len(ids) == 1 else "runs were"
-        say(f"{len(ids)} {were} made before {files} was edited; --fresh runs such again{or_else}")
+        were, them = ("run was", "it") if len(ids) == 1 else ("runs were", "them")
+        say(f"{len(ids)} {were} made before {files} was edited; --fresh repeats {them}{or_else}")
     say(f"next: spurbench leaderboard {store_name}")
     return 2 if failed or result.refused else 0

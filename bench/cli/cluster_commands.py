@@ -175,8 +175,8 @@ def cancel(
         print(f"forgot {len(arrays)} arrays: those of their tasks that have not begun will do nothing")
         return
     gone = control.cancel(Store.open(store), cell or [])
-    again = f"; `spurbench retry {shell(store)}` resubmits their runs" if gone else ""
-    print(f"cancelled {plural(len(gone), 'task')}{again}")
+    hint = f"; `spurbench retry {shell(store)}` resubmits their runs" if gone else ""
+    print(f"cancelled {plural(len(gone), 'task')}{hint}")
 
 
 def collect(store: StoreFolder) -> None:

@@ -27,7 +27,7 @@ def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
-    rows = dataset_files.data()
+    rows = dataset_files.list_files()
     if json_:
         print(json.dumps(rows, indent=1))
     else:
@@ -67,11 +67,11 @@ def verify(
 ) -> None:
     """Check a dataset's files, checksums and counts."""
     from spurbench.bench.api import dataset_files
-    from spurbench.bench.cli.entry import answered
+    from spurbench.bench.cli.entry import print_answers
     from spurbench.bench.core.errors import UserError
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
-    bad = answered(dataset_files.verify(dataset))
+    bad = print_answers(dataset_files.verify(dataset))
     if bad:
         raise UserError(f"the files of {', '.join(bad)} are not in order")

@@ -34,10 +34,10 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        fail(f"cannot write or read {error.filename or 'a file'}: {why(error)}; what was finished is kept")
+        fail(f"cannot write or read {error.filename or 'a file'}: {explain(error)}; what was finished is kept")
 
 
-def why(error: OSError) -> str:
+def explain(error: OSError) -> str:
     """What the system says, or what it means where it says too little."""
     if error.errno == errno.EEXIST and isinstance(error.filename, str):
         there = os.path.exists(error.filename)
@@ -50,7 +50,7 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-def here() -> None:
+def check_working_directory() -> None:
     """Errors: UserError if the working directory is gone, where half of what is imported fails."""
     try:
         os.getcwd()
@@ -58,22 +58,22 @@ def here() -> None:
         raise UserError("the working directory is gone or not readable: change to another one") from None
 
 
-def added(add_to: Callable[[typer.Typer], None], app: typer.Typer) -> typer.Typer:
+def load_commands(add_to: Callable[[typer.Typer], None], app: typer.Typer) -> typer.Typer:
     """What a package adds, put into a command line of its own and built once, so that it fails by itself."""
     alone = typer.Typer()
     alone.callback()(lambda: None)
     add_to(alone)
-    taken = set(names(app)) & set(names(alone))
+    taken = set(command_names(app)) & set(command_names(alone))
     if taken:
         raise UserError(f"there is already a command '{min(taken)}'")
     return alone
 
 
-def names(of: typer.Typer) -> list[str]:
+def command_names(of: typer.Typer) -> list[str]:
     return list(typer.main.get_group(of).commands)
 
 
-def take_home(app: typer.Typer) -> None:
+def expand_home_in_paths(app: typer.Typer) -> None:
     """Let every command of a command line, and of its groups, know `~` in the paths it is given."""
     for one in (app, *(group.typer_instance for group in app.registered_groups)):
         for command in one.registered_commands if one else ():
@@ -105,7 +105,7 @@ def file_to_write(path: Path) -> Path:
     return path
 
 
-def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
+def print_answers(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
     """Print what was asked, whether it is in order and what was found, a line each; the names of what is not."""
     bad = []
     for name, ok, found in answers:
@@ -114,7 +114,7 @@ def answered(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
     return bad
 
 
-def sources(paths: Sequence[Path]) -> RecordSource:
+def open_stores(paths: Sequence[Path]) -> RecordSource:
     """The store at a path, or those at several, read as if they were merged; what is renamed then is said."""
     from spurbench.bench.store.merge import join
     from spurbench.bench.store.store import Store
@@ -128,7 +128,7 @@ def sources(paths: Sequence[Path]) -> RecordSource:
     return joined
 
 
-def complain(store: Store) -> bool:
+def report_unused(store: Store) -> bool:
     """Name on the standard error what of a store is not used; whether there is a record or plan among it."""
     found = store.complaints()
     for one in found:

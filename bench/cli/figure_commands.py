@@ -70,7 +70,7 @@ def figure(
         paths = draw.save(drawing, where(out, one.name))
         print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
     if source.store:
-        entry.complain(source.store)
+        entry.report_unused(source.store)
     if refused and len(figures) == 1:
         raise UserError(refused[0])
     for line in refused:
@@ -128,7 +128,7 @@ def probe(
     parts = probe_runs.summarize(source, groups, settings)
     for part in parts:
         probe_runs.print_table(part, show)
-    entry.complain(source)
+    entry.report_unused(source)
     paths = draw.save(probe_runs.make_drawing(parts, settings), where(out, "probe"))
     print(f"wrote {paths[0]}, and beside it {', '.join(path.name for path in paths[1:])}")
 
@@ -152,7 +152,7 @@ def report(
     add_plugins(plugin)
     opened = Store.open(store)
     made = report_pages.write_report(opened, out, grid)
-    entry.complain(opened)
+    entry.report_unused(opened)
     drawn = [one.name for one in made.figures]
     print(f"wrote {out / 'index.html'}: {plural(len(drawn), 'figure')}: {', '.join(drawn)}")
     for name, reason in made.lacking.items():

@@ -48,7 +48,7 @@ def plan(
     from spurbench.bench.records.run import used
 
     add_plugins(plugin)
-    asked = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, draws, rule)
+    asked = running.choose_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, draws, rule)
     shown = chosen(asked, only or [])
     planned = expand(shown, {})
     if json_:
@@ -100,7 +100,7 @@ def estimate(
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
-    asked = running.the_grid(grid, dataset or [], method or [], None, set_ or [], precision, draws, rule)
+    asked = running.choose_grid(grid, dataset or [], method or [], None, set_ or [], precision, draws, rule)
     rows = []
     for row in estimates.estimate(chosen(asked, only or []), Settings(device, None, threads, compile=compile_), steps):
         rows.append(row)
@@ -158,7 +158,7 @@ def run(
     from spurbench.bench.plugins.registry import add_plugins
 
     add_plugins(plugin)
-    chosen = running.the_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, draws, rule)
+    chosen = running.choose_grid(grid, dataset or [], method or [], seeds, set_ or [], precision, draws, rule)
     for name, value in (("--checkpoint-seconds", checkpoint_seconds), ("--time-limit", time_limit or 0)):
         if not 0 <= value < inf:
             raise UserError(f"{name} {value}: expected a number of seconds")

@@ -44,17 +44,17 @@ def main() -> None:
     terminal.prepare()
     os.environ["PYTHONSAFEPATH"] = "1"  # whatever is started from here: files of the working directory are no modules
     with entry.user_errors():
-        entry.here()
-        whole()()
+        entry.check_working_directory()
+        build_app()()
 
 
 @cache
-def whole() -> typer.Typer:
+def build_app() -> typer.Typer:
     """The command line, complete."""
     for group in (grid_commands, store_commands, figure_commands, plugin_commands, data_commands, cluster_commands):
         group.add_to(app)
-    for more in entry_points.load_each("spurbench.commands", lambda add_to: entry.added(add_to, app)):
+    for more in entry_points.load_each("spurbench.commands", lambda add_to: entry.load_commands(add_to, app)):
         app.registered_commands += more.registered_commands
         app.registered_groups += more.registered_groups
-    entry.take_home(app)
+    entry.expand_home_in_paths(app)
     return app

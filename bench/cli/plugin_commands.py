@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spurbench.bench.cli import options
-from spurbench.bench.cli.entry import answered
+from spurbench.bench.cli.entry import print_answers
 from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.terminal import plural, show
@@ -41,9 +41,9 @@ def list_(
 
     add_plugins(plugin)
     if what and what not in catalogue.COLUMNS:
-        tell(what, json_)
+        show_plugin(what, json_)
         return
-    found = catalogue.everything(what)
+    found = catalogue.list_rows(what)
     if json_:
         print(json.dumps(found, indent=1, default=str))
         return
@@ -51,11 +51,11 @@ def list_(
         show(rows, catalogue.COLUMNS[kind], kind)
 
 
-def tell(name: str, json_: bool) -> None:
+def show_plugin(name: str, json_: bool) -> None:
     """Show the plug-ins of one name."""
     from spurbench.bench.api import catalogue, description
 
-    each = catalogue.named(name)
+    each = catalogue.find_plugins(name)
     if json_:
         print(json.dumps([description.describe(info) for info in each], indent=1, default=str))
         return
@@ -90,7 +90,7 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method, o
     from spurbench.bench.checks.method_checks import check
 
     checks = check(method)
-    bad = answered((one.name, one.ok, one.message) for one in checks)
+    bad = print_answers((one.name, one.ok, one.message) for one in checks)
     if bad:
         raise UserError(f"{method} fails {len(bad)} of {plural(len(checks), 'check')}")
 
@@ -103,5 +103,5 @@ def doctor(json_: options.Json = False) -> None:
     if json_:
         print(json.dumps(rows, indent=1))
         return
-    if bad := answered((row["what"], row["ok"], row["found"]) for row in rows):
+    if bad := print_answers((row["what"], row["ok"], row["found"]) for row in rows):
         raise UserError(f"this machine has problems with: {', '.join(dict.fromkeys(bad))}")

@@ -46,7 +46,7 @@ def status(
         print(json.dumps(rows, indent=1))
     else:
         show(rows, COLUMNS)
-    entry.complain(opened)
+    entry.report_unused(opened)
 
 
 def watch(
@@ -90,26 +90,26 @@ def show_run(
     from spurbench.bench.store.store import Store
 
     opened = Store.open(store)
-    found = run_details.details(opened, run)
+    found = run_details.load_details(opened, run)
     record = found.record
     if json_:
         if record is None:
             raise UserError(f"run {found.run.id} has no record: {', '.join(filter(None, (found.state, found.note)))}")
         print(json.dumps(record.to_dict(), indent=1))
         return
-    say(run_details.what(found))
+    say(run_details.describe_run(found))
     if record is not None:
         if record.cause and record.cause.detail:
             print(terminal.plain(record.cause.detail.rstrip()))
         for title, (rows, columns) in {
-            run_details.scored_at(record, found.rule): run_details.scores(record, found.rule),
-            run_details.groups_title(record): run_details.groups(record, found.rule),
-            "learning curve": run_details.curve(record),
+            run_details.scores_title(record, found.rule): run_details.score_table(record, found.rule),
+            run_details.groups_title(record): run_details.group_table(record, found.rule),
+            "learning curve": run_details.curve_table(record),
         }.items():
             if rows:
                 show(rows, columns, title)
-        say(run_details.origin(record))
-    say({"files": ", ".join(run_details.files(opened, found.run.id)) or "none"})
+        say(run_details.describe_origin(record))
+    say({"files": ", ".join(run_details.list_files(opened, found.run.id)) or "none"})
 
 
 def say(facts: Mapping[str, str]) -> None:
@@ -152,7 +152,7 @@ def leaderboard(
     out = out and entry.file_to_write(out)
     chosen = format_ or format_of(out)
     load_format(chosen)  # complaints come before the work
-    made = build_from_store(entry.sources(store), all_, grid, view.parse_columns(columns))
+    made = build_from_store(entry.open_stores(store), all_, grid, view.parse_columns(columns))
     made = view.sort_rows(view.filter_rows(made, only or []), sort)
     text = render(made, chosen, terminal.coloured() and out is None)
     if out is None:
@@ -189,7 +189,7 @@ def rescore(
     print(*rescoring.describe_outcome(outcome), f"next: spurbench leaderboard {terminal.shell(store)} --all", sep="\n")
     for line in outcome.damaged:
         print(f"spurbench: {line}", file=sys.stderr)
-    if entry.complain(opened) or outcome.damaged:
+    if entry.report_unused(opened) or outcome.damaged:
         raise typer.Exit(2)
 
 
@@ -216,8 +216,8 @@ def pack(
         from spurbench.bench.store import artifacts
 
         runs = artifacts.pack(source, file, [record.id for record in source.records()[0]])
-        print(f"the drawings of {plural(runs, 'run')} in {artifacts.beside(file)}")
-    if entry.complain(source):
+        print(f"the drawings of {plural(runs, 'run')} in {artifacts.drawings_file(file)}")
+    if entry.report_unused(source):
         raise typer.Exit(2)
 
 
@@ -246,7 +246,7 @@ def merge(
         one.records()  # complaints come before anything is written
     new, here = merging.merge(Store.open(store, create=True), others, keep, print)
     print(f"{plural(new, 'record')} added to {store}, {here} already there")
-    if any([entry.complain(one) for one in others]):
+    if any([entry.report_unused(one) for one in others]):
         raise typer.Exit(2)
 
 

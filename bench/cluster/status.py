@@ -32,7 +32,7 @@ def states_of(store: Store) -> list[dict[str, Any]]:
 def look(store: Store) -> Known:
     """All that is known of the runs of a store, as it is now."""
     records = store.records()[0]
-    edits.look_again()
+    edits.clear_caches()
     old = {record.id: files for record in records if (files := edits.find_edited_files(record))}
     return Known({record.id: record for record in records}, store.claims.living(), describe_runs(store), old)
 

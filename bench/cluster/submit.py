@@ -93,7 +93,7 @@ def submit(
 
 def outdated(now: Outstanding) -> dict[str, tuple[int, list[str]]]:
     """The files that were edited since runs of the grid were made, how many runs, and which of the files are code."""
-    edits.look_again()
+    edits.clear_caches()
     found = now.outdated().items()
     return {files: (len(ids), edits.find_edited_plugins(now.records[ids[0]])) for files, ids in found}
 

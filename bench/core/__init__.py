@@ -1,1 +1,1 @@
-"""What every other package may use and that uses none of them."""
+"""What every other package may use; it uses none of them."""

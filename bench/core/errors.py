@@ -1,10 +1,10 @@
-"""The one exception that means "the user can mend this": printed as one line, exit code 2."""
+"""The one exception that means "the user can fix this": printed as one line, exit code 2."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-MESSAGE = 2000  # characters of a message at most
-LONGEST = 80  # of a name in one
+MESSAGE = 2000  # characters in a message, at most
+LONGEST = 80  # characters in a name in a message
 
 
 class UserError(Exception):
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class StoreTrouble(UserError):
-    """The store cannot be written: no fault of a run's, which goes on from what was saved."""
+    """The store cannot be written: not the fault of a run, which continues from what was saved."""
 
 
 class BadData(UserError):
@@ -23,7 +23,7 @@ class BadData(UserError):
 
 
 class BadSeed(BadData):
-    """What a dataset gives for one seed cannot be trained on; other seeds' may be."""
+    """What a dataset gives for one seed cannot be used; other seeds may be fine."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
@@ -50,7 +50,7 @@ def cut(text: str) -> str:
 
 
 def short(text: str, most: int) -> str:
-    """The text, without its middle if it is longer than that: it begins with what is wrong and ends with what to do."""
+    """The text, without its middle if longer than `most`: it begins with what is wrong and ends with what to do."""
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}… ({len(text) - most:,} characters) …{text[-(most // 2) :]}"

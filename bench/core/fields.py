@@ -1,4 +1,4 @@
-"""A field that a user may set, and what may be put into it: a value of its type, within limits, that has an effect."""
+"""A field that a user may set, and what it may hold: a value of its type, within limits, that has an effect."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ EXACT = 2**53  # above, a number written with a point or an exponent need not be
 MOST_TEXT, MOST_PARTS = 1000, 10_000  # characters of one text, parts of a list or mapping
 TYPE_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
 Limits = tuple[float, float] | tuple[str, ...] | re.Pattern[str] | Callable[[str], None]
-"""Beyond the type: (lowest, highest), the words there are, the form, or a check that raises ValueError."""
+"""Beyond the type: (lowest, highest), the allowed words, a pattern, or a check that raises ValueError."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a field needs to have an effect: something of another field, `key`, given all values."""
+    """When a field has an effect: a condition on another field, `key`, given all values."""
 
     key: str
     holds: Callable[[Mapping[str, Any]], bool]
@@ -56,7 +56,7 @@ def setting(
     above: Mapping[str, float] | None = None,
     hint: str = "",
 ) -> Any:
-    """A field of a network or optimizer, all in literals: default, limits or the words there are.
+    """A field of a network or optimizer, all in literals: default, limits or the allowed words.
 
     `above={"hidden_layers": 0}` says that it has an effect only where another setting is above that; `hint` tells the
     user why.
@@ -66,7 +66,7 @@ def setting(
 
 
 class NoEffect(ValueError):
-    """The field `name` was given, and changes nothing beside the value that the field `key` has."""
+    """The field `name` was given, but has no effect with the value that the field `key` has."""
 
     def __init__(self, name: str, key: str, message: str) -> None:
         super().__init__(message)
@@ -88,8 +88,8 @@ def drop_ineffective(
     """The values without those that have no effect beside the others.
 
     `given` has the layer of each value that a user gave, later ones higher. A value from below the layer of what
-    takes its effect away, or that nobody gave, is left out in silence: a default or a broader setting meant for
-    another choice. None, 0 and false say that there is nothing of it, which is never wrong.
+    takes its effect away, or that nobody gave, is left out silently: a default or a broader setting meant for another
+    choice. None, 0 and false switch something off, which is never wrong.
 
     Errors: NoEffect for a value of the same layer or a higher one.
     """
@@ -105,7 +105,7 @@ def drop_ineffective(
 
 
 def show_value(value: Any) -> str:
-    """A value in a label or message: numbers short, but no two the same; long texts cut."""
+    """A value in a label or message: numbers are short but distinct, long texts are cut."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     text = short if not isinstance(value, float) or float(short) == value else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -137,7 +137,7 @@ def check_value(option: Option, value: Any, of: str) -> Any:
 
 
 def unstorable(value: Any) -> str | None:
-    """Why a record could not hold a value and give it back, or None."""
+    """Why a record could not store a value and return it unchanged, or None."""
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -156,7 +156,7 @@ def unstorable(value: Any) -> str | None:
 
 
 def unwritable(text: str, most: int) -> str | None:
-    """What is too much in a text of at most so many characters, or None."""
+    """Why a text of at most `most` characters cannot be stored, or None."""
     if len(text) > most:
         return f"{len(text):,} characters, {most:,} are the most"
     if any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
@@ -179,7 +179,7 @@ def fit(kind: str, value: Any) -> tuple[bool, Any]:
     if kind.startswith("Literal["):
         words = ast.literal_eval(f"({kind[8:-1]},)")
         return value in words, value
-    return True, value  # a type this check does not know is left to the plug-in
+    return True, value  # types unknown to this check are left to the plug-in
 
 
 def within(option: Option, value: Any, of: str) -> Any:

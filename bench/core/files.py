@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the one clock that all who share a folder have: its file system's."""
+"""Files that appear whole or not at all, and the one clock that all users of a folder share: its file system's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)\.(?P<pid>\d+)\.tmp")
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old one or the new one, whole.
 
-    A link is followed; what is no file, as a pipe or a device, is written to as it is.
+    A link is followed; a pipe or a device is written to directly.
     """
     if is_special(path):
         path.write_bytes(content)
@@ -34,7 +34,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        if isinstance(error, OSError):  # not the temporary file's name; a full disk says none
+        if isinstance(error, OSError):  # not the temporary file's name; a full disk gives none
             error.filename = str(path)
         with suppress(OSError):
             temporary.unlink()
@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether there is something that is neither a file nor a folder."""
+    """Whether the path is something other than a file or a folder."""
     with suppress(OSError):
         mode = os.stat(path).st_mode
         return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
@@ -50,13 +50,13 @@ def is_special(path: Path) -> bool:
 
 
 def temporary_of(path: Path) -> Path:
-    """Where this process writes what is to become `path`; its name says whose it is, see `sweep`."""
+    """Where this process writes what will become `path`; its name says whose it is, see `sweep`."""
     name = path.name if len(path.name) < 100 else path.name[-100:]
     return path.with_name(f".{name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def sweep(folder: Path, older_than: float) -> None:
-    """Delete temporary files in a folder that writers left when they were killed.
+    """Delete temporary files in a folder that killed writers left behind.
 
     One whose writer may live, on this machine or another, stays until it is `older_than` seconds old.
     """
@@ -76,7 +76,7 @@ def abandoned(file: os.DirEntry[str], match: re.Match[str], older_than: float) -
 
 
 def now_in(folder: Path) -> float:
-    """The time by the clock of a folder's file system, in seconds since 1970; no other machine's is asked."""
+    """The time by the clock of a folder's file system, in seconds since 1970; no machine's own clock is used."""
     probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}.tmp"
     try:
         descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
@@ -104,7 +104,7 @@ def running(pid: int) -> bool:
 
 
 def home() -> Path | None:
-    """The home folder; None where neither HOME nor the list of users names one."""
+    """The home folder; None if neither HOME nor the user database names one."""
     try:
         return Path.home()
     except RuntimeError:
@@ -112,7 +112,7 @@ def home() -> Path | None:
 
 
 def at_home(path: Path) -> Path:
-    """The path with a leading `~` or `~name` as a shell takes it.
+    """The path with a leading `~` or `~name` expanded as a shell does.
 
     Errors: UserError if there is no such home folder.
     """

@@ -1,4 +1,4 @@
-"""One byte string and one hash for one value, whatever machine makes it."""
+"""One byte string and one hash for each value, on every machine."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables
 
 
 def cores() -> int:
-    """Cores this process may use: those it is bound to, and no more than its control groups grant the time of."""
+    """Cores this process may use: those it is bound to, but no more than its control groups grant."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, ceil(min(bound, granted())))
+    return max(1, ceil(min(bound, granted_cores())))
 
 
-def granted(of: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """How many cores' time the control groups of this process grant it, which is how containers are limited."""
+def granted_cores(of: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many cores' time the control groups grant this process, which is how containers are limited."""
     found = inf
     with suppress(OSError, ValueError):
         for entry in of.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -31,12 +31,12 @@ def granted(of: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgr
             if kinds and "cpu" not in kinds.split(","):
                 continue
             group = root / (kinds if kinds else ".") / path.lstrip("/")
-            found = min(found, *(quota(each) for each in (group, *group.parents) if each.is_relative_to(root)))
+            found = min(found, *(group_quota(each) for each in (group, *group.parents) if each.is_relative_to(root)))
     return found
 
 
-def quota(group: Path) -> float:
-    """Cores' worth of time of one control group, in the words of the second version or the first."""
+def group_quota(group: Path) -> float:
+    """Cores' worth of time that one control group grants, in the format of cgroup version 2 or 1."""
     with suppress(OSError, ValueError):
         most, period = (group / "cpu.max").read_text(encoding="ascii").split()
         return inf if most == "max" else int(most) / int(period)
@@ -48,7 +48,7 @@ def quota(group: Path) -> float:
 
 
 def most_threads() -> float:
-    """The threads a process may have at most, as the user's environment says in OMP_NUM_THREADS or MKL_NUM_THREADS."""
+    """The most threads a process may have, by OMP_NUM_THREADS or MKL_NUM_THREADS in the user's environment."""
     first = (os.environ.get(name, "").split(",")[0].strip() for name in THREADS)
     return min((int(text) for text in first if text.isdecimal() and int(text)), default=inf)
 

@@ -1,6 +1,6 @@
-"""Processes that do a command's work and end when it does, however that is. No torch here: some need none.
+"""Processes that do a command's work and end when it does, however it ends. No torch here: some do not need it.
 
-The workers of `bench/launch/local.py` are other ones: asked to stop, they save their state first.
+The workers of `bench/launch/local.py` are different: when asked to stop, they save their state first.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ Outcome = TypeVar("Outcome")
 def run_in_processes(
     work: Callable[[Task], Outcome], tasks: Sequence[Task], processes: int, prepare: Callable[[], None] | None = None
 ) -> Iterator[tuple[Task, Outcome]]:
-    """Each task with what comes of it, as they are done, in so many processes, each of which begins with `prepare`.
+    """Each task with its outcome, in order of completion, from `processes` that each begin with `prepare`.
 
     Errors: what `work` raises; UserError if a process was killed; KeyboardInterrupt after Ctrl-C or SIGTERM. After any
-    of them the processes are ended at once, whatever they are at.
+    of them the processes are terminated at once.
     """
     before = mp.active_children()
     try:
         with environment():
-            pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), begin, (prepare,))
+            pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), start_worker, (prepare,))
     except OSError as error:  # semaphores are files below /dev/shm
         raise UserError(
-            f"several processes cannot share work here ({error.strerror}; /dev/shm?): --jobs 1 does"
+            f"several processes cannot share work here ({error.strerror}; /dev/shm?): use --jobs 1"
         ) from None
-    with interruptible() as asked:
+    with interruptible() as signals:
         try:
             with environment():
                 waiting = {pool.submit(work, task): task for task in tasks}
             left = set(waiting)
             while left:
                 done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
-                if asked:
+                if signals:
                     raise KeyboardInterrupt
                 for one in done:
                     yield waiting[one], one.result()
@@ -57,7 +57,7 @@ def run_in_processes(
                     process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise UserError(
-                    "a process was killed (memory?); what was finished is kept: the same command goes on, see --jobs"
+                    "a process was killed (memory?); finished work is kept: run it again, with fewer --jobs if need be"
                 ) from None
             raise
         finally:
@@ -67,8 +67,8 @@ def run_in_processes(
 def variables(threads: int | None = None) -> dict[str, str]:
     """The environment of every Python process that is started for a command, on top of what it inherits.
 
-    Files of the working directory are no modules in it, whatever they are called, and the libraries that read their
-    number of threads as they are loaded find it there.
+    With it, files in the working directory are never imported as modules, and libraries that read their number of
+    threads when they are loaded find it.
     """
     found = {"PYTHONSAFEPATH": "1"}
     return found | dict.fromkeys(machine.THREADS, str(threads)) if threads else found
@@ -76,7 +76,7 @@ def variables(threads: int | None = None) -> dict[str, str]:
 
 @contextmanager
 def environment(threads: int | None = None) -> Iterator[None]:
-    """Processes of `multiprocessing` started inside have the environment of `variables`, and so have its helpers."""
+    """Processes that `multiprocessing` starts inside get the environment of `variables`, and so do its helpers."""
     before = {name: os.environ.get(name) for name in variables(threads)}
     os.environ.update(variables(threads))
     try:
@@ -91,7 +91,7 @@ def environment(threads: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """After Ctrl-C or SIGTERM in a command that can go on from what is finished: one line and exit code 130."""
+    """After Ctrl-C or SIGTERM in a command that can be continued: print one line, and exit with code 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -99,8 +99,8 @@ def stoppable() -> Iterator[None]:
         sys.exit(130)
 
 
-def begin(prepare: Callable[[], None] | None) -> None:
-    """In a new process: Ctrl-C, which a terminal sends to everyone, is for the command that started it."""
+def start_worker(prepare: Callable[[], None] | None) -> None:
+    """Set up a new process: Ctrl-C, which a terminal sends to all, is handled by the command that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     if prepare:
@@ -108,7 +108,7 @@ def begin(prepare: Callable[[], None] | None) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when the command that started it does, even if that was killed."""
+    """Make this process end when the command that started it does, even if that was killed."""
     parent = mp.parent_process()
     assert parent is not None
 
@@ -121,21 +121,21 @@ def end_with_parent() -> None:
 
 @contextmanager
 def interruptible(once: bool = False) -> Iterator[list[int]]:
-    """The signals of Ctrl-C and SIGTERM that have come; an exception instead could be lost in a destructor.
+    """The SIGINT and SIGTERM signals received so far; an exception instead could be lost in a destructor.
 
-    `once`: only the first waits to be looked at; the second one ends this process.
+    With `once` only the first is recorded; a second one ends this process.
     """
-    asked: list[int] = []
+    received: list[int] = []
 
-    def hear(number: int, frame: object) -> None:
-        if once and asked:
+    def record_signal(number: int, frame: object) -> None:
+        if once and received:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        asked.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, record_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

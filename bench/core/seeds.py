@@ -13,7 +13,7 @@ def stream(seed: int, name: str) -> int:
     return int(fingerprint([seed, name])[:15], 16)
 
 
-MOST_SEEDS = 100_000
+MAX_SEEDS = 100_000
 
 
 def parse_seeds(value: object) -> list[int]:
@@ -22,7 +22,7 @@ def parse_seeds(value: object) -> list[int]:
     Errors: ValueError with the text for the user, also for a seed given twice.
     """
     parts = value if isinstance(value, list) else [value]
-    seeds = [seed for part in parts for seed in span(part)]
+    seeds = [seed for part in parts for seed in parse_part(part)]
     seen: set[int] = set()
     for seed in seeds:
         if seed in seen:
@@ -33,7 +33,7 @@ def parse_seeds(value: object) -> list[int]:
     return seeds
 
 
-def span(part: object) -> list[int]:
+def parse_part(part: object) -> list[int]:
     """The seeds of one number or of comma-separated numbers and ranges."""
     if isinstance(part, bool) or not isinstance(part, int | str):
         raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quote_value(part)}")
@@ -43,7 +43,7 @@ def span(part: object) -> list[int]:
         if not match:
             raise ValueError(f"seeds must be whole numbers or ranges such as 0-9, not {quote_value(str(part))}")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < 2**32 or last - first >= MOST_SEEDS:
-            raise ValueError(f"seeds {show_value(text.strip())}: expected first ≤ last < 2^32, at most {MOST_SEEDS}")
+        if not first <= last < 2**32 or last - first >= MAX_SEEDS:
+            raise ValueError(f"seeds {show_value(text.strip())}: expected first ≤ last < 2^32, at most {MAX_SEEDS}")
         found += range(first, last + 1)
     return found

@@ -1,4 +1,4 @@
-"""What goes to a terminal or a pipe, whatever it is: text of a user's is never markup, a control code or an error."""
+"""Output to a terminal or a pipe: text of a user's is never treated as markup or control codes, nor causes an error."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from spurbench.bench.core.errors import short
 if TYPE_CHECKING:
     from rich.console import Console
 
-LIKE = {"−": "-", "–": "-", "—": "-", "─": "-", "±": "~", "×": "x", "·": ".", "…": ".", "†": "+", "Δ": "d", "≈": "~",
+SIMILAR = {"−": "-", "–": "-", "—": "-", "─": "-", "±": "~", "×": "x", "·": ".", "…": ".", "†": "+", "Δ": "d", "≈": "~",
         "‖": "|", "→": ">", "←": "<"}  # fmt: skip
-"""One sign for one, so that columns stay in line and no number loses its minus where an encoding is poor."""
+"""One character for one, so that columns stay aligned and no number loses its minus in a poor encoding."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-MANY = 1000  # rows; of more no table is drawn
-NARROW = 60  # columns; a table of fewer says nothing
+MAX_TABLE_ROWS = 1000  # with more, plain columns are printed instead of a table
+MIN_TABLE_WIDTH = 60  # columns of the terminal; on a narrower one a table is unreadable
 
 
 def prepare() -> None:
-    """Make the standard streams fit for any text, on any terminal, even where they are closed."""
+    """Make the standard streams accept any text, on any terminal, even if they are closed."""
     for number in range(3):
         with suppress(OSError):
             os.fstat(number)
             continue
         os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    codecs.register_error("spurbench", alike)
+    codecs.register_error("spurbench", replace_unencodable)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         elif name == "stderr" and isinstance(stream, io.TextIOWrapper) and stream is sys.__stderr__:
-            sys.stderr = Lasting(stream.buffer, stream.encoding, "spurbench", line_buffering=True)
+            sys.stderr = PersistentStderr(stream.buffer, stream.encoding, "spurbench", line_buffering=True)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spurbench")
 
 
-class Lasting(io.TextIOWrapper):
-    """Standard error, to which a command tells how far it is: if no one can read that any more, the work goes on."""
+class PersistentStderr(io.TextIOWrapper):
+    """Standard error, which shows a command's progress: if nobody can read it any more, the work continues."""
 
     def write(self, text: str) -> int:
         try:
@@ -67,16 +67,18 @@ class Lasting(io.TextIOWrapper):
             os.close(nowhere)
 
 
-def alike(error: UnicodeError) -> tuple[str, int]:
-    """An error handler: signs that an encoding lacks become similar ones, or their number, so that names stay apart."""
+def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """An error handler: characters that an encoding lacks become similar ones, or codes that keep names distinct."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
-    return "".join(LIKE.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in lacking), error.end
+    return "".join(
+        SIMILAR.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in lacking
+    ), error.end
 
 
 def plain(text: object) -> str:
-    """Text without control characters, which could move the cursor or colour what follows: they are shown instead."""
+    """Text without control characters, which could move the cursor or colour what follows: they are shown escaped."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
@@ -86,12 +88,12 @@ def line(text: object, most: int = 1000) -> str:
 
 
 def coloured() -> bool:
-    """Whether standard output is a terminal that knows colours."""
+    """Whether standard output is a terminal that supports colours."""
     return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that takes text as it is."""
+    """A console that prints text as it is."""
     from rich.console import Console
 
     made = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
@@ -102,29 +104,29 @@ def console(stderr: bool = False) -> Console:
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
     """Rows as a terminal table; `columns` maps keys to headings."""
-    if len(rows) > MANY:
-        print(*filter(None, (line(title), aligned(rows, columns))), sep="\n")
+    if len(rows) > MAX_TABLE_ROWS:
+        print(*filter(None, (line(title), align_columns(rows, columns))), sep="\n")
         return
     out = console()
     out.print(table(rows, columns, title, out.width))
 
 
-def aligned(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Rows as columns of text, a line each however wide: a table of thousands takes its seconds."""
-    told = [[heading for heading in columns.values()], *([cell(row.get(key)) for key in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*told, strict=True)]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(one, widths, strict=True)).rstrip() for one in told)
+def align_columns(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows as aligned columns of text, a line each however wide: tables of thousands of rows take seconds."""
+    cells = [[heading for heading in columns.values()], *([cell(row.get(key)) for key in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(one, widths, strict=True)).rstrip() for one in cells)
     return "\n".join(lines)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str, width: int) -> Any:
-    """Rows as a table of so many columns of the screen; a narrow one gets a line for each value."""
+    """Rows as a table for a screen of this width; a narrow one gets a line for each value."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    if width < NARROW:
-        return Text("\n\n".join([line(title)] * bool(title) + [listed(row, columns) for row in rows]))
+    if width < MIN_TABLE_WIDTH:
+        return Text("\n\n".join([line(title)] * bool(title) + [list_values(row, columns) for row in rows]))
     made = Table(title=Text(line(title)) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in columns.values():
         made.add_column(Text(heading), overflow="fold")
@@ -134,7 +136,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: 
 
 
 def shell(path: Path | str) -> str:
-    """A path, or a name that a command takes where it takes paths, as one may type it after a command."""
+    """A path, or a name that a command takes in place of one, quoted for a shell."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
 
@@ -143,8 +145,8 @@ def cell(value: object) -> str:
     return "" if value is None else line(value)
 
 
-def listed(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
-    """The values of a row that say something, one below the other."""
+def list_values(row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """The non-empty values of a row, one below the other."""
     return "\n".join(f"{heading}: {text}" for key, heading in columns.items() if (text := cell(row.get(key))))
 
 

@@ -16,8 +16,8 @@ from spurbench.bench.core.fields import WHOLE, quote_value, show_value, unwritab
 
 MOST_BYTES = 4_000_000
 Where = tuple[str | int, ...]
-"""The way to a value: keys and list positions from the root."""
-MOST_CHARACTERS, MOST_VALUES = 4_000_000, 200_000  # of a file; an anchor counts where it is used
+"""The path to a value: keys and list positions from the root."""
+MOST_CHARACTERS, MOST_VALUES = 4_000_000, 200_000  # in a file; an anchor counts wherever it is used
 LONGEST_KEY, LONGEST_TEXT = 100, 10_000  # characters
 
 
@@ -37,7 +37,7 @@ Loader.add_implicit_resolver("float", re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9
 class Origin:
     """Where a document came from: its name and the line of every value.
 
-    What was given on the command line has, instead of a line, the option that gave it.
+    What was given on the command line has the option that gave it instead of a line.
     """
 
     name: str
@@ -81,7 +81,7 @@ def read(text: str, name: str) -> tuple[Any, Origin]:
 def load(path: Path, name: str) -> tuple[Any, Origin]:
     """The document in a file, and the line of each thing in it; errors as for `read`.
 
-    Errors: UserError also for a file that cannot be read, is no text or is far too large; FileNotFoundError.
+    Errors: UserError also for a file that cannot be read, is not text or is far too large; FileNotFoundError.
     """
     try:
         with path.open("rb") as file:
@@ -149,7 +149,7 @@ def plain(node: yaml.Node, name: str) -> Any:
 
 
 def number(text: str, kind: str, place: str) -> int | float:
-    """A number that records can hold: whole ones have 64 bits, others are neither too large nor too small."""
+    """A number that records can hold: whole ones fit into 64 bits, others are neither too large nor too small."""
     if kind == "int" and len(text) <= 20 and abs(int(text)) <= WHOLE:
         return int(text)
     value = float(text) if kind == "float" and len(text) <= LONGEST_KEY else math.inf
@@ -164,7 +164,7 @@ T = TypeVar("T")
 
 
 def located(origin: Origin, where: tuple[str | int, ...], action: Callable[[], T]) -> T:
-    """What `action` returns; its complaint gets the file and the line of `where`."""
+    """What `action` returns; its errors get the file and the line of `where`."""
     try:
         return action()
     except (UserError, ValueError) as error:

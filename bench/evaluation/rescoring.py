@@ -102,7 +102,7 @@ def rescore_run(
     if record is None or not record.done:  # it is being redone
         return
     try:
-        arrays = predictions.arrays_of(store, run_id)
+        arrays = predictions.load_arrays(store, run_id)
     except UserError as error:
         outcome.damaged.append(str(error))
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spurbench.bench.core.files import ROOT
 
-BESIDE = "spurbench-code.json"  # in the folder that holds a copy of the package: where the copy comes from
+BESIDE = "spurbench-code.json"  # beside a copy of the package: where the copy comes from
 UNKNOWN = "unknown"
 ROOMS = ("--", "bench", "methods", "datasets")
 PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
@@ -22,10 +22,10 @@ PACKAGES = ("spurbench", "torch", "numpy", "scikit-learn")
 
 @cache
 def code() -> dict[str, str | None]:
-    """Commit of the checkout the package runs from, and a hash of what differs from it (None if nothing does).
+    """The commit of the checkout the package runs from, and a hash of what differs from it (None if nothing does).
 
-    A copy of the package says so itself, and what it is called. Where git does not answer, the difference is
-    `unknown: ` and why.
+    A copy of the package carries these itself, with its name. If git does not answer, the difference is `unknown: `
+    and why.
     """
     return code_of(ROOT)
 
@@ -51,24 +51,24 @@ def code_of(root: Path) -> dict[str, str | None]:
 
 
 def describe_code(commit: str | None, diff: str | None) -> str:
-    """The code a record is of, in words: its commit and whether there were changes, as far as that is known."""
+    """The code that made a record, in words: its commit and whether there were changes, as far as is known."""
     words = "" if not diff else f", changes {diff}" if diff.startswith(UNKNOWN) else " + uncommitted changes"
     return (commit or "no commit")[:10] + words
 
 
 class Unanswered(Exception):
-    """Git does not say what it was asked; the text is its reason."""
+    """Git did not answer; the text says why."""
 
 
 def content(path: Path | None) -> str | None:
-    """SHA-256 of a plug-in's file; None if it is not there."""
+    """SHA-256 of a plug-in's file; None if there is none."""
     with suppress(OSError):
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
     return None
 
 
 def git(root: Path, *arguments: str) -> bytes:
-    """What git prints about the repository whose folder is `root`, and no other that the environment may name.
+    """What git prints about the repository whose folder is `root`, not any other that the environment may name.
 
     Errors: Unanswered, without the folder's name, which has no place in a record.
     """

@@ -1,4 +1,4 @@
-"""The data files that a process reads to load a dataset, and what they held."""
+"""The data files that a process reads to load a dataset, and hashes of their content."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import Any
 from spurbench.bench.core.files import ROOT
 
 Files = dict[str, str]
-"""Data files by their path → what they held."""
+"""Path of a data file → hash of its content."""
 
 
-FACTS = "prepared.json"  # of prepared pictures: holds a checksum of the files beside it
+FACTS = "prepared.json"  # of prepared images: holds a checksum of the files beside it
 
 
-WHOLE = 256 << 20  # bytes of a data file that are read whole to tell it from another
+WHOLE = 256 << 20  # bytes up to which a data file is hashed whole
 
 
-ENDS = 1 << 20  # of a larger one, so many at its beginning and end
+ENDS = 1 << 20  # bytes hashed at the beginning and the end of a larger one
 
 
 _opened: list[str] | None = None  # paths opened while a dataset loads
 
 
-_read: dict[str, Files] = {}  # dataset → the files that this process has read for it; some datasets keep what they read
+_read: dict[str, Files] = {}  # dataset → files read by this process for it; some datasets cache what they read
 
 
 @contextmanager
 def watching(dataset: str) -> Iterator[Files]:
-    """The files that are read inside to load a dataset, or were in this process before, filled in when it is left."""
+    """The files read to load a dataset inside the block, or earlier in this process; filled in at its end."""
     global _opened
-    start_to_listen()
+    listen_for_opens()
     files: Files = {}
     opened: list[str] = []
     _opened = opened
@@ -53,8 +53,8 @@ def watching(dataset: str) -> Iterator[Files]:
 
 
 @cache
-def start_to_listen() -> None:
-    """Once in a process: Python tells of every file that is opened for reading."""
+def listen_for_opens() -> None:
+    """Once per process: have Python report every file that is opened for reading."""
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and _opened is not None:
@@ -67,8 +67,8 @@ def start_to_listen() -> None:
 
 
 @cache
-def elsewhere() -> tuple[Path, ...]:
-    """Folders of files that are no data of a dataset's own: Python, packages, the system, ours."""
+def non_data_folders() -> tuple[Path, ...]:
+    """Folders whose files are not a dataset's data: Python, packages, the system, spurbench."""
     rooms = [ROOT / room for room in ("bench", "methods", "datasets", "slurm")]
     python = [Path(prefix).resolve() / "lib" for prefix in (sys.prefix, sys.base_prefix)]
     packages = [Path(place).resolve() for place in sys.path if "site-packages" in place]
@@ -78,14 +78,16 @@ def elsewhere() -> tuple[Path, ...]:
 def is_data(path: Path) -> bool:
     with suppress(OSError):
         there = path.resolve()
-        if there.suffix in (".py", ".pyc", ".so", ".pth") or any(there.is_relative_to(one) for one in elsewhere()):
+        if there.suffix in (".py", ".pyc", ".so", ".pth") or any(
+            there.is_relative_to(one) for one in non_data_folders()
+        ):
             return False
         return there.is_file() and not prepared_part(there)
     return False
 
 
 def prepared_part(path: Path) -> bool:
-    """Whether a file belongs to prepared pictures, whose facts hold a checksum of it."""
+    """Whether a file belongs to prepared images, whose facts hold a checksum of it."""
     return path.name != FACTS and (path.parent / FACTS).is_file()
 
 
@@ -100,7 +102,7 @@ def content_of(path: Path) -> str:
 @lru_cache(maxsize=4096)
 def read_content(file: str, mtime: int, size: int, inode: int) -> str:
     path = Path(file)
-    if path.name == FACTS:  # when and where pictures were prepared is beside the point
+    if path.name == FACTS:  # when and where images were prepared does not matter
         with suppress(OSError, ValueError, KeyError, TypeError):
             return str(json.loads(path.read_bytes())["checksum"])[:16]
     digest = hashlib.sha256(f"{size} ".encode())
@@ -114,5 +116,5 @@ def read_content(file: str, mtime: int, size: int, inode: int) -> str:
 
 
 def differ(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """The names of files that two runs have both read, and that held something else."""
+    """The names of files that two runs have both read with different content."""
     return [Path(name).name for name, content in one.items() if other.get(name, content) != content]

@@ -1,4 +1,4 @@
-"""What code and what data made a run, told by what can alter its numbers, and whether they have changed since.
+"""What code and what data made a run, identified by what can alter its numbers, and whether they changed since.
 
 A plug-in's code counts without its comments, docstrings and annotations; without the defaults of its fields and the
 protocol it recommends, since a run's identity holds those; and with the plug-ins it imports. The data count by their
@@ -23,32 +23,32 @@ from spurbench.bench.records.record import Record, Summary
 Version = dict[str, str]
 """method, dataset, data → what made a run; "" where that is not known, or the data have no checksum.
 
-A network and an optimizer of a user's own are among them.
+A network and an optimizer of the user's own are included.
 """
 
 
 def versions_of(record: Summary) -> Version:
-    """What made a run, as its record tells."""
+    """What made a run, according to its record."""
     source = record.provenance
     kinds = ["method", "dataset", *(kind for kind in ("network", "optimizer") if kind in source.code)]
     made = {kind: source.code.get(kind, "") for kind in kinds}
     files = source.plugins  # of schema 1: the hash of the whole file, comments and all
     for kind in (kind for kind in made if files.get(kind) and not made[kind]):
         path = file_of_plugin(kind, record)
-        now = path is not None and whole(str(path), path.stat().st_mtime_ns) == files[kind]
+        now = path is not None and hash_file(str(path), path.stat().st_mtime_ns) == files[kind]
         made[kind] = code(path) if path is not None and now else f"file {str(files[kind])[:11]}"
     return made | {"data": source.data}
 
 
 @lru_cache(maxsize=4096)
-def whole(file: str, mtime: int) -> str:
+def hash_file(file: str, mtime: int) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def find_edited_files(record: Summary) -> list[str]:
-    """The files that made a run and have changed since on this machine, by name; those not here are passed over.
+    """The files that made a run and have changed since on this machine, by name; missing ones are ignored.
 
-    They are looked for once for all runs that were made alike, until `look_again`.
+    They are looked up once for all runs that were made alike, until `clear_caches`.
     """
     made = record.provenance
     key = (record.method, record.dataset, made.data, str(made.code), str(made.paths), str(made.files))
@@ -63,21 +63,21 @@ _edited: dict[tuple[str, ...], list[str]] = {}
 
 
 def find_edited_plugins(record: Summary) -> list[str]:
-    """Of those, the plug-ins."""
+    """Those of the files that are plug-ins."""
     made = code_by_kind(record)
     pairs = [(kind, file_of_plugin(kind, record)) for kind in made]
     return [path.name for kind, path in pairs if path and made[kind] and code(path) not in (made[kind], "")]
 
 
 def code_by_kind(record: Summary) -> Version:
-    """What made a run, without the data."""
+    """The code that made a run, by kind."""
     return {kind: made for kind, made in versions_of(record).items() if kind != "data"}
 
 
 def accept_record(record: Record, names: Collection[str]) -> Record | None:
-    """The record as made by these files as they are now, after an edit that alters no result; None if it was anyway.
+    """The record, as if made by these files as they are now, after a harmless edit; None if nothing changes.
 
-    What did make it is kept in it, as `accepted`.
+    The hashes of what did make it are kept in it, as `accepted`.
     """
     source, made = record.provenance, code_by_kind(record)
     found, before = dict(source.code), dict(source.accepted)
@@ -90,7 +90,7 @@ def accept_record(record: Record, names: Collection[str]) -> Record | None:
 
 
 def file_of_plugin(kind: str, record: Summary) -> Path | None:
-    """A run's plug-in as it is now: the file known by its name here, else the one it had, if that is still there."""
+    """A run's plug-in as it is now: the file found by its name here, else the recorded path if it still exists."""
     name = record.training.get(kind) if kind in ("network", "optimizer") else getattr(record, kind)
     return file_by_name(kind, str(name).partition(":")[0], record.provenance.paths.get(kind))
 
@@ -102,8 +102,8 @@ def file_by_name(kind: str, name: str, recorded: str | None) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def look_again() -> None:
-    """Forget where files were and what they held: for a command that looks more than once."""
+def clear_caches() -> None:
+    """Forget where files were and what they contained, for commands that look more than once."""
     _edited.clear()
     file_by_name.cache_clear()
-    plugin_code.look_again()
+    plugin_code.clear_caches()

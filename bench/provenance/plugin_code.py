@@ -1,4 +1,4 @@
-"""What of a plug-in's code can alter numbers, hashed: comments, docstrings, annotations and defaults left out."""
+"""A hash of what in a plug-in's code can alter numbers: without comments, docstrings, annotations and defaults."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ IN_IDENTITY = {"training", "headline", "splits", "base"}  # class attributes tha
 
 
 def makers(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The plug-ins whose code a run counts as made by, by kind: method, dataset, and what of its training is a user's.
+    """The plug-ins whose code makes a run, by kind: method, dataset, and the user's own network and optimizer.
 
-    `fields` are those of a run, a record or a cell. Our own networks and optimizers are the harness, as the engine is.
+    `fields` are those of a run, a record or a cell. Networks and optimizers that come with spurbench are part of the
+    harness, like the engine.
     """
     found = {"method": str(fields["method"]), "dataset": str(fields["dataset"])}
     for kind in ("network", "optimizer"):
@@ -30,7 +31,7 @@ def makers(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def loaded(kind: str, name: str) -> str:
-    """The version of a plug-in's code that this process has imported or is about to; later edits do not alter it."""
+    """The version of a plug-in's code that this process imports, or has imported; later edits do not change it."""
     info: PluginInfo | None = registry.plugins(kind).get(name)
     return first_seen(info.path) if info else ""
 
@@ -44,7 +45,7 @@ def first_seen(path: Path) -> str:
 def code(path: Path) -> str:
     """Sixteen hex digits that change when the code of a plug-in could give other numbers; "" if it cannot be read.
 
-    They are worked out once, until `look_again`.
+    They are computed once, until `clear_caches`.
     """
     try:
         return fingerprint([essence(ast.parse(file.read_bytes())) for file in with_imports(path)])[:16]
@@ -52,8 +53,8 @@ def code(path: Path) -> str:
         return ""
 
 
-def look_again() -> None:
-    """Forget what files held: for a command that looks more than once."""
+def clear_caches() -> None:
+    """Forget what files contained, for commands that look more than once."""
     code.cache_clear()
 
 
@@ -70,7 +71,7 @@ def with_imports(path: Path) -> list[Path]:
 
 
 def imported(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Every module that is imported anywhere in a file, and how many folders up it is looked for (0: by its name)."""
+    """Every module imported anywhere in a file, and how many folders up it is looked for (0: an absolute import)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, 0) for alias in node.names)
@@ -123,7 +124,7 @@ def in_former_order(statements: list[Any]) -> list[Any]:
 
 
 def may_be_plugin(base: ast.expr) -> bool:
-    """Whether a class derived from this may be a plug-in, whose fields are in the identity; a helper's are not."""
+    """Whether a class with this base may be a plug-in, whose fields are in the identity; a helper's are not."""
     return isinstance(base, ast.Name) and base.id not in ("Module", "NamedTuple", "Enum", "ABC", "Protocol", "object")
 
 

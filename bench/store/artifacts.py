@@ -1,4 +1,4 @@
-"""What is kept of a run for drawing: arrays by name, such as logits on a lattice, in one file beside its predictions.
+"""Arrays kept of a run for drawing, by name, such as logits on a lattice: one file beside its predictions.
 
 A packed store has those of all its runs in one `.drawings.npz` beside it, as `RUN-ID/name`.
 """
@@ -22,46 +22,46 @@ from spurbench.bench.records.parsing import printable
 from spurbench.bench.store.store import Packed, Store
 
 Array = NDArray[Any]
-KIND = "drawings"
-LIMIT = 2**30  # bytes of one array
+FOLDER = "drawings"
+MAX_BYTES = 2**30  # bytes of one array
 
 
 def save_arrays(store: Store, run_id: str, arrays: Mapping[str, Array]) -> None:
-    """Add a run's arrays to those kept of it; one of the same name gives way."""
+    """Add arrays to those kept of a run; one of the same name is replaced."""
     if arrays:
-        store.write(store.path(KIND, run_id, ".npz"), zipped(load_arrays(store, run_id) | dict(arrays)))
+        store.write(store.path(FOLDER, run_id, ".npz"), compress(load_arrays(store, run_id) | dict(arrays)))
 
 
 def load_arrays(store: Store, run_id: str) -> dict[str, Array]:
-    """All that is kept of a run, by name; empty if nothing is. What is damaged joins the store's complaints."""
-    return dict(each(store, [run_id])).get(run_id, {})
+    """All that is kept of a run, by name; empty if nothing is. Damage is added to the store's complaints."""
+    return dict(load_each(store, [run_id])).get(run_id, {})
 
 
-def each(store: Store, run_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Array]]]:
-    """What is kept of each of these runs of which anything is; the file of a packed store is opened once."""
+def load_each(store: Store, run_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """The arrays of each of these runs that has any; the file of a packed store is opened once."""
     if not isinstance(store, Packed):
         for run_id in run_ids:
-            with opened(store, store.path(KIND, run_id, ".npz")) as found:
-                if arrays := whole(found, found):
+            with open_arrays(store, store.path(FOLDER, run_id, ".npz")) as found:
+                if arrays := readable_arrays(found, found):
                     yield run_id, arrays
         return
-    with opened(store, beside(store.root)) as found:
+    with open_arrays(store, drawings_file(store.root)) as found:
         names: dict[str, list[str]] = {}
         for name in found:
             names.setdefault(name.partition("/")[0], []).append(name)
         for run_id in run_ids:
-            start = store.home(run_id)
-            if arrays := whole(found, names.get(start, [])):
+            start = store.file_id(run_id)
+            if arrays := readable_arrays(found, names.get(start, [])):
                 yield run_id, {name.removeprefix(f"{start}/"): array for name, array in arrays.items()}
 
 
-def whole(found: Mapping[str, Array | None], names: Iterable[str]) -> dict[str, Array]:
-    """Those of these arrays that can be read."""
+def readable_arrays(found: Mapping[str, Array | None], names: Iterable[str]) -> dict[str, Array]:
+    """Those of the named arrays that can be read."""
     arrays = {name: found[name] for name in names}
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-class Arrays(Mapping[str, "Array | None"]):
+class LazyArrays(Mapping[str, "Array | None"]):
     """The arrays of a file, each read when it is asked for; None for one that is damaged."""
 
     def __init__(self, store: Store, file: Path, found: NpzFile) -> None:
@@ -77,18 +77,18 @@ class Arrays(Mapping[str, "Array | None"]):
     def __getitem__(self, name: str) -> Array | None:
         try:
             size = self.sizes.get(name) or self.sizes[f"{name}.npy"]
-            if size <= LIMIT and isinstance(array := self.found[name], np.ndarray):
+            if size <= MAX_BYTES and isinstance(array := self.found[name], np.ndarray):
                 return array
-            why = "too large" if size > LIMIT else "not an array"
-        except Exception as error:  # numpy lets through whatever it trips over
+            why = "too large" if size > MAX_BYTES else "not an array"
+        except Exception as error:  # numpy passes on whatever goes wrong
             why = printable(f"{type(error).__name__}: {error}"[:100])
         self.store.damage(self.file, f"{printable(name)} in it is damaged ({why}): delete the file and make it anew")
         return None
 
 
 @contextmanager
-def opened(store: Store, file: Path) -> Iterator[Mapping[str, Array | None]]:
-    """The arrays of a file; none if there is no file, or none that can be opened."""
+def open_arrays(store: Store, file: Path) -> Iterator[Mapping[str, Array | None]]:
+    """The arrays of a file; none if there is no file, or if it cannot be opened."""
     found: Any = None
     if os.path.lexists(file):
         try:
@@ -100,33 +100,33 @@ def opened(store: Store, file: Path) -> Iterator[Mapping[str, Array | None]]:
             store.damage(file, f"it is damaged ({why}): delete it and make it anew")
     if isinstance(found, NpzFile):
         with found:
-            yield Arrays(store, file, found)
+            yield LazyArrays(store, file, found)
     else:
         yield {}
 
 
-def forget(store: Store, run_id: str) -> None:
+def delete_arrays(store: Store, run_id: str) -> None:
     """Delete what is kept of a run."""
-    store.path(KIND, run_id, ".npz").unlink(missing_ok=True)
+    store.path(FOLDER, run_id, ".npz").unlink(missing_ok=True)
 
 
-def beside(file: Path) -> Path:
+def drawings_file(file: Path) -> Path:
     """Where the drawings of a packed store are: `records.drawings.npz` for `records.jsonl.gz`."""
     return file.with_name(f"{file.name.removesuffix('.gz').removesuffix('.jsonl')}.drawings.npz")
 
 
 def pack(store: Store, file: Path, run_ids: Iterable[str]) -> int:
     """Write the drawings of these runs beside a packed store; how many runs have any."""
-    found = dict(each(store, run_ids))
+    found = dict(load_each(store, run_ids))
     every = {f"{run_id}/{name}": value for run_id in found for name, value in found[run_id].items()}
-    write_atomically(beside(file), zipped(every))
+    write_atomically(drawings_file(file), compress(every))
     return len(found)
 
 
-def unpack(store: Store, source: Store, run_ids: Iterable[str]) -> int:
-    """Take over from another store what this one lacks of these runs; how many runs had something new."""
+def copy_missing(store: Store, source: Store, run_ids: Iterable[str]) -> int:
+    """Copy from another store the arrays of these runs that this one lacks; how many runs had new ones."""
     new = 0
-    for run_id, theirs in each(source, run_ids):
+    for run_id, theirs in load_each(source, run_ids):
         own = load_arrays(store, run_id)
         more = {name: value for name, value in theirs.items() if name not in own}
         save_arrays(store, run_id, more)
@@ -134,7 +134,7 @@ def unpack(store: Store, source: Store, run_ids: Iterable[str]) -> int:
     return new
 
 
-def zipped(arrays: Mapping[str, Any]) -> bytes:
+def compress(arrays: Mapping[str, Any]) -> bytes:
     """The content of one compressed file; the same arrays give the same bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: arrays[name] for name in sorted(arrays)})

@@ -1,4 +1,4 @@
-"""The saved state of a run that is under way: one file a run, which says whose it is and by what code it was begun."""
+"""The saved state of a run in progress: one file per run, which says whose it is and with what code it was started."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LAYOUT = 6  # version of what is in the file
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from. Other threads or micro-batches would round differently, so it goes on with these."""
+    """What a run continues from. Other threads or micro-batches would round differently, so it continues with these."""
 
     run: str  # id
-    made: Version  # by which code and data it was begun
-    files: Files  # what else it had read
+    made: Version  # code and data it was started with
+    files: Files  # data files it had read
     threads: int
     micro_batch: int
-    resumed: int  # how often it had gone on from a checkpoint when this was saved
+    resumed: int  # times it had been resumed when this was saved
     state: dict[str, Any]  # of the engine
 
     @property
@@ -57,7 +57,7 @@ def load(run: Run, store: Store, device: str = "cpu") -> Checkpoint | None:
     if layout != LAYOUT:
         raise UserError(
             f"the checkpoint {file} has layout {layout}, this spurbench reads {LAYOUT}: finish the run with the "
-            "version that began it, or delete the file to start over"
+            "version that started it, or delete the file to start over"
         )
     try:
         found = Checkpoint(**saved)

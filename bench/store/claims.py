@@ -1,8 +1,8 @@
-"""Who is at work on which run of a store. A claim is a file that one process makes and keeps alive.
+"""Which process works on which run of a store. A claim is a file that one process makes and keeps alive.
 
-A claim carries a token. Its holder looks for that token before every write, so that one that was stopped longer than a
-claim lives, and whose run was taken over, writes nothing more. How old a sign of life is, the file system says: the
-clocks of two machines need not agree.
+A claim contains a token. Its holder checks that token before every write, so that a process that was suspended longer
+than a claim lives, and whose run was taken over, writes nothing more. The age of a sign of life is measured by the file
+system's clock: those of two machines need not agree.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 from spurbench.bench.core.errors import StoreTrouble
 from spurbench.bench.core.files import now_in, running
 
-TASK = "SPURBENCH_TASK"  # environment variable: the name of a task that may be ended and started again
-LIFE = "SPURBENCH_CLAIM_SECONDS"  # environment variable, see `stale_seconds`
-NAME = re.compile(r"[0-9a-f]{4,64}\.json")  # of a claim; not of a copy that a file synchroniser made
-WIDTH = 400  # bytes: a sign of life replaces the claim's content in one write of the same length
+TASK = "SPURBENCH_TASK"  # environment variable: the name of a task that may be stopped and restarted
+STALE_VARIABLE = "SPURBENCH_CLAIM_SECONDS"  # environment variable, see `stale_seconds`
+NAME = re.compile(r"[0-9a-f]{4,64}\.json")  # of a claim, not of a copy made by a file synchroniser
+CLAIM_BYTES = 400  # bytes: a sign of life replaces the claim's content in one write of the same length
 
 
 class Lost(Exception):
@@ -36,7 +36,7 @@ class Lost(Exception):
 
 def stale_seconds() -> float:
     """A claim without a sign of life for this long is taken over: ten minutes, or $SPURBENCH_CLAIM_SECONDS."""
-    return float(os.environ.get(LIFE) or 600)
+    return float(os.environ.get(STALE_VARIABLE) or 600)
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Claims:
         if self.root.parent.exists():  # a store that was deleted does not come back
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not alive(path):
-            take_away(path)
+            remove_dead(path)
         token = secrets.token_hex(8)
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -64,42 +64,42 @@ class Claims:
         except OSError as error:
             raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
         with os.fdopen(descriptor, "wb") as file:
-            file.write(padded(holder() | {"token": token}))
+            file.write(encode(holder() | {"token": token}))
         self.tokens[run_id] = token
         return True
 
     def check(self, run_id: str) -> None:
-        """Raise Lost unless this process still holds the claim; to be asked before every write."""
-        os.close(self.held(run_id))
+        """Raise Lost unless this process still holds the claim; to be called before every write."""
+        os.close(self.open_held(run_id))
 
     def keep(self, run_id: str, step: int, steps: int) -> None:
         """A sign of life, with the progress of the run. Raises Lost like `check`."""
-        descriptor = self.held(run_id)
+        descriptor = self.open_held(run_id)
         try:  # if the run is taken over from here on, this writes to a deleted file
-            os.pwrite(descriptor, padded(holder() | {"token": self.tokens[run_id], "step": step, "steps": steps}), 0)
+            os.pwrite(descriptor, encode(holder() | {"token": self.tokens[run_id], "step": step, "steps": steps}), 0)
         finally:
             os.close(descriptor)
 
-    def held(self, run_id: str) -> int:
-        """The claim of this process, opened. Raises Lost if there is none of it."""
+    def open_held(self, run_id: str) -> int:
+        """This process's claim, opened. Raises Lost if it has none."""
         for _ in range(20):
             with suppress(FileNotFoundError):
                 descriptor = os.open(self.path(run_id), os.O_RDWR)
-                if parsed(os.pread(descriptor, WIDTH, 0)).get("token") == self.tokens.get(run_id, ""):
+                if parse_claim(os.pread(descriptor, CLAIM_BYTES, 0)).get("token") == self.tokens.get(run_id, ""):
                     return descriptor
                 os.close(descriptor)
                 break
-            time.sleep(0.02)  # another process may hold it in its hand for a moment, see `take_away`
+            time.sleep(0.02)  # another process may have moved it for a moment, see `take_away`
         raise Lost(run_id)
 
     def release(self, run_id: str) -> None:
-        """Give a run back, if this process still holds it."""
+        """Release a run, if this process still holds it."""
         token = self.tokens.pop(run_id, None)
-        if token is not None and token_in(self.path(run_id)) == token:
+        if token is not None and read_token(self.path(run_id)) == token:
             self.path(run_id).unlink(missing_ok=True)
 
     def remove(self, run_id: str) -> None:
-        """Take away whoever's claim it is: for a launcher that knows its holder to be gone."""
+        """Remove a claim, whoever holds it: for a launcher that knows the holder to be gone."""
         self.path(run_id).unlink(missing_ok=True)
 
     def living(self) -> dict[str, dict[str, Any]]:
@@ -109,32 +109,32 @@ class Claims:
             with suppress(OSError):
                 if alive(path):
                     age = now_near(path) - path.stat().st_mtime
-                    found[path.stem] = {"task": None, **parsed(path.read_bytes()), "age": max(0.0, age)}
+                    found[path.stem] = {"task": None, **parse_claim(path.read_bytes()), "age": max(0.0, age)}
         return found
 
     def files(self) -> Iterator[Path]:
-        """Every claim's file; what else lies among them is left alone."""
+        """The file of every claim; other files are ignored."""
         return (path for path in self.root.glob("??/*.json") if NAME.fullmatch(path.name))
 
 
 @contextmanager
 def kept_alive(claims: Claims, run_ids: Sequence[str], progress: Callable[[], tuple[int, int]]) -> Iterator[set[str]]:
-    """Gives signs of life for claims, with the step and steps that `progress` tells, from a thread of their own.
+    """Keep claims alive from a thread of its own, with the step and steps that `progress` gives.
 
-    Whatever this process is at, they are not taken over while it runs. Yields the claims that were lost nevertheless.
+    Whatever this process does, they are not taken over while it runs. Yields the claims that were lost nevertheless.
     """
     lost: set[str] = set()
-    over = threading.Event()
+    stop = threading.Event()
 
     def beat() -> None:
-        while not over.wait(min(10.0, stale_seconds() / 6)):
+        while not stop.wait(min(10.0, stale_seconds() / 6)):
             for run_id in run_ids:
                 try:
                     if run_id in claims.tokens:
                         claims.keep(run_id, *progress())
                 except Lost:
                     lost.add(run_id)
-                except OSError:  # a disk that is full for a moment; the next sign may come through
+                except OSError:  # a disk that is full for a moment; the next sign may succeed
                     continue
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -142,16 +142,16 @@ def kept_alive(claims: Claims, run_ids: Sequence[str], progress: Callable[[], tu
     try:
         yield lost
     finally:
-        over.set()
+        stop.set()
         thread.join()
 
 
-def padded(content: dict[str, Any]) -> bytes:
-    return json.dumps(content).encode().ljust(WIDTH)
+def encode(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode().ljust(CLAIM_BYTES)
 
 
-def parsed(content: bytes) -> dict[str, Any]:
-    """A claim's content; empty for one that is being written or is no claim."""
+def parse_claim(content: bytes) -> dict[str, Any]:
+    """A claim's content; empty for one that is being written or is not a claim."""
     with suppress(ValueError):
         found = json.loads(content)
         if isinstance(found, dict):
@@ -159,16 +159,16 @@ def parsed(content: bytes) -> dict[str, Any]:
     return {}
 
 
-def token_in(claim: Path) -> str | None:
+def read_token(claim: Path) -> str | None:
     try:
-        return parsed(claim.read_bytes()).get("token")
+        return parse_claim(claim.read_bytes()).get("token")
     except FileNotFoundError:
         return None
 
 
 @cache
 def machine() -> str:
-    """Where process numbers mean the same processes: the host, since it was started, and the space of its numbers."""
+    """The scope in which a process id is unique: the host, its boot and its pid namespace."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
@@ -176,48 +176,48 @@ def machine() -> str:
     return " ".join(parts)
 
 
-def begun(pid: int) -> str:
-    """When a process of this machine started, in the kernel's ticks; tells it from a later one of the same number."""
+def process_start(pid: int) -> str:
+    """When a process of this machine started, in kernel ticks; distinguishes it from a later one with the same id."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return ""
 
 
 def holder() -> dict[str, Any]:
-    """Who this process is; `task` is its name in a queue, which it keeps when it is started again elsewhere."""
+    """Who this process is; `task` is its name in a queue, which it keeps when it is restarted elsewhere."""
     pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": machine(), "pid": pid, "begun": begun(pid),
+    return {"host": socket.gethostname(), "machine": machine(), "pid": pid, "begun": process_start(pid),
             "task": os.environ.get(TASK)}  # fmt: skip
 
 
 def alive(claim: Path) -> bool:
     """Whether the process that holds a claim still gives signs of life."""
     try:
-        held, said = parsed(claim.read_bytes()), claim.stat().st_mtime
+        held, last_sign = parse_claim(claim.read_bytes()), claim.stat().st_mtime
     except FileNotFoundError:
         return False
     if not held:
-        return now_near(claim) - said < 5  # being written, or left half-written by a crash
+        return now_near(claim) - last_sign < 5  # being written, or left half-written by a crash
     own = holder()
     here = held.get("machine") == own["machine"]
     itself = here and (held.get("pid"), held.get("begun")) == (own["pid"], own["begun"])
     if own["task"] is not None and held.get("task") == own["task"] and not itself:
-        return False  # what this task was before it was put back into the queue
-    if here and not (running(held["pid"]) and begun(held["pid"]) == held.get("begun")):
+        return False  # this same task, before it was requeued
+    if here and not (running(held["pid"]) and process_start(held["pid"]) == held.get("begun")):
         return False
-    return now_near(claim) - said < stale_seconds()
+    return now_near(claim) - last_sign < stale_seconds()
 
 
 def now_near(claim: Path) -> float:
-    """The time by the clock that stamps the claim; where nothing may be written, this machine's."""
+    """The time by the clock that stamps the claim; if nothing may be written there, this machine's."""
     try:
         return now_in(claim.parent)
     except OSError:
         return time.time()
 
 
-def take_away(claim: Path) -> None:
-    """Remove a dead process's claim, and no other: one made since it was found dead is put back."""
+def remove_dead(claim: Path) -> None:
+    """Remove a dead process's claim, and no other: one made in the meantime is put back."""
     aside = claim.with_name(f".{claim.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     with suppress(FileNotFoundError):
         os.replace(claim, aside)

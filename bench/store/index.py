@@ -1,7 +1,7 @@
-"""The index of a store: what its records' files say, in one file that is read in a second instead of 100,000 files.
+"""The index of a store: what its record files say, in one file that is read in a second instead of 100,000 files.
 
-A record's file is the record; the index is made from the files, and made again by whoever finds many that are new. A
-file counts as known by its inode, time and size. What does not read as an index of this version is made anew.
+A record's file is the record; the index is made from the files, and remade by whoever finds many new ones. A file is
+recognised by its inode, time and size. A file that is not an index of this version is replaced.
 
 msgspec, because it decodes typed objects from MessagePack at the speed of C, and checks their types on the way; a
 database would need locks, which shared file systems do not keep.
@@ -32,7 +32,7 @@ Mark = tuple[int, int, int]
 
 
 class Row(Struct, array_like=True, gc=False):
-    """What a record has for itself alone; the rest is its template's."""
+    """What is particular to a record; the rest is in its template."""
 
     name: str  # of its file, without the ending
     mark: Mark
@@ -51,7 +51,7 @@ class Row(Struct, array_like=True, gc=False):
 
 
 class Content(Struct, array_like=True):
-    """What lies in the file."""
+    """The content of the file."""
 
     layout: str
     templates: list[Summary]
@@ -59,14 +59,14 @@ class Content(Struct, array_like=True):
 
 
 class Templates:
-    """What many records have in common, kept once: their memory is a third of what it would be."""
+    """What many records have in common, kept once, which saves two thirds of the memory."""
 
     def __init__(self) -> None:
         self.found: dict[bytes, int] = {}
         self.each: list[Summary] = []
 
     def place(self, one: Summary) -> int:
-        """The number of a record's template, which is added if there is none."""
+        """The number of a record's template, which is added if it is new."""
         bare = replace(
             one, id="0" * 16, seed=0, status="done", cause=None, splits=dict.fromkeys(one.splits, NO_COUNTS),
             measures={},
@@ -79,7 +79,7 @@ class Templates:
         return self.found[key]
 
     def share(self, one: Summary) -> Summary:
-        """The same record, its common parts those of its template."""
+        """The same record, sharing its common parts with its template."""
         bare = self.each[self.place(one)]
         return replace(
             bare, id=one.id, seed=one.seed, status=one.status, cause=one.cause, splits=one.splits,
@@ -90,7 +90,7 @@ class Templates:
 
 
 def write(folder: Path, found: Mapping[str, tuple[Mark, Summary]]) -> None:
-    """Put an index of these records, by the names of their files, into a folder; not where nothing can be written."""
+    """Write an index of these records, by file name, into a folder, unless nothing can be written there."""
     templates = Templates()
     rows = [row_of(name, mark, one, templates) for name, (mark, one) in found.items()]
     body = msgspec.msgpack.encode(Content(LAYOUT, templates.each, rows))
@@ -111,7 +111,7 @@ def row_of(name: str, mark: Mark, one: Summary, templates: Templates) -> Row:
 
 
 def read(folder: Path) -> dict[str, tuple[Mark, Summary]]:
-    """The records that a folder's index knows, by the names of their files; none if there is no index to use."""
+    """The records in a folder's index, by file name; none if there is no usable index."""
     try:
         text = (folder / NAME).read_bytes()
         if hashlib.sha256(memoryview(text)[32:]).digest() != text[:32]:
@@ -142,6 +142,6 @@ def mark_of(stat: os.stat_result) -> Mark:
 
 
 def is_worth_writing(known: Iterable[str], now: Iterable[str], new: int) -> bool:
-    """Whether an index that knows these files should be made anew, where so many of those there are now are new."""
+    """Whether to remake an index of the `known` files, if `new` of the files there are `now` are not in it."""
     there = len(set(now))
     return new > max(200, there // 20) or (new == 0 and len(set(known)) > 2 * there + 200)

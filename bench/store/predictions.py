@@ -2,7 +2,7 @@
 
 In the file of a run `test` are the logits of that split after the last step, `test@250` those after step 250; `y/test`,
 `group/test` and `id/test` are the labels, the groups (y × attribute, or y where the split has none) and the places of
-its examples. Training is kept of the last step alone.
+its examples. Training predictions are kept of the last step only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Arrays = dict[str, Array]  # by split
 
 @dataclass(frozen=True)
 class Labels:
-    """What the examples of a split are, [n] each: class index, group, and, if they are a part of it, their places."""
+    """Class index and group of a split's examples, [n] each, and their places in it where they are only a part."""
 
     y: Array
     group: Array
@@ -38,7 +38,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Kept:
-    """Logits by split, [n] or [n, C], all of one step; what the examples are, [n] each, is missing in older files."""
+    """Logits by split, [n] or [n, C], all of one step; labels, groups and ids, [n] each, are missing in older files."""
 
     step: int
     logits: Arrays
@@ -54,8 +54,8 @@ def keep(store: Store, run_id: str, logits: Mapping[str, Array], labels: Mapping
     """
     arrays = dict(logits)
     for split, of in labels.items():
-        told = {"y": of.y, "group": of.group, "id": np.arange(len(of.y)) if of.id is None else of.id}
-        arrays |= {f"{what}/{split}": array.astype(np.int32) for what, array in told.items()}
+        labels_by_kind = {"y": of.y, "group": of.group, "id": np.arange(len(of.y)) if of.id is None else of.id}
+        arrays |= {f"{what}/{split}": array.astype(np.int32) for what, array in labels_by_kind.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     path = path_of(store, run_id)
@@ -64,16 +64,16 @@ def keep(store: Store, run_id: str, logits: Mapping[str, Array], labels: Mapping
 
 
 def load_predictions(store: Store, record: Record, rule: str = "none") -> Kept:
-    """What is kept of a run at the step that a rule chooses for it, as the row of a leaderboard with that rule has it.
+    """The predictions of a run at the step that a rule chooses, as in a leaderboard row with that rule.
 
-    Training is kept of the last step alone, so it is among them only if that is the one.
+    Training predictions are kept of the last step only, so they are included only if that is the chosen one.
 
-    Errors: UserError where nothing is kept of the run, or, as in stores of before, nothing of that step.
+    Errors: UserError if no predictions are kept of the run or, as in older stores, none of that step.
     """
     best = at_its_best(record, rule)
     step = best.chosen_step if isinstance(best, Selected) else record.last_step
     try:
-        return of_step(arrays_of(store, record.id), record, step)
+        return of_step(load_arrays(store, record.id), record, step)
     except KeyError as error:
         raise UserError(
             f"of run {record.id} only the predictions of its last step, {record.last_step}, are kept, but the rule "
@@ -81,34 +81,34 @@ def load_predictions(store: Store, record: Record, rule: str = "none") -> Kept:
         ) from None
 
 
-def arrays_of(store: Store, run_id: str) -> Arrays:
-    """Everything in the file of a run, by the names there. Errors: UserError where there is none, or it is damaged."""
+def load_arrays(store: Store, run_id: str) -> Arrays:
+    """Everything in the file of a run, by the names there. Errors: UserError if there is none, or it is damaged."""
     path = path_of(store, run_id)
     if not path.is_file():
-        raise UserError(f"no predictions are kept of run {run_id} in {store.root}; a packed store has none")
-    return read(path)
+        raise UserError(f"no predictions of run {run_id} are kept in {store.root}; packed stores have none")
+    return read_arrays(path)
 
 
 def of_step(arrays: Arrays, record: Record, step: int) -> Kept:
-    """Those of one step. Raises KeyError, with the names that are missing, where nothing is kept of that step."""
+    """The predictions of one step. Raises KeyError, with the missing names, if none are kept of that step."""
     last = step == record.last_step or not record.looks
     held_out = [name for name in arrays if "@" not in name and "/" not in name] if last else record.looks[0].splits
     names = {split: split if last else f"{split}@{step}" for split in held_out}
     if lacking := set(names.values()) - set(arrays):
         raise KeyError(", ".join(sorted(lacking)))
-    told = {
+    labels_by_kind = {
         what: {split: arrays[f"{what}/{split}"] for split in names if f"{what}/{split}" in arrays}
         for what in ("y", "group", "id")
     }
-    return Kept(step, {split: arrays[name] for split, name in names.items()}, **told)
+    return Kept(step, {split: arrays[name] for split, name in names.items()}, **labels_by_kind)
 
 
 def path_of(store: Store, run_id: str) -> Path:
-    """Where the predictions of a run are, or are to be."""
+    """The path of a run's predictions, whether they exist or not."""
     return store.path("predictions", run_id, ".npz")
 
 
-def read(path: Path) -> Arrays:
+def read_arrays(path: Path) -> Arrays:
     """Every array of a file of predictions."""
     try:
         with np.load(path) as file:

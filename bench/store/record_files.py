@@ -1,4 +1,4 @@
-"""The files of a store's records, read once for all: by its index, and where that knows a file not, from the file."""
+"""The record files of a store, read once: from its index or, if a file is not in that, from the file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Folder(Protocol):
     root: Path
 
     def entries(self, folder: str, foreign: list[Unusable]) -> list[os.DirEntry[str]]: ...
-    def look(self, path: str | Path, read: Callable[[bytes, str], T]) -> T | Unusable | None: ...
+    def read_file(self, path: str | Path, read: Callable[[bytes, str], T]) -> T | Unusable | None: ...
     def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable: ...
 
 
 class RecordFiles:
-    """What is known of the files of records, by their names without the ending."""
+    """What is known of record files, by their names without the ending."""
 
     def __init__(self) -> None:
         self.known: dict[str, tuple[Mark, Summary]] | None = None  # None: nothing has been looked at yet
@@ -39,14 +39,14 @@ class RecordFiles:
         self.templates = Templates()
 
     def read(self, store: Folder) -> tuple[list[Summary], list[Unusable], dict[str, str]]:
-        """All usable records, ordered by id, what cannot be used, and by the id which files are of another name."""
+        """All usable records in order of id, the unusable files, and by id the files that have another name."""
         usable, unusable, moved = dict[str, Summary](), list[Unusable](), dict[str, str]()
         with without_collection():
             before = index.read(store.root) if self.known is None else self.known
             self.known, new = {}, 0
             for entry in files(store, unusable):
                 name = entry.name.removesuffix(".json")
-                found, is_new = self.look(store, entry, name, before)
+                found, is_new = self.read_entry(store, entry, name, before)
                 new += is_new
                 if isinstance(found, Unusable):
                     unusable.append(found)
@@ -59,10 +59,10 @@ class RecordFiles:
                 index.write(store.root, self.known)
         return [usable[id] for id in sorted(usable)], unusable, moved
 
-    def look(
+    def read_entry(
         self, store: Folder, entry: os.DirEntry[str], name: str, before: dict[str, tuple[Mark, Summary]]
     ) -> tuple[Summary | Unusable | None, bool]:
-        """What a file holds, and whether it had to be read for that."""
+        """What a file holds, and whether it had to be read."""
         assert self.known is not None
         try:
             mark = mark_of(entry.stat())
@@ -73,7 +73,7 @@ class RecordFiles:
             return before[name][1], False
         if entry.path in self.unusable and self.unusable[entry.path][0] == mark:
             return self.unusable[entry.path][1], False
-        found = store.look(entry.path, parse_record)
+        found = store.read_file(entry.path, parse_record)
         if isinstance(found, Record):
             self.known[name] = mark, self.templates.share(found.summary)
             return self.known[name][1], True
@@ -83,7 +83,7 @@ class RecordFiles:
 
 
 def files(store: Folder, foreign: list[Unusable]) -> Iterator[os.DirEntry[str]]:
-    """What lies where records belong, in order; anything else that lies among them is added to `foreign`."""
+    """The record files in order; anything else among them is added to `foreign`."""
     for group in store.entries("records", foreign):
         if not GROUP.fullmatch(group.name) or not os.path.isdir(group.path):
             foreign.append(store.unusable(group.path, "not a folder of records", ours=False))
@@ -97,7 +97,7 @@ def files(store: Folder, foreign: list[Unusable]) -> Iterator[os.DirEntry[str]]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """No garbage collection, and none of what is made inside later on: among records it takes half the time."""
+    """Pause garbage collection, and exempt what is made inside from it: with many records it takes half the time."""
     before = gc.isenabled()
     gc.disable()
     try:

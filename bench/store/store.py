@@ -30,22 +30,15 @@ from spurbench.bench.records.parsing import (
 from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.record import SCHEMA, Record, Summary, is_settled
 from spurbench.bench.store import index, packed
-from spurbench.bench.store.claims import Claims, alive, stale_seconds, take_away
+from spurbench.bench.store.claims import Claims, alive, remove_dead, stale_seconds
 from spurbench.bench.store.index import Mark, mark_of
 from spurbench.bench.store.record_files import RecordFiles, without_collection
 
 MARK = "spurbench-store.json"
-KINDS = (
-    "records",
-    "predictions",
-    "drawings",
-    "checkpoints",
-    "weights",
-    "plans",
-)  # folders that temporary files may be left in
-OURS = {*KINDS, "claims", "set-aside", "slurm", "submitting", "code", index.NAME}  # what lies in a store
-NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
-"""Names of what desktops and file systems leave in any folder, and of what is being written."""
+KINDS = ("records", "predictions", "drawings", "checkpoints", "weights", "plans")  # folders with temporary files
+OURS = {*KINDS, "claims", "set-aside", "slurm", "submitting", "code", index.NAME}  # what belongs to a store
+IGNORED = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|\.fuse_hidden.*|\..*\.tmp")
+"""Names of files that desktops and file systems leave in any folder, and of files being written."""
 T = TypeVar("T")
 Read = Callable[[bytes, str], T]
 
@@ -55,13 +48,13 @@ class Store:
 
     def __init__(self, root: Path, oldest: int = SCHEMA) -> None:
         self.root = root
-        self.oldest = oldest  # schema of the oldest records there may be
+        self.oldest = oldest  # schema of the oldest records that may be in it
         self.claims = Claims(root / "claims")
         self.seen: dict[str, tuple[Mark, Any]] = {}  # path of a plan → mark of the file, what it holds
         self.record_files = RecordFiles()
         self.moved: dict[str, str] | None = None  # run id → the id its files have, see `home`
         self.problems: list[Unusable] | None = None  # what could not be used when the records were last read
-        self.damaged: dict[str, Unusable] = {}  # what was found damaged beside the records, each once
+        self.damaged: dict[str, Unusable] = {}  # damage found beside the records, each once
 
     @classmethod
     def open(cls, path: str | Path, create: bool = False) -> Store:
@@ -75,7 +68,7 @@ class Store:
                 raise UserError(
                     f"no store at {root}: there is no {MARK}; `spurbench run GRID --store {shell(root)}` makes one"
                 )
-            others = {p.name for p in root.iterdir() if not NOBODYS.fullmatch(p.name)} if root.is_dir() else set()
+            others = {p.name for p in root.iterdir() if not IGNORED.fullmatch(p.name)} if root.is_dir() else set()
             if others - OURS and not mark.exists():  # another command may have made the store in the meantime
                 raise UserError(f"{root} is not empty and not a store; name a new folder")
             write_atomically(mark, canonical({"schema": SCHEMA}))
@@ -83,50 +76,50 @@ class Store:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return str(self.root)
 
     def path(self, kind: str, run_id: str, suffix: str) -> Path:
-        """Where a run's file of a kind is, or is to be."""
-        name = run_id if kind == "records" else self.home(run_id)
+        """The path of a run's file of a kind, whether it exists or not."""
+        name = run_id if kind == "records" else self.file_id(run_id)
         return self.root / kind / name[:2] / f"{name}{suffix}"
 
-    def home(self, run_id: str) -> str:
+    def file_id(self, run_id: str) -> str:
         """The id that the files of a run have: its own, or the one it had before its record's schema was migrated."""
         if self.oldest < SCHEMA and self.moved is None:
             self.records()
         return (self.moved or {}).get(run_id, run_id)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write one of the store's files. Raises StoreTrouble if that cannot be done, or the store is gone."""
+        """Write one of the store's files. Raises StoreTrouble if that fails, or if the store is gone."""
         mark = self.root / MARK
         if not mark.exists():
-            raise StoreTrouble(f"the store {self.root} is gone (moved or deleted?): runs go on where it is now")
+            raise StoreTrouble(f"the store {self.root} is gone (moved or deleted?): continue its runs where it is now")
         try:
-            if self.oldest < SCHEMA and schemas_in(mark)[0] < SCHEMA:  # the first writer says what there is now
+            if self.oldest < SCHEMA and schemas_in(mark)[0] < SCHEMA:  # the first writer updates the mark
                 write_atomically(mark, canonical({"schema": SCHEMA, "oldest": self.oldest}))
             write_atomically(path, content)
         except OSError as error:
             raise StoreTrouble(
-                f"cannot write {error.filename or path}: {error.strerror}; what was finished is kept, the same command "
-                "goes on"
+                f"cannot write {error.filename or path}: {error.strerror}; finished work is kept: run the same command "
+                "again"
             ) from error
 
     def tidy(self) -> None:
-        """Delete what writers left when they were killed: half-written files, claims, checkpoints of finished runs."""
+        """Delete what killed writers left behind: half-written files, claims, checkpoints of finished runs."""
         for kind in (*KINDS, "claims"):
             for folder in (self.root / kind, *(self.root / kind).glob("??")):
                 sweep(folder, stale_seconds())
         sweep(self.root, stale_seconds())
         for claim in self.claims.files():
             if not alive(claim):
-                take_away(claim)
+                remove_dead(claim)
         for file in (self.root / "checkpoints").glob("*.pt"):
-            if not self.claims.path(file.stem).exists() and self.outlived(file):
+            if not self.claims.path(file.stem).exists() and self.is_outlived(file):
                 file.unlink(missing_ok=True)
 
-    def outlived(self, checkpoint: Path) -> bool:
-        """Whether a run was recorded after its checkpoint was saved; one saved later is of a run done again."""
+    def is_outlived(self, checkpoint: Path) -> bool:
+        """Whether a run was recorded after its checkpoint was saved; a later checkpoint is of a repeated run."""
         with suppress(FileNotFoundError):
             recorded = self.path("records", checkpoint.stem, ".json").stat().st_mtime_ns
             return recorded >= checkpoint.stat().st_mtime_ns and is_settled(self.record(checkpoint.stem))
@@ -135,27 +128,27 @@ class Store:
     # ---- records ------------------------------------------------------------------------------------------------
 
     def write_record(self, record: Record) -> None:
-        """Keep a record, once it is certain that it can be read again.
+        """Write a record, after checking that it can be read again.
 
-        Errors: UserError that names what is at fault if it cannot; StoreTrouble if the store does not take it.
+        Errors: UserError that names the fault if it cannot; StoreTrouble if it cannot be written.
         """
         self.put(self.path("records", record.id, ".json"), write_record(record), parse_record)
 
     def record(self, run_id: str) -> Record | None:
         """The record of a run; None if there is none or it is unusable."""
-        found = self.look(self.path("records", run_id, ".json"), parse_record)
-        if found is None and self.home(run_id) != run_id:
-            found = self.look(self.path("records", self.home(run_id), ".json"), parse_record)
+        found = self.read_file(self.path("records", run_id, ".json"), parse_record)
+        if found is None and self.file_id(run_id) != run_id:
+            found = self.read_file(self.path("records", self.file_id(run_id), ".json"), parse_record)
         return None if isinstance(found, Unusable) else found
 
     def records(self) -> tuple[list[Summary], list[Unusable]]:
-        """Summaries of all usable records, ordered by id, and what else lies among them and the plans, with reasons."""
+        """Summaries of all usable records in order of id, and unusable files among them and the plans, with reasons."""
         usable, unusable, self.moved = self.record_files.read(self)
         self.problems = unusable + self.read_plans()[1]
         return usable, self.problems
 
     def whole_records(self) -> Iterator[Record]:
-        """All usable records with all that is in them, ordered by id."""
+        """All usable records in full, in order of id."""
         found = (self.record(one.id) for one in self.records()[0])
         return (record for record in found if record is not None)
 
@@ -171,7 +164,7 @@ class Store:
             if not entry.name.endswith(".json") or not is_file_name(entry.name.removesuffix(".json")):
                 unusable.append(self.unusable(entry.path, "its name is not a plan's", ours=False))
                 continue
-            found = self.once(entry, parse_plan)
+            found = self.read_cached(entry, parse_plan)
             if isinstance(found, Unusable):
                 unusable.append(found)
             elif found is not None:
@@ -179,7 +172,7 @@ class Store:
         return usable, unusable
 
     def write_plan(self, plan: Plan) -> None:
-        """Keep a plan under its grid's name, in place of the one that has it. Errors: as for a record."""
+        """Write a plan under its grid's name, replacing the one that has it. Errors: as for a record."""
         self.put(self.plan_path(plan.grid), write_plan(plan), parse_plan)
 
     def drop_plan(self, grid: str) -> None:
@@ -189,15 +182,15 @@ class Store:
         return self.root / "plans" / f"{grid}.json"
 
     def renamed(self) -> list[str]:
-        """Which plans are read under another name than they have, in words."""
+        """Which plans are read under another name than their own, in words."""
         return []
 
     # ---- files --------------------------------------------------------------------------------------------------
 
     def entries(self, folder: str, foreign: list[Unusable]) -> list[os.DirEntry[str]]:
-        """What lies in a folder, in order, without what is nobody's; that it cannot be read is added to `foreign`."""
+        """The entries of a folder, in order, without ignored ones; if it cannot be read, that is added to `foreign`."""
         try:
-            found = [entry for entry in os.scandir(self.root / folder) if not NOBODYS.fullmatch(entry.name)]
+            found = [entry for entry in os.scandir(self.root / folder) if not IGNORED.fullmatch(entry.name)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -205,22 +198,22 @@ class Store:
             return []
         return sorted(found, key=lambda entry: entry.name.removesuffix(".json"))
 
-    def once(self, entry: os.DirEntry[str], read: Read[T]) -> T | Unusable | None:
-        """What `look` makes of a file, which it looks at again only when it has changed."""
+    def read_cached(self, entry: os.DirEntry[str], read: Read[T]) -> T | Unusable | None:
+        """What `read_file` gives for a file, which is read again only when it has changed."""
         try:
             mark = mark_of(entry.stat())
         except OSError:
-            return self.look(entry.path, read)
+            return self.read_file(entry.path, read)
         if entry.path not in self.seen or self.seen[entry.path][0] != mark:
-            found = self.look(entry.path, read)
+            found = self.read_file(entry.path, read)
             if found is None:
                 return None
             self.seen[entry.path] = mark, found
         kept: T | Unusable = self.seen[entry.path][1]
         return kept
 
-    def look(self, path: str | Path, read: Read[T]) -> T | Unusable | None:
-        """What `read` makes of a file and its name; None if there is none."""
+    def read_file(self, path: str | Path, read: Read[T]) -> T | Unusable | None:
+        """What `read` makes of a file and its name; None if there is no file."""
         try:
             return read(read_whole(path), os.path.basename(path).removesuffix(".json"))
         except Unfit as reason:
@@ -234,14 +227,14 @@ class Store:
         return Unusable(printable(os.path.relpath(path, self.root)), reason, ours, newer)
 
     def put(self, path: Path, content: bytes, read: Read[T]) -> None:
-        """Write a record or a plan; what cannot be used and lies in its place is set aside."""
-        found = self.look(path, read)
+        """Write a record or a plan; an unusable file in its place is set aside."""
+        found = self.read_file(path, read)
         if isinstance(found, Unusable):
             self.set_aside([replace(found, ours=True)])
         self.write(path, content)
 
     def set_aside(self, unusable: list[Unusable]) -> None:
-        """Move what cannot be used from where records and plans belong, so that runs are done again.
+        """Move unusable files away from records and plans, so that their runs are repeated.
 
         Nothing is deleted, nothing foreign is moved. Errors: UserError if a newer spurbench wrote some of it.
         """
@@ -257,17 +250,17 @@ class Store:
                     os.replace(path, target)
 
     def pack(self, file: Path) -> int:
-        """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; their number."""
+        """Write plans and usable records into one `.jsonl` or `.jsonl.gz` file; returns the number of records."""
         records = list(self.whole_records())
-        write_atomically(file, packed.written(self.plans(), records, file.suffix == ".gz"))
+        write_atomically(file, packed.encode(self.plans(), records, file.suffix == ".gz"))
         return len(records)
 
     def damage(self, file: Path, reason: str) -> None:
-        """Note that something kept beside the records cannot be used."""
+        """Note that a file kept beside the records is damaged."""
         self.damaged[f"{file}: {reason}"] = self.unusable(file, reason)
 
     def complaints(self) -> list[Unusable]:
-        """What is not used of the store, as far as it was read, by its path from here."""
+        """What is not used of the store, as far as it was read, by path from the working directory."""
         folder = self.root.parent if isinstance(self, Packed) else self.root
         found = self.records()[1] if self.problems is None else self.problems
         known = [*found, *self.damaged.values()]
@@ -283,11 +276,11 @@ class Packed(Store):
         self.content = packed.Contents()
 
     def contents(self) -> packed.Contents:
-        """All that can be used, and what cannot; read again only when the file has changed."""
+        """All usable content, and what cannot be used; read again only when the file has changed."""
         mark = mark_of(self.root.stat())
         if self.mark != mark:
             with without_collection():
-                self.content = packed.contents(self.root)
+                self.content = packed.read_contents(self.root)
             if not self.content.plans and not self.content.records:
                 bad = self.content.unusable
                 first = f" that can be used ({bad[0].path}: {bad[0].reason})" if bad else ""
@@ -310,7 +303,7 @@ class Packed(Store):
     def renamed(self) -> list[str]:
         return self.contents().renamed
 
-    def home(self, run_id: str) -> str:
+    def file_id(self, run_id: str) -> str:
         return self.contents().moved.get(run_id, run_id)
 
     def unusable(self, path: str | Path, reason: str, ours: bool = True, newer: bool = False) -> Unusable:
@@ -327,5 +320,5 @@ class Packed(Store):
 
 
 def checkpoint_of(store: Store, run_id: str) -> Path:
-    """Where the state of a run that is under way is saved."""
+    """The file in which the state of a run in progress is saved."""
     return store.root / "checkpoints" / f"{run_id}.pt"
