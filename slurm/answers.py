@@ -1,6 +1,6 @@
-"""What SLURM says of arrays: of the jobs one knows, by their numbers, or of all of a user's, by their names.
+"""What SLURM reports of arrays: of known jobs by their numbers, or of all of a user's jobs by their names.
 
-What it does not list is over only where it would be listed: not if another user may not see it, or if this is another
+An unlisted job is over only if it would be listed here: not if users may not see each other's jobs, if this is another
 cluster, or if there was no answer.
 """
 
@@ -12,67 +12,67 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from spurbench.bench.cluster.arrays import TOKEN, VOID, Array
-from spurbench.bench.cluster.launcher import Answers, End, Place, Said
+from spurbench.bench.cluster.launcher import Answers, End, Place, TaskReport
 from spurbench.slurm import program
 
 CAUSES = {"OUT_OF_MEMORY": "out_of_memory", "TIMEOUT": "time_limit", "DEADLINE": "time_limit", "CANCELLED": "cancelled",
           "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure", "PREEMPTED": "preempted"}  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"}
-OVER = {*CAUSES, "COMPLETED", "FAILED", "REVOKED", "LAUNCH_FAILED"}  # in any other state, known or not, a task lives
+OVER = {*CAUSES, "COMPLETED", "FAILED", "REVOKED", "LAUNCH_FAILED"}  # in any other state, known or not, a task is alive
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a line of a program of SLURM says of some tasks of one job."""
+    """What a line printed by a SLURM command says of some tasks of one job."""
 
     number: str  # of the job
     indices: tuple[int | None, ...]
     state: str
-    names: str  # its name, and what else tells whose it is: its comment, the path of its script
-    user: str = ""  # the number of who submitted it, where that is told
+    names: str  # its name and whatever else identifies it: comment, path of its script
+    user: str = ""  # id of the user who submitted it, if given
     reason: str = ""
     code: str = ""
 
     @property
-    def said(self) -> Said:
+    def said(self) -> TaskReport:
         if self.state in OVER:
-            return Said("over", self.reason, ended(self.state, self.code))
-        return Said("running" if self.state in RUNNING else "queued", self.reason or self.state)
+            return TaskReport("over", self.reason, describe_end(self.state, self.code))
+        return TaskReport("running" if self.state in RUNNING else "queued", self.reason or self.state)
 
 
 def ask(arrays: Iterable[Array]) -> Answers:
-    """Ask squeue for the tasks of these arrays, also for those that have ended and are not forgotten."""
+    """Ask squeue for the tasks of these arrays, including ended ones that it still remembers."""
     found = Answers({array.token: array for array in arrays if array.id is not None})
     for array in found.arrays.values():
-        if why := hidden(array):
+        if why := why_hidden(array):
             found.unknown[array.token] = why
-    for cluster, here in by_cluster(array for token, array in found.arrays.items() if token not in found.unknown):
-        for part in program.in_parts(here):
-            said = program.squeue(f"--jobs={numbers(part)}", cluster=cluster)
+    for cluster, here in group_by_cluster(array for token, array in found.arrays.items() if token not in found.unknown):
+        for part in program.in_batches(here):
+            said = program.squeue(f"--jobs={job_numbers(part)}", cluster=cluster)
             if said.good or program.UNKNOWN_ID in said.error:
-                lines = list(listed(said.text))
-                found.tasks |= assigned(lines, part)
-                found.unknown |= renamed(lines, part)
+                lines = list(parse_squeue(said.text))
+                found.tasks |= assign_reports(lines, part)
+                found.unknown |= find_renamed(lines, part)
             else:
                 why = f"squeue does not answer here ({said.reason})"
                 found.unknown |= dict.fromkeys((array.token for array in part), why)
     return found
 
 
-def by_cluster(arrays: Iterable[Array]) -> Iterable[tuple[str | None, list[Array]]]:
-    """The arrays of each cluster, with the name to address it by."""
+def group_by_cluster(arrays: Iterable[Array]) -> Iterable[tuple[str | None, list[Array]]]:
+    """The arrays of each cluster, by the name that addresses it."""
     found: dict[str | None, list[Array]] = {}
     for array in arrays:
         found.setdefault(array.elsewhere, []).append(array)
     return found.items()
 
 
-def numbers(arrays: Iterable[Array]) -> str:
+def job_numbers(arrays: Iterable[Array]) -> str:
     return ",".join(dict.fromkeys(str(array.id) for array in arrays))
 
 
-def hidden(array: Array) -> str | None:
-    """Why SLURM would not list an array here although it is in the queue; None if it would."""
+def why_hidden(array: Array) -> str | None:
+    """Why SLURM would not list an array here even if it is in the queue; None if it would."""
     if array.id is not None and not array.id.isdecimal():
         return f"{array.noted} holds no job id of SLURM's: write the number of the array into it, or {VOID}"
     here = program.configuration()
@@ -85,38 +85,38 @@ def hidden(array: Array) -> str | None:
     return None
 
 
-def assigned(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[Place, Said]:
-    """What lines say of the tasks of arrays. A job that has the number of an array, and nothing of its, is not it."""
-    found, numbered = dict[Place, Said](), by_number(arrays)
+def assign_reports(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[Place, TaskReport]:
+    """What lines report of the tasks of arrays. A job with an array's number but without its marks is another one."""
+    found, numbered = dict[Place, TaskReport](), group_by_number(arrays)
     for line in lines:
         for array in numbered.get(line.number, ()):
-            if line.state and (not line.names or bears(line.names, array)):
+            if line.state and (not line.names or is_job_of(line.names, array)):
                 found |= {(array.token, index): line.said for index in line.indices}
     return found
 
 
-def renamed(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[str, str]:
-    """The arrays of whose numbers and users there are jobs that bear the marks of no array: they may be these."""
-    found, numbered = dict[str, str](), by_number(arrays)
+def find_renamed(lines: Iterable[Line], arrays: Iterable[Array]) -> dict[str, str]:
+    """The arrays whose number and user have a job without any array's marks: it may be the array, renamed."""
+    found, numbered = dict[str, str](), group_by_number(arrays)
     for line in lines:
         for array in numbered.get(line.number, ()) if line.said.end is None and not TOKEN.search(line.names) else ():
-            if line.names and not bears(line.names, array) and line.user == str(array.user):
+            if line.names and not is_job_of(line.names, array) and line.user == str(array.user):
                 name = line.names.partition("|")[0]
                 found[array.token] = f"job {line.number}, which it was, is in the queue as {name}, perhaps renamed"
     return found
 
 
-def by_number(arrays: Iterable[Array]) -> dict[str, list[Array]]:
+def group_by_number(arrays: Iterable[Array]) -> dict[str, list[Array]]:
     found: dict[str, list[Array]] = {}
     for array in arrays:
         found.setdefault(str(array.id), []).append(array)
     return found
 
 
-def bears(names: str, array: Array) -> bool:
-    """Whether a job is the array: by its name, which sites and users change, its comment or the path of its script.
+def is_job_of(names: str, array: Array) -> bool:
+    """Whether a job is the array: by its name, which sites and users may change, its comment or its script's path.
 
-    Those of the first submissions had other names.
+    Jobs of the first submissions had other names.
     """
     if array.given is not None:
         return not TOKEN.search(names)
@@ -124,58 +124,60 @@ def bears(names: str, array: Array) -> bool:
     return any(re.search(rf"{re.escape(mark)}(?!\d)", names) for mark in marks)
 
 
-def explain(arrays: Iterable[Array]) -> dict[Place, Said]:
-    """How tasks of these arrays ended, or that they live, as sacct or scontrol remember it."""
-    found = dict[Place, Said]()
-    for cluster, here in by_cluster(arrays):
-        at = program.of(cluster)
-        for part in program.in_parts(here):
-            said = program.call("sacct", *at, "--noheader", "--parsable2", "--allocations",
-                                "--format=JobID,State,ExitCode,JobName,Comment", "--jobs", numbers(part))  # fmt: skip
-            found |= assigned(accounted(said.text), part) if said.good else {}
+def explain(arrays: Iterable[Array]) -> dict[Place, TaskReport]:
+    """How tasks of these arrays ended, or that they are alive, as sacct or scontrol remember."""
+    found = dict[Place, TaskReport]()
+    for cluster, here in group_by_cluster(arrays):
+        at = program.cluster_option(cluster)
+        for part in program.in_batches(here):
+            said = program.call(
+                "sacct", *at, "--noheader", "--parsable2", "--allocations",
+                "--format=JobID,State,ExitCode,JobName,Comment", "--jobs", job_numbers(part),
+            )  # fmt: skip
+            found |= assign_reports(parse_sacct(said.text), part) if said.good else {}
         explained = {token for (token, _), known in found.items() if known.end}
         for array in here:
             if array.token not in explained:
                 said = program.call("scontrol", *at, "--oneliner", "show", "job", str(array.id))
-                found |= assigned(shown(said.text), [array])
+                found |= assign_reports(parse_scontrol(said.text), [array])
     return found
 
 
 # ---- what the programs print ----------------------------------------------------------------------------------------
 
 
-def listed(text: str) -> Iterator[Line]:
+def parse_squeue(text: str) -> Iterator[Line]:
     """The lines of squeue."""
     for line in text.splitlines():
         id, state, reason, user, names = (line.split("|", 4) + [""] * 4)[:5]
-        if place := spread(id):
+        if place := parse_job_id(id):
             yield Line(*place, state, names, user, reason)
 
 
-def accounted(text: str) -> Iterator[Line]:
+def parse_sacct(text: str) -> Iterator[Line]:
     """The lines of sacct."""
     for line in text.splitlines():
         id, state, code, names = (line.split("|", 3) + [""] * 3)[:4]
         short = state.split(" ")[0].rstrip("+")  # CANCELLED by 1000, OUT_OF_ME+
         known = next((known for known in OVER if short and known.startswith(short)), short)
-        if place := spread(id):
+        if place := parse_job_id(id):
             yield Line(*place, known, names, code=code)
 
 
-def shown(text: str) -> Iterator[Line]:
+def parse_scontrol(text: str) -> Iterator[Line]:
     """The lines of `scontrol show job`."""
     for line in text.splitlines():
         fields = dict(re.findall(r"(?:^| )(\w+)=(.*?)(?= \w+=|$)", line))
         number, indices = fields.get("ArrayJobId", fields.get("JobId")), fields.get("ArrayTaskId")
-        if place := spread(f"{number}_[{indices}]" if indices else str(number)):
+        if place := parse_job_id(f"{number}_[{indices}]" if indices else str(number)):
             yield Line(*place, fields.get("JobState", ""), line, code=fields.get("ExitCode", ""))
 
 
-def spread(id: str) -> tuple[str, tuple[int | None, ...]] | None:
+def parse_job_id(id: str) -> tuple[str, tuple[int | None, ...]] | None:
     """The number of the job and the indices of its tasks that `7_3` or `7_[0-2,5%1]` stands for.
 
-    An array that was cancelled before any of its tasks began is `7`, and a long list of tasks is cut as `7_[0,2,...]`:
-    that says the same of all the tasks that are not named.
+    An array cancelled before any of its tasks started is `7`, and a long list of tasks is cut to `7_[0,2,...]`: both
+    stand for all tasks that are not listed.
     """
     match = re.fullmatch(r"(\d+)(?:_\[?([\d,-]+)(?:%\d+)?\]?|_\[.*\.\.\..*)?", id)
     if match is None or match[2] is None:
@@ -187,7 +189,7 @@ def spread(id: str) -> tuple[str, tuple[int | None, ...]] | None:
     return match[1], tuple(found)
 
 
-def ended(state: str, code: str = "") -> End:
+def describe_end(state: str, code: str = "") -> End:
     """The state of an ended task as a cause; `code` is its exit code and the signal that ended it, as 1:0."""
     if state in CAUSES:
         return CAUSES[state], f"as SLURM says, {state}"
@@ -197,13 +199,13 @@ def ended(state: str, code: str = "") -> End:
 
 
 def find(arrays: Iterable[Array]) -> dict[str, str] | str:
-    """What SLURM calls these arrays, by their tokens, looked for by what they bear; or why it does not say."""
+    """The job numbers of these arrays, by their tokens, found by their marks; or why SLURM does not say."""
     found = dict[str, str]()
-    for cluster, here in by_cluster(arrays):
+    for cluster, here in group_by_cluster(arrays):
         users = {str(os.getuid() if array.user is None else array.user) for array in here}
         said = program.squeue(f"--user={','.join(sorted(users))}", cluster=cluster)
         if not said.good:
             return f"squeue does not answer here ({said.reason})"
-        lines = list(listed(said.text))
-        found |= {array.token: line.number for array in here for line in lines if bears(line.names, array)}
+        lines = list(parse_squeue(said.text))
+        found |= {array.token: line.number for array in here for line in lines if is_job_of(line.names, array)}
     return found

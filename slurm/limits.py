@@ -1,4 +1,4 @@
-"""What the cluster lets a user queue, as it says itself."""
+"""How much the cluster lets a user queue, as it says itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spurbench.slurm.sbatch_options import SbatchOptions
 
 
 def largest_array() -> int:
-    """How many tasks the cluster allows in an array; SLURM's default where it does not say."""
+    """How many tasks the cluster allows in an array; SLURM's default if it does not say."""
     said = program.configuration().get("MaxArraySize", "")
     return max(1, int(said) - 1) if said.isdecimal() else 1000
 
@@ -26,7 +26,7 @@ def fitting(groups: Mapping[SbatchOptions, Sequence[Job]], jobs_per_task: int) -
         qos = asked.qos or default_qos(asked.account or "")
         bounds = [("account", asked.account or ""), *([("qos", qos)] if qos else [])]
         for bound in bounds:
-            left.setdefault(bound, room(*bound))
+            left.setdefault(bound, free_slots(*bound))
         tasks = -(-len(jobs) // jobs_per_task)
         tasks = min([tasks, *(known for bound in bounds if (known := left[bound]) is not None)])
         if tasks:
@@ -38,7 +38,7 @@ def fitting(groups: Mapping[SbatchOptions, Sequence[Job]], jobs_per_task: int) -
 
 
 def association(account: str, column: str) -> list[str]:
-    """What accounting has in a column for this user, under an account or ("") any."""
+    """The accounting values in a column for this user, under an account or ("") any."""
     where = [f"user={user_name()}", *([f"account={account}"] if account else [])]
     said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "assoc", *where, f"format={column}")
     return said.text.split() if said.good else []
@@ -46,13 +46,13 @@ def association(account: str, column: str) -> list[str]:
 
 @cache
 def default_qos(account: str) -> str:
-    """The QOS of jobs that name none, if it is one for all."""
+    """The QOS of jobs that name none, if it is the same for all."""
     names = {name for name in association(account, "DefaultQOS") if not name.isdecimal()}
     return names.pop() if len(names) == 1 else ""
 
 
-def room(kind: str, name: str) -> int | None:
-    """How many more tasks this user may queue under an account ("" for any) or a QOS; None where no limit is told."""
+def free_slots(kind: str, name: str) -> int | None:
+    """How many more tasks this user may queue under an account ("" for any) or a QOS; None if no limit is given."""
     queue = ["squeue", "--noheader", "--array", "--all", f"--user={os.getuid()}", program.FORMAT]
     if kind == "qos":
         said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", name, "format=MaxSubmitJobsPerUser")

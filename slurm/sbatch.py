@@ -1,4 +1,4 @@
-"""SLURM as a launcher: the contract of `bench/cluster/launcher.py` in SLURM's words."""
+"""SLURM as a launcher: the interface of `bench/cluster/launcher.py` in SLURM's terms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.cluster.arrays import Array
-from spurbench.bench.cluster.launcher import Answers, Here, Launcher, Place, Receipt, Request, Said, Trouble
+from spurbench.bench.cluster.launcher import (
+    Answers,
+    CancelFailure,
+    Launcher,
+    Place,
+    Receipt,
+    Request,
+    TaskIdentity,
+    TaskReport,
+)
 from spurbench.bench.cluster.resources import Layer
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.jobs.job import Job
 from spurbench.slurm import answers, limits, program
 from spurbench.slurm.sbatch_options import OF_SHELL, SbatchOptions
 
-PERCENT = "the.percent.sign"  # what stands for it in a path until submitit has put its own patterns in
+PERCENT = "the.percent.sign"  # replaces % in a path until submitit has inserted its own patterns
 OVER_ALREADY = re.compile("Invalid job id|already complet")  # what scancel says of tasks that have ended
 
 
@@ -61,18 +70,18 @@ class Slurm(Launcher):
         return text.replace(PERCENT, "%%")
 
     def test(self, script: str) -> tuple[bool, str]:
-        said = program.call("sbatch", "--test-only", given=script, environment=program.for_sbatch(OF_SHELL))
+        said = program.call("sbatch", "--test-only", given=script, environment=program.sbatch_environment(OF_SHELL))
         reason = " ".join(said.error.replace("sbatch: ", "").split()) or said.reason
         if said.unsure or ("fatal:" in said.error and "config" in said.error):
             return True, f"SLURM cannot be asked: {reason}"
-        return said.good, f"SLURM {'would take it' if said.good else 'refuses it'}: {reason}"
+        return said.good, f"SLURM {'would accept it' if said.good else 'refuses it'}: {reason}"
 
     def send(self, array: Array, after: Sequence[str]) -> Receipt:
         numbers = [job.partition(";")[0] for job in after]
         chain = [f"--dependency=afterany:{':'.join(numbers)}"] if numbers else []
         line = ("--parsable", *chain, str(array.script))
-        said = program.call("sbatch", *line, environment=program.for_sbatch(OF_SHELL))
-        printed = jobs_in(said.text)
+        said = program.call("sbatch", *line, environment=program.sbatch_environment(OF_SHELL))
+        printed = parse_job_ids(said.text)
         if said.good and len(printed) == 1:
             return Receipt(printed[0])
         found = {} if said.unsent else answers.find([array])
@@ -86,21 +95,21 @@ class Slurm(Launcher):
     def ask(self, arrays: Iterable[Array]) -> Answers:
         return answers.ask(arrays)
 
-    def explain(self, arrays: Iterable[Array]) -> Mapping[Place, Said]:
+    def explain(self, arrays: Iterable[Array]) -> Mapping[Place, TaskReport]:
         return answers.explain(arrays)
 
     def find(self, arrays: Iterable[Array]) -> dict[str, str] | str:
         lost = list(arrays)
-        return next((why for array in lost if (why := answers.hidden(array))), None) or answers.find(lost)
+        return next((why for array in lost if (why := answers.why_hidden(array))), None) or answers.find(lost)
 
-    def cancel(self, ids: Sequence[str], cluster: str | None) -> Trouble | None:
-        said = program.call("scancel", *program.of(cluster), *ids)
-        why = refused(said)
-        return Trouble(f"scancel fails: {why}", unsure=said.code is None or said.code < 0) if why else None
+    def cancel(self, ids: Sequence[str], cluster: str | None) -> CancelFailure | None:
+        said = program.call("scancel", *program.cluster_option(cluster), *ids)
+        why = explain_refusal(said)
+        return CancelFailure(f"scancel fails: {why}", unsure=said.code is None or said.code < 0) if why else None
 
-    def here(self) -> Here | None:
+    def here(self) -> TaskIdentity | None:
         array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
-        return Here(array, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")), job) if array or job else None
+        return TaskIdentity(array, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")), job) if array or job else None
 
     def requeue(self, task: str) -> str | None:
         said = program.call("scontrol", "requeue", task)
@@ -111,7 +120,7 @@ class Slurm(Launcher):
 
 
 def executor(request: Request, name: str) -> Any:
-    """submitit's, which words the options; its pickles are not used."""
+    """submitit's executor, which formats the options; its pickles are not used."""
     import submitit
 
     class Executor(submitit.SlurmExecutor):
@@ -130,15 +139,15 @@ def executor(request: Request, name: str) -> Any:
     return made
 
 
-def jobs_in(text: str) -> list[str]:
-    """What may be the job's number, and after a semicolon its cluster, among the lines that sbatch printed."""
+def parse_job_ids(text: str) -> list[str]:
+    """Possible job numbers, with the cluster after a semicolon, among the lines that sbatch printed."""
     words = re.sub(r"^\s*Submitted batch job (\d+)(?: on cluster (\S+))?", r"\1;\2", text, flags=re.M)
     lines = (re.sub(";+", ";", line.strip()).rstrip(";") for line in words.splitlines())
     return [line for line in lines if re.fullmatch(r"\d+(?:;[\w.-]+)?", line)]
 
 
-def refused(said: program.Answer) -> str | None:
-    """Why scancel did not take tasks out of the queue, if it did not; that they have ended is no reason."""
+def explain_refusal(said: program.Answer) -> str | None:
+    """Why scancel did not cancel tasks, if it did not; that they have already ended does not count."""
     if said.code is None:
         return said.reason
     if said.code < 0:

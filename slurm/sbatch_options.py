@@ -1,4 +1,4 @@
-"""What tasks may ask SLURM for, and how that is said to sbatch."""
+"""What tasks may request from SLURM, and how that is passed to sbatch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from spurbench.bench.cluster.resources import Resources, memory, minutes, option, parse_gpus
 
-WARNING_SECONDS = 120  # before the time limit a task is told to save its state
+WARNING_SECONDS = 120  # before the time limit, a task is asked to save its state
 OF_SHELL = {"SBATCH_PARTITION": "partition", "SBATCH_ACCOUNT": "account", "SBATCH_QOS": "qos",
             "SBATCH_CONSTRAINT": "constraint", "SBATCH_RESERVATION": "reservation", "SBATCH_TIMELIMIT": "time",
             "SBATCH_MEM_PER_NODE": "mem", "SBATCH_MEM_PER_CPU": "mem_per_cpu",
             "SBATCH_GPUS_PER_NODE": "gpus"}  # fmt: skip
-"""Variables that sbatch reads, and the resources that they name."""
+"""Variables that sbatch reads, and the resources that they set."""
 
 
 @dataclass(frozen=True)
 class SbatchOptions(Resources):
-    """What each task of an array asks for, by the names of sbatch's options."""
+    """What each task of an array requests, by the names of sbatch's options."""
 
     partition: str | None = option(None, "As for sbatch; by default the cluster's.")
     account: str | None = option(None, "As for sbatch.")
@@ -28,7 +28,7 @@ class SbatchOptions(Resources):
     srun: bool = option(False, "Start tasks through srun, where a cluster demands it.")
 
     def parameters(self, name: str, parallel: int) -> dict[str, Any]:
-        """The same in the words of submitit's SlurmExecutor.
+        """The same in the terms of submitit's SlurmExecutor.
 
         Without srun the batch script's process becomes the task and gets the signals; with it, the step does.
         """
@@ -47,7 +47,7 @@ class SbatchOptions(Resources):
 
 
 def gpu_options(gpus: int | str) -> dict[str, str | None]:
-    """How to ask for GPUs: by their number, by type and number, or in the words of --gres."""
+    """How to request GPUs: by number, by type and number, or in the form of --gres."""
     kind, number = parse_gpus(gpus)
     if kind.startswith("gpu:"):
         return {"gres": f"{kind}{number}"}

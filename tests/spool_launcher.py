@@ -10,7 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from spurbench.bench.cluster.arrays import Array
-from spurbench.bench.cluster.launcher import Answers, Here, Launcher, Receipt, Request, Said, Trouble
+from spurbench.bench.cluster.launcher import (
+    Answers,
+    CancelFailure,
+    Launcher,
+    Receipt,
+    Request,
+    TaskIdentity,
+    TaskReport,
+)
 
 TASK = "SPOOL_JOB={job} SPOOL_INDEX={index} sh {script} > {log} 2>&1; echo $? > {end}"
 
@@ -47,14 +55,14 @@ class Spool(Launcher):
             for pid in (spool() / str(array.id)).glob("*.pid"):
                 end = pid.with_suffix(".end")
                 killed = ("killed", f"exit code {end.read_text().strip()}") if end.exists() else None
-                found.tasks[array.token, int(pid.stem)] = Said("over" if killed else "running", "", killed)
+                found.tasks[array.token, int(pid.stem)] = TaskReport("over" if killed else "running", "", killed)
         return found
 
     def find(self, arrays: Iterable[Array]) -> dict[str, str]:
         known = {token.read_text(): token.parent.name for token in spool().glob("*/token")}
         return {array.token: known[array.token] for array in arrays if array.token in known}
 
-    def cancel(self, ids: Sequence[str], cluster: str | None) -> Trouble | None:
+    def cancel(self, ids: Sequence[str], cluster: str | None) -> CancelFailure | None:
         for id in ids:
             job, _, index = id.partition("_")
             with suppress(ProcessLookupError):
@@ -62,9 +70,9 @@ class Spool(Launcher):
             (spool() / job / f"{index}.end").write_text("137")
         return None
 
-    def here(self) -> Here | None:
+    def here(self) -> TaskIdentity | None:
         job, index = os.environ.get("SPOOL_JOB"), os.environ.get("SPOOL_INDEX", "0")
-        return Here(job, int(index), f"{job}_{index}") if job else None
+        return TaskIdentity(job, int(index), f"{job}_{index}") if job else None
 
 
 def spool() -> Path:

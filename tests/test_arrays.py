@@ -14,7 +14,7 @@ import pytest
 from spurbench.bench.cluster import sending, submit, task
 from spurbench.bench.cluster.arrays import Array
 from spurbench.bench.cluster.resources import combine, minutes, multiplied
-from spurbench.bench.cluster.sending import ArrayOfJobs, pack_jobs, script
+from spurbench.bench.cluster.sending import ArrayOfJobs, make_script, pack_jobs
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
@@ -125,9 +125,9 @@ def test_factors(value: str, by: str, expected: str) -> None:
     [(2, "--gpus-per-node=2"), ("a100:2", "--gpus-per-node=a100:2"), ("gpu:a100:1", "--gres=gpu:a100:1"), (0, None)],
 )
 def test_gpus_by_type(gpus: int | str, line: str | None) -> None:
-    text = script(Slurm(), ArrayOfJobs([jobs_of(1)], SbatchOptions(gpus=gpus), 1), MEANT, "g", None)
+    text = make_script(Slurm(), ArrayOfJobs([jobs_of(1)], SbatchOptions(gpus=gpus), 1), MEANT, "g", None)
     assert f"#SBATCH {line}" in text if line else "gpu" not in text.replace(str(MEANT.folder), "")
-    assert submit.device(runner.Settings(), SbatchOptions(gpus=gpus)) == ("cuda" if gpus else "cpu")
+    assert submit.choose_device(runner.Settings(), SbatchOptions(gpus=gpus)) == ("cuda" if gpus else "cpu")
 
 
 def test_gpus_that_are_none_are_named() -> None:
@@ -169,7 +169,7 @@ def test_the_text_for_sbatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending.sys, "executable", "PYTHON")
     resources = SbatchOptions(partition="gpu", account="lab", cpus=4, mem="16G", setup=("module load cuda",))
     array = ArrayOfJobs([[job] for job in jobs_of(3)], resources, 2)
-    text = script(Slurm(), array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
+    text = make_script(Slurm(), array, MEANT, "paper λ", Path("/shared/s/code/c0de"))
     assert text.strip() == GOLDEN.strip()
 
 
@@ -260,9 +260,9 @@ def test_a_snapshot_is_what_runs(tmp_path: Path) -> None:
 def test_a_task_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     store, jobs = Store.open(tmp_path / "s", create=True), jobs_of(2)
     manifest = tmp_path / "array-0.json"
-    assert [task.starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
+    assert [task.count_starts(manifest, 0, jobs, store) for _ in range(3)] == [1, 2, 3]
     store.write_record(begin_record(jobs[0].runs[0], jobs[0].options).with_(status="done", cause=None))
-    assert [task.starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
+    assert [task.count_starts(manifest, 0, jobs, store) for _ in range(2)] == [1, 2]  # it had got somewhere
     task.give_up(jobs, store)
     ended = store.record(jobs[1].runs[0].id)
     assert ended and ended.cause and ended.cause.kind == "node_failure" and "5 times" in ended.cause.message

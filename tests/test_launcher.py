@@ -62,6 +62,6 @@ def test_a_launcher_of_another_package(spool: Path, spurbench: Any, command: Any
     assert "submitted 0 runs" in command(*line).stdout  # the one that answers here
     assert "two_moon × erm, seed 0: ended" in command("logs", store, "erm").stdout
     assert "cancelled 1 task" in command("cancel", store).stdout and states()["failed"] == 1
-    assert "1 runs had ended without a record: 1 cancelled" in command("collect", store).stdout
+    assert "1 run had ended without a record: 1 cancelled" in command("collect", store).stdout
     assert "submitted 1 run as 1 task of 1 array: 3" in command("retry", store, "--node-local").stdout
     assert "# 1 tasks of" in max(store.glob("spool/*/array-0.sh")).read_text()

@@ -22,7 +22,7 @@ from fake_slurm import FakeSlurm
 
 from spurbench.bench.cluster import submissions, submit, task, task_states
 from spurbench.bench.cluster.arrays import Array
-from spurbench.bench.cluster.launcher import Answers, Here
+from spurbench.bench.cluster.launcher import Answers, TaskIdentity
 from spurbench.bench.cluster.submissions import arrays_of, named, tasks, write_ends
 from spurbench.bench.cluster.task_states import describe_runs
 from spurbench.bench.core.errors import UserError
@@ -36,7 +36,7 @@ from spurbench.bench.provenance import edits
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
 from spurbench.slurm import limits, program
-from spurbench.slurm.answers import ask, assigned, explain, listed, spread
+from spurbench.slurm.answers import ask, assign_reports, explain, parse_job_id, parse_squeue
 from spurbench.slurm.sbatch import Slurm
 from spurbench.slurm.sbatch_options import SbatchOptions
 
@@ -164,13 +164,13 @@ def test_a_damaged_note_of_an_id(slurm: FakeSlurm, send: Any, tally: Any, tmp_pa
 
 def test_tasks_that_are_listed_as_ranges() -> None:
     array = Array(Path("/s/slurm/x"), 0, given="7")
-    found = assigned(listed("7_[0-2,5%2]|PENDING|Priority|"), [array])
+    found = assign_reports(parse_squeue("7_[0-2,5%2]|PENDING|Priority|"), [array])
     assert set(found) == {(array.token, index) for index in (0, 1, 2, 5)}
-    lines = listed("7_1|RUNNING||\n7|CANCELLED||")
-    answers = Answers(tasks=assigned(lines, [array]))
+    lines = parse_squeue("7_1|RUNNING||\n7|CANCELLED||")
+    answers = Answers(tasks=assign_reports(lines, [array]))
     said = [answers.of((array.token, index)) for index in range(2)]
     assert [one and one.state for one in said] == ["over", "running"]
-    assert spread("7_[0,2,4,...]") == spread("7") == ("7", (None,)) and spread("7_0.batch") is None
+    assert parse_job_id("7_[0,2,4,...]") == parse_job_id("7") == ("7", (None,)) and parse_job_id("7_0.batch") is None
 
 
 @pytest.mark.parametrize("variable", ["SQUEUE_STATES", "SQUEUE_PARTITION", "SLURM_CLUSTERS", "SQUEUE_FORMAT"])
@@ -193,10 +193,10 @@ def test_a_colleague_looks(slurm: FakeSlurm, send: Any, command: Any, tally: Any
     assert tally()["running"] == 6
     slurm.set(private=True, user=999)
     assert tally()["queued"] == 6 and "whose jobs SLURM does not show you" in tally()["note"]
-    assert "may be in the queue and are left out: was submitted by another" in send(code=2).stdout
+    assert "possibly in the queue, left out: was submitted by another" in send(code=2).stdout
     assert len(slurm.tasks()) == 3
     said = command("collect", tmp_path / "s", code=2).stderr
-    assert "0 runs are written down; how others stand is not known" in said
+    assert "0 runs recorded; the state of others is not known" in said
     assert not list(tmp_path.glob("s/slurm/*/ends.json")) and not list(tmp_path.glob("s/records/*/*"))
 
 
@@ -215,8 +215,8 @@ def test_two_clusters_that_count_alike(slurm: FakeSlurm, send: Any, command: Any
     assert [array.id for array in arrays_of(Store.open(tmp_path / "s"))] == ["101", "101", "102"]
     assert tally()["queued"] == 6 and "on the cluster fake, and this is other" in tally()["note"]
     said = command("cancel", tmp_path / "s", code=2).stderr
-    assert "cancelled 2 tasks; others may be in the queue" in said
-    assert "4 runs are written down; how others stand is not known" in command("collect", tmp_path / "s", code=2).stderr
+    assert "cancelled 2 tasks; whether others are queued is not known" in said
+    assert "4 runs recorded; the state of others is not known" in command("collect", tmp_path / "s", code=2).stderr
     assert tally()["failed"] == 4 and tally()["queued"] == 2
 
 
@@ -284,8 +284,8 @@ def test_a_job_that_nothing_tells_of(slurm: FakeSlurm, send: Any, command: Any, 
     become_jobs(slurm, **STRANGE)
     assert tally()["queued"] == 6 and "is in the queue as a" in tally()["note"]
     assert "perhaps renamed" in send(code=2).stdout and len(slurm.tasks()) == 3
-    assert "others may be in the queue" in command("cancel", tmp_path / "s", code=2).stderr
-    assert "0 runs are written down" in command("collect", tmp_path / "s", code=2).stderr
+    assert "whether others are queued is not known" in command("cancel", tmp_path / "s", code=2).stderr
+    assert "0 runs recorded" in command("collect", tmp_path / "s", code=2).stderr
     slurm.become("CANCELLED")
     assert tally()["failed"] == 6 and "submitted 6 runs" in send().stdout
 
@@ -308,7 +308,7 @@ def test_where_squeue_does_not_answer_nothing_is_claimed(
     for words in (("collect",), ("cancel",)):
         assert "squeue does not answer here" in command(*words, tmp_path / "s", code=2).stderr
     said = send(code=2)
-    assert "nothing is sent: what is in the queue is not known" in said.stderr and len(slurm.tasks()) == 3
+    assert "nothing is sent: it is not known what is in the queue" in said.stderr and len(slurm.tasks()) == 3
     slurm.set(down=False)
     assert tally() == {"queued": 6, "note": "waits: Priority waits: Priority waits: Priority"}
 
@@ -341,7 +341,7 @@ def test_a_submission_that_no_one_will_ever_tell_of(
     slurm.set(down=False, clusters=["fake"])
     assert "`spurbench cancel --forget" in send(code=2).stderr and tally()["queued"] == 4
     assert "name no cell" in command("cancel", tmp_path / "s", "x", "--forget", code=2).stderr
-    assert "forgot 1 arrays" in command("cancel", tmp_path / "s", "--forget").stdout
+    assert "forgot 1 array" in command("cancel", tmp_path / "s", "--forget").stdout
     assert tally()["waiting"] == 6 and "submitted 6 runs" in send().stdout
     assert "counts as not sent" in started(next(arrays_of(Store.open(tmp_path / "s"))), 99).stdout
 
@@ -360,7 +360,7 @@ def test_only_what_is_not_known_is_forgotten(
     slurm.save(state)
     tally()
     assert "`spurbench cancel --forget" in command("cancel", tmp_path / "s", code=2).stderr
-    assert "forgot 1 arrays" in command("cancel", tmp_path / "s", "--forget").stdout
+    assert "forgot 1 array" in command("cancel", tmp_path / "s", "--forget").stdout
     assert "counts as not sent" in started(next(arrays_of(Store.open(tmp_path / "s"))), 101).stdout
     assert "submitted 6 runs" in send().stdout
 
@@ -405,7 +405,7 @@ def test_a_submission_that_is_killed(
 def test_an_array_that_comes_late_is_void(slurm: FakeSlurm, send: Any, tally: Any, tmp_path: Path) -> None:
     """sbatch was under way when it was looked for, and its runs were sent again: its tasks do nothing."""
     slurm.set(down="sbatch")
-    assert "whether it took the array is found out by the next `status`" in send(code=2).stderr
+    assert "the next `status` or `submit` finds out whether it was accepted" in send(code=2).stderr
     assert tally()["waiting"] == 6
     slurm.set(down=False)
     assert "submitted 6 runs" in send().stdout
@@ -444,7 +444,7 @@ def test_the_controller_goes_between_two_arrays(slurm: FakeSlurm, send: Any, tal
         said = send(code=2).stderr
     finally:
         program.call = real
-    assert "1 of 2 arrays are in the queue: 101" in said and "found out by the next" in said
+    assert "1 of 2 arrays in the queue: 101" in said and "the next `status` or `submit` finds out" in said
     slurm.set(down=False)
     assert tally()["queued"] == 4 and tally()["waiting"] == 2
     assert "submitted 2 runs as 1 task" in send().stdout and len(slurm.tasks()) == 3
@@ -500,7 +500,7 @@ def test_a_submission_that_is_stopped_for_long(
     with monkeypatch.context() as patch:
         patch.setattr(program, "call", sbatch)
         patch.setattr(submissions, "write_intent", intent)
-        assert "another took its place" in (said := send(code=2).stderr) and said.count("\n") == 1
+        assert "another took over" in (said := send(code=2).stderr) and said.count("\n") == 1
     assert "submitted 6 runs as 3 tasks of 2 arrays: 101, 102" in told[0]
     living = [id for id, state in slurm.tasks().items() if state == "PENDING"]
     assert len(living) == 3 and {id.partition("_")[0] for id in living} == {"101", "102"}
@@ -584,7 +584,7 @@ def test_a_noted_end_is_none_while_slurm_does_not_answer(
     slurm.set(down="squeue")
     assert tally()["queued"] == 6 and "squeue does not answer here" in tally()["note"]
     assert "nothing is sent" in send(code=2).stderr and len(slurm.tasks()) == 3
-    assert "0 runs are written down" in command("collect", tmp_path / "s", code=2).stderr
+    assert "0 runs recorded" in command("collect", tmp_path / "s", code=2).stderr
     slurm.set(down=False)
     assert tally()["running"] == 6
 
@@ -649,7 +649,7 @@ def test_a_cancellation_that_cannot_be_written_down(
 
     monkeypatch.setattr(submissions, "write_atomically", full)
     said = command("cancel", tmp_path / "s", code=2).stderr
-    assert "cancelled 3 tasks, but that they were cannot be written down" in said
+    assert "cancelled 3 tasks, but that cannot be written down" in said
     assert "ends.json: No space left on device" in said and said.count("\n") == 1
     assert set(slurm.tasks().values()) == {"CANCELLED"}
 
@@ -667,7 +667,7 @@ def test_cancelled_tasks_are_told_and_stay_in_the_queue_until_they_end(
     slurm.become("COMPLETING", "101_0")
     assert tally()["running"] == 6 and "is to end" in tally()["note"]
     said = command("retry", tmp_path / "s", "101_0", "--node-local").stdout
-    assert "2 runs belong to cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
+    assert "2 runs of cancelled tasks that have not ended yet" in said and "submitted 0 runs" in said
     slurm.become("CANCELLED", "101_0")
     assert tally()["failed"] == 2 and "cancelled: by `spurbench cancel`" in tally()["note"]
     assert "submitted 2 runs as 1 task" in command("retry", tmp_path / "s", "--node-local").stdout
@@ -713,7 +713,7 @@ def test_failed_runs_are_sent_again_once(
 
     assert "submitted 6 runs" in again() and len(slurm.tasks()) == 6
     said = again()
-    assert "submitted 0 runs" in said and "6 runs are in the queue already" in said and len(slurm.tasks()) == 6
+    assert "submitted 0 runs" in said and "6 runs already in the queue" in said and len(slurm.tasks()) == 6
     assert {state for state, _ in describe_runs(store).values()} == {"queued"} and len(describe_runs(store)) == 6
     slurm.become("RUNNING")
     task_states.forget_answers()
@@ -731,7 +731,7 @@ def test_more_memory_is_asked_for_once(slurm: FakeSlurm, send: Any, command: Any
         assert "2 out_of_memory" in command("collect", tmp_path / "s").stdout or mem == "32G"
         assert "submitted 2 runs" in command(*line).stdout
         said = command(*line).stdout
-        assert "submitted 0 runs" in said and "2 runs are in the queue already" in said
+        assert "submitted 0 runs" in said and "2 runs already in the queue" in said
         assert f"--mem={mem}" in max(tmp_path.glob("s/slurm/2*/array-0.sh")).read_text()
     assert len(slurm.tasks()) == 3
 
@@ -742,7 +742,7 @@ def test_failed_tasks_that_were_put_back_by_hand(slurm: FakeSlurm, send: Any, co
     command("collect", tmp_path / "s")
     slurm.become("PENDING", *slurm.tasks())
     for said in (command("retry", tmp_path / "s", "--node-local").stdout, send("--retry").stdout):
-        assert "submitted 0 runs" in said and "6 runs are in the queue already" in said
+        assert "submitted 0 runs" in said and "6 runs already in the queue" in said
     assert len(slurm.tasks()) == 3
 
 
@@ -809,7 +809,7 @@ def test_a_task_leaves_a_store_alone_that_is_not_its_own(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert len(done) == 1 and "is no more what this array was submitted for" in capsys.readouterr().out
+    assert len(done) == 1 and "is no longer the store this array was submitted for" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "s").iterdir()] == ["spurbench-store.json"]
 
 
@@ -823,7 +823,7 @@ def test_a_store_under_another_path_whose_tasks_live(
     assert all([store.claims.take(id) for id in next(tasks(store)).runs])
     store.root.rename(tmp_path / "t")
     line = ("submit", tmp_path / "g.yaml", "--store", tmp_path / "t", "--node-local", "--only", "two_moon/sd")
-    monkeypatch.setattr(submit, "SILENT", 0.1)  # how long it looks for a further sign
+    monkeypatch.setattr(submit, "SILENT_SECONDS", 0.1)  # how long it looks for a further sign
     assert tally(tmp_path / "t")["running"] == 2 and "gives signs of life here" in command(*line, code=2).stdout
     assert len(list((tmp_path / "t").glob("claims/*/*.json"))) == 2
     for claim in (tmp_path / "t").glob("claims/*/*.json"):
@@ -855,7 +855,7 @@ def test_no_more_is_submitted_than_the_cluster_lets_one_queue(slurm: FakeSlurm, 
     assert limits.fitting({small: jobs[:4], large: jobs[4:]}, 2) == {small: jobs[:4], large: jobs[4:]}
     assert limits.fitting({small: jobs[:4], large: jobs[4:]}, 1) == {small: jobs[:4], large: jobs[4:5]}
     send("--only", "two_moon/sd")
-    assert limits.room("account", "") == 4
+    assert limits.free_slots("account", "") == 4
     slurm.set(sacctmgr="0\n")
     assert limits.fitting({small: jobs}, 1) == {}
     assert any("qos" in words and "long" in words for words in slurm.calls("sacctmgr"))
@@ -894,7 +894,7 @@ def test_memory(send: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_dry_run_asks_slurm(slurm: FakeSlurm, send: Any, tmp_path: Path) -> None:
-    assert "SLURM would take it: Job 1 to start at once" in send("--dry-run").stdout
+    assert "SLURM would accept it: Job 1 to start at once" in send("--dry-run").stdout
     slurm.set(down=True)
     assert "SLURM cannot be asked" in send("--dry-run").stdout
     assert not slurm.tasks() and not (tmp_path / "s").exists()
@@ -920,7 +920,7 @@ def test_runs_of_a_plugin_that_was_edited_are_told_of(slurm: FakeSlurm, command:
     mine.write_text(mine.read_text().replace("logits.square()", "50 * logits.square()"))
     edits.clear_caches()
     said = command(*line).stdout
-    assert "2 runs were made before mine.py was edited and are kept as they are: `spurbench run --fresh`" in said
+    assert "2 runs were made before mine.py was edited and kept unchanged: `spurbench run --fresh`" in said
     assert f"`spurbench accept {store} mine.py`" in said and "would submit 2 runs" in said
     edits.clear_caches()
 
@@ -958,7 +958,7 @@ def test_a_term_without_an_end(
             signal.signal(number, handler)
         os.environ.pop("SPURBENCH_TASK", None)
     said = capsys.readouterr().out
-    assert "told to end: the state is saved" in said and "goes on from the saved state" in said
+    assert "asked to stop: the state is saved" in said and "continuing from the saved state" in said
     assert [record.status for record in Store.open(tmp_path / "s").records()[0]] == ["done", "done"]
 
 
@@ -982,7 +982,7 @@ def test_a_task_that_its_manifest_has_not(slurm: FakeSlurm, send: Any, tmp_path:
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (("--device", "tpu"), "no device 'tpu'"), (("--device", "cuda", "--gpus", "0"), "the tasks ask for no GPU"),
+    (("--device", "tpu"), "no device 'tpu'"), (("--device", "cuda", "--gpus", "0"), "the tasks request no GPU"),
     (("--mem-per-cpu", "abc"), "--mem-per-cpu abc: expected"), (("--mem", ""), "--mem : expected"),
     (("--mem", "9" * 400 + "G"), "expected an amount"), (("--gpus", "9" * 5000), "expected a number"),
 ])  # fmt: skip
@@ -1004,7 +1004,8 @@ def test_a_requeue_is_tried_until_the_controller_answers(
     slurm.set(down=True)
     monkeypatch.setattr(task, "GRACE", -1)
     assert (
-        task.requeue(Slurm(), Here("7", 0, "7")) == 4 and "`spurbench submit` sends it again" in capsys.readouterr().out
+        task.requeue(Slurm(), TaskIdentity("7", 0, "7")) == 4
+        and "`spurbench submit` sends it again" in capsys.readouterr().out
     )
 
 

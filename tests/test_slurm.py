@@ -105,7 +105,7 @@ def test_a_grid_gives_the_records_of_a_local_run(spurbench: Any, tmp_path: Path,
     grid.write_text(text.replace("seeds: 0-1", "seeds: 3"))
     assert "submitted 40 runs as 40 tasks of 4 arrays" in spurbench("submit", grid, "--store", store, *SEND).stdout
     again = spurbench("submit", grid, "--store", store, *SEND).stdout
-    assert "submitted 0 runs" in again and "40 runs are in the queue already" in again
+    assert "submitted 0 runs" in again and "40 runs already in the queue" in again
     assert sum(tally(spurbench, store).values()) == 40
     wait_for(lambda: 5 < len(list(store.glob("records/*/*.json"))))
     slurm("scontrol", "update", "NodeName=n1", "State=down", "Reason=test")
@@ -185,20 +185,20 @@ def test_past_the_time_limit_and_an_exception(spurbench: Any, tmp_path: Path, cl
     slurm("scontrol", "update", f"JobId={array}_0", "TimeLimit=1")
     slurm("scancel", "--signal=TERM", f"{array}_1")  # with srun the step gets it
     (log,) = store.glob(f"slurm/*/logs/{array}_1_*.out")
-    wait_for(lambda: "told to end" in log.read_text() and "goes on" in log.read_text())
+    wait_for(lambda: "asked to stop" in log.read_text() and "continuing" in log.read_text())
     slurm("scancel", "--signal=USR2", f"{array}_1")
     wait_for(lambda: queue().get(f"{array}_1") == "PENDING")
     gate.unlink()
     wait_for(lambda: release() == 0 and not queue(), 400)
     assert "time_limit" in notes(spurbench, store) and "exception: RuntimeError: boom" in notes(spurbench, store)
     assert tally(spurbench, store) == {"done": 1, "running": 0, "queued": 0, "failed": 2, "waiting": 0}
-    assert "1 runs had ended without a record: 1 time_limit" in spurbench("collect", store).stdout
+    assert "1 run had ended without a record: 1 time_limit" in spurbench("collect", store).stdout
 
     for name, fault in faults.items():
         file = tmp_path / f"{name}.py"
         file.write_text(file.read_text().replace(fault, "pass"))
     said = spurbench("retry", store, "--node-local", "--time", "x2").stdout
-    assert "submitted 1 run as" in said and "1 runs failed by themselves" in said
+    assert "submitted 1 run as" in said and "1 run with failures of their own" in said
     assert "#SBATCH --time=480" in max(store.glob("slurm/*/array-0.sh")).read_text()
     assert "submitted 1 run" in spurbench("retry", store, "raises", "--failed", "--node-local").stdout
     wait_for(lambda: not queue())
@@ -294,7 +294,7 @@ def running(store: Path) -> set[str]:
 
 def told(store: Path) -> int:
     """How many tasks were told to end and have saved their state."""
-    return sum("told to end" in log.read_text() for log in store.glob("slurm/*/logs/*.out"))
+    return sum("asked to stop" in log.read_text() for log in store.glob("slurm/*/logs/*.out"))
 
 
 def release() -> int:

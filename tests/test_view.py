@@ -65,7 +65,7 @@ def test_contradictions_between_stores_are_named(tmp_path: Path, command: Any) -
     other.write_record(record("erm", 1, 61))
     (id,) = (one.id for one in other.records()[0] if one.seed == 1)
     said = command("leaderboard", tmp_path / "a", tmp_path / "b", code=2).stderr
-    assert f"1 runs have finished records that differ: {id} of {tmp_path / 'a'} and {tmp_path / 'b'}" in said
+    assert f"1 run with finished records that differ: {id} of {tmp_path / 'a'} and {tmp_path / 'b'}" in said
     assert said.count("\n") == 1 and "`spurbench merge` with --keep" in said
 
 

@@ -8,7 +8,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
-from spurbench.bench.cluster.status import Known, look
+from spurbench.bench.cluster.status import StoreState, read_state
 from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.core.fields import show_value
 from spurbench.bench.core.terminal import duration, plural
@@ -71,7 +71,7 @@ class Details:
 
 def load_details(store: Store, beginning: str) -> Details:
     """All there is of the run whose id begins so. Errors: UserError for none, or for several."""
-    known = look(store)
+    known = read_state(store)
     planned = {run.id: run for plan in store.plans() for run, _ in plan.runs()}
     runs = planned | {id: record.run for id, record in known.records.items()}
     id = find_id(runs, beginning, store.name)
@@ -104,7 +104,7 @@ def places_in(plan: Plan, id: str) -> Iterator[Place]:
         yield from (Place(plan, cell, number) for number, draw in enumerate(cell.draws) if id in draw.ids)
 
 
-def describe_state(known: Known, id: str) -> str:
+def describe_state(known: StoreState, id: str) -> str:
     """How far a run is, or why it failed or is not done; and whether its files were edited since."""
     old = known.edited.get(id)
     edited = f"made before {', '.join(old)} was edited" if old else ""

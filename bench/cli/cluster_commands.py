@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def with_options(command: Callable[..., None], resources: Iterable[Field[Any]]) -> Callable[..., None]:
-    """The command with an option for each resource, in the place of `asked`, which gets the values that are given."""
+    """The command with an option for each resource in place of `asked`, which gets the given values."""
     by_name = {field.name: field for field in reversed(list(resources))}
 
     @wraps(command)
@@ -64,10 +64,10 @@ def with_options(command: Callable[..., None], resources: Iterable[Field[Any]]) 
 
 
 def option_of(field: Field[Any]) -> Any:
-    """The annotation of a resource's option; its value is looked at when all that is said of resources is joined."""
+    """The annotation of a resource's option; its value is checked when all layers of resources are combined."""
     default = field.default
     kind = bool if isinstance(default, bool) else list[str] if isinstance(default, tuple) else str
-    return Annotated[kind | None, typer.Option(help=field.metadata["help"], rich_help_panel="What each task asks for")]
+    return Annotated[kind | None, typer.Option(help=field.metadata["help"], rich_help_panel="What each task requests")]
 
 
 def submit(
@@ -101,8 +101,8 @@ def submit(
     """
     from spurbench.bench.cluster.launcher import find_launcher
     from spurbench.bench.cluster.resources import combine, profile
-    from spurbench.bench.cluster.sending import Wish
-    from spurbench.bench.cluster.submit import check
+    from spurbench.bench.cluster.sending import SubmitOptions
+    from spurbench.bench.cluster.submit import check_folder
     from spurbench.bench.cluster.submit import submit as send
     from spurbench.bench.grid.load import load_grid
     from spurbench.bench.launch.runner import Settings
@@ -115,11 +115,11 @@ def submit(
     combine(to.resources, *below, above)  # complaints come before anything is written
     chosen = load_grid(grid, set_ or [])
     where = store or Path("stores") / Path(grid).stem
-    wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
-    check(to, where, wish)
+    how = SubmitOptions(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
+    check_folder(to, where, how)
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
     sent = send(
-        to, chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_), wish,
+        to, chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_), how,
         lambda of_cell: combine(to.resources, *below, (grid, of_cell), above),
     )  # fmt: skip
     if sent.name != chosen.name:
@@ -146,14 +146,14 @@ def retry(
 
     [dim]spurbench retry /shared/paper --mem x2 --time x2[/dim]
     """
-    from spurbench.bench.cluster.sending import Wish
+    from spurbench.bench.cluster.sending import SubmitOptions
     from spurbench.bench.cluster.submit import resubmit
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.store.store import Store
 
     add_plugins(plugin)
-    wish = Wish(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
-    say(resubmit(Store.open(store), cell or [], failed, wish, mem, time), store, dry_run)
+    how = SubmitOptions(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
+    say(resubmit(Store.open(store), cell or [], failed, how, mem, time), store, dry_run)
 
 
 def cancel(
@@ -172,7 +172,7 @@ def cancel(
         if cell:
             raise UserError("--forget is for all arrays whose state is not known: name no cell")
         arrays = control.forget(Store.open(store))
-        print(f"forgot {len(arrays)} arrays: those of their tasks that have not begun will do nothing")
+        print(f"forgot {plural(len(arrays), 'array')}: tasks that have not started will do nothing")
         return
     gone = control.cancel(Store.open(store), cell or [])
     hint = f"; `spurbench retry {shell(store)}` resubmits their runs" if gone else ""
@@ -186,7 +186,7 @@ def collect(store: StoreFolder) -> None:
 
     kinds = Counter(record.cause.kind for record in control.collect(Store.open(store)) if record.cause)
     causes = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    print(f"{kinds.total()} runs had ended without a record{': ' if causes else ''}{causes}")
+    print(f"{plural(kinds.total(), 'run')} had ended without a record{': ' if causes else ''}{causes}")
     if kinds:
         print(f"next: spurbench retry {shell(store)}")
 
@@ -207,15 +207,15 @@ def logs(
 
 
 def say(sent: Submission, where: Path, dry_run: bool) -> None:
-    """What was submitted and what to do next."""
-    from spurbench.bench.cluster.control import way_out
+    """Print what was submitted and what to do next."""
+    from spurbench.bench.cluster.control import forget_hint
     from spurbench.bench.store.store import Store
 
     refused = False
     for array, text in zip(sent.arrays, sent.scripts, strict=True) if dry_run else ():
         ok, verdict = sent.launcher.test(text)
         refused |= not ok
-        print(plain(f"# {len(array.tasks)} tasks, {array.parallel} at once; {verdict}\n{text}\n"))
+        print(plain(f"# {plural(len(array.tasks), 'task')}, {array.parallel} at once; {verdict}\n{text}\n"))
     tasks = sum(len(array.tasks) for array in sent.arrays)
     print(
         f"{'would submit' if dry_run else 'submitted'} {plural(sent.runs, 'run')} as {plural(tasks, 'task')} "
@@ -223,25 +223,26 @@ def say(sent: Submission, where: Path, dry_run: bool) -> None:
     )
     open_ = sum(sent.unknown.values())
     if sent.queued > sent.ending + open_:
-        print(f"{sent.queued - sent.ending - open_} runs are in the queue already")
+        print(f"{plural(sent.queued - sent.ending - open_, 'run')} already in the queue")
     for why, count in sent.unknown.items():
-        print(f"{count} runs may be in the queue and are left out: {why}")
+        print(f"{plural(count, 'run')} possibly in the queue, left out: {why}")
     if sent.ending:
-        print(f"{sent.ending} runs belong to cancelled tasks that have not ended yet; submit again once they have")
+        print(f"{plural(sent.ending, 'run')} of cancelled tasks that have not ended yet; submit again once they have")
     if sent.beyond:
-        print(f"{sent.beyond} jobs exceed what the cluster lets you queue; submit again when some have ended")
+        print(f"{plural(sent.beyond, 'job')} beyond what the cluster lets you queue; submit again when some have ended")
     if sent.left:
-        print(f"{sent.left} runs failed by themselves and were left out: --failed resubmits them")
+        print(f"{plural(sent.left, 'run')} with failures of their own left out: --failed resubmits them")
     for files, (count, code) in sent.outdated.items():
         names = " ".join(shell(Path(name)) for name in code)
-        or_else = f", `spurbench accept {shell(where)} {names}` says that the edit alters nothing" if code else ""
-        kept = f"{count} runs were made before {plain(files)} was edited and are kept as they are"
+        or_else = f", `spurbench accept {shell(where)} {names}` declares that the edit changes nothing" if code else ""
+        were = "run was" if count == 1 else "runs were"
+        kept = f"{count} {were} made before {plain(files)} was edited and kept unchanged"
         print(f"{kept}: `spurbench run --fresh` trains them again{or_else}")
     if sent.searching:
         print("these are search runs; once they have ended, submit again for the runs they decide")
     if refused:
         raise UserError(f"{sent.launcher.title} would refuse this")
     if sent.unknown and not sent.runs:
-        raise UserError(f"nothing is sent: what is in the queue is not known; {way_out(Store(where))}")
+        raise UserError(f"nothing is sent: it is not known what is in the queue; {forget_hint(Store(where))}")
     if not dry_run:
         print(f"next: spurbench watch {shell(where)}")

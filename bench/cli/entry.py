@@ -1,4 +1,4 @@
-"""What every command is wrapped in: its errors as one line, the commands of other packages, `~` in its paths."""
+"""What all commands share: errors as one line, commands of other packages, `~` in paths."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def user_errors() -> Iterator[None]:
 
 
 def explain(error: OSError) -> str:
-    """What the system says, or what it means where it says too little."""
+    """The system's message, or an explanation where it says too little."""
     if error.errno == errno.EEXIST and isinstance(error.filename, str):
         there = os.path.exists(error.filename)
         return "it is a file, not a folder" if there else "it is a broken link"
@@ -51,7 +51,7 @@ def fail(message: str) -> None:
 
 
 def check_working_directory() -> None:
-    """Errors: UserError if the working directory is gone, where half of what is imported fails."""
+    """Errors: UserError if the working directory is gone, in which case many imports fail."""
     try:
         os.getcwd()
     except OSError:
@@ -59,7 +59,7 @@ def check_working_directory() -> None:
 
 
 def load_commands(add_to: Callable[[typer.Typer], None], app: typer.Typer) -> typer.Typer:
-    """What a package adds, put into a command line of its own and built once, so that it fails by itself."""
+    """The commands that a package adds, built once in a command line of their own, so that failures stay separate."""
     alone = typer.Typer()
     alone.callback()(lambda: None)
     add_to(alone)
@@ -74,14 +74,14 @@ def command_names(of: typer.Typer) -> list[str]:
 
 
 def expand_home_in_paths(app: typer.Typer) -> None:
-    """Let every command of a command line, and of its groups, know `~` in the paths it is given."""
+    """Make every command of a command line, and of its groups, expand `~` in the paths it is given."""
     for one in (app, *(group.typer_instance for group in app.registered_groups)):
         for command in one.registered_commands if one else ():
             command.callback = command.callback and with_home(command.callback)
 
 
 def with_home(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with `~` in the paths it is given: a shell leaves it where a path follows `--store=`."""
+    """The command, with `~` expanded in its paths: a shell does not expand it after `--store=`."""
 
     def own(value: Any) -> Any:
         if isinstance(value, list):
@@ -106,7 +106,7 @@ def file_to_write(path: Path) -> Path:
 
 
 def print_answers(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
-    """Print what was asked, whether it is in order and what was found, a line each; the names of what is not."""
+    """Print each check, whether it is in order and what was found; returns the names of those that are not."""
     bad = []
     for name, ok, found in answers:
         print(f"{'ok  ' if ok else 'FAIL'}  {terminal.line(name)}: {terminal.line(found)}")
@@ -115,7 +115,7 @@ def print_answers(answers: Iterable[tuple[str, bool, str]]) -> list[str]:
 
 
 def open_stores(paths: Sequence[Path]) -> RecordSource:
-    """The store at a path, or those at several, read as if they were merged; what is renamed then is said."""
+    """The store at a path, or those at several read as if they were merged; renamed plans are reported."""
     from spurbench.bench.store.merge import join
     from spurbench.bench.store.store import Store
 
@@ -129,7 +129,7 @@ def open_stores(paths: Sequence[Path]) -> RecordSource:
 
 
 def report_unused(store: Store) -> bool:
-    """Name on the standard error what of a store is not used; whether there is a record or plan among it."""
+    """Report on standard error what of a store is not used; returns whether that includes a record or plan."""
     found = store.complaints()
     for one in found:
         print(f"spurbench: not used: {one.path}: {one.reason}", file=sys.stderr)

@@ -59,7 +59,7 @@ def figure(
         writable(where(out, figures[0].name))
         with stoppable():
             retrain.retrain_all(tasks, jobs or cores(), progress(tasks))
-        source.store.damaged.clear()  # it was made anew
+        source.store.damaged.clear()  # it was remade
     refused = []
     for one in figures:
         try:
@@ -124,7 +124,7 @@ def probe(
         writable(where(out, "probe"))
         with stoppable():
             retrain.retrain_all(tasks, jobs or cores(), progress(tasks))
-        source.damaged.clear()  # it was made anew
+        source.damaged.clear()  # it was remade
     parts = probe_runs.summarize(source, groups, settings)
     for part in parts:
         probe_runs.print_table(part, show)
@@ -179,7 +179,7 @@ def where(out: Path | None, name: str) -> Path:
 
 
 def writable(base: Path) -> None:
-    """Complain before any work is done if nothing can be written there."""
+    """Raise an error before any work is done if nothing can be written there."""
     from spurbench.bench.figures.draw import write_file
 
     test = base.with_name(f".{base.name}.test")
@@ -194,7 +194,7 @@ def cores() -> int:
 
 
 def progress(tasks: list[Any]) -> Callable[[Any, list[bool]], None]:
-    """Says how far retraining is, and whether it came out as recorded."""
+    """Prints how far retraining is, and whether the results are as recorded."""
     from spurbench.bench.core.terminal import duration, plural
 
     total = sum(len(task.records) for task in tasks)

@@ -36,7 +36,7 @@ def plan(
     plugin: options.Plugin = None,
     json_: options.Json = False,
 ) -> None:
-    """Show what a grid would run, cell by cell, where its settings are from, and which cells cannot be run and why.
+    """Show what a grid would run, cell by cell, where its settings come from, and which cells cannot be run and why.
 
     [dim]spurbench plan paper[/dim]
     [dim]spurbench plan --dataset colored_mnist --method sd[/dim]
@@ -88,7 +88,7 @@ def estimate(
 ) -> None:
     """Measure a few steps of each cell and project what the whole grid would take on this machine.
 
-    Times are those of one process that trains one seed after the other; nothing is recorded.
+    Times are for one process that trains one seed after the other; nothing is recorded.
 
     [dim]spurbench estimate paper[/dim]
     [dim]spurbench estimate --dataset cifar10 --method erm --set cifar10.origin=jpeg[/dim]

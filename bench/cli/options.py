@@ -1,4 +1,4 @@
-"""The command line's options that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -34,26 +34,30 @@ Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Without a
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a grid: method; may be repeated.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A value above the grid's, or those published: sd.coef=0.1 or training.lr=1e-3."),
+    typer.Option(
+        "--set", help="A value that overrides the grid's or the published one: sd.coef=0.1 or training.lr=1e-3."
+    ),
 ]
 Seeds = Annotated[
-    str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default those that were published, else 0-9.")
+    str | None, typer.Option(help="Without a grid: 0-9, or 1,2,5; by default the published ones, else 0-9.")
 ]
 Draws = Annotated[
     int | None,
-    typer.Option(min=1, help="Without a grid: search by so many random draws from the ranges that a method declares."),
+    typer.Option(
+        min=1, help="Without a grid: search with this many random draws from the ranges that a method declares."
+    ),
 ]
 Rule = Annotated[
-    str | None, typer.Option(help="The rule by which --draws chooses; by default the dataset's: held out, worst group.")
+    str | None, typer.Option(help="Rule by which --draws chooses; by default the dataset's: held out, worst group.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
 Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
 Threads = Annotated[
     int | None,
     typer.Option(
-        min=1, max=1024, help="Threads per process; by default chosen from measurements, at most OMP_NUM_THREADS."
+        min=1, max=1024, help="Threads per process; by default chosen by measurements, at most OMP_NUM_THREADS."
     ),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile networks for pictures (torch.compile; needs a C++ compiler).")
+    bool, typer.Option("--compile", help="Compile networks for images (torch.compile; needs a C++ compiler).")
 ]

@@ -31,7 +31,7 @@ def list_(
     plugin: options.Plugin = None,
     json_: options.Json = False,
 ) -> None:
-    """Show what there is, with what can be set and what each needs; by a plug-in's name, all that it says of itself.
+    """List plug-ins and grids, with settings and needs; by a plug-in's name, show all about it.
 
     [dim]spurbench list metrics[/dim]
     [dim]spurbench list sd[/dim]

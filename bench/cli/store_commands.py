@@ -75,13 +75,11 @@ def watch(
 
 
 def show_run(
-    run: Annotated[str, typer.Argument(help="The run's id, or its beginning.")],
-    store: Annotated[Path, typer.Argument(help="The folder of the results, or a packed .jsonl.gz file.")] = Path(
-        "stores/quick"
-    ),
+    run: Annotated[str, typer.Argument(help="ID of the run, or the start of it.")],
+    store: Annotated[Path, typer.Argument(help="Store: a folder or a packed .jsonl.gz file.")] = Path("stores/quick"),
     json_: Annotated[bool, typer.Option("--json", help="Print the record, for programs.")] = False,
 ) -> None:
-    """Show everything of one run: what it is, its settings and where they are from, scores, curve, origin, files.
+    """Show everything about one run: what it is, its settings and their origin, scores, curve, provenance, files.
 
     [dim]spurbench show 0188 stores/paper[/dim]
     """
@@ -113,7 +111,7 @@ def show_run(
 
 
 def say(facts: Mapping[str, str]) -> None:
-    """Names and what is known of them, a line each."""
+    """Print facts, a line each."""
     for name, text in facts.items():
         if text:
             print(f"{name:<17} {terminal.line(text, 3000)}")
@@ -125,14 +123,16 @@ def leaderboard(
     ],
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="table, markdown, latex, csv, json or html; by default as --out ends."),
+        typer.Option(
+            "--format", help="table, markdown, latex, csv, json or html; by default from the ending of --out."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of the screen.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every split and metric, not only the main ones.")] = False,
-    grid: Annotated[str | None, typer.Option(help="Only what this grid planned.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Show every split and metric, not only the main ones.")] = False,
+    grid: Annotated[str | None, typer.Option(help="Restrict the leaderboard to what this grid planned.")] = None,
     only: options.Only = None,
     columns: Annotated[
-        str | None, typer.Option(help="These instead: split/metric,split/metric; the first is the main one.")
+        str | None, typer.Option(help="Columns to show instead: split/metric,split/metric; the first is the main one.")
     ] = None,
     sort: Annotated[str | None, typer.Option(help="Order of the rows: split/metric, best first, or method.")] = None,
     plugin: options.Plugin = None,
@@ -151,7 +151,7 @@ def leaderboard(
     add_plugins(plugin)
     out = out and entry.file_to_write(out)
     chosen = format_ or format_of(out)
-    load_format(chosen)  # complaints come before the work
+    load_format(chosen)  # errors come before the work
     made = build_from_store(entry.open_stores(store), all_, grid, view.parse_columns(columns))
     made = view.sort_rows(view.filter_rows(made, only or []), sort)
     text = render(made, chosen, terminal.coloured() and out is None)
@@ -165,16 +165,16 @@ def leaderboard(
 
 
 def rescore(
-    store: Annotated[Path, typer.Argument(help="The folder of the results.")],
+    store: Annotated[Path, typer.Argument(help="Store folder.")],
     metric: Annotated[
-        list[str], typer.Option(help="Name of a metric of predictions, as `list metrics` says; may be repeated.")
+        list[str], typer.Option(help="Name of a metric of predictions (see `list metrics`); may be repeated.")
     ],
-    split: Annotated[list[str] | None, typer.Option(help="Only of this split; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
     plugin: options.Plugin = None,
 ) -> None:
     """Compute further metrics from the predictions kept of each run; `leaderboard` then has them. Nothing is trained.
 
-    Any metric of predictions has a worst_group_ form: of each group by itself, the worst.
+    Any metric of predictions has a worst_group_ form: the worst of its values over the groups.
 
     [dim]spurbench rescore stores/paper --metric ece --metric worst_group_ece[/dim]
     """
@@ -201,7 +201,7 @@ def pack(
     ] = False,
     plugin: options.Plugin = None,
 ) -> None:
-    """Write a store's plans and records into one file, to commit or to send; `leaderboard` reads it directly.
+    """Write a store's plans and records to one file, to commit or send; `leaderboard` reads it directly.
 
     Damaged records are named and left out; the exit code is then 2.
     """
@@ -243,7 +243,7 @@ def merge(
     add_plugins(plugin)
     others = [Store.open(source) for source in sources]
     for one in others:
-        one.records()  # complaints come before anything is written
+        one.records()  # errors come before anything is written
     new, here = merging.merge(Store.open(store, create=True), others, keep, print)
     print(f"{plural(new, 'record')} added to {store}, {here} already there")
     if any([entry.report_unused(one) for one in others]):

@@ -1,1 +1,1 @@
-"""Work handed to a batch system: written down before it is sent, found again, followed to its end."""
+"""Work sent to a batch system: recorded before it is sent, found again, followed to its end."""

@@ -1,4 +1,4 @@
-"""An array of tasks that was submitted: its files, and what the batch system calls it."""
+"""A submitted array of tasks: its files, and its id in the batch system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spurbench.bench.records.parsing import Unfit, read_whole
 VOID = "void"
 JOB = re.compile(r"[\w.:-]*\d[\w.:-]*(?:;[\w.-]+)?")
 TOKEN = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}(?:\.|/array-)\d+")
-"""Of an array, whatever store it is of: in the job's name and comment, and in the path of its script."""
+"""The token of any store's array: in its job's name and comment, and in the path of its script."""
 Key = tuple[str, int]
 """Which task: the token of its array, and its index in that."""
 
@@ -26,15 +26,15 @@ class Array:
     """One array of a submission."""
 
     folder: Path  # of the submission
-    number: int  # its place in it
-    user: int | None = None  # who submitted it, as a number
-    cluster: str | None = None  # where, as the cluster called itself
-    asked: str | None = None  # the clusters that were to choose from, if not this one
-    given: str | None = None  # what the batch system calls it, where that is not to be read
+    number: int  # its number in the submission
+    user: int | None = None  # id of the user who submitted it
+    cluster: str | None = None  # name of the cluster it was submitted on
+    asked: str | None = None  # clusters to choose from, if not this one
+    given: str | None = None  # its job id, if that is not in a file
 
     @property
     def launcher(self) -> str:
-        """The name of the launcher that it was handed to."""
+        """The name of the launcher that submitted it."""
         return self.folder.parent.name
 
     @property
@@ -51,14 +51,14 @@ class Array:
 
     @property
     def token(self) -> str:
-        """What no other job is called; part of its name in the queue, and its comment."""
+        """A unique token; part of its name in the queue, and its comment."""
         return f"{self.folder.name}.{self.number}"
 
     @cached_property
     def job(self) -> str | None:
-        """What it is called: `12`, or `12;name` on a cluster of another name; `void`, or None if it is not known.
+        """Its job id: `12`, or `12;name` on another cluster; `void`, or None if it is not known.
 
-        Errors: UserError if what was noted is damaged.
+        Errors: UserError if the noted id is damaged.
         """
         if self.given is not None and not self.noted.exists():
             return self.given
@@ -68,12 +68,12 @@ class Array:
             except Unfit as error:
                 found = str(error)
             if found and found != VOID and not JOB.fullmatch(found):
-                raise UserError(f"{self.noted} holds no job id: write into it what the array is called, or {VOID}")
+                raise UserError(f"{self.noted} holds no job id: write the array's id into it, or {VOID}")
             return found or None
         return None
 
     def note(self, job: str) -> str:
-        """Write down what the array is called, or that it is void, unless that is known already; what it is."""
+        """Note the array's id, or that it is void, unless that is known already; returns what is known."""
         half = temporary_of(self.noted)
         half.write_text(f"{job}\n")
         self.__dict__.pop("job", None)
@@ -87,13 +87,13 @@ class Array:
         return self.job or job
 
     def note_instead(self, job: str) -> None:
-        """Write down another id than the one that was believed, unless the array is void by now."""
+        """Note another id than the one assumed so far, unless the array has become void."""
         self.__dict__.pop("job", None)
         if self.job != VOID:
             self.overwrite(job)
 
     def forget(self) -> None:
-        """Let it be void, whatever it was called: its tasks that have not begun will do nothing."""
+        """Make it void, whatever its id: its tasks that have not started will do nothing."""
         self.overwrite(VOID)
 
     def overwrite(self, job: str) -> None:
@@ -102,10 +102,10 @@ class Array:
 
     @property
     def id(self) -> str | None:
-        """The id of its job, if it has one."""
+        """Its job's id, if it has one."""
         return None if self.job in (None, VOID) else str(self.job).split(";")[0]
 
     @property
     def elsewhere(self) -> str | None:
-        """The name of the cluster to address, if it is another one."""
+        """The name of its cluster, if that is another one."""
         return str(self.job).partition(";")[2] or self.asked

@@ -1,4 +1,4 @@
-"""What a task asks for, and where that is said: the user's profile, the grid file, the command line."""
+"""What a task requests, and where that is set: the user's profile, the grid file, the command line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from spurbench.bench.core.errors import UserError, cut, unknown
 from spurbench.bench.core.files import home
 from spurbench.bench.core.yamlfile import load
 
-LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be put back into the queue
-MOST_MINUTES = 3650 * 24 * 60  # SLURM counts in 32 bits: what has no room there becomes another limit
+LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be requeued
+MOST_MINUTES = 3650 * 24 * 60  # SLURM counts in 32 bits: larger limits would overflow
 UNITS = "KMGT"  # of memory, each 1024 of the one before; a bare number is in megabytes
-NOTHING = "none"  # asks for nothing, where there is a default to take back
+NOTHING = "none"  # cancels a default, so that nothing is requested
 Layer = tuple[str, Mapping[str, Any]]
-"""Where resources are named, in words, and what they are."""
+"""Where resources are set, in words, and what they are."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -31,7 +31,7 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Resources:
-    """What each task of an array asks for; None leaves it to the cluster. Launchers add what else they know."""
+    """What each task of an array requests; None leaves it to the cluster. Launchers add further resources."""
 
     gpus: int | str = option(1, "GPUs per task (1), also a100:2 or gpu:a100:2; 0 for CPUs only.")
     cpus: int = option(2, "Cores per task (2).")
@@ -41,7 +41,7 @@ class Resources:
     setup: tuple[str, ...] = option((), "Shell line to run before each task, e.g. module load cuda; may be repeated.")
 
     def check(self) -> None:
-        """Errors: UserError for an amount that is none, named as its option."""
+        """Errors: UserError for an invalid amount, naming its option."""
         parse_gpus(self.gpus)
         minutes(self.time)
         for name, amount in (("mem", self.mem), ("mem-per-cpu", self.mem_per_cpu)):
@@ -55,7 +55,7 @@ class Resources:
         return parse_gpus(self.gpus)[1]
 
     def changed(self, mem: str | None, time: str | None) -> Self:
-        """The same with other memory and time: new values, or factors such as `x2`."""
+        """The same resources with other memory and time: new values, or factors such as `x2`."""
         new = self.time if time is None else multiplied(str(minutes(self.time)), time)
         found = replace(self, time=new)
         if mem is not None and self.mem_per_cpu and factor(mem):
@@ -122,12 +122,12 @@ def factor(text: str) -> float | None:
     match = re.fullmatch(r"[x×*]?(\d{1,6}(?:\.\d{1,6})?)[x×*]?", text)
     found = float(match[1]) if match and not text.replace(".", "").isdecimal() else None
     if found == 0:
-        raise UserError(f"{text}: nothing is left of what the tasks asked for")
+        raise UserError(f"{text}: a factor of 0 would leave nothing")
     return found
 
 
 def multiplied(value: str, by: str) -> str:
-    """`8G` by `x2` is `16G`, `1G` by `x1.5` is `1536M`; anything that is no factor takes the value's place."""
+    """`8G` by `x2` is `16G`, `1G` by `x1.5` is `1536M`; anything that is not a factor replaces the value."""
     times, number = factor(by), re.fullmatch(r"(\d+(?:\.\d+)?)(\w*)", value)
     if times is None or number is None:
         return by
@@ -137,11 +137,11 @@ def multiplied(value: str, by: str) -> str:
     return f"{ceil(product)}"
 
 
-# ---- where they are named -------------------------------------------------------------------------------------------
+# ---- where they are set -------------------------------------------------------------------------------------------
 
 
 def profiles_file() -> Path:
-    """Where the user's profiles are; without a home folder there are none."""
+    """The file of the user's profiles; without a home folder there is none."""
     own = os.environ.get("XDG_CONFIG_HOME")
     return (Path(own) if own else (home() or Path(os.devnull)) / ".config") / "spurbench" / "clusters.yaml"
 
@@ -152,7 +152,7 @@ def profile(name: str | None) -> Layer:
     The file maps names to resources: `default: {partition: gpu, account: lab, time: 8h, setup: [module load cuda]}`.
     """
     file = profiles_file()
-    known = load(file, str(file))[0] if os.path.exists(file) else {}  # False, too, where it may not be looked for
+    known = load(file, str(file))[0] if os.path.exists(file) else {}  # also False if it may not be read
     if not isinstance(known, Mapping) or not all(isinstance(value, Mapping) for value in known.values()):
         raise UserError(f"{file}: expected a name for each cluster, and its resources under it")
     if name is not None and name not in known:
@@ -161,7 +161,7 @@ def profile(name: str | None) -> Layer:
 
 
 def combine(kind: type[AnyResources], *layers: Layer) -> AnyResources:
-    """The resources that all layers together name, a later layer over an earlier one.
+    """The resources from all layers together; later layers override earlier ones.
 
     Errors: UserError for an unknown name or a value of the wrong kind, with the layer it comes from.
     """

@@ -1,4 +1,4 @@
-"""From jobs to arrays in the queue: pack them, write down what is meant, send it, note what each array is called."""
+"""From jobs to arrays in the queue: pack them, write down what will be sent, send it, and note each array's id."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from spurbench.bench.cluster.launcher import Launcher, Receipt, Request
 from spurbench.bench.cluster.resources import Resources
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch import snapshot
 from spurbench.bench.plugins import registry
 from spurbench.bench.store.store import Store
 
-OVERTAKEN = "this submission was stopped for so long that another took its place: submit again for what that left"
+OVERTAKEN = "this submission was suspended for so long that another took over: submit again for what that left"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How the user wants to submit, whatever it is."""
+class SubmitOptions:
+    """How to submit, whatever is submitted."""
 
     jobs_per_task: int = 1
     max_parallel: int | None = None
     dry_run: bool = False
-    node_local: bool = False  # the store may lie in a folder of this node
+    node_local: bool = False  # the store may be in a local folder of this node
     snapshot: bool = True  # run a copy of the code as it is now
     retry: bool = False  # do failed runs again
 
 
 @dataclass(frozen=True)
 class ArrayOfJobs:
-    """What is to be one array: task i does the jobs `tasks[i]`, one after the other."""
+    """The content of an array: task i does the jobs `tasks[i]`, one after the other."""
 
     tasks: list[list[Job]]
     resources: Resources
@@ -47,7 +48,7 @@ class ArrayOfJobs:
 
 @dataclass(frozen=True)
 class Sent:
-    """Arrays with their scripts and, once they were sent, their ids; the jobs for which the queue has no room."""
+    """Arrays with their scripts and, once sent, their ids; and the number of jobs the queue has no room for."""
 
     arrays: list[ArrayOfJobs]
     scripts: list[str]
@@ -96,26 +97,26 @@ def send(
     groups: Mapping[Any, Sequence[Job]],
     name: str,
     store: Store,
-    wish: Wish,
+    options: SubmitOptions,
     before_sending: Callable[[], None],
     holds: Callable[[], bool],
 ) -> Sent:
     """Plan the arrays, write down what they are and submit them; what was sent stays sent if another is refused.
 
-    `holds` tells whether it is this submission's turn still; `before_sending` is called when all is written down.
+    `holds` says whether it is still this submission's turn; `before_sending` is called when all is written down.
     """
-    fit = launcher.fitting(groups, wish.jobs_per_task)
+    fit = launcher.fitting(groups, options.jobs_per_task)
     beyond = sum(map(len, groups.values())) - sum(map(len, fit.values()))
-    arrays = pack_jobs(fit, wish.jobs_per_task, launcher.largest_array(), wish.max_parallel)
+    arrays = pack_jobs(fit, options.jobs_per_task, launcher.largest_array(), options.max_parallel)
     given = registry.plugin_paths()
     code, plugins = None, given
-    if wish.snapshot and arrays:
-        code, plugins = snapshot.take(store.root, given) if not wish.dry_run else (Path("CODE"), given)
-    common = {"store": str(store.root.resolve()), "plugins": given, "copies": plugins, "retry": wish.retry}
+    if options.snapshot and arrays:
+        code, plugins = snapshot.take(store.root, given) if not options.dry_run else (Path("CODE"), given)
+    common = {"store": str(store.root.resolve()), "plugins": given, "copies": plugins, "retry": options.retry}
     folder = submissions.new_folder(store, launcher)
     meant = [Array(folder, number) for number in range(len(arrays))]
-    scripts = [script(launcher, array, one, name, code) for array, one in zip(arrays, meant, strict=True)]
-    if wish.dry_run or not arrays:
+    scripts = [make_script(launcher, array, one, name, code) for array, one in zip(arrays, meant, strict=True)]
+    if options.dry_run or not arrays:
         return Sent(arrays, scripts, [], beyond)
     manifests = [
         {**common, "resources": asdict(array.resources), "tasks": [[job.to_dict() for job in t] for t in array.tasks]}
@@ -129,7 +130,7 @@ def send(
     return Sent(arrays, scripts, send_all(launcher, meant, scripts, stages, holds), beyond)
 
 
-def script(launcher: Launcher, array: ArrayOfJobs, meant: Array, name: str, code: Path | None) -> str:
+def make_script(launcher: Launcher, array: ArrayOfJobs, meant: Array, name: str, code: Path | None) -> str:
     """The text to send."""
     command = shlex.join([sys.executable, "-P", "-m", "spurbench.bench.cluster.task", str(meant.manifest)])
     return launcher.script(Request(meant, name, len(array.tasks), array.parallel, array.resources, command, code))
@@ -142,49 +143,49 @@ def send_all(
     stages: Sequence[str],
     holds: Callable[[], bool],
 ) -> list[str]:
-    """Submit every array and note what it is called; their ids. Those that start from others begin after them.
+    """Submit every array and note its id; returns the ids. Those that start from others begin after them.
 
-    Errors: UserError when one is refused, or when it is not known whether it was taken: those before it stay in the
-    queue, those after it are not sent. The same once it is not this submission's turn any more.
+    Errors: UserError if one is refused, or if it is not known whether it was accepted: those before it stay in the
+    queue, those after it are not sent. Likewise once it is no longer this submission's turn.
     """
     ids: list[str] = []
     for place, (array, text) in enumerate(zip(arrays, scripts, strict=True)):
         if not holds():
-            drop(arrays[place:], keep=bool(ids))
+            void_unsent(arrays[place:], keep=bool(ids))
             raise UserError(refusal(OVERTAKEN, ids, len(arrays)))
         write_atomically(array.script, text.encode("utf-8", "surrogateescape"))
         before = [id for id, stage in zip(ids, stages, strict=False) if stage == BASE]
         receipt = launcher.send(array, before if stages[place] == DEPENDENT else [])
         if receipt.job is not None:
             if array.note(receipt.job if holds() else VOID) == VOID:
-                drop(arrays[place + 1 :], keep=True)
-                withdraw(launcher, array)
+                void_unsent(arrays[place + 1 :], keep=True)
+                cancel_void(launcher, array)
                 raise UserError(refusal(OVERTAKEN, ids, len(arrays)))
             ids.append(str(array.id))
             continue
-        drop(arrays[place + receipt.unsure :], keep=bool(ids) or receipt.unsure)
+        void_unsent(arrays[place + receipt.unsure :], keep=bool(ids) or receipt.unsure)
         raise UserError(not_taken(receipt, ids, len(arrays)))
-    return confirm(launcher, arrays)
+    return confirm_ids(launcher, arrays)
 
 
-def drop(arrays: Sequence[Array], keep: bool) -> None:
-    """Let arrays that were not sent be void; if nothing of their submission is to be kept, it is deleted."""
+def void_unsent(arrays: Sequence[Array], keep: bool) -> None:
+    """Make arrays that were not sent void; unless something of their submission is kept, delete it."""
     for array in arrays:
         array.note(VOID)
     if not keep:
         shutil.rmtree(arrays[0].folder)
 
 
-def withdraw(launcher: Launcher, array: Array) -> None:
-    """Take an array that is void out of the queue."""
+def cancel_void(launcher: Launcher, array: Array) -> None:
+    """Cancel an array that is void."""
     found = launcher.find([array])
     job = found.get(array.token) if isinstance(found, dict) else None
     if job is None or launcher.cancel([job], array.elsewhere):
-        print("what was sent last is perhaps in the queue still; its tasks will do nothing there", file=sys.stderr)
+        print("what was sent last may still be in the queue; its tasks will do nothing there", file=sys.stderr)
 
 
-def confirm(launcher: Launcher, arrays: Sequence[Array]) -> list[str]:
-    """The ids of arrays that were sent, once the queue has them; one that it has under another id is noted so."""
+def confirm_ids(launcher: Launcher, arrays: Sequence[Array]) -> list[str]:
+    """The ids of sent arrays, checked against the queue; one that has another id there is noted with that."""
     known = {token for token, _ in launcher.ask(arrays).tasks}
     doubtful = {array.token: array for array in arrays if array.token not in known}
     found = launcher.find(doubtful.values()) if doubtful else {}
@@ -194,14 +195,14 @@ def confirm(launcher: Launcher, arrays: Sequence[Array]) -> list[str]:
 
 
 def not_taken(receipt: Receipt, ids: Sequence[str], arrays: int) -> str:
-    """Why not everything was sent, and what became of the rest."""
+    """Why not everything was sent, and what happened to the rest."""
     if receipt.unsure:
-        text = f"{receipt.why}; whether it took the array is found out by the next `status` or `submit`"
+        text = f"{receipt.why}; the next `status` or `submit` finds out whether it was accepted"
         return refusal(text, ids, arrays) if ids else text
     return refusal(receipt.why, ids, arrays) + ("; submit again for the rest" if ids else "")
 
 
 def refusal(what: str, ids: Sequence[str], arrays: int) -> str:
     """What went wrong, and what of the submission is in the queue."""
-    kept = f"{len(ids)} of {arrays} arrays are in the queue: {', '.join(ids)}"
+    kept = f"{len(ids)} of {plural(arrays, 'array')} in the queue: {', '.join(ids)}"
     return f"{what}; {kept if ids else 'nothing is submitted'}"

@@ -19,8 +19,8 @@ COLUMNS = {"grid": "grid", "dataset": "dataset", "label": "method", "precision":
 
 
 def states_of(store: Store) -> list[dict[str, Any]]:
-    """One row a cell: how many of its runs are in each state, and why some failed."""
-    known, rows = look(store), []
+    """One row per cell: how many of its runs are in each state, and why some failed."""
+    known, rows = read_state(store), []
     for plan in store.plans():
         for cell in plan.cells:
             ids = [*cell.draw_ids, *cell.ids]
@@ -29,29 +29,29 @@ def states_of(store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def look(store: Store) -> Known:
-    """All that is known of the runs of a store, as it is now."""
+def read_state(store: Store) -> StoreState:
+    """All that is currently known about the runs of a store."""
     records = store.records()[0]
     edits.clear_caches()
     old = {record.id: files for record in records if (files := edits.find_edited_files(record))}
-    return Known({record.id: record for record in records}, store.claims.living(), describe_runs(store), old)
+    return StoreState({record.id: record for record in records}, store.claims.living(), describe_runs(store), old)
 
 
 @dataclass(frozen=True)
-class Known:
-    """All that is known of the runs of a store, by run id."""
+class StoreState:
+    """All that is known about the runs of a store, by run id."""
 
     records: dict[str, Summary]
     claims: dict[str, Any]
     elsewhere: dict[str, tuple[str, str]]
-    edited: dict[str, list[str]] = field(default_factory=dict)  # runs made before files of theirs were edited
+    edited: dict[str, list[str]] = field(default_factory=dict)  # runs made before their files were edited
 
     def state(self, id: str) -> str:
         record, queued = self.records.get(id), self.elsewhere.get(id, ("", ""))[0]
         repeated = record is not None and not record.done and queued in ("queued", "running")
         if repeated or not is_settled(record):
             over = queued == "failed"
-            if id in self.claims and not (over and self.claims[id]["task"]):  # else the claim of a task that is gone
+            if id in self.claims and not (over and self.claims[id]["task"]):  # else it is the claim of a dead task
                 return "running"
             if id in self.elsewhere:
                 return queued
@@ -69,13 +69,13 @@ class Known:
         return "" if state == "done" else self.elsewhere.get(id, ("", ""))[1]
 
 
-def tally(ids: Sequence[str], known: Known, cell: Cell) -> dict[str, Any]:
-    """How the runs of a cell stand; the note gives progress, causes, or why the cell cannot be run."""
+def tally(ids: Sequence[str], known: StoreState, cell: Cell) -> dict[str, Any]:
+    """The states of a cell's runs; the note gives progress, causes, or why the cell cannot be run."""
     states = [known.state(id) for id in ids]
     notes = sorted({known.note(id) for id in ids} - {""})
     if old := [id for id in ids if id in known.edited]:
         files = sorted({file for id in old for file in known.edited[id]})
-        notes.append(f"{len(old)} made before {', '.join(files)} was edited (--fresh does them again)")
+        notes.append(f"{len(old)} made before {', '.join(files)} was edited (--fresh repeats them)")
     if cell.na:
         notes = [f"n/a: {cell.na}"]
     elif cell.pending:

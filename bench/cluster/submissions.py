@@ -1,14 +1,14 @@
-"""What was submitted for a store: a folder for each submission, written before the batch system is asked for anything.
+"""The submissions of a store: a folder for each, written before anything is sent to the batch system.
 
     STORE/slurm/20260101-…/      below the launcher's name
         submission.json          how many arrays, by whom, on which cluster
         array-0.json             the manifest: what each task of the array does
         array-0.sh               the script that was sent
-        array-0.job              what the array is called, or that it is void: what is void stays so
-        ends.json                how tasks ended, as far as it was told: `0.3` is task 3 of array-0
+        array-0.job              the array's id, or that it is void, which is final
+        ends.json                how tasks ended, as far as known: `0.3` is task 3 of array-0
 
 A submission that was interrupted between sending and `array-0.job` is found in the queue by its token, which holds the
-name of the folder; or it tells its id itself when it starts. An array that is void is never done.
+name of the folder; or it notes its id itself when it starts. A void array never does anything.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from spurbench.bench.records.record import OUTSIDE
 from spurbench.bench.store.claims import Claims, Lost, alive, kept_alive
 from spurbench.bench.store.store import Store
 
-SUBMISSION = "submission"  # what is claimed by one that is under way
-KINDS = OUTSIDE | {"out_of_memory"}  # of ends: another try, with more memory, may do
+SUBMISSION = "submission"  # name of the claim of a submission in progress
+KINDS = OUTSIDE | {"out_of_memory"}  # of ends after which another try, perhaps with more memory, may succeed
 T = TypeVar("T")
 
 
@@ -50,9 +50,9 @@ class Task:
     array: Array
     index: int
     jobs: list[Job]
-    end: End | None = None  # if it is known to be over
-    moved: str | None = None  # where it looks for the store, if that is there no more
-    redoes: bool = False  # runs that have failed
+    end: End | None = None  # if it is known to have ended
+    moved: str | None = None  # where it expects the store, if that has moved
+    redoes: bool = False  # whether it repeats failed runs
 
     @property
     def launcher(self) -> Launcher:
@@ -60,17 +60,17 @@ class Task:
 
     @property
     def id(self) -> str:
-        """What the batch system calls it: 12_3."""
+        """Its id in the batch system: 12_3."""
         return self.launcher.task_id(self.array, self.index)
 
     @property
     def key(self) -> Key:
-        """What no other task of the store has; its id others may have, where clusters count for themselves."""
+        """Unique among the store's tasks; ids need not be, as each cluster counts for itself."""
         return self.array.token, self.index
 
     @property
     def place(self) -> str:
-        """Which of the tasks of its submission it is."""
+        """Its place among the tasks of its submission."""
         return f"{self.array.number}.{self.index}"
 
     @property
@@ -83,18 +83,18 @@ class Task:
 
     @property
     def names(self) -> set[str]:
-        """What it may be called by: its id, or what a cell of it is called."""
+        """The names it can be given by: its id, or the names of its cells."""
         return {self.id}.union(*(cell_names(job.runs[0].dataset, job.runs[0].method, job.label) for job in self.jobs))
 
 
 def new_folder(store: Store, launcher: Launcher) -> Path:
-    """The folder of a new submission, of a name that no other has."""
+    """The folder of a new submission, with a unique name."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     return store.root.resolve() / launcher.name / f"{stamp}-{secrets.token_hex(2)}"
 
 
 def write_intent(folder: Path, manifests: Sequence[dict[str, Any]], launcher: Launcher) -> list[Array]:
-    """Write down what is about to be submitted; its arrays. The last file to appear makes it a submission."""
+    """Write down what is about to be submitted; returns its arrays. The last file written makes it a submission."""
     user, cluster, asked = os.getuid(), launcher.cluster(), launcher.clusters()
     arrays = [Array(folder, number, user, cluster, asked) for number in range(len(manifests))]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def write_intent(folder: Path, manifests: Sequence[dict[str, Any]], launcher: La
 
 
 def user_name() -> str:
-    """Who is asking; by number where the list of users does not have them, as in many a container."""
+    """The user's name, or the id if the user database does not have it, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -116,10 +116,10 @@ def user_name() -> str:
 
 @contextmanager
 def submitting(store: Store, really: bool = True) -> Iterator[Callable[[], bool]]:
-    """One submission of a store at a time, on whatever machine; another waits for its end. Not `really`: a dry run.
+    """One submission for a store at a time, on any machine; others wait for it. Not `really`: a dry run.
 
-    Yields what tells whether it is this one's turn still: one that was stopped for long is taken for dead, and another
-    may have sent its runs.
+    Yields a function that says whether it is still this one's turn: one that was suspended for long is taken for dead,
+    and another may have sent its runs.
     """
     if not really:
         yield lambda: True
@@ -155,7 +155,7 @@ def claims_of(store: Store) -> Claims:
     return Claims(store.root / "submitting")
 
 
-# ---- reading it back ------------------------------------------------------------------------------------------------
+# ---- reading submissions --------------------------------------------------------------------------------------------
 
 
 def arrays_of(store: Store) -> Iterator[Array]:
@@ -170,7 +170,7 @@ def submission_files(store: Store) -> list[Path]:
 
 
 def arrays_in(folder: Path, content: Any) -> list[Array]:
-    """The arrays of a submission. Once they were a list of their ids, and whose they were was not kept."""
+    """The arrays of a submission. In older stores they are a list of ids, without users."""
     arrays = content["arrays"]
     if isinstance(arrays, int):
         known = (content.get("user"), content.get("cluster"), content.get("clusters"))
@@ -190,7 +190,7 @@ def tasks(store: Store) -> Iterator[Task]:
 def tasks_of(array: Array, store: Store) -> Iterator[Task]:
     """The tasks of an array; none if it was submitted for a store of which this one is a copy.
 
-    Where that was may be another store by now: then this one was moved.
+    If another store is now in that place, this one was moved.
     """
     place, redoes, jobs = read_note(
         array.manifest, "manifest", lambda found: (found.get("store"), bool(found.get("retry")), jobs_in(found))
@@ -204,7 +204,7 @@ def tasks_of(array: Array, store: Store) -> Iterator[Task]:
 
 
 def leads_to(place: Any, store: Store) -> bool:
-    """Whether a path that was written down is this store."""
+    """Whether a recorded path leads to this store."""
     try:
         return os.path.samefile(str(place), store.root)
     except OSError:
@@ -236,16 +236,16 @@ def jobs_to_do(array: Array) -> list[list[Job]]:
 
 
 def write_ends(changed: Iterable[Task]) -> str | None:
-    """Write down how these tasks ended, or, of those that have no end, that they have not; why that failed, if it did.
+    """Write down how these tasks ended, or that they have not; returns why that failed, if it did.
 
-    In someone else's store, or on a full disk, it does; what became of tasks can be asked again.
+    It fails in someone else's store, or on a full disk; the ends of tasks can be asked for again.
     """
     trouble, by_folder = None, dict[Path, list[Task]]()
     for task in changed:
         by_folder.setdefault(task.array.folder, []).append(task)
     for folder, of_folder in by_folder.items():
         ends: dict[str, End | None] = {**known_ends(folder), **{task.place: task.end for task in of_folder}}
-        ends |= {task.id: None for task in of_folder}  # as it was called here once
+        ends |= {task.id: None for task in of_folder}  # its key in older stores
         try:
             write_atomically(folder / "ends.json", canonical({id: end for id, end in ends.items() if end}))
         except OSError as error:
@@ -268,7 +268,7 @@ def read_note(file: Path, kind: str, read: Callable[[Any], T]) -> T:
     except (Unfit, AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"damaged ({type(error).__name__})"
     raise UserError(
-        f"the {kind} {file} is {what}: without it no one knows what the tasks of that submission are; "
+        f"the {kind} {file} is {what}: without it the tasks of that submission are not known; "
         f"delete the folder {file.parent} to forget it"
     )
 
@@ -278,7 +278,7 @@ def jobs_in(content: Any) -> list[list[Job]]:
 
 
 def known_ends(folder: Path) -> dict[str, End]:
-    """How tasks of a submission ended, as far as it was written down."""
+    """How tasks of a submission ended, as far as recorded."""
     with suppress(FileNotFoundError, Unfit, AttributeError, TypeError, ValueError):
         found = parse_json(read_whole(folder / "ends.json"), "ends")
         return {id: (kind, " ".join(str(text).split())) for id, (kind, text) in found.items() if kind in KINDS}

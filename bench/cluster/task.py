@@ -1,8 +1,8 @@
 """What a task of an array does: `python -m spurbench.bench.cluster.task MANIFEST` finds its jobs and runs them.
 
-Near the time limit USR2 comes; the state is saved and the task puts itself back into the queue.
-On preemption and when it is cancelled TERM comes; the state is saved and the task waits for its end, because one that
-ended by itself would not be put back. If the end does not come, it goes on from what it has saved.
+Near the time limit the task gets USR2; it saves its state and requeues itself.
+On preemption and cancellation it gets TERM; it saves its state and waits to be killed, because a task that ends by
+itself would not be requeued. If it is not killed, it continues from the saved state.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # started without -P; files of the working directory are no modules
+    del sys.path[0]  # started without -P; files in the working directory are not modules
 
 import json
 import os
@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spurbench.bench.cluster.arrays import VOID, Array
-from spurbench.bench.cluster.launcher import Here, Launcher, find_launcher, launchers
+from spurbench.bench.cluster.launcher import Launcher, TaskIdentity, find_launcher, launchers
 from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
@@ -33,40 +33,40 @@ from spurbench.bench.store.claims import TASK
 from spurbench.bench.store.store import Store, checkpoint_of
 
 PATIENCE = 120  # seconds to wait for a run that another process has
-GRACE = 40  # seconds after a TERM in which the KILL is waited for; SLURM's comes after 30 unless a site says otherwise
-STARTS = 5  # a task that starts so often without getting anywhere is given up
+GRACE = 40  # seconds to wait for KILL after TERM; SLURM sends it after 30 unless a site sets otherwise
+STARTS = 5  # a task that starts this often without progress is given up
 
 
 def main(manifest: str) -> int:
     """Run this task's jobs; the exit code."""
     terminal.prepare()
-    asked: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: asked.append(number))
+        signal.signal(number, lambda number, frame: signals.append(number))
 
     try:
         launcher = launcher_of(Path(manifest))
-        here = launcher.here() or Here(None, 0, "")
+        here = launcher.here() or TaskIdentity(None, 0, "")
         if here.task:
             os.environ[TASK] = here.task
         content = json.loads(Path(manifest).read_bytes())
         jobs = [Job.from_dict(fields) for fields in dict(enumerate(content["tasks"]))[here.index]]
         if not is_known(Path(manifest), here):
-            print("this array counts as not sent: its runs are those of another one", flush=True)
+            print("this array counts as not sent: another one has its runs", flush=True)
             return 0
         for path in content.get("copies", content.get("plugins", ())):
             registry.add_plugin(path)
         store = Store.open(content["store"])
         if not belongs(Path(manifest), store):
-            raise UserError(f"{store.root} is another store than this array was submitted for, which was moved")
+            raise UserError(f"{store.root} is not the store that this array was submitted for, which was moved")
     except UserError as error:
         print(error, flush=True)
         return 2
     except (OSError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__}: {error}"
-        print(f"cannot read the manifest {manifest} ({told}); was the store moved or deleted?", flush=True)
+        cause = f"{type(error).__name__}: {error}"
+        print(f"cannot read the manifest {manifest} ({cause}); was the store moved or deleted?", flush=True)
         return 2
-    if starts(Path(manifest), here.index, jobs, store) > STARTS:
+    if count_starts(Path(manifest), here.index, jobs, store) > STARTS:
         give_up(jobs, store)
         return 3
     from spurbench.bench.jobs.session import Stopped
@@ -76,25 +76,27 @@ def main(manifest: str) -> int:
     while left:
         job = left[0]
         if not belongs(Path(manifest), store):
-            print(f"{store.root} is no more what this array was submitted for: nothing more is done there", flush=True)
+            print(f"{store.root} is no longer the store this array was submitted for: the task stops", flush=True)
             return 2
         print(f"{job.title}: begins", flush=True)
         try:
-            run_job(job, store, progress(job), lambda: bool(asked), redo)
+            run_job(job, store, progress(job), lambda: bool(signals), redo)
             until = time.monotonic() + PATIENCE
             while (
-                not asked and time.monotonic() < until and not all(is_settled(store.record(run.id)) for run in job.runs)
+                not signals
+                and time.monotonic() < until
+                and not all(is_settled(store.record(run.id)) for run in job.runs)
             ):
-                time.sleep(2)  # another process has it, perhaps one that is about to end
+                time.sleep(2)  # another process has it, and may be about to end
                 if not belongs(Path(manifest), store):
                     break
-                run_job(job, store, progress(job), lambda: bool(asked))
+                run_job(job, store, progress(job), lambda: bool(signals))
             print(f"{job.title}: ended", flush=True)
         except UserError as error:
             print(f"{job.title}: {error}", flush=True)
             refused = 2
         except Stopped:
-            if (code := leave(launcher, here, asked)) is not None:
+            if (code := requeue_or_wait(launcher, here, signals)) is not None:
                 return code
             continue
         left = left[1:]
@@ -102,13 +104,13 @@ def main(manifest: str) -> int:
 
 
 def launcher_of(manifest: Path) -> Launcher:
-    """The launcher that has started this process: its folder holds the manifest, unless that was written by hand."""
+    """The launcher that started this process: its folder holds the manifest, unless that was written by hand."""
     name = manifest.resolve().parent.parent.name
     return find_launcher(name if name in launchers() else None)
 
 
-def is_known(manifest: Path, here: Here) -> bool:
-    """Whether the id of this array is the one that was noted for it; if none was, it is noted now."""
+def is_known(manifest: Path, here: TaskIdentity) -> bool:
+    """Whether this array's id is the one noted for it; if none was noted, it is noted now."""
     array = Array(manifest.parent, int(manifest.stem.partition("-")[2]))
     if here.array is None or not (manifest.parent / "submission.json").exists():
         return True  # started by hand
@@ -118,7 +120,7 @@ def is_known(manifest: Path, here: Here) -> bool:
 
 
 def belongs(manifest: Path, store: Store) -> bool:
-    """Whether a store is the one that an array was submitted for, not one that was made where that was once.
+    """Whether a store is the one that an array was submitted for, not one made later in its place.
 
     A manifest outside a store was written by hand.
     """
@@ -127,7 +129,7 @@ def belongs(manifest: Path, store: Store) -> bool:
     return (store.root / manifest.parent.parent.name / manifest.parent.name / manifest.name).exists()
 
 
-def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
+def count_starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
     """How often this task has been started with the same runs done and the same checkpoint, this time included."""
     files = [checkpoint_of(store, run.id) for job in jobs for run in job.runs]
     saved = [file.stat().st_mtime_ns for file in files if file.exists()]
@@ -141,7 +143,7 @@ def starts(manifest: Path, index: int, jobs: list[Job], store: Store) -> int:
 
 
 def give_up(jobs: list[Job], store: Store) -> None:
-    """Failed records for what a task has not done in so many starts."""
+    """Write failed records for what a task has not done after STARTS starts."""
     from spurbench.bench.jobs.recording import begin_record, fail
 
     words = f"started {STARTS} times without getting anywhere"
@@ -152,7 +154,7 @@ def give_up(jobs: list[Job], store: Store) -> None:
 
 
 def progress(job: Job) -> Callable[[int], None]:
-    """Says how far a job is, once a minute."""
+    """Print a job's progress once a minute."""
     last = [time.monotonic()]
 
     def report(step: int) -> None:
@@ -163,27 +165,27 @@ def progress(job: Job) -> Callable[[int], None]:
     return report
 
 
-def leave(launcher: Launcher, here: Here, asked: list[int]) -> int | None:
-    """Go back into the queue, or wait to be ended; the exit code, or None to go on, as no end came."""
+def requeue_or_wait(launcher: Launcher, here: TaskIdentity, asked: list[int]) -> int | None:
+    """Requeue the task, or wait to be killed; returns the exit code, or None to continue because it was not killed."""
     if signal.SIGUSR2 not in asked:
-        print("told to end: the state is saved", flush=True)
+        print("asked to stop: the state is saved", flush=True)
         until = time.monotonic() + GRACE
         while time.monotonic() < until and signal.SIGUSR2 not in asked:
             time.sleep(0.2)
     if signal.SIGUSR2 in asked:
         return requeue(launcher, here)
-    print(f"no end came in {GRACE} s: goes on from the saved state", flush=True)
+    print(f"not killed within {GRACE} s: continuing from the saved state", flush=True)
     asked.clear()
     return None
 
 
-def requeue(launcher: Launcher, here: Here) -> int:
-    """Put this task back into the queue, from which it comes again under the same id; the exit code."""
-    print("the time limit is near: the state is saved, the task goes back into the queue", flush=True)
+def requeue(launcher: Launcher, here: TaskIdentity) -> int:
+    """Put this task back into the queue, from which it starts again under the same id; returns the exit code."""
+    print("the time limit is near: the state is saved and the task is requeued", flush=True)
     until = time.monotonic() + GRACE
     while why := launcher.requeue(here.task):
         if time.monotonic() > until:
-            print(f"it cannot: {why}; `spurbench submit` sends it again", flush=True)
+            print(f"requeuing failed: {why}; `spurbench submit` sends it again", flush=True)
             return 4
         time.sleep(2)
     return 0

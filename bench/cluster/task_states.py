@@ -1,6 +1,6 @@
-"""How submitted tasks and their runs stand: what was written down, joined with what the batch system says.
+"""The states of submitted tasks and their runs: what was recorded, joined with what the batch system reports.
 
-An end is written down where one was told, and taken back when the task is in the queue again.
+An end is recorded once it is known, and removed if the task is in the queue again.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from spurbench.bench.records.record import Summary, is_settled
 from spurbench.bench.store.store import Store
 
 CANCELLED = ("cancelled", "by `spurbench cancel`")
-SILENT = 25.0  # seconds after which who has given no sign of life gives none any more; they come every ten
-RECENT = 60.0  # seconds for which a command that looks again and again keeps an answer
+SILENT_SECONDS = 25.0  # seconds without a sign of life after which there will be none; they come every ten
+RECENT_SECONDS = 60.0  # seconds for which a repeatedly looking command reuses an answer
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """How a task stands: `queued`, `running`, `over` or `unknown`, and why."""
+    """The state of a task: `queued`, `running`, `over` or `unknown`, and why."""
 
     task: Task
     state: str
     why: str = ""
-    forgotten: bool = False  # it is over as nothing is known of it, not as its end was told
+    forgotten: bool = False  # it is over because nothing is known of it, not because its end is known
 
     @property
     def live(self) -> bool:
@@ -47,12 +47,12 @@ class TaskState:
 
     @property
     def rank(self) -> int:
-        """Of several tasks of a run, the one of the highest rank says how the run stands."""
+        """Of several tasks of a run, the one with the highest rank determines the run's state."""
         return 2 if self.live else int(self.state == "unknown")
 
     @property
     def redoes(self) -> bool:
-        """Whether it may do a run again that has failed: one that waits may have been put there for that by hand."""
+        """Whether it may repeat a failed run: a queued task may have been requeued by hand for that."""
         return self.state == "queued" or (self.task.redoes and self.state != "over")
 
 
@@ -64,10 +64,10 @@ _recent: dict[str, Answers] = {}  # by launcher
 def find_states(
     every: Sequence[Task], recent: bool = False, open_: Container[Key] | None = None
 ) -> dict[Key, TaskState]:
-    """How tasks stand. `recent`: an answer of the last minute will do; why others than the `open_` ended is not
-    asked for.
+    """The states of tasks. `recent`: an answer from the last minute will do; the causes of ends are only asked for
+    tasks in `open_`.
 
-    What is told of ends is written down beside the submissions.
+    Known ends are recorded beside the submissions.
     """
     found: dict[Key, TaskState] = {}
     for name in dict.fromkeys(task.array.launcher for task in every):
@@ -79,13 +79,15 @@ def find_states(
 
 
 def ask(launcher: Launcher, every: Sequence[Task], recent: bool, open_: Container[Key] | None) -> Answers:
-    """What a batch system says of tasks of its own; see `find_states`."""
+    """What a batch system reports of its tasks; see `find_states`."""
     wanted = {task.array.token: task.array for task in every if task.array.id}
     answers = _recent.get(launcher.name, Answers())
-    if not recent or wanted.keys() - answers.arrays.keys() or time.monotonic() - answers.since > RECENT:
+    if not recent or wanted.keys() - answers.arrays.keys() or time.monotonic() - answers.since > RECENT_SECONDS:
         answers = _recent[launcher.name] = launcher.ask(wanted.values())
         asked = [task for task in every if open_ is None or task.key in open_]
-        lacking = {t.array.token: t.array for t in asked if t.end in (None, CANCELLED) and unexplained(t, answers)}
+        lacking = {
+            t.array.token: t.array for t in asked if t.end in (None, CANCELLED) and needs_explanation(t, answers)
+        }
         for place, said in launcher.explain(lacking.values()).items():
             before = answers.tasks.get(place)
             if before is None or before.end:
@@ -94,17 +96,17 @@ def ask(launcher: Launcher, every: Sequence[Task], recent: bool, open_: Containe
 
 
 def forget_answers() -> None:
-    """Ask anew next time: what was queued has just been changed."""
+    """Ask anew next time: the queue has just been changed."""
     _recent.clear()
 
 
-def unexplained(task: Task, answers: Answers) -> bool:
+def needs_explanation(task: Task, answers: Answers) -> bool:
     said = answers.of(task.key)
     return task.array.token not in answers.unknown and (said is None or said.end is not None)
 
 
 def state_of(task: Task, answers: Answers) -> TaskState:
-    """How a task stands, with the end that is known of it."""
+    """The state of a task, with its end if that is known."""
     said = answers.of(task.key)
     if said and said.end is None:
         kept = task if task.end == CANCELLED else replace(task, end=None)
@@ -115,7 +117,7 @@ def state_of(task: Task, answers: Answers) -> TaskState:
     end = task.end
     if said is None and (why := answers.unknown.get(task.array.token)):  # it may have been put back since it ended
         return TaskState(task, "unknown", why)
-    if end in (None, CANCELLED):  # which was only meant, until it is said how the task ended, or it is known no more
+    if end in (None, CANCELLED):  # only intended, until its real end is reported or it is no longer known
         said_end = said.end if said else None
         own = said_end is not None and said_end[0] not in ("cancelled", "killed")
         end = said_end if own or end is None else end
@@ -126,10 +128,10 @@ def state_of(task: Task, answers: Answers) -> TaskState:
 # ---- submissions that were interrupted ------------------------------------------------------------------------------
 
 
-def settle(store: Store, give_up: bool = False) -> str | None:
-    """Find the arrays of which no one wrote down whether they were taken; why that cannot be told, if it cannot.
+def confirm_sent(store: Store, give_up: bool = False) -> str | None:
+    """Find out about the arrays whose acceptance was not recorded; returns why that is not possible, if it is not.
 
-    With `give_up` one that is not in the queue is void from now on, so that its runs may be sent again.
+    With `give_up`, arrays that are not in the queue become void, so that their runs may be sent again.
     """
     lost = [array for array in arrays_of(store) if array.job is None]
     for name in dict.fromkeys(array.launcher for array in lost):
@@ -139,7 +141,7 @@ def settle(store: Store, give_up: bool = False) -> str | None:
             return found
         for array in part:
             if array.token in found or give_up:
-                with suppress(*() if give_up else (OSError,)):  # someone else's store, looked at
+                with suppress(*() if give_up else (OSError,)):  # someone else's store, read only
                     array.note(found.get(array.token, VOID))
     return None
 
@@ -148,10 +150,10 @@ def settle(store: Store, give_up: bool = False) -> str | None:
 
 
 def states_of_runs(store: Store, submitted: Iterable[Task], recent: bool = False) -> dict[str, TaskState]:
-    """How the task of each submitted run that is not done stands, by run id; the one that lives, or the last.
+    """The state of each unfinished submitted run's task, by run id: the one that is alive, or else the last.
 
-    A run that has failed for a reason of its own is among them only while a task may do it again. A task that looks for
-    the store where it is no more will do nothing, whatever is said of it.
+    A run that failed by itself is included only while a task may repeat it. A task that expects the store where it no
+    longer is will do nothing, whatever is reported of it.
     """
     doing: dict[str, list[Task]] = {}
     for task in submitted:
@@ -164,7 +166,7 @@ def states_of_runs(store: Store, submitted: Iterable[Task], recent: bool = False
     living, found = store.claims.living(), {}
     for id, each in doing.items():
         sign = living[id]["age"] if id in living and living[id]["task"] else None
-        known = [seen_in_store(every[task.key], sign) for task in each]
+        known = [adjust_by_store(every[task.key], sign) for task in each]
         if left := [state for state in known if state.redoes] if is_settled(records[id]) else known:
             *_, found[id] = sorted(left, key=lambda state: state.rank)
     return found
@@ -174,28 +176,28 @@ def is_done(record: Summary | None) -> bool:
     return record is not None and record.done
 
 
-def seen_in_store(state: TaskState, sign: float | None) -> TaskState:
-    """The state of a task in the light of what the store shows: a sign of life so many seconds old, a store moved."""
+def adjust_by_store(state: TaskState, sign: float | None) -> TaskState:
+    """A task's state, corrected by what the store shows: the age of its last sign of life, or that it was moved."""
     age, task = inf if sign is None else sign, state.task
     if task.moved is not None and state.state != "over":
-        if age < SILENT:
-            return TaskState(task, "unknown", f"was submitted for {task.moved}, and gives signs of life here")
+        if age < SILENT_SECONDS:
+            return TaskState(task, "unknown", f"was submitted for {task.moved}, but gives signs of life here")
         return TaskState(task, "over", f"killed: looks for the store at {task.moved}, from where it was moved")
-    if state.forgotten and age < RECENT:
+    if state.forgotten and age < RECENT_SECONDS:
         why = f"{task.launcher.title} does not list its task, which gave a sign of life {age:.0f} s ago"
         return TaskState(task, "unknown", why)
     return state
 
 
 def describe_runs(store: Store) -> dict[str, tuple[str, str]]:
-    """Of the submitted runs that are not done, or are to be done again: `queued`, `running` or `failed`, and why."""
+    """For submitted runs that are not done or will be repeated: `queued`, `running` or `failed`, and why."""
     if not submission_files(store):
         return {}
-    why, submitted = settle(store), list[Task]()
+    why, submitted = confirm_sent(store), list[Task]()
     for array in arrays_of(store):
         try:
             submitted += tasks_of(array, store) if array.id is not None else ()
-        except UserError as error:  # what else is known is told
+        except UserError as error:  # the rest is still shown
             print(f"spurbench: not used: {error}", file=sys.stderr)
     found = {id: describe(state) for id, state in states_of_runs(store, submitted, recent=True).items()}
     if why or submitting_now(store):
@@ -207,12 +209,12 @@ def describe_runs(store: Store) -> dict[str, tuple[str, str]]:
 
 
 def describe(state: TaskState) -> tuple[str, str]:
-    """How a task stands in the words of `status`."""
+    """The state of a task in the words of `status`."""
     if state.state == "unknown":
         return "queued", f"was submitted; {state.why}"
     return "failed" if state.state == "over" else state.state, state.why
 
 
 def count_ending(states: Iterable[TaskState]) -> int:
-    """How many of these are of tasks that were cancelled and are in the queue still."""
+    """How many of these belong to cancelled tasks that are still in the queue."""
     return sum(state.live and state.task.end == CANCELLED for state in states)
