@@ -1,8 +1,8 @@
 """CelebA: faces of celebrities; is the hair blond (y = 1)? The attribute a is whether the person is called male.
 
-Of the blond training faces 6 % are male: a network that takes dark hair for granted in men is seldom wrong on average.
+Of the blond training faces 6 % are male: a network that assumes dark hair in men is seldom wrong on average.
 
-Source: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015; task, splits and pictures (middle square of
+Source: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015; task, splits and images (middle square of
 178 pixels, resized to 224) of Sagawa et al., arXiv 1911.08731; protocol of Pezeshki et al., "Gradient Starvation",
 NeurIPS 2021, Section 4.4: ResNet-50, one logit, Adam, batches of 128, as long as its released code trains (3 epochs).
 Its text has a learning rate of 1e-4 (as here), its scripts 1e-5.
@@ -52,7 +52,7 @@ class CelebA(Pictures):
     link: ClassVar[str] = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
     fetch: ClassVar[str] = "wilds:celebA"
 
-    size: int = 224  # side of the prepared pictures
+    size: int = 224  # side of the prepared images
 
     @property
     def crop(self) -> Crop:
@@ -104,14 +104,14 @@ def table(file: Path, *wanted: str) -> dict[str, list[str]]:
 
 
 def faces(file: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the pictures, blond [n] and male [n] as 0 and 1."""
+    """Names of the images, blond [n] and male [n] as 0 and 1."""
     found = table(file, "image_id", "Blond_Hair", "Male")
     y, a = (integers(file, name, found[name], (-1, 0, 1)) > 0 for name in ("Blond_Hair", "Male"))
     return found["image_id"], y.astype(np.int64), a.astype(np.int64)
 
 
 def pictures(folder: Path) -> Path:
-    """The folder of the pictures; raises BadData if it is still packed or not there."""
+    """The folder of the images; raises BadData if it is still packed or not there."""
     inside = ("img_align_celeba/img_align_celeba", "Img/img_align_celeba", "img_align_celeba")
     there = first(folder / home / room for home in HOMES for room in inside)
     if there:

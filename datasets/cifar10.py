@@ -1,10 +1,10 @@
-"""CIFAR-10: photographs of ten kinds of things, 32 × 32 pixels; no attribute, but attacks to stand up to.
+"""CIFAR-10: photographs of ten kinds of objects, 32 × 32 pixels; no attribute, but attacks to withstand.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocol of the code of Pezeshki
 et al., "Gradient Starvation", NeurIPS 2021, Table 1: VGG-15 with batch normalisation, 160 epochs of 390 steps, crops
 and flips, learning rate a tenth after epochs 80 and 120.
 Licence: none stated by its authors; collected from the web for research.
-Groups: none; 5,000 training and 1,000 test pictures of each class.
+Groups: none; 5,000 training and 1,000 test images of each class.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CIFAR10(Pictures):
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
 
-    attack: str | None = None  # a further one, "NORM EPS STEP STEPS [random]": "inf 8/255 2/255 50 random"
+    attack: str | None = None  # an additional one, "NORM EPS STEP STEPS [random]": "inf 8/255 2/255 50 random"
 
     @property
     def crop(self) -> Crop:

@@ -1,10 +1,10 @@
-"""CIFAR-100: photographs of a hundred kinds of things, 32 × 32 pixels; no attribute, but attacks to stand up to.
+"""CIFAR-100: photographs of a hundred kinds of objects, 32 × 32 pixels; no attribute, but attacks to withstand.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; protocol of the code of Pezeshki
 et al., "Gradient Starvation", NeurIPS 2021, Table 1, as for CIFAR-10 but with the network that its command line shows,
 a pre-activation ResNet-110.
 Licence: none stated by its authors; collected from the web for research.
-Groups: none; 500 training and 100 test pictures of each class.
+Groups: none; 500 training and 100 test images of each class.
 """
 
 from __future__ import annotations

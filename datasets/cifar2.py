@@ -1,10 +1,10 @@
-"""CIFAR-2: two classes of CIFAR-10, for the margin that a small network leaves around its training pictures.
+"""CIFAR-2: two classes of CIFAR-10, for the margin that a small network leaves around its training images.
 
 Source: Pezeshki et al., "Gradient Starvation", NeurIPS 2021, Figure 2, after Nar et al., arXiv 1901.08360: a small
 network, batch size 1, 40 epochs. The released code takes airplane (y = 0) against horse (y = 1), the text says cats
 and dogs.
-Licence: that of CIFAR-10, whose prepared pictures are used.
-Groups: none; 5,000 training and 1,000 test pictures of each class.
+Licence: that of CIFAR-10, whose prepared images are used.
+Groups: none; 5,000 training and 1,000 test images of each class.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CIFAR2(CIFAR10):
         return {"margin": Margins(gradient=self.gradient or "loss")} | self.further()
 
     def two(self, split: Split) -> Split:
-        """The pictures of the two classes, in their order."""
+        """The images of the two classes, in their order."""
         first, second = (CLASSES.index(name) for name in self.pair.split("/"))
         rows = ((split.y == first) | (split.y == second)).nonzero()[:, 0]
         return Split(torch.index_select(split.x, 0, rows), (split.y[rows] == second).long())

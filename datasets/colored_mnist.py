@@ -1,14 +1,14 @@
-"""Colored MNIST: the digit's shape tells the label with 25 % noise, its colour tells it better, until the test.
+"""Colored MNIST: the digit's shape predicts the label with 25 % noise, its colour does so better, except in the test.
 
-A picture is a 14 × 14 digit in one of two colour channels, the other channel is zero. y = 1 for digits below 5, then
-flipped for 25 % of the pictures. The attribute a is the colour: y, flipped for a share e of the pictures. Training
+An image is a 14 × 14 digit in one of two colour channels, the other channel is zero. y = 1 for digits below 5, then
+flipped for 25 % of the images. The attribute a is the colour: y, flipped for a share e of the images. Training
 environments have e = 0.2 and 0.1, the test environment 0.9.
 
 Source: Arjovsky et al., "Invariant Risk Minimization", arXiv 1907.02893; random draws in the order of the code of
 Pezeshki et al., "Gradient Starvation", NeurIPS 2021: seeds 1234 to 1243 give the data of its Table 2.
 Licence: MNIST, Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0; the sub-sampled training file lies in `data/`.
-Groups (y, a): 50,000 training pictures in two environments of 25,000, 10,000 test pictures; with seed 1234
-12,679, 12,544 and 5,080 pictures of class 1.
+Groups (y, a): 50,000 training images in two environments of 25,000, 10,000 test images; with seed 1234
+12,679, 12,544 and 5,080 images of class 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ColoredMNIST(Dataset):
     training: ClassVar[Training] = Training(
         width=300, hidden_layers=2, init="xavier", optimizer="adam", lr=1e-4, steps=1000)  # fmt: skip
 
-    train_size: int = 50_000  # the first so many of the 50,000 shuffled training pictures
+    train_size: int = 50_000  # the first `train_size` of the 50,000 shuffled training images
 
     def __post_init__(self) -> None:
         if not 2 <= self.train_size <= TRAIN:

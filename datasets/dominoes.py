@@ -1,16 +1,16 @@
-"""Dominoes: a handwritten digit above a photograph; the digit tells the class more easily than the photograph does.
+"""Dominoes: a handwritten digit above a photograph; the digit predicts the class more easily than the photograph does.
 
-A picture has 64 × 32 pixels: above a 0 or a 1 of MNIST, grey, with two black pixels all around, below a car (y = 0) or
+An image has 64 × 32 pixels: above a 0 or a 1 of MNIST, grey, with two black pixels all around, below a car (y = 0) or
 a truck (y = 1) of CIFAR-10. Every photograph of the two classes is used once. The digit a is y with probability
 `agreement`, else 1 − y, and drawn with replacement from the digits of that kind, training ones above training
-photographs. Test splits: `test` made like training; `random_digit` with a drawn evenly and independently of y (what of
-the accuracy rests on the photograph); `random_photo` with the photographs dealt out anew, so that only digits tell y.
+photographs. Test splits: `test` made like training; `random_digit` with a drawn evenly and independently of y (how much
+of the accuracy rests on the photograph); `random_photo` with the photographs shuffled, so that only digits predict y.
 
 Source: Shah et al., "The Pitfalls of Simplicity Bias in Neural Networks", NeurIPS 2020, Section 3.3 (MNIST-CIFAR):
 blocks, classes and the two randomised tests, with agreement 1. There each block is shuffled within its class; network
 and training are ours.
 Licence: MNIST: Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0; CIFAR-10: none stated by its authors.
-Groups (y, a): with agreement 1 there are 5,000 training and 1,000 test pictures of each class, none with a ≠ y.
+Groups (y, a): with agreement 1 there are 5,000 training and 1,000 test images of each class, none with a ≠ y.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Dominoes(Pictures):
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
 
-    photos: str = "original"  # the origin of CIFAR-10's prepared pictures; `origin` is that of the digits
-    agreement: float = 1.0  # share of the pictures whose digit is the class
+    photos: str = "original"  # the origin of CIFAR-10's prepared images; `origin` is that of the digits
+    agreement: float = 1.0  # share of the images whose digit is the class
 
     @property
     def crop(self) -> Crop:

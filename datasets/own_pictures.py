@@ -1,9 +1,9 @@
-"""Pictures of your own: a folder with a metadata.csv, or of folders of classes, without writing any code.
+"""Images of your own: a folder with a metadata.csv, or of folders of classes, without writing any code.
 
 `spurbench data prepare own_pictures --from FOLDER --set own_pictures.name=mine`, then run it with the same `--set`.
-metadata.csv has a row a picture and the columns img_filename (its path below FOLDER), y (from 0), a (the attribute,
+metadata.csv has a row per image and the columns img_filename (its path below FOLDER), y (from 0), a (the attribute,
 from 0; `attribute` may name another column) and split (0 training, 1 validation, 2 test). Without it:
-{train,validation,test}/<class>/<picture> and no attribute. The middle square of each picture is resized to `size`.
+{train,validation,test}/<class>/<picture> and no attribute. The middle square of each image is resized to `size`.
 
 Source: yours.
 Licence: yours.
@@ -33,9 +33,9 @@ class OwnPictures(Pictures):
         batch=128)  # fmt: skip
     layouts: ClassVar[str] = "a metadata.csv with columns img_filename, y, a, split, or {train,test}/<class>/<picture>"
 
-    name: str = ""  # what the prepared pictures are called
+    name: str = ""  # what the prepared images are called
     attribute: str = "a"  # the column of metadata.csv that holds the spurious attribute
-    size: int = 224  # side of the prepared pictures
+    size: int = 224  # side of the prepared images
 
     @property
     def crop(self) -> Crop:
@@ -56,7 +56,7 @@ class OwnPictures(Pictures):
         return "-" not in self.name  # it stood between name and attribute
 
     def version(self, origin: str) -> str:
-        """Its name: '@' and '+', which none of its parts holds, stand before what is not as usual."""
+        """Its name: '@' and '+', which none of its parts contains, mark non-default parts."""
         attribute = "" if self.attribute == "a" else f"@{self.attribute}"
         mark = "-" if origin in ("original", "original-incomplete") else "+"
         return f"{self.name}{attribute}{mark}{super().version(origin)}"

@@ -65,10 +65,10 @@ class TwoMoon(Dataset):
         return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
     def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
-        """Distance of training points to the decision boundary, and the share of [−2, 2]² where x_0 decides alone."""
+        """Distance of training points to the decision boundary, and the share of [−2, 2]² where x_0 alone decides."""
         contour = boundary(score)
         grid = lattice(GRID)
-        easy = -(grid @ self.turn.T)[:, 0]  # turned back, so that the axis is the separating one
+        easy = -(grid @ self.turn.T)[:, 0]  # rotated back, so that the axis is the separating one
         agrees = (logits_at(score, grid) > 0) == (easy > 0)
         found = {"grid": {"easy_share": float(agrees.mean())}}
         if len(contour):  # a constant prediction has no boundary and so no margin

@@ -1,9 +1,9 @@
-"""Waterbirds: birds cut out and pasted before another background; is it a waterbird (y = 1)? a = 1: before water.
+"""Waterbirds: birds cut out and pasted onto another background; is it a waterbird (y = 1)? a = 1: on water.
 
-In training 95 % of the birds are where one expects them; in validation and test half of each kind.
+In training 95 % of the birds are where one expects them; in validation and test, half of each class are.
 
 Source: Sagawa et al., "Distributionally Robust Neural Networks", arXiv 1911.08731 (CUB-200-2011 before Places):
-pictures squeezed to 256 × 256, of which the middle 224; protocol of its sample command, without its sampler: ResNet-50,
+images resized to 256 × 256, cropped to the middle 224; protocol of its sample command, without its sampler: ResNet-50,
 SGD, batches of 128, 300 epochs.
 Licence: for non-commercial research and education.
 Groups (y, a): training 3,498, 184, 56, 1,057; validation 467, 466, 133, 133; test 2,255, 2,255, 642, 642.
@@ -41,7 +41,7 @@ class Waterbirds(Pictures):
     link: ClassVar[str] = "https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz"
     fetch: ClassVar[str] = "wilds:waterbirds"
 
-    size: int = 224  # side of the prepared pictures
+    size: int = 224  # side of the prepared images
 
     @property
     def crop(self) -> Crop:

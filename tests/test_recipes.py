@@ -221,7 +221,7 @@ def test_draws_on_the_command_line_are_a_search(command: Any, tmp_path: Path) ->
          "--rule tset_accuracy: no selection rule 'tset_accuracy'; did you mean test_accuracy?"),
         (["--method", "sd", "--draws", "2", "--rule", "none"], "--draws 2: a search needs a selection rule; give"),
         (["--method", "sd", "--draws", "100001"], "--draws 100001: draws in search"),
-        (["--method", "sd", "--rule", "test_accuracy"], "--rule test_accuracy is the rule of a search"),
+        (["--method", "sd", "--rule", "test_accuracy"], "--rule test_accuracy is for a search"),
         (["--method", "sd", "--draws", "2", "--set", "sd.coef=1", "--set", "sd.delay=1", "--set", "sd.rescale=true"],
          "--draws 2: nothing to search"),
         (["--method", "sd", "--draws", "2", "--seeds", "x"], "seeds must be whole numbers"),

@@ -1,12 +1,12 @@
-"""Make a synthetic twin of a dataset of pictures, in the layout in which the true one lies on disk.
+"""Make a synthetic twin of a dataset of images, in the true dataset's layout on disk.
 
 python -m spurbench.datasets.data.twins NAME FOLDER [--n N] [--width W] [--seed S], where NAME is celeba, waterbirds,
 cifar10, cifar100 or mnist. Twins are for trying things out and for tests: prepare one with `--from FOLDER --set
 NAME.origin=twin`, so that nothing made from it passes for the real one. Splits and groups have the true shares.
 
 In CelebA's and Waterbirds' twins the attribute is the colour of the background, plain to see. The class is the colour
-of a patch above the face, in the light of the picture, and the classes overlap: SEPARATION standard deviations lie
-between their means. Who knows the groups' shares does best, on average, to doubt a patch that does not go with its
+of a patch above the face, in the light of the image, and the classes overlap: SEPARATION standard deviations lie
+between their means. Given the groups' shares, it is best on average to doubt a patch that does not match its
 background: with CelebA's shares that is 94.7 % right, but 42 % for blond men, where doubting none gives 90 % for all.
 """
 
@@ -43,7 +43,7 @@ def shares(table: Sequence[Sequence[int]], n: int) -> list[list[int]]:
 
 
 def labelled(table: Sequence[Sequence[int]], n: int, random: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Split, y and a of each picture, shuffled within each split; the splits follow each other."""
+    """Split, y and a of each image, shuffled within each split; the splits follow each other."""
     found = []
     for split, counts in enumerate(shares(table, n)):
         group = np.repeat(np.arange(4), counts)
@@ -53,7 +53,7 @@ def labelled(table: Sequence[Sequence[int]], n: int, random: np.random.Generator
 
 
 def scene(y: int, a: int, width: int, height: int, random: np.random.Generator) -> Image.Image:
-    """A picture: background by `a`, a face, and above it a patch by `y`, under light that varies."""
+    """An image: background by `a`, a face, and above it a patch by `y`, under light that varies."""
     down, across = np.mgrid[0:height, 0:width]
     down, across = down / height - 0.55 + random.normal(0, 0.02), across / width - 0.5 + random.normal(0, 0.02)
     pixels = np.zeros((height, width, 3)) + BACKGROUNDS[a] + random.normal(0, 12, 3)
@@ -89,7 +89,7 @@ def celeba(folder: Path, n: int, width: int, seed: int) -> None:
 
 
 def waterbirds(folder: Path, n: int, width: int, seed: int) -> None:
-    """`waterbirds_v1.0/` as the wilds package has it; the pictures have different sizes, `width` is the least."""
+    """`waterbirds_v1.0/` as the wilds package has it; the images have different sizes, `width` is the least."""
     random = np.random.default_rng(seed)
     split, y, a = labelled(WATERBIRDS, n, random)
     home = folder / "waterbirds_v1.0"
