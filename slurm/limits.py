@@ -57,10 +57,10 @@ def free_slots(kind: str, name: str) -> int | None:
     if kind == "qos":
         said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", name, "format=MaxSubmitJobsPerUser")
         queue.append(f"--qos={name}")
-        told = said.text.split() if said.good else []
+        reported = said.text.split() if said.good else []
     else:
-        told = association(name, "MaxSubmitJobs")
+        reported = association(name, "MaxSubmitJobs")
         queue += [f"--account={name}"] if name else []
-    limits = [int(word) for word in told if word.isdecimal()]
+    limits = [int(word) for word in reported if word.isdecimal()]
     said = program.call(*queue) if limits else program.Answer(None)
     return max(0, min(limits) - sum("|" in line for line in said.text.splitlines())) if said.good else None

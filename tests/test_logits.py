@@ -67,5 +67,5 @@ def test_predictions_that_are_missing_or_damaged_are_one_line(tmp_path: Path, re
     with pytest.raises(UserError, match="the file is damaged"):
         predictions.load_predictions(store, record)
     path.unlink()
-    with pytest.raises(UserError, match=f"no predictions are kept of run {record.id}"):
+    with pytest.raises(UserError, match=f"no predictions of run {record.id} are kept"):
         predictions.load_predictions(store, record)

@@ -62,7 +62,7 @@ def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     if data.classes != dataset.classes:
         yield (
             f"load gave Data(classes={data.classes}), the class says {dataset.classes}: write "
-            f"`classes: ClassVar[int] = {data.classes}` into class {type(dataset).__name__}, or mend load"
+            f"`classes: ClassVar[int] = {data.classes}` into class {type(dataset).__name__}, or fix load"
         )
     if not isinstance(data.tests, dict):
         yield f"load gave {describe_kind(data.tests)} for the test splits; expected a dict, name → Split"

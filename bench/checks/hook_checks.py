@@ -81,7 +81,7 @@ def tensors_in(start: Start) -> list[Tensor | None]:
 
 
 def draw_examples(method: Method) -> Draw:
-    """What a method draws from examples in unequal classes and groups, told only what it has declared."""
+    """What a method draws from examples in unequal classes and groups, given only what it has declared."""
     every = torch.arange(EXAMPLES)
     y = every % 7 % 2
     group = 2 * y + (every % 5 == 0) if "groups" in method.needs else None

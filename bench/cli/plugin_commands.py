@@ -61,8 +61,8 @@ def show_plugin(name: str, json_: bool) -> None:
         return
     for info in each:
         found = description.describe(info)
-        rows, told = found.pop("options"), found.pop("summary")
-        print(f"{found.pop('kind')} {found.pop('name')}: {terminal.line(told)}")
+        rows, summary = found.pop("options"), found.pop("summary")
+        print(f"{found.pop('kind')} {found.pop('name')}: {terminal.line(summary)}")
         for title, text in found.items():
             if text:
                 print(terminal.line(f"  {title}: {text}", 3000))

@@ -80,11 +80,11 @@ def print_sheet(console: object, one: Sheet, width: int) -> list[str]:
         console.print(
             Text(f"{cells[0]:<{min(MAX_LABEL, max(len(c[0]) for c in one.cells))}}  {cells[1]}"), soft_wrap=True
         )
-    gone = [column.heading for i, column in enumerate(one.columns) if i not in kept]
-    left = [f"no room here for: {', '.join(gone)} (see the other formats)"] if gone else []
+    hidden = [column.heading for i, column in enumerate(one.columns) if i not in kept]
+    notes = [f"no room here for: {', '.join(hidden)} (see the other formats)"] if hidden else []
     sees = next((i for i, column in enumerate(one.columns) if column.heading == SEES and i not in kept), None)
-    told = [(cells[sees], cells[0]) for cells in one.cells if cells[sees]] if sees is not None else []
-    return say.group_labels(((f"{SEES}, {what}", label) for what, label in told), len(told)) + left
+    used = [(cells[sees], cells[0]) for cells in one.cells if cells[sees]] if sees is not None else []
+    return say.group_labels(((f"{SEES}, {what}", label) for what, label in used), len(used)) + notes
 
 
 MAX_LABEL = 22  # a longer label may be wrapped

@@ -56,14 +56,14 @@ def watching(dataset: str) -> Iterator[Files]:
 def listen_for_opens() -> None:
     """Once per process: have Python report every file that is opened for reading."""
 
-    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+    def record_open(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and _opened is not None:
             file, mode, flags = arguments
             reads = "w" not in (mode or "") and not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR))
             if isinstance(file, str | bytes | os.PathLike) and reads and len(_opened) < 100_000:
                 _opened.append(os.fsdecode(file))
 
-    sys.addaudithook(hear)
+    sys.addaudithook(record_open)
 
 
 @cache
