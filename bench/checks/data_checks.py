@@ -26,19 +26,21 @@ def declared_classes(dataset: Dataset) -> int:
     return classes
 
 
-def check_loaded(loaded: Any, dataset: Dataset, method: Method, seed: int) -> tuple[Data, nn.Module]:
+def check_loaded(
+    loaded: Any, dataset: Dataset, method: Method, seed: int, inferred: bool = False
+) -> tuple[Data, nn.Module]:
     """The data and the network that `load` gave for a seed, once they are checked.
 
     Errors: BadSeed, naming dataset, seed, split, and what is wrong with how much of it.
     """
-    complaint = next(complaints(loaded, dataset, method), None)
+    complaint = next(complaints(loaded, dataset, method, inferred), None)
     if complaint:
         raise BadSeed(f"{dataset.called}, seed {seed}: {complaint}")
     data, network = loaded
     return data, network
 
 
-def complaints(loaded: Any, dataset: Dataset, method: Method) -> Iterator[str]:
+def complaints(loaded: Any, dataset: Dataset, method: Method, inferred: bool) -> Iterator[str]:
     """What is wrong, the most basic first; later checks assume that the earlier ones passed."""
     if not isinstance(loaded, tuple) or [isinstance(part, Data) for part in loaded] != [True, False]:
         yield f"load gave {describe_kind(loaded)}; expected (Data, network)"
@@ -50,7 +52,9 @@ def complaints(loaded: Any, dataset: Dataset, method: Method) -> Iterator[str]:
     for name, split in splits.items():
         yield from (f"split '{name}': {found}" for found in split_complaints(split, data))
     yield from scale_complaints(data)
-    yield from declaration_complaints(data, dataset, method)
+    yield from declaration_complaints(data, dataset)
+    if "groups" in method.needs and data.train.attribute is None and not inferred:
+        yield f"{type(method).__name__} needs groups, but the training examples have no attribute to make them from"
 
 
 def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
@@ -132,7 +136,7 @@ def scale_complaints(data: Data) -> Iterator[str]:
             yield f"load gave Data({name}={values!r}); expected finite numbers{', above 0' if name == 'std' else ''}"
 
 
-def declaration_complaints(data: Data, dataset: Dataset, method: Method) -> Iterator[str]:
+def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     """Complaints about what the dataset's class declares and the data of this seed lack."""
     train = data.train
     present = set() if train.environment is None else set(train.environment.bincount().nonzero()[:, 0].tolist())
@@ -142,8 +146,6 @@ def declaration_complaints(data: Data, dataset: Dataset, method: Method) -> Iter
         yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
     if data.attributes > 1 and train.attribute is None:
         yield f"Data(attributes={data.attributes}), but the training examples have no attribute"
-    if "groups" in method.needs and train.attribute is None:
-        yield f"{type(method).__name__} needs groups, but the training examples have no attribute to make them from"
     groups = len(data.groups)
     if any(not 0 <= group < groups for group in dataset.conflicting):
         yield f"the class says that groups {dataset.conflicting} are conflicting; there are 0..{groups - 1}"

@@ -28,7 +28,7 @@ class Setup:
 
     def draw(self, run: Run) -> Replica:
         """The data and the networks of one run."""
-        return prepare(self.dataset, self.method, self.training, run.seed)
+        return prepare(self.dataset, self.method, self.training, run.seed, inferred=run.inferred_by is not None)
 
     def make_engine(self, replicas: Sequence[Replica], observer: Observer | None = None) -> Engine:
         """The engine of the job's runs before the first step."""

@@ -84,8 +84,11 @@ class Replica:
         return int(given.max()) + 1 if changed and given is not None else self.data.environments
 
 
-def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> Replica:
-    """Draw data and networks of one seed; every method gets the same data and the same first weights."""
+def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inferred: bool = False) -> Replica:
+    """Draw data and networks of one seed; every method gets the same data and the same first weights.
+
+    With `inferred` groups the data need have none.
+    """
 
     def build(x: Tensor) -> nn.Module:
         outputs = training.logits or (1 if classes == 2 else classes)
@@ -95,7 +98,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int) -> 
     if training.logits not in (None, classes, 1 if classes == 2 else None):
         needed = "2, or 1" if classes == 2 else f"{classes}"
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
-    data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed)
+    data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
