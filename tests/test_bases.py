@@ -222,7 +222,7 @@ def test_a_head_alone_is_scored_as_the_whole_network(store: Store) -> None:
 def test_what_is_trained_on_of_validation_is_not_held_out(store: Store) -> None:
     (record, _) = finish(runs_of("llr"), store)
     assert sum(record.splits["validation"].n) == 100 and sum(record.splits["train"].n) == 600
-    ids = predictions.arrays_of(store, record.id)["id/validation"]
+    ids = predictions.load_arrays(store, record.id)["id/validation"]
     assert len(set(ids.tolist())) == 100 and max(ids) > 100
 
 

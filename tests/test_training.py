@@ -16,7 +16,8 @@ from spurbench.bench.records.run import FIRST_FIELDS, Run
 SOME = {
     "width": 7, "hidden_layers": 2, "init": "xavier", "dropout": 0.5, "batch_norm": True, "pretrained": "timm",
     "momentum": 0.5, "nesterov": True, "balanced": True, "augment": "flip", "lr": 0.1, "weight_decay": 0.2,
-    "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2,
+    "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2, "sam": 0.1, "average": "ema", "decay": 0.9,
+    "average_from": 0.3,
 }  # fmt: skip
 OWNERS = {
     "network": {
@@ -41,7 +42,8 @@ def test_a_field_is_of_its_choice_alone(choice: str) -> None:
 
 
 def test_every_field_is_of_one_choice() -> None:
-    shared = {"lr", "weight_decay", "steps", "drops", "evaluate", "logits", *OWNERS}
+    shared = {"lr", "weight_decay", "steps", "drops", "evaluate", "logits", "sam", *OWNERS}
+    shared |= {"average", "decay", "average_from"}
     owned = [name for choice in OWNERS.values() for names in choice.values() for name in names]
     assert len(owned) == len(set(owned))
     assert shared | set(owned) == set(training_fields()) == set(SOME) | set(OWNERS)

@@ -43,7 +43,10 @@ SHARED: Mapping[str, tuple[Option, ...]] = {
     ),
 }
 """The fields of every network, and of every optimizer."""
-TAKEN = frozenset({*DEFAULTS, "variant", "steps", "drops", "evaluate", "batch", "balanced", "augment"})
+TAKEN = frozenset({
+    *DEFAULTS, "variant", "steps", "drops", "evaluate", "sam", "average", "decay", "average_from", "batch", "balanced",
+    "augment",
+})  # fmt: skip
 """Names of other fields of training, which no network or optimizer may have for its own."""
 
 
