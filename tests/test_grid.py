@@ -350,7 +350,7 @@ def test_mistakes_around_the_methods(tmp_path, text, message):
 def test_an_unknown_grid_gets_the_nearest():
     with pytest.raises(
         UserError,
-        match=r"no grid .papr.; did you mean paper\? there are: celeba, celeba_twin, cifar10, cifar2, paper, quick",
+        match=r"no grid .papr.; did you mean paper\? there are: celeba, celeba_twin, celeba_twin_methods, cifar10",
     ):
         load_grid("papr")
 
