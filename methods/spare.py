@@ -46,7 +46,7 @@ class SPARE(Method):
         return found
 
     def cluster(self, seen: Seen, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-        """The cluster of each of these examples, 0 the largest, and how well they are parted, from −1 to 1."""
+        """The cluster of each of these examples, 0 the largest, and how well separated they are, from −1 to 1."""
         x = seen.class_logits[rows].softmax(1).numpy()
         seed = int(torch.randint(2**31, (), generator=generator))
         best = torch.zeros(len(rows), dtype=torch.int64), -1.0

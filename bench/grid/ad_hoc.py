@@ -39,24 +39,30 @@ def adhoc_grid(
     names = [dataset] if isinstance(dataset, str) else list(dataset)
     changes = parse_assignments(sets, names, methods)
     blocks: list[dict[str, Any]] = []
-    told: dict[Where, str] = {}
+    options_by_place: dict[Where, str] = {}
     for name in names:
         for method in methods:
             own = changes if trained(method) or not any(map(trained, methods)) else changes | {"training": {}}
             block = starting_point(name, method, own)
-            told |= places(own, name, method, len(blocks), sets)
+            options_by_place |= places(own, name, method, len(blocks), sets)
             block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
             if draws is not None and (searchable(method) or not any(map(searchable, methods))):
                 block["methods"][0]["search"] = search_of(name, block, draws, rule)
                 row: Where = ("datasets", len(blocks), "methods", 0, "search")
-                told |= {row: f"--draws {draws}", (*row, "draws"): f"--draws {draws}", (*row, "rule"): f"--rule {rule}"}
+                options_by_place |= {
+                    row: f"--draws {draws}",
+                    (*row, "draws"): f"--draws {draws}",
+                    (*row, "rule"): f"--rule {rule}",
+                }
             blocks.append(block | ({"precision": precision} if precision else {}))
     data = {
         "description": f"{', '.join(methods)} on {', '.join(names)}, from the command line",
         "notes": [f"set by hand: {', '.join(sets)}"] if sets else [],
         "datasets": blocks,
     }
-    return replace(resolve(data, Origin("", given=told), f"adhoc-{fingerprint(data)[:8]}"), place="command line")
+    return replace(
+        resolve(data, Origin("", given=options_by_place), f"adhoc-{fingerprint(data)[:8]}"), place="command line"
+    )
 
 
 def trained(method: str) -> bool:

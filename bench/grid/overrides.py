@@ -29,7 +29,7 @@ def overridden(sheet: GridSheet, origin: Origin, sets: Sequence[str]) -> tuple[G
     changes = parse_assignments(sets, *map(list, names))
     options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
     used: set[str] = set()
-    told: dict[Where, str] = {}
+    options_by_place: dict[Where, str] = {}
     made: dict[Where, MethodSheet] = {}
     for row in entries:
         owners = {"hyper_parameters": row.method.name, "training": "training", "options": row.dataset.name}
@@ -39,7 +39,7 @@ def overridden(sheet: GridSheet, origin: Origin, sets: Sequence[str]) -> tuple[G
         spots = {(*row.where, place, name): text for (place, name), text in option.items()}
         fit = fitting(row, own, Origin(origin.name, origin.lines, {**origin.given, **spots}))
         used |= {option[place, name] for place, name, _ in fit}
-        told |= {(*row.where, place, name): option[place, name] for place, name, _ in fit}
+        options_by_place |= {(*row.where, place, name): option[place, name] for place, name, _ in fit}
         made[row.where] = changed(row, fit)
     if idle := next((text for text in options.values() if text not in used), None):
         raise UserError(f"{idle}: no cell of {sheet.name or origin.name or 'the grid'} has a use for it")
@@ -47,7 +47,9 @@ def overridden(sheet: GridSheet, origin: Origin, sets: Sequence[str]) -> tuple[G
         block.model_copy(update={"methods": [made["datasets", i, "methods", j] for j in range(len(block.methods))]})
         for i, block in enumerate(sheet.datasets)
     ]
-    return sheet.model_copy(update={"datasets": blocks}), Origin(origin.name, origin.lines, {**origin.given, **told})
+    return sheet.model_copy(update={"datasets": blocks}), Origin(
+        origin.name, origin.lines, {**origin.given, **options_by_place}
+    )
 
 
 def fitting(row: Entry, changes: Sequence[Change], origin: Origin) -> list[Change]:

@@ -49,7 +49,7 @@ def stacks(records: Sequence[Summary]) -> list[list[Summary]]:
 
 
 def retrain_all(tasks: Sequence[Retraining], jobs: int, report: Callable[[Retraining, list[bool]], None]) -> None:
-    """Do the tasks, `jobs` at once; `report` is told of each that is done and which runs came out as recorded."""
+    """Do the tasks, `jobs` at once; `report` gets each finished task, and which of its runs came out as recorded."""
     if jobs == 1 or len(tasks) <= 1:
         for task in tasks:
             report(task, retrain(task))

@@ -109,7 +109,7 @@ def attacked(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Curve]]:
     """How a trained replica stands up to the dataset's attacks: split → measure → value, and the margins' curves.
 
-    A curve gives how many pictures are flipped by disturbances of at most each thousandth of the pixels' scale.
+    A curve gives how many images are flipped by perturbations of at most each thousandth of the pixels' scale.
     """
     from spurbench.bench.evaluation import attacks
 

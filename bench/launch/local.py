@@ -28,7 +28,7 @@ TRIES = 3  # a job whose process is killed from outside is given to another so o
 
 
 class Watcher(Protocol):
-    """Who is told of what goes on: a live display, or quiet lines."""
+    """What follows the progress of a launch: a live display, or plain lines."""
 
     def started(self, job: Job) -> None: ...
     def progress(self, job: Job, step: int) -> None: ...
@@ -53,8 +53,8 @@ class Worker:
     device: str
     job: Job | None = None
     since: float = 0.0  # when it got the job
-    step: int = 0  # that it last told of
-    over: float | None = None  # when it was told that the job's time is over
+    step: int = 0  # the last one that it reported
+    over: float | None = None  # when it was asked to stop because the job's time is over
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Pool:
             self.fail(job, "time_limit", f"stopped after {self.terms.seconds:g} s a run; {saved}")
             return False
         self.deaths[job.name] += 1
-        outside = -code in (0, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # 0: it was told to save and end
+        outside = -code in (0, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # 0: it was asked to save and end
         if outside and self.deaths[job.name] < TRIES:
             self.queue.appendleft(job)
             return True

@@ -74,7 +74,7 @@ def share(processes: int) -> int:
 def step_flops(training: Mapping[str, Any], rows: int) -> float:
     """Operations of one step on so many examples, forward and backward; the order of magnitude of an MLP's is used.
 
-    Networks for pictures count as large: a job trains one seed, and processes side by side fill the cores.
+    Networks for images count as large: a job trains one seed, and processes side by side fill the cores.
     """
     if training.get("network") != "mlp":
         return inf if training else 0.0  # without settings nothing is trained

@@ -95,14 +95,14 @@ def own_options(info: PluginInfo) -> Iterator[Option]:
     """The settings of a network or optimizer, with their limits and conditions."""
     defaults = {option.name: option.default for option in info.options}
     for option in info.options:
-        told = {"low": -inf, "high": inf, "choices": None, "above": None, "hint": ""} | dict(option.search)
-        bounded = (told["low"], told["high"]) != (-inf, inf)
-        above = (told["above"] or {}).items()
-        conditions = [is_above(name, least, defaults[name], told["hint"]) for name, least in above]
+        limits = {"low": -inf, "high": inf, "choices": None, "above": None, "hint": ""} | dict(option.search)
+        bounded = (limits["low"], limits["high"]) != (-inf, inf)
+        above = (limits["above"] or {}).items()
+        conditions = [is_above(name, least, defaults[name], limits["hint"]) for name, least in above]
         yield replace(
             option,
             search={},
-            limits=(told["low"], told["high"]) if bounded else told["choices"],
+            limits=(limits["low"], limits["high"]) if bounded else limits["choices"],
             normal=none_if_false if option.type == "bool | None" else None,
             only=tuple(conditions),
         )

@@ -60,8 +60,8 @@ def from_entry_point(point: EntryPoint, kind: str) -> PluginInfo:
     except UserError as error:
         file, problem = None, str(error)
     if file is None:
-        told = f"entry point {point.value}: {problem}"
-        return PluginInfo(kind, point.name, Path(point.value), origin="entry point", problem=told)
+        problem_text = f"entry point {point.value}: {problem}"
+        return PluginInfo(kind, point.name, Path(point.value), origin="entry point", problem=problem_text)
     return describe(file, point.name, kind, origin="entry point")
 
 

@@ -63,7 +63,7 @@ class Pgd:
     step: float = 2 / 255
     steps: int = 10
     random_start: bool = False
-    mount: str = "correct"  # or "released": gradients at pictures that were not normalised
+    mount: str = "correct"  # or "released": gradients at images that were not normalised
     mean: tuple[float, ...] | None = None  # of the scale to attack on; None: the dataset's own
     std: tuple[float, ...] | None = None
     batch: int = 250
@@ -94,11 +94,11 @@ class Pgd:
 
 @dataclass(frozen=True)
 class Margins:
-    """The search for the smallest L∞ disturbance that flips a picture, as the paper's Figure 2 released it.
+    """The search for the smallest L∞ perturbation that flips an image, as the paper's Figure 2 released it.
 
     Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
     attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`
-    (0: as released). `batch` pictures at a time; None leaves it to the device. The released steps go up the loss, whose
+    (0: as released). `batch` images at a time; None leaves it to the device. The released steps go up the loss, whose
     `gradient` vanishes in float32 where a network is very sure; that of "logits" does not, and for two classes has the
     same signs elsewhere.
     """

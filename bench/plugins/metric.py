@@ -70,7 +70,7 @@ class Metric(ABC):
     higher_is_better: bool | None = None  # None: neither
     limits: tuple[float | None, float | None] = (None, None)  # of what is shown; None: there is none
     counted: ClassVar[bool] = False  # whether the counts of a record are enough for it
-    per_group: bool = False  # whether it is over groups, so that readers are told of those without an example
+    per_group: bool = False  # whether it is over groups, so that groups without an example are named
 
     @abstractmethod
     def value(self, predictions: Predictions) -> float | None:

@@ -158,10 +158,10 @@ def add_plugin(path: str | Path) -> PluginInfo:
     if taken:
         raise UserError(f"plug-in {path}: the {info.kind} '{info.name}' exists ({taken.path}); rename the file")
     discovery.added[file] = info
-    look_again()
+    clear_caches()
     if problem := plugins(info.kind)[info.name].problem:
         del discovery.added[file]
-        look_again()
+        clear_caches()
         raise UserError(f"plug-in {path}: {problem}")
     return info
 
@@ -174,14 +174,14 @@ def plugin_paths() -> list[str]:
 def forget_plugins() -> None:
     """Undo every `add_plugin` and read the folders again."""
     discovery.added.clear()
-    look_again()
+    clear_caches()
 
 
-def look_again() -> None:
+def clear_caches() -> None:
     """Forget what was listed, and what follows from it."""
     for listing in (discovery.listed, plugins, rule, metric, metrics, counted_metric):
         listing.cache_clear()
-    training_settings.look_again()
+    training_settings.clear_caches()
 
 
 @cache

@@ -3,8 +3,8 @@
 One file holds one rule; its docstring says what it picks by and what it uses. `selection: NAME` in a grid chooses it.
 
 A criterion is a function from the counts of those splits to a number, higher is better, or None; its name is what
-readers are told, `worst_group` as "worst group". The first one decides; where it scores several steps or draws alike,
-the next one parts them, and so on.
+readers see, `worst_group` as "worst group". The first one decides; where it scores several steps or draws alike,
+the next one separates them, and so on.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Rule:
 
     @property
     def refined(self) -> str:
-        """By what equal scores are parted, in words."""
+        """How ties are broken, in words."""
         return ", then ".join(one.__name__.replace("_", " ") for one in self.criteria[1:])
 
     def seen(self, splits: Splits) -> Splits | None:
@@ -84,7 +84,7 @@ class Rule:
         return [pattern for pattern in self.splits if not any(fnmatchcase(name, pattern) for name in splits)]
 
     def scores(self, splits: Splits, classes: int = 2) -> Scores | None:
-        """The score, and after it what parts equal ones; None where there is none to give."""
+        """The score, and after it what breaks ties; None where there is none to give."""
         seen = self.seen(splits)
         if not self.criteria or seen is None:
             return None

@@ -157,7 +157,7 @@ def training_fields() -> dict[str, Option]:
     return {name: one for choice in choices().values() for name, one in choice.options().items()}
 
 
-def look_again() -> None:
+def clear_caches() -> None:
     """Forget which networks and optimizers there are, and what follows from it."""
     for known in (components, choices, training_fields):
         known.cache_clear()

@@ -19,7 +19,7 @@ from spurbench.bench.plugins.training_settings import Minibatches
 
 Pass = int | slice
 """The replicas that go through the network at once, as an index into the axis R: one, or all of them (slice(None))."""
-PADDING = 4  # pixels around a picture before a random crop of its own size
+PADDING = 4  # pixels around an image before a random crop of its own size
 ON_DEVICE = 4 << 30  # bytes of training inputs of one seed that are kept on a GPU
 
 
@@ -45,7 +45,7 @@ def to_float(x: Tensor) -> Tensor:
 class Preprocessing:
     """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, normalisation by channel.
 
-    With `channels_last` the channels of a pixel lie side by side in memory, unless it is a single picture.
+    With `channels_last` the channels of a pixel lie side by side in memory, unless it is a single image.
     """
 
     transform: Callable[[Tensor], Tensor] = lambda x: x
@@ -198,7 +198,7 @@ class MiniBatch(Batches):
         ]
 
     def augment(self, x: Tensor, seed: int, step: int) -> Tensor:
-        """Pictures [b, channels, height, width] after the protocol's random crops and flips."""
+        """Images [b, channels, height, width] after the protocol's random crops and flips."""
         kinds = (self.sampling.augment or "").split(",")
         if kinds == [""]:
             return x
@@ -224,7 +224,7 @@ def complete(draw: Draw, data: Data, sampling: Minibatches) -> tuple[Tensor, Ten
 
 
 def crop_and_flip(x: Tensor, padding: int, corners: Tensor, flips: Tensor) -> Tensor:
-    """Windows of the pictures' own size at `corners` [2, b] of the pictures with `padding` black pixels around them.
+    """Windows of the images' own size at `corners` [2, b] of the images with `padding` black pixels around them.
 
     Where `flips` [b] is true, left and right change places.
     """
@@ -239,7 +239,7 @@ def crop_and_flip(x: Tensor, padding: int, corners: Tensor, flips: Tensor) -> Te
 
 
 def select_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of `x`, each copied as one piece: 7 × as fast as `x[rows]` for memory-mapped pictures."""
+    """Rows of `x`, each copied as one piece: 7 × as fast as `x[rows]` for memory-mapped images."""
     return torch.index_select(x, 0, rows.to(x.device))
 
 
@@ -249,7 +249,7 @@ def move_if_small(x: Tensor, device: torch.device) -> Tensor:
 
 
 def prefers_channels_last(network: nn.Module, device: torch.device) -> bool:
-    """Whether pictures with the channels of a pixel side by side are faster: on a GPU for every convolution, on a CPU
+    """Whether images with the channels of a pixel side by side are faster: on a GPU for every convolution, on a CPU
     for narrow ones, whose time is in the pooling (1.7 × for the CIFAR-2 net; VGG-15 would lose a tenth)."""
     widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
     return bool(widths) and (device.type == "cuda" or min(widths) < 16)

@@ -125,7 +125,7 @@ class Engine:
         ]
         seeds, sampling = [replica.seed for replica in self.replicas], self.training.sampling
         if isinstance(sampling, Minibatches) and self.replicas[0].frozen:
-            sampling = replace(sampling, augment=None)  # features are no pictures
+            sampling = replace(sampling, augment=None)  # features are no images
         draws = [draw_examples(self.method, replica) for replica in self.replicas]
         if isinstance(sampling, Minibatches) or self.method.mixes() or any(draw != Draw() for draw in draws):
             chosen = sampling if isinstance(sampling, Minibatches) else Minibatches()
@@ -279,7 +279,7 @@ def differentiate(losses: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]])
 
 @contextmanager
 def kernels_for(batch: int | None) -> Iterator[None]:
-    """For single pictures the CPU's plain convolutions are 1.6 × as fast as oneDNN's; for more than two, slower."""
+    """For single images the CPU's plain convolutions are 1.6 × as fast as oneDNN's; for more than two, slower."""
     torch._C._set_mkldnn_enabled(batch != 1)  # the public switch also sets TF32, with a warning
     try:
         yield

@@ -14,4 +14,4 @@ class Options:
     micro_batch: int = 1000  # rows, so that the activations stay in cache; twice as many in bf16
     history: int = 20  # points of the learning curve
     checkpoint_seconds: float = 60.0
-    compile: bool = False  # networks for pictures, by torch.compile
+    compile: bool = False  # networks for images, by torch.compile

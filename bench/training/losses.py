@@ -148,7 +148,7 @@ def stack(states: Sequence[State]) -> State:
 
 
 def problem_of(replica: Replica, method: Method, device: torch.device, **known: int) -> Problem:
-    """What the method is told of the training: group counts and environments only if declared."""
+    """What the method may know of the training: group counts and environments only if declared."""
     y, classes, groups = replica.examples.y, replica.data.classes, None
     if "groups" in method.needs:
         groups = replica.group.bincount(minlength=replica.groups).to(device)

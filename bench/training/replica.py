@@ -57,7 +57,7 @@ class Replica:
 
     @property
     def examples(self) -> Split:
-        """The examples that it trains on, with what may be told of them."""
+        """The examples that it trains on, with the labels that a method may be given."""
         found = self.trained_on or self.data.train
         if self.inferred is not None and self.trained_on is None:
             found = replace(found, attribute=self.inferred, attributes=self.attributes, environment=self.inferred)

@@ -1,4 +1,4 @@
-"""What a method is told beside logits: labels, groups and the like of each step's examples, drawn and mixed.
+"""What a method is given beside logits: labels, groups and the like of each step's examples, drawn and mixed.
 
 Axes in names: R replicas, B examples of the batch, C classes, n examples of the training set.
 """

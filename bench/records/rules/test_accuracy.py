@@ -1,4 +1,4 @@
-"""The highest accuracy on the test set, equal ones parted by its loss: an oracle.
+"""The highest accuracy on the test set, ties broken by its loss: an oracle.
 
 Uses: the labels of test.
 """

@@ -1,4 +1,4 @@
-"""The highest accuracy in training, equal ones parted by the loss there.
+"""The highest accuracy in training, ties broken by the loss there.
 
 Uses: the labels of training.
 """

@@ -1,4 +1,4 @@
-"""The highest accuracy on validation, equal ones parted by its loss.
+"""The highest accuracy on validation, ties broken by its loss.
 
 Uses: the labels of validation.
 """

@@ -1,4 +1,4 @@
-"""The best worst inferred group on validation, equal ones separated by average accuracy and loss there.
+"""The best worst inferred group on validation, ties broken by average accuracy and loss there.
 
 Uses: no attribute of anything: another method infers the groups, see `groups:` of a grid's rows.
 """

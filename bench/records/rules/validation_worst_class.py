@@ -1,4 +1,4 @@
-"""The best worst class on validation, equal ones separated by average accuracy and loss there.
+"""The best worst class on validation, ties broken by average accuracy and loss there.
 
 Uses: the labels of validation, and no attribute.
 """

@@ -1,4 +1,4 @@
-"""The best worst group on validation, equal ones parted by average accuracy and loss there.
+"""The best worst group on validation, ties broken by average accuracy and loss there.
 
 Uses: the groups of validation; its labels where the data have no attribute.
 """

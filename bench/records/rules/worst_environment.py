@@ -1,6 +1,6 @@
 """The best of the smallest accuracies over the training environments and test: an oracle.
 
-Equal ones are parted by the average accuracy and the loss of all of these together.
+Ties are broken by the average accuracy and the loss of all of these together.
 
 Uses: the environments of training, the labels of test.
 """

@@ -1,4 +1,4 @@
-"""The best worst group on the test set, equal ones parted by average accuracy and loss there: an oracle.
+"""The best worst group on the test set, ties broken by average accuracy and loss there: an oracle.
 
 Uses: the groups of test; its labels where the data have no attribute.
 """
