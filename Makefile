@@ -46,7 +46,7 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in paper cifar2 celeba_twin; do \
+	for grid in paper cifar2 celeba_twin colored_mnist; do \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	    $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid $$grid --format $${form%%:*} \
 	      --out results/$$grid/leaderboard.$${form##*:} || exit 1; done; done

@@ -175,7 +175,8 @@ def published_notes(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.published_source:
             runs = f"{row.published_n} run{'s' if row.published_n != 1 else ''}" if row.published_n else ""
-            ddof = f"deviation with ddof {row.published_ddof}" if row.published_std is not None else ""
+            known = "of unknown ddof" if row.published_ddof is None else f"with ddof {row.published_ddof}"
+            ddof = f"deviation {known}" if row.published_std is not None else ""
             detail = "; ".join(part for part in (runs, ddof, row.published_selection) if part)
             pairs.append((f"published, {row.published_source} ({detail})", row.label))
     return group_labels(pairs, len(rows))
