@@ -17,7 +17,7 @@ help:
 	@echo "make chaos-slurm  the same between a store and a real SLURM started here (ten minutes, as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
 	@echo "make results  leaderboards, figures and the tables of the docs from the records in results/paper/"
-	@echo "make docs   what of docs/ is made from the code: the reference and the list of modules"
+	@echo "make docs   what of docs/ is made from the code: the reference, the methods, the list of modules"
 	@echo "make perf   speed measurements, written to results/perf/; a part of them: see tests/perf/measure.py --help"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make clean  remove $(VENV) and caches"

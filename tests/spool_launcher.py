@@ -65,9 +65,10 @@ class Spool(Launcher):
     def cancel(self, ids: Sequence[str], cluster: str | None) -> CancelFailure | None:
         for id in ids:
             job, _, index = id.partition("_")
-            with suppress(ProcessLookupError):
-                os.killpg(int((spool() / job / f"{index}.pid").read_text()), signal.SIGKILL)
-            (spool() / job / f"{index}.end").write_text("137")
+            for pid in (spool() / job).glob(f"{index or '*'}.pid"):  # a task, or a whole array
+                with suppress(ProcessLookupError):
+                    os.killpg(int(pid.read_text()), signal.SIGKILL)
+                pid.with_suffix(".end").write_text("137")
         return None
 
     def here(self) -> TaskIdentity | None:

@@ -1,4 +1,4 @@
-"""What a method is: a function of logits, labels and the extra information it has declared.
+"""What a method is: a loss of logits, labels and what else it has declared, and hooks for what comes before the step.
 
 Axes in names: B examples of the batch, C classes, E environments, G groups.
 """
