@@ -220,10 +220,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with cluster(folder / "slurm"):
-            return int(list_rows(folder, given.rounds, generator))
+            return int(everything(folder, given.rounds, generator))
 
 
-def list_rows(folder: Path, rounds: int, generator: random.Random, steps: int = 20_000) -> bool:
+def everything(folder: Path, rounds: int, generator: random.Random, steps: int = 20_000) -> bool:
     """All of it, on a cluster that is up; whether anything was wrong. `steps`: of the runs whose store is renamed."""
     bad, stores = False, []
     hold("DOWN")

@@ -21,6 +21,7 @@ from spurbench.bench.jobs.session import Stopped
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.method import Draw, Start
+from spurbench.bench.provenance import edits
 from spurbench.bench.records.record import Record, agree
 from spurbench.bench.records.run import Run
 from spurbench.bench.store import predictions, weights
@@ -274,7 +275,11 @@ def test_runs_without_a_base_keep_their_ids(store: Store) -> None:
         ("{method: dfr, base: {method: nothing}}", "no method 'nothing'"),
         ("{method: dfr, base: {method: irm}}", "irm needs environments, which shortcut does not give"),
         ("{method: dfr, base: {training: {lr: [0.1, 0.2]}}}", "lr varies: a base has one value of it"),
-        ("{method: jtt, base: {step: 100}}", "step 100: the run to start from has 60 steps"),
+        ("{method: jtt, base: {step: 100}}", "step 100: the run to start from has 60 steps; give one of them"),
+        ("{method: jtt, base: {step: 1.5}}", "step 1.5: the run to start from has 60 steps; give one of them"),
+        ("{method: jtt, base: {method: dfr}}", "step 0.5: the run to start from takes no steps"),
+        ("{method: jtt, base: 7}", "base in methods should be a mapping of keys, or a method's name, not 7"),
+        ("{method: self_llr, base: {step: 2}}", "step 2 is not after the earlier one, 12"),
         ("{method: group_dro, groups: erm}", "erm infers no groups; these do:"),
         ("{method: group_dro, groups: {form: xrm}}", "unknown key 'form' in groups; did you mean from?"),
         ("{method: dfr, base: {dataset: two_moon}}", "unknown key 'dataset' in base"),
@@ -284,6 +289,89 @@ def test_what_cannot_be_started_from_is_said_with_its_line(row: str, said: str, 
     with pytest.raises(UserError) as error:
         runs_of(row)
     assert said in str(error.value) and "g.yaml:2" in str(error.value)
+
+
+# ---- edited, failed, damaged ----------------------------------------------------------------------------------------
+
+MINE = '''"""Mine: ERM with a factor.
+
+Source: these tests.
+"""
+
+from dataclasses import dataclass
+
+from spurbench.bench.plugins.method import Method
+
+
+@dataclass(frozen=True)
+class Mine(Method):
+    def loss(self, logits, batch, state, step):
+        return FACTOR * batch.losses(logits).mean()
+'''
+
+
+def test_an_edited_base_is_said_and_done_again_with_what_starts_from_it(command: Any, tmp_path: Path) -> None:
+    """The base is no row of the grid; its networks are renewed with it."""
+    method, grid, store = tmp_path / "mine.py", tmp_path / "g.yaml", tmp_path / "s"
+    method.write_text(MINE.replace("FACTOR", "1.0"))
+    grid.write_text("seeds: 0\ndatasets:\n  - {dataset: shortcut, methods: [{method: dfr, base: {method: mine}}]}\n")
+    line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store, "--jobs", 1]
+    assert "was edited" not in command(*line).stderr
+
+    def kept() -> bytes:
+        (file,) = store.glob("weights/*/*@60.pt")
+        return file.read_bytes()
+
+    before = kept()
+    method.write_text(MINE.replace("FACTOR", "3.0"))
+    assert "made before mine.py was edited" in command(*line).stderr and kept() == before
+    assert "2/2" in command(*line, "--fresh").stderr and kept() != before
+    assert "was edited" not in command(*line).stderr
+
+
+def test_a_base_that_failed_is_tried_again_on_request(command: Any, tmp_path: Path) -> None:
+    method, grid, store = tmp_path / "mine.py", tmp_path / "g.yaml", tmp_path / "s"
+    method.write_text(MINE.replace("FACTOR", "nothing"))
+    grid.write_text("seeds: 0\ndatasets:\n  - {dataset: shortcut, methods: [{method: dfr, base: {method: mine}}]}\n")
+    line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store, "--jobs", 1]
+    assert "base_failed: mine, seed 0" in command(*line, code=2).stderr
+    method.write_text(MINE.replace("FACTOR", "1.0"))
+    assert "2/2" in command(*line, "--retry").stderr
+    assert all(record.done for record in Store.open(store).records()[0])
+
+
+def test_networks_of_an_edited_base_are_not_made_again(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE.replace("FACTOR", "1.0"))
+    registry.add_plugin(tmp_path / "mine.py")
+    finish(runs_of("{method: dfr, base: {method: mine}}", "0"), store)
+    shutil.rmtree(store.root / "weights")
+    (tmp_path / "mine.py").write_text(MINE.replace("FACTOR", "2.0"))
+    edits.clear_caches()
+    with pytest.raises(UserError, match="was made before mine.py was edited, and its networks are gone"):
+        finish(runs_of("{method: llr, base: {method: mine}}", "0"), store)
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_damaged_networks_are_made_again(store: Store, damage: bytes | None) -> None:
+    finish(runs_of("dfr", "0"), store)
+    for file in list(store.root.glob("weights/*/*.pt")):
+        if damage is None:
+            torch.save("a text", file)
+        else:
+            file.write_bytes(damage)
+    assert finish(runs_of("llr", "0"), store)[0].done
+
+
+def test_a_run_knows_nothing_of_the_files_of_others(store: Store) -> None:
+    finish(runs_of("dfr", "0"), store)
+    assert not any("records" in name or "weights" in name for r in store.records()[0] for name in r.provenance.files)
+
+
+def test_what_diverges_between_two_looks_leaves_a_record(store: Store) -> None:
+    (record,) = finish(runs_of("{method: erm, training: {lr: 1.0e+30, evaluate: 1, steps: 5}}", "0"), store)
+    assert record.cause and record.cause.kind == "diverged" and not record.looks
+    (record,) = finish(runs_of("{method: dfr, base: {training: {lr: 1.0e+30, evaluate: 1, steps: 5}}}", "0"), store)
+    assert record.cause and record.cause.kind == "base_failed"
 
 
 def test_answers_that_do_not_fit_fail_the_run(store: Store, tmp_path: Path) -> None:
@@ -297,6 +385,8 @@ def test_answers_that_do_not_fit_fail_the_run(store: Store, tmp_path: Path) -> N
         "Start(values={'w': torch.ones(3)})": "begin gives 3 values 'w' for 600 examples",
         "Start(environment=torch.ones(600))": "begin gives a environment that does not fit",
         "7": "begin gave a int; expected Start(...)",
+        "Start(marked=torch.arange(600))": "begin marks [600] of torch.int64; expected a bool of each training example",
+        "Start(draw=Draw([1, 2]))": "begin gave rows as a list; expected a tensor",
     }
     for number, (answer, said) in enumerate(answers.items()):
         file = tmp_path / f"odd{number}.py"

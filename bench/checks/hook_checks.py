@@ -67,7 +67,7 @@ def check_start(method: Method) -> str:
         for _ in range(2):
             with forbid_random_draws("begin"):
                 starts.append(method.begin(finished, torch.Generator().manual_seed(1)))
-        if wrong := next(start_checks.complaints(starts[0], finished, method.trains), None):
+        if wrong := next(start_checks.complaints(starts[0], finished, method), None):
             raise Failure(wrong)
         if not all(map(equal_tensors, *map(tensors_in, starts))):
             raise Failure("two calls of begin with one seed differ: use the generator")

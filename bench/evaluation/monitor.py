@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from msgspec import convert, to_builtins
@@ -60,6 +61,9 @@ class Monitor(Observer):
                 model = engine.model(r)
                 logits = {name: model.score(split.x) for name, split in model.data.tests.items()}
                 counts = {name: counting.count(z, model.data.tests[name], model.data) for name, z in logits.items()}
+                if not all(isfinite(one.loss_sum + one.entropy_sum) for one in counts.values()):
+                    progress.diverged = engine.step
+                    continue
                 progress.evaluations.append(Look(engine.step, counts))
                 progress.logits |= {f"{name}@{engine.step}": z for name, z in logits.items()}
 

@@ -247,9 +247,12 @@ def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = 
     steps = int(found["training"].get("steps", 0))
     for key in ("step", "earlier"):
         value = sheet.step if key == "step" and sheet.step is not None else own.get(key)
-        if value is not None:
+        if value is not None and value is not False:
             found[key] = located(row.origin, where, partial(step_of, value, steps))
-    return {"step": steps} | found
+    found = {"step": steps} | found
+    if found.get("earlier", 0) >= found["step"] > 0:
+        raise row.origin.error(where, f"step {found['step']:,} is not after the earlier one, {found['earlier']:,}")
+    return found
 
 
 def named(value: Any, hyper: Mapping[str, Any]) -> Any:
@@ -261,11 +264,16 @@ def named(value: Any, hyper: Mapping[str, Any]) -> Any:
 
 def step_of(value: int | float, steps: int) -> int:
     """A step of a training: a whole number, or a share of its `steps`. Errors: ValueError for one that it lacks."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"step {quote_value(value)}: neither a number nor a hyper-parameter of the method")
+    if steps == 0:
+        raise ValueError(f"step {show_value(value)}: the run to start from takes no steps")
     share = isinstance(value, float) and 0 < value <= 1
-    found = max(1, round(value * steps)) if share else int(value)
-    if not 0 < found <= steps:
-        raise ValueError(f"step {show_value(value)}: the run to start from has {steps:,} steps")
-    return found
+    found = max(1, round(value * steps)) if share else value
+    if found != int(found) or not 0 < found <= steps:
+        has = f"the run to start from has {steps:,} steps"
+        raise ValueError(f"step {show_value(value)}: {has}; give one of them, or a share such as 0.5")
+    return int(found)
 
 
 def inferring_run(row: Entry) -> Description | None:

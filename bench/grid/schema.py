@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -90,7 +91,8 @@ class MethodSheet(Strict):
     hyper_parameters: Given = {}  # a list is a row for each value, {low, high, scale} a range for `draws`
     training: Given = {}  # over the block's
     options: Given = {}  # over the block's
-    base: BaseSheet | None = None  # the run that each starts from, of a method that starts from one
+    # the run that each starts from, of a method that starts from one; a method's name is short for {method: NAME}
+    base: Annotated[BaseSheet, BeforeValidator(by_name)] | None = None
     # a method's name is short for {from: NAME}
     groups: Annotated[InferredSheet, BeforeValidator(by_from)] | None = None  # inferred ones instead of the dataset's
     seeds: Seeds | None = None  # instead of the block's
@@ -162,7 +164,7 @@ def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
         return wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == "string_pattern_mismatch":
         return f"{key} must be letters, digits, '.', '_' and '-', not {quote_value(wrong['input'])}"
-    said = wrong["msg"]
+    said = re.sub(r"a valid dictionary or instance of \w+", "a mapping of keys, or a method's name", wrong["msg"])
     if said.startswith("Input should be "):
         return f"{key} in {inside} {said.removeprefix('Input ')}, not {quote_value(wrong['input'])}"
     return f"{key} in {inside}: {said[:1].lower()}{said[1:]}"

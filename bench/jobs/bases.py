@@ -47,10 +47,10 @@ def begin(replica: Replica, run: Run, setup: Setup, store: Store) -> Replica:
     before = Look(look.run, earlier, options, store) if earlier else None
     finished = show(look, replica, setup.method, before)
     start = setup.method.begin(finished, generator_for(run.seed, "begin"))
-    start_checks.check(start, finished, setup.method.trains)
+    start_checks.check(start, finished, setup.method)
     replica.start = start
     if start.split == VALIDATION:
-        train_on_validation(replica)
+        train_on_validation(replica, setup.method)
     if start.network == "base":
         copy_into(replica.networks, look.networks)
     if start.network == "head":
@@ -193,14 +193,23 @@ def copy_into(networks: Sequence[nn.Module], saved: weights.Networks) -> None:
                 "buffers": dict(network.named_buffers()),
             }
             for kind, tensors in own.items():
-                if tensors.keys() != state[kind].keys():
-                    raise CannotBegin("the base has another network (a last layer alone?); it cannot be started from")
+                shapes = [{name: list(value.shape) for name, value in of.items()} for of in (tensors, state[kind])]
+                if shapes[0] != shapes[1]:
+                    raise CannotBegin(
+                        "the base has another network than this run, or trained its last layer alone: give both the "
+                        "same network fields, as `base: {training: {width: 32}}` does"
+                    )
                 for name, value in state[kind].items():
                     tensors[name].copy_(value)
 
 
-def train_on_validation(replica: Replica) -> None:
-    """Let the replica train on validation; what is not drawn of it stays held out."""
+def train_on_validation(replica: Replica, method: Method) -> None:
+    """Let the replica train on validation; what is not drawn of it stays held out.
+
+    Errors: CannotBegin for a method that needs groups or environments and has not declared those of validation.
+    """
+    if {"groups", "environments"} & method.needs and "validation groups" not in method.needs:
+        raise CannotBegin("it trains on validation by groups, and has not declared the need 'validation groups'")
     split = replica.data.tests[VALIDATION]
     inferred = replica.data.tests.get(INFERRED)
     replica.trained_on = split if inferred is None else replace(inferred, environment=inferred.attribute)

@@ -19,7 +19,11 @@ def begin_record(run: Run, options: Options, hardware: bool = True) -> Record:
     """Everything that is known of a run before it is done; usable even where a plug-in is not."""
     method, dataset = registry.methods().get(run.method), registry.datasets().get(run.dataset)
     makers = plugin_code.makers(run.to_dict())
-    files = {kind: info.path for kind, name in makers.items() if (info := registry.plugins(kind).get(name))}
+    files = {
+        kind: info.path
+        for kind, name in makers.items()
+        if (info := registry.plugins(plugin_code.kind_of(kind)).get(name))
+    }
     provenance = Provenance(
         **commit.code(),  # type: ignore[arg-type]  # commit, diff and perhaps snapshot
         code={kind: plugin_code.loaded(kind, name) for kind, name in makers.items()},

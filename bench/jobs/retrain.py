@@ -15,7 +15,7 @@ from spurbench.bench.core import processes
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation import counting, starvation
 from spurbench.bench.jobs import bases, memory, scoring
-from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.job import Job, Redo
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.jobs.worker import make_bases
 from spurbench.bench.plugins import registry
@@ -111,7 +111,7 @@ def engine_before(records: Sequence[Summary], store: Store) -> Engine:
             f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
         )
     memory.tune_process(job.options.threads)
-    make_bases(job, store, lambda step: None, lambda: False)
+    make_bases(job, store, lambda step: None, lambda: False, Redo())
     return setup.make_engine([bases.begin(setup.draw(run), run, setup, store) for run in job.runs])
 
 

@@ -50,9 +50,7 @@ def score(
     `tick` is called during long work and may raise to stop it, `hold` before anything is written.
     """
     data, score = model.data, model.score
-    record = described(record, data).with_(
-        history=progress.history, looks=progress.evaluations, conflicting=list(dataset.conflicting)
-    )
+    record = described(record, data).with_(history=progress.history, conflicting=list(dataset.conflicting))
     if progress.diverged is not None:
         return fail(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
     logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
@@ -70,7 +68,7 @@ def score(
     hold()
     artifacts.save_arrays(store, record.id, drawn)
     kept = keep_predictions(record.id, progress.logits | logits, data, store)
-    record = record.with_(splits=counts, measures=measures, curves=curves, predictions=kept)
+    record = record.with_(splits=counts, looks=progress.evaluations, measures=measures, curves=curves, predictions=kept)
     return finish(record.with_(status="done", cause=None))
 
 

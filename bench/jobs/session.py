@@ -96,8 +96,9 @@ def load_run(run: Run, setup: Setup, store: Store) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.begin_record(run, setup.job.options)
     with data_files.watching(run.dataset) as files:
-        replica = bases.begin(setup.draw(run), run, setup, store)
+        replica = setup.draw(run)
         checksum = setup.dataset.checksum()
+    replica = bases.begin(replica, run, setup, store)
     provenance = structs.replace(record.provenance, data=checksum, files=files)
     return record.with_(provenance=provenance), replica
 

@@ -32,15 +32,15 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
 
     Seconds of `run` and `total` are of one process that trains one seed after the other, searches included; scoring,
     attacks and the wait for data that are not yet in memory are left out. Cells that cannot be run, or do not train,
-    have no times.
+    have no times, nor have those that start from other runs: what they train on is known only when those are done.
     """
     where = placement.choose(settings.device, settings.jobs, settings.threads, len(expand(grid, {}).runs()))
     for cell in grid.cells:
         plan = expand(replace(grid, cells=(cell,)), {})
         (row,) = summarize(plan)
-        known = {key: row[key] for key in ("dataset", "label", "precision", "na")}
+        known = {key: row[key] for key in ("dataset", "label", "precision", "na", "starts_from")}
         known |= {"runs": row["runs"] + row["search_runs"]}
-        if row["updates"]:
+        if row["updates"] and not row["starts_from"]:
             known["total_seconds"] = 0.0
             for run, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
                 options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
@@ -100,7 +100,7 @@ def total(rows: Sequence[dict[str, Any]]) -> str:
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """A row as a person reads it."""
     if "seconds_per_step" not in row:
-        return row | {"step": f"n/a: {row['na']}" if row["na"] else "does not train"}
+        return row | {"step": f"n/a: {row['na']}" if row["na"] else row["starts_from"] or "does not train"}
     each = row["seconds_per_step"]
     return row | {
         "rows": f"{row['rows']:,}",

@@ -13,7 +13,7 @@ from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Plan, kept_as
-from spurbench.bench.records.record import Summary, is_settled
+from spurbench.bench.records.record import Summary
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
@@ -54,6 +54,7 @@ class Outstanding:
     plan: Plan
     records: dict[str, Summary]  # by id, of the whole store
     waiting: set[str]  # ids of runs
+    redo: Redo = Redo()
 
     @property
     def planned(self) -> list[Planned]:
@@ -64,7 +65,7 @@ class Outstanding:
 
     def needed(self, ids: Iterable[str]) -> set[str]:
         """These runs, and those that they start from and that are to be done."""
-        return {*ids, *(id for id in self.plan.bases(set(ids)) if not is_settled(self.records.get(id)))}
+        return {*ids, *(id for id in self.plan.bases(set(ids)) if self.redo.asks_for(self.records.get(id)))}
 
     @property
     def own_records(self) -> list[Summary]:
@@ -119,7 +120,7 @@ def find_outstanding(
     part = expand(only(grid, settings.only), records, before) if settings.only else plan
     asked, again = Redo(settings.retry, settings.fresh), Redo()
     waiting = {id for id in part.ids if (again if id in tried else asked).asks_for(records.get(id))}
-    return Outstanding(plan, records, waiting)
+    return Outstanding(plan, records, waiting, again if tried else asked)
 
 
 def launch_round(

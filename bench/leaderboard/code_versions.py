@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spurbench.bench.provenance import edits
+from spurbench.bench.provenance.plugin_code import kind_of
 from spurbench.bench.records.record import Summary
 
 Version = Mapping[str, str]  # part, or path of a data file → hash, empty where unknown
@@ -94,7 +95,7 @@ def differing_parts(one: Version, other: Version, but: Iterable[str] = ()) -> li
 
     Of the data files, only those that both have read count: seeds may read different ones.
     """
-    shared = [part for part in one.keys() & other.keys() if part not in but and one[part] and other[part]]
+    shared = [part for part in one.keys() & other.keys() if kind_of(part) not in but and one[part] and other[part]]
     return sorted(PARTS.get(part, Path(part).name) for part in shared if one[part] != other[part])
 
 

@@ -30,7 +30,7 @@ A network and an optimizer of the user's own are included.
 def versions_of(record: Summary) -> Version:
     """What made a run, according to its record."""
     source = record.provenance
-    kinds = ["method", "dataset", *(kind for kind in ("network", "optimizer") if kind in source.code)]
+    kinds = dict.fromkeys(["method", "dataset", *source.code])
     made = {kind: source.code.get(kind, "") for kind in kinds}
     files = source.plugins  # of schema 1: the hash of the whole file, comments and all
     for kind in (kind for kind in made if files.get(kind) and not made[kind]):
@@ -91,13 +91,16 @@ def accept_record(record: Record, names: Collection[str]) -> Record | None:
 
 def file_of_plugin(kind: str, record: Summary) -> Path | None:
     """A run's plug-in as it is now: the file found by its name here, else the recorded path if it still exists."""
-    name = record.training.get(kind) if kind in ("network", "optimizer") else getattr(record, kind)
+    if plugin_code.kind_of(kind) != kind:  # of a run that it started from
+        name = plugin_code.makers(record.identity).get(kind)
+    else:
+        name = record.training.get(kind) if kind in ("network", "optimizer") else getattr(record, kind)
     return file_by_name(kind, str(name).partition(":")[0], record.provenance.paths.get(kind))
 
 
 @cache
 def file_by_name(kind: str, name: str, recorded: str | None) -> Path | None:
-    info = registry.plugins(kind).get(name)
+    info = registry.plugins(plugin_code.kind_of(kind)).get(name)
     path = info.path if info is not None else Path(recorded) if recorded else None
     return path if path is not None and path.is_file() else None
 

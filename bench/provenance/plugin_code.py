@@ -16,12 +16,13 @@ IN_IDENTITY = {"training", "headline", "splits", "base"}  # class attributes tha
 
 
 def makers(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The plug-ins whose code makes a run, by kind: method, dataset, and the user's own network and optimizer.
+    """The plug-ins whose code makes a run, by part: method, dataset, and the user's own network and optimizer.
 
     `fields` are those of a run, a record or a cell. Networks and optimizers that come with spurbench are part of the
-    harness, like the engine.
+    harness, like the engine. The methods of runs that it starts from are the parts `base method 1` and so on.
     """
     found = {"method": str(fields["method"]), "dataset": str(fields["dataset"])}
+    found |= {f"base method {place}": name for place, name in enumerate(base_methods(fields), 1)}
     for kind in ("network", "optimizer"):
         name = str(fields["training"].get(kind) or "").partition(":")[0]
         info = registry.plugins(kind).get(name)
@@ -30,9 +31,23 @@ def makers(fields: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def loaded(kind: str, name: str) -> str:
+def base_methods(fields: Mapping[str, Any]) -> list[str]:
+    """The methods of the runs that a run starts from, at any distance, and that inferred groups for it."""
+    found = []
+    for base in (fields.get("base"), fields.get("inferred_by")):
+        if base:
+            found += [*base_methods(base), str(base["method"]), *([base["infer"]["method"]] if "infer" in base else [])]
+    return list(dict.fromkeys(found))
+
+
+def kind_of(part: str) -> str:
+    """The kind of plug-in that a part of a run is."""
+    return "method" if part.startswith("base method") else part
+
+
+def loaded(part: str, name: str) -> str:
     """The version of a plug-in's code that this process imports, or has imported; later edits do not change it."""
-    info: PluginInfo | None = registry.plugins(kind).get(name)
+    info: PluginInfo | None = registry.plugins(kind_of(part)).get(name)
     return first_seen(info.path) if info else ""
 
 

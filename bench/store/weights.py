@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def path_of(store: Store, run_id: str, step: int) -> Path:
 
 
 def has(store: Store, run_id: str, step: int) -> bool:
-    return path_of(store, run_id, step).is_file()
+    """Whether the networks of a run after a step are kept, and can be read."""
+    return load(store, run_id, step) is not None
 
 
 def save(store: Store, run_id: str, step: int, networks: Networks) -> None:
@@ -31,8 +33,15 @@ def save(store: Store, run_id: str, step: int, networks: Networks) -> None:
 
 def load(store: Store, run_id: str, step: int) -> Networks | None:
     """The networks of a run after a step, on the CPU; None if they are not kept. A damaged file is deleted."""
-    found: Networks | None = read(path_of(store, run_id, step))
+    found: Networks | None = read(path_of(store, run_id, step), list)
     return found
+
+
+def forget(store: Store, run_id: str) -> None:
+    """Delete what is kept of a run."""
+    first = path_of(store, run_id, 0)
+    for file in first.parent.glob(f"{store.file_id(run_id)}@*.pt"):
+        file.unlink(missing_ok=True)
 
 
 def save_outputs(store: Store, run_id: str, step: int, split: str, outputs: dict[str, Tensor]) -> None:
@@ -42,7 +51,7 @@ def save_outputs(store: Store, run_id: str, step: int, split: str, outputs: dict
 
 def load_outputs(store: Store, run_id: str, step: int, split: str) -> dict[str, Tensor] | None:
     """The same again, if it is kept; a large file is not read before it is used."""
-    found: dict[str, Tensor] | None = read(path_of(store, run_id, step).with_suffix(f".{split}.pt"))
+    found: dict[str, Tensor] | None = read(path_of(store, run_id, step).with_suffix(f".{split}.pt"), dict)
     return found
 
 
@@ -52,12 +61,14 @@ def write(store: Store, path: Path, content: Any) -> None:
     store.write(path, buffer.getvalue())
 
 
-def read(path: Path) -> Any:
+def read(path: Path, kind: type) -> Any:
     """What a file holds; None if there is none, or it is damaged: then it is deleted, and made anew."""
     if not path.is_file():
         return None
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception:  # torch lets through whatever it trips over
-        path.unlink(missing_ok=True)
-        return None
+    found: Any = None
+    with suppress(Exception):  # torch lets through whatever it trips over
+        found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    if isinstance(found, kind):
+        return found
+    path.unlink(missing_ok=True)
+    return None

@@ -224,7 +224,7 @@ class Engine:
         replica, model = self.replicas[r], self.model(r)
         if (frozen := replica.frozen) is None:
             return model
-        network = frozen.with_head(*head_of(self.stacks[0].networks[r])).to(self.device)
+        network = frozen.with_head(*head_of(model.network, model.parameters)).to(self.device)
         parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
         return Model(replica.seed, frozen.data, network, parameters, network, frozen.preprocessing, self.device,
                      self.options.micro_batch)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -174,14 +174,11 @@ def head_network(head: Head, from_base: bool) -> nn.Module:
     return OneLogit(body) if len(weight) == 1 else body
 
 
-def head_of(network: nn.Module) -> Head:
-    """The layer of such a network as it stands."""
+def head_of(network: nn.Module, parameters: Mapping[str, Tensor]) -> Head:
+    """The layer that such a network is with these parameters."""
     body = network.body if isinstance(network, OneLogit) else network
-    if isinstance(body, Shifted):
-        return body.from_weight + body.weight, body.from_bias + body.bias
-    (layer,) = body.children()
-    assert isinstance(layer, nn.Linear)
-    return layer.weight, layer.bias
+    weight, bias = (parameters[name] for name, _ in network.named_parameters())
+    return (body.from_weight + weight, body.from_bias + bias) if isinstance(body, Shifted) else (weight, bias)
 
 
 def width_of(head: nn.Module) -> int:
