@@ -34,8 +34,9 @@ def complaints(start: Any, finished: Finished, method: Method) -> Iterator[str]:
     for name, tensor in given.items():
         if tensor is not None and not isinstance(tensor, Tensor):
             yield f"begin gave {name} as a {type(tensor).__name__}; expected a tensor"
-    if start.marked is not None and (start.marked.dtype != torch.bool or start.marked.shape != finished.train.y.shape):
-        yield f"begin marks {list(start.marked.shape)} of {start.marked.dtype}; expected a bool of each training example"
+    marked = start.marked
+    if marked is not None and (marked.dtype != torch.bool or marked.shape != finished.train.y.shape):
+        yield f"begin marks {list(marked.shape)} of {marked.dtype}; expected a bool of each training example"
     if start.network == "head" and "second network" in method.needs:
         yield "begin trains a last layer alone, which has no second network: leave that need out"
     seen = finished.train if start.split == "train" else finished.validation
