@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
-from spurbench.bench.cluster.submissions import user_name
-from spurbench.bench.jobs.job import Job
 from spurbench.slurm import program
 from spurbench.slurm.sbatch_options import SbatchOptions
+
+if TYPE_CHECKING:
+    from spurbench.bench.jobs.job import Job
 
 
 def largest_array() -> int:
@@ -39,6 +41,8 @@ def fitting(groups: Mapping[SbatchOptions, Sequence[Job]], jobs_per_task: int) -
 
 def association(account: str, column: str) -> list[str]:
     """The accounting values in a column for this user, under an account or ("") any."""
+    from spurbench.bench.cluster.submissions import user_name
+
     where = [f"user={user_name()}", *([f"account={account}"] if account else [])]
     said = program.call("sacctmgr", "--noheader", "--parsable2", "show", "assoc", *where, f"format={column}")
     return said.text.split() if said.good else []

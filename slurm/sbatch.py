@@ -8,7 +8,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spurbench.bench.cluster.arrays import Array
 from spurbench.bench.cluster.launcher import (
@@ -23,9 +23,11 @@ from spurbench.bench.cluster.launcher import (
 )
 from spurbench.bench.cluster.resources import Layer
 from spurbench.bench.core.errors import UserError
-from spurbench.bench.jobs.job import Job
 from spurbench.slurm import answers, limits, program
 from spurbench.slurm.sbatch_options import OF_SHELL, SbatchOptions
+
+if TYPE_CHECKING:
+    from spurbench.bench.jobs.job import Job
 
 PERCENT = "the.percent.sign"  # replaces % in a path until submitit has inserted its own patterns
 OVER_ALREADY = re.compile("Invalid job id|already complet")  # what scancel says of tasks that have ended

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import temporary_of, write_atomically
-from spurbench.bench.records.parsing import Unfit, read_whole
 
 VOID = "void"
 JOB = re.compile(r"[\w.:-]*\d[\w.:-]*(?:;[\w.-]+)?")
@@ -60,6 +59,8 @@ class Array:
 
         Errors: UserError if the noted id is damaged.
         """
+        from spurbench.bench.records.parsing import Unfit, read_whole  # a third of the time that --help takes
+
         if self.given is not None and not self.noted.exists():
             return self.given
         with suppress(FileNotFoundError):

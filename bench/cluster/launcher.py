@@ -13,13 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from spurbench.bench.cluster.arrays import Array, Key
 from spurbench.bench.cluster.resources import Layer, Resources
 from spurbench.bench.core.errors import UserError, unknown
-from spurbench.bench.jobs.job import Job
 from spurbench.bench.plugin_files import entry_points
+
+if TYPE_CHECKING:
+    from spurbench.bench.jobs.job import Job
 
 End = tuple[str, str]
 """How a task ended: the kind of a record's cause, and a description."""

@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from spurbench.bench.core.errors import UserError, cut, unknown
 from spurbench.bench.core.files import home
-from spurbench.bench.core.yamlfile import load
 
 LEAST_MINUTES = 15  # a task needs time to start, to save its state and to be requeued
 MOST_MINUTES = 3650 * 24 * 60  # SLURM counts in 32 bits: larger limits would overflow
@@ -151,6 +150,8 @@ def profile(name: str | None) -> Layer:
 
     The file maps names to resources: `default: {partition: gpu, account: lab, time: 8h, setup: [module load cuda]}`.
     """
+    from spurbench.bench.core.yamlfile import load
+
     file = profiles_file()
     known = load(file, str(file))[0] if os.path.exists(file) else {}  # also False if it may not be read
     if not isinstance(known, Mapping) or not all(isinstance(value, Mapping) for value in known.values()):
