@@ -144,6 +144,36 @@ def test_a_base_is_trained_once_for_all(store: Store, monkeypatch: pytest.Monkey
     assert len([record for record in store.records()[0] if record.method == "erm"]) == 2
 
 
+def test_weights_are_kept_on_request(command: Any, store: Store) -> None:
+    """Those of every run after its last step, and they give what the run recorded."""
+    import spurbench
+
+    line = [
+        "run",
+        "--plugin",
+        "shortcut.py",
+        "--dataset",
+        "shortcut",
+        "--method",
+        "erm",
+        "--method",
+        "jtt",
+        "--seeds",
+        "0",
+    ]
+    command(*line, "--store", "s", "--jobs", 0, "--keep-weights")
+    registry.add_plugin("shortcut.py")  # the command has forgotten it
+    results = spurbench.load("s")
+    for record in store.records()[0]:
+        (kept,) = results.weights(record.id)
+        (network,) = set_up(Job([record.run], "", Options())).draw(record.run).networks
+        network.load_state_dict(kept["parameters"] | kept["buffers"])
+        x = set_up(Job([record.run], "", Options())).draw(record.run).data.tests["test"].x
+        assert torch.allclose(network(x), torch.as_tensor(results.predictions(record.id)["test"]), atol=1e-5)
+    with pytest.raises(UserError, match="after step 7 are not kept: run it with --keep-weights"):
+        results.weights(record.id, step=7)
+
+
 def test_networks_that_are_gone_are_made_again_and_the_record_stands(store: Store) -> None:
     before = finish(runs_of("erm"), store)
     finish(runs_of("dfr"), store)

@@ -34,6 +34,7 @@ def run(
     store: str | Path | None = None,
     device: str = "auto",
     jobs: int | None = None,
+    keep_weights: bool = False,
     plugins: Sequence[str | Path] = (),
 ) -> Results:
     """Run a grid, or datasets × methods, as `spurbench run` does; returns the results. Finished runs are not repeated.
@@ -47,7 +48,7 @@ def run(
     sets = [f"{key}={value}" for key, value in (set or {}).items()]
     chosen = running.choose_grid(str(grid) if grid else None, as_list(dataset), as_list(method), seeds, sets, None)
     where = Path(store) if store else Path("stores") / (Path(grid).stem if grid else "adhoc")
-    if running.run(chosen, where, Settings(device=device, jobs=jobs)) == 130:
+    if running.run(chosen, where, Settings(device=device, jobs=jobs, keep_weights=keep_weights)) == 130:
         raise KeyboardInterrupt
     return load(where)
 
@@ -98,6 +99,22 @@ class Results:
         if record is None:
             raise UserError(f"no run {run_id} in {self.store.root}; .frame() has their ids")
         return predictions.load_predictions(self.store, record, rule).logits
+
+    def weights(self, run_id: str, step: int | None = None) -> list[dict[str, dict[str, Any]]]:
+        """Parameters and buffers of each network of a run after a step, by default the last, as tensors by name.
+
+        Errors: UserError for an unknown run, or if they are not kept: see `--keep-weights`.
+        """
+        from spurbench.bench.store import weights
+
+        record = self.store.record(run_id)
+        if record is None:
+            raise UserError(f"no run {run_id} in {self.store.root}; .frame() has their ids")
+        at = record.last_step if step is None else step
+        found = weights.load(self.store, run_id, at)
+        if found is None:
+            raise UserError(f"the networks of run {run_id} after step {at:,} are not kept: run it with --keep-weights")
+        return found
 
     def leaderboard(self, grid: str | None = None, *, all_metrics: bool = False) -> Board:
         """The leaderboard, restricted to one grid's plan if `grid` names it."""

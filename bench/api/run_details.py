@@ -163,7 +163,7 @@ def list_files(store: Store, id: str) -> list[str]:
     for name in dict.fromkeys((id, store.file_id(id))):
         for kind in KINDS:
             folders = (store.root / kind, store.root / kind / name[:2])
-            found += [file for folder in folders for file in sorted(folder.glob(f"{name}.*")) if file.is_file()]
+            found += [file for folder in folders for file in sorted(folder.glob(f"{name}[.@]*")) if file.is_file()]
     return [f"{file.relative_to(store.root)} ({format_size(file.stat().st_size)})" for file in found]
 
 

@@ -87,6 +87,7 @@ def submit(
     device: Annotated[str, typer.Option(help="auto: a GPU if the task has one, else the CPU; cpu; cuda.")] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Rerun failed runs.")] = False,
     compile_: options.Compile = False,
+    keep_weights: options.KeepWeights = False,
     dry_run: DryRun = False,
     node_local: NodeLocal = False,
     snapshot: Snapshot = True,
@@ -118,8 +119,9 @@ def submit(
     how = SubmitOptions(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
     check_folder(to, where, how)
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
+    settings = Settings(device=device, retry=retry, only=only or [], compile=compile_, keep_weights=keep_weights)
     sent = send(
-        to, chosen, folder, Settings(device=device, retry=retry, only=only or [], compile=compile_), how,
+        to, chosen, folder, settings, how,
         lambda of_cell: combine(to.resources, *below, (grid, of_cell), above),
     )  # fmt: skip
     if sent.name != chosen.name:

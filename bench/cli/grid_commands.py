@@ -145,6 +145,7 @@ def run(
     ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60,
     compile_: options.Compile = False,
+    keep_weights: options.KeepWeights = False,
     plugin: options.Plugin = None,
 ) -> None:
     """Run a grid, or one dataset × method, on this machine; run it again to continue where it stopped.
@@ -166,6 +167,15 @@ def run(
         raise UserError("--time-limit ends a process, and --jobs 0 starts none")
     where = store or Path("stores") / (grid and Path(grid).stem or "adhoc")
     settings = Settings(
-        device, jobs, threads, retry, fresh, time_limit, only or [], checkpoint_seconds, compile=compile_
+        device,
+        jobs,
+        threads,
+        retry,
+        fresh,
+        time_limit,
+        only or [],
+        checkpoint_seconds,
+        compile=compile_,
+        keep_weights=keep_weights,
     )
     raise typer.Exit(running.run(chosen, where, settings))

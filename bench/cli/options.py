@@ -58,6 +58,9 @@ Threads = Annotated[
         min=1, max=1024, help="Threads per process; by default chosen by measurements, at most OMP_NUM_THREADS."
     ),
 ]
+KeepWeights = Annotated[
+    bool, typer.Option("--keep-weights", help="Keep each run's networks after its last step, in STORE/weights.")
+]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile networks for images (torch.compile; needs a C++ compiler).")
 ]

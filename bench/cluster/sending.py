@@ -89,7 +89,7 @@ STAGES = BASE, PLAIN, DEPENDENT = ("base", "plain", "dependent")
 
 def stage_of(job: Job) -> str:
     """Whether others start from a job's runs, or they from others, or neither."""
-    return BASE if job.keep else DEPENDENT if job.runs[0].bases else PLAIN
+    return DEPENDENT if job.runs[0].bases else BASE if job.keep else PLAIN
 
 
 def send(

@@ -36,6 +36,7 @@ class Settings:
     checkpoint_seconds: float = 60.0
     micro_batch: int | None = None  # rows; by default what suits the device
     compile: bool = False
+    keep_weights: bool = False  # keep the networks of every run after its last step
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def arrange_jobs(planned: list[Planned], wanted: set[str], plan: placement.Layou
         pairs = [(one.run, one.label) for one in some]
         jobs += gather(pairs, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
     keep = {one.run.id: one.keep for one in first}
-    jobs = [replace(job, keep=keep.get(job.runs[0].id, [])) for job in jobs]
+    last = 1 if settings.keep_weights else 0
+    jobs = [replace(job, keep=sorted({*keep.get(job.runs[0].id, []), *[job.steps] * last})) for job in jobs]
     return [replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0])))) for job in jobs]
 
 
