@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from spurbench.bench.plugins.method import Batch, Method, class_logits, hyper, members
+from spurbench.bench.plugins.method import Batch, Method, hyper, members
+from spurbench.methods.irm import scale_slope
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class IBIRM(Method):
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         risk = batch.environment_means(batch.losses(logits)).mean()
-        z = class_logits(logits)
-        slopes = (z * (z.softmax(-1) - one_hot(batch.y, z.shape[-1]))).sum(-1)  # by the scale of the logits
-        first, second = batch.environment_halves(slopes)
+        first, second = batch.environment_halves(scale_slope(logits, batch.y))
         irm = self.irm_weight if step >= self.irm_anneal else 1.0
         bottleneck = self.ib_weight if step >= self.ib_anneal else 0.0
         return risk + irm * (first * second).mean() + bottleneck * self.spread(batch)

@@ -8,26 +8,18 @@ Differs: nothing from DomainBed's. Memory grows with the square of the batch.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from spurbench.bench.plugins.method import Batch, Method, hyper, members
+from spurbench.bench.plugins.method import Batch, members
+from spurbench.methods.coral import CORAL
 
 GAMMAS = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)  # of the Gaussians exp(−γ d²)
 
 
 @dataclass(frozen=True)
-class MMD(Method):
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "environments"})
-
-    gamma: float = hyper(1.0, low=0.1, high=10.0, scale="log", symbol="γ")
-
-    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
-        risk = batch.environment_means(batch.losses(logits)).mean()
-        return risk + self.gamma * self.penalty(batch.known_features, batch)
-
+class MMD(CORAL):
     def penalty(self, h: Tensor, batch: Batch) -> Tensor:
         """The mean over pairs of environments of the squared distance of their mean embeddings."""
         member = members(batch.known_environment, batch.problem.environments).to(h.dtype)

@@ -13,7 +13,7 @@ from spurbench.bench.launch.runner import Settings
 from spurbench.bench.leaderboard.build import Leaderboard, build_from_store
 from spurbench.bench.plugins import registry
 from spurbench.bench.records import metrics
-from spurbench.bench.records.record import Counts, Summary
+from spurbench.bench.records.record import Counts, Record, Summary
 from spurbench.bench.store import predictions
 from spurbench.bench.store.store import Store
 
@@ -90,15 +90,19 @@ class Results:
         rows = {"run": run_row, "split": split_rows, "group": group_rows}[level]
         return pd.DataFrame([row for record in self.store.records()[0] for row in rows(record)])
 
+    def _find_record(self, run_id: str) -> Record:
+        """The record of a run. Errors: UserError if there is none."""
+        record = self.store.record(run_id)
+        if record is None:
+            raise UserError(f"no run {run_id} in {self.store.root}; .frame() has their ids")
+        return record
+
     def predictions(self, run_id: str, rule: str = "none") -> dict[str, np.ndarray[Any, Any]]:
         """The logits of a run on each split, [n] or [n, C], at the step that a selection rule chooses, or the last.
 
         Errors: UserError for an unknown run, or if no predictions are kept of it.
         """
-        record = self.store.record(run_id)
-        if record is None:
-            raise UserError(f"no run {run_id} in {self.store.root}; .frame() has their ids")
-        return predictions.load_predictions(self.store, record, rule).logits
+        return predictions.load_predictions(self.store, self._find_record(run_id), rule).logits
 
     def weights(self, run_id: str, step: int | None = None) -> list[dict[str, dict[str, Any]]]:
         """Parameters and buffers of each network of a run after a step, by default the last, as tensors by name.
@@ -107,9 +111,7 @@ class Results:
         """
         from spurbench.bench.store import weights
 
-        record = self.store.record(run_id)
-        if record is None:
-            raise UserError(f"no run {run_id} in {self.store.root}; .frame() has their ids")
+        record = self._find_record(run_id)
         at = record.last_step if step is None else step
         found = weights.load(self.store, run_id, at)
         if found is None:

@@ -85,18 +85,21 @@ class Grid:
     def origin(self) -> Origin:
         """Where it is from and a hash of what is to be run: equal grids have it wherever their files are."""
         cells = [
-            {name: value for name, value in vars(cell).items() if name != "source"}
+            {name: value for name, value in stated(vars(cell)).items() if name != "source"}
             | {
                 "resources": None,
                 "selection": to_builtins(cell.selection),
-                "search": cell.search and asdict(cell.search),
+                "search": cell.search
+                and asdict(cell.search) | {"draws": [stated(vars(draw)) for draw in cell.search.draws]},
             }
             for cell in self.cells
         ]
-        for part in [part for cell in cells for part in (cell, *(cell["search"] or {"draws": ()})["draws"])]:
-            for name in [name for name in (*OPTIONAL, "final_base") if part.get(name, 0) is None]:
-                del part[name]  # grids without them have the hash they had before there were such
         return Origin(self.place or "unknown", fingerprint(cells)[:16])
+
+
+def stated(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without bases that there are none of: a grid without them keeps the hash that it had before."""
+    return {name: value for name, value in fields.items() if value is not None or name not in (*OPTIONAL, "final_base")}
 
 
 def only(grid: Grid, patterns: Sequence[str]) -> Grid:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from spurbench.bench.core.errors import say_unknown
 from spurbench.bench.core.yamlfile import Origin, Where, load
@@ -20,8 +20,8 @@ from spurbench.bench.grid.schema import (
     RuleName,
     Seeds,
     Strict,
-    by_name,
     checked,
+    short_for,
 )
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
@@ -46,7 +46,7 @@ class RecipesSheet(Strict):
     seeds: Seeds | None = None
     selection: RuleName | None = None
     training: Given = {}
-    recipes: list[Annotated[RecipeSheet, BeforeValidator(by_name)]] = Field(min_length=1)
+    recipes: list[Annotated[RecipeSheet, short_for("method")]] = Field(min_length=1)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from spurbench.bench.grid.recipes import chosen
 from spurbench.bench.grid.schema import BaseSheet, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search_space import Axis, axis, choices, declared, space_name, varies
 from spurbench.bench.plugins import registry
+from spurbench.bench.records.run import INFERRED
 from spurbench.bench.records.selection import choice_of, lack
 
 
@@ -220,7 +221,6 @@ def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:
 
 # ---- runs to start from ---------------------------------------------------------------------------------------------
 
-INFERRED = "inferred_validation"  # the split of validation with inferred groups
 Description = dict[str, Any]
 """A run to start from, as it is in the identity of those that do: `base` or `inferred_by` of a `Run`."""
 

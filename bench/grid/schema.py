@@ -32,14 +32,9 @@ def known_rule(name: object) -> object:
     return name
 
 
-def by_name(value: object) -> object:
-    """`- erm` is short for `- {method: erm}`."""
-    return {"method": value} if isinstance(value, str) else value
-
-
-def by_from(value: object) -> object:
-    """`groups: xrm` is short for `groups: {from: xrm}`."""
-    return {"from": value} if isinstance(value, str) else value
+def short_for(key: str) -> BeforeValidator:
+    """A text stands for a mapping with this key: `- erm` for `- {method: erm}`, `groups: xrm` for `{from: xrm}`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 RuleName = Annotated[str, BeforeValidator(known_rule)]
@@ -66,17 +61,17 @@ class BaseSheet(Strict):
     """The run that each run of a row starts from, where it is to differ from what the method declares."""
 
     method: str | None = None  # its name; by default the one that the row's method declares
-    hyper_parameters: Given = {}
+    hyper_parameters: Given = {}  # of that method
     training: Given = {}  # over the block's
-    step: int | float | None = None  # after which it is looked at; below 1 a share of its training
-    groups: Annotated[InferredSheet, BeforeValidator(by_from)] | None = None  # inferred ones that it is given itself
+    step: int | float | None = None  # after which it is looked at; 0.5 is half of its training, 1.0 its end
+    groups: Annotated[InferredSheet, short_for("from")] | None = None  # inferred ones that it is given itself
 
 
 class InferredSheet(Strict):
     """Which method infers the groups that a row is given."""
 
-    from_: str = Field(alias="from")  # its name
-    hyper_parameters: Given = {}
+    from_: str = Field(alias="from")  # name of the method that infers them
+    hyper_parameters: Given = {}  # of that method
     training: Given = {}  # of a method that infers from its own runs, over the block's
     base: BaseSheet | None = None  # of a method that infers from another run
 
@@ -92,9 +87,9 @@ class MethodSheet(Strict):
     training: Given = {}  # over the block's
     options: Given = {}  # over the block's
     # the run that each starts from, of a method that starts from one; a method's name is short for {method: NAME}
-    base: Annotated[BaseSheet, BeforeValidator(by_name)] | None = None
-    # a method's name is short for {from: NAME}
-    groups: Annotated[InferredSheet, BeforeValidator(by_from)] | None = None  # inferred ones instead of the dataset's
+    base: Annotated[BaseSheet, short_for("method")] | None = None
+    # inferred ones instead of the dataset's; a method's name is short for {from: NAME}
+    groups: Annotated[InferredSheet, short_for("from")] | None = None
     seeds: Seeds | None = None  # instead of the block's
     draws: int | None = Field(default=None, ge=1, le=100_000)  # rows drawn at random from lists and ranges
     search: SearchSheet | None = None  # finds the hyper-parameters before the seeds are run
@@ -113,7 +108,7 @@ class DatasetSheet(Strict):
     paper_budget: bool = False  # the budget is the paper's: rows named like a published one are shown beside it
     resources: Given = {}  # of a cluster task, over the grid's
     # a method's name is short for {method: NAME}
-    methods: list[Annotated[MethodSheet, BeforeValidator(by_name)]] = Field(min_length=1)
+    methods: list[Annotated[MethodSheet, short_for("method")]] = Field(min_length=1)
 
 
 class GridSheet(Strict):

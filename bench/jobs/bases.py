@@ -15,7 +15,8 @@ from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split
 from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
-from spurbench.bench.records.run import Run
+from spurbench.bench.plugins.network import Networks
+from spurbench.bench.records.run import INFERRED, Run
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.batching import Preprocessing, generator_for
@@ -28,7 +29,6 @@ class BaseFailed(CannotBegin):
     """A run that this one starts from came to nothing; the text says which, and why."""
 
 
-INFERRED = "inferred_validation"  # the split of validation with inferred groups, by which rules may choose
 VALIDATION = "validation"
 
 
@@ -112,7 +112,7 @@ class Look:
         return set_up(Job([self.run], self.run.method, self.options))
 
     @cached_property
-    def networks(self) -> weights.Networks:
+    def networks(self) -> Networks:
         found = weights.load(self.store, self.run.id, self.step)
         if found is None:
             raise CannotBegin(f"the network of run {self.run.id} after step {self.step:,} is not kept (deleted?)")
@@ -184,7 +184,7 @@ class Look:
         return {name: torch.cat(each) for name, each in parts.items()}
 
 
-def copy_into(networks: Sequence[nn.Module], saved: weights.Networks) -> None:
+def copy_into(networks: Sequence[nn.Module], saved: Networks) -> None:
     """Give networks the kept parameters and buffers; the first ones of a run that has had more."""
     with torch.no_grad():
         for network, state in zip(networks, saved, strict=False):

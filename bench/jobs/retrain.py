@@ -106,10 +106,7 @@ def engine_before(records: Sequence[Summary], store: Store) -> Engine:
             f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
             f"{setup.dataset.protocol_version}: it cannot be trained again here"
         )
-    if edited := edits.find_edited_plugins(records[0]):
-        raise UserError(
-            f"run {run.id} was made before {' and '.join(edited)} was edited: `run --fresh` trains it again"
-        )
+    edits.check_unedited(records[0])
     memory.tune_process(job.options.threads)
     make_bases(job, store, lambda step: None, lambda: False, Redo())
     return setup.make_engine([bases.begin(setup.draw(run), run, setup, store) for run in job.runs])

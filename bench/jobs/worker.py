@@ -39,8 +39,9 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
     redo, context = redo or Redo(), Context(store, report, stop)
     if job.options.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no GPU that torch can use here; --device cpu, or --gpus 0 on a cluster, does without")
-    wanted = {run.id for run in job.runs if redo.asks_for(store.record(run.id)) or lacks_networks(run, job, store)}
-    make_bases(replace(job, runs=[run for run in job.runs if run.id in wanted]), store, report, stop, redo)
+    if job.runs[0].bases:
+        wanted = [run for run in job.runs if is_wanted(run, job, store, redo)]
+        make_bases(replace(job, runs=wanted), store, report, stop, redo)
     mine: list[Run] = []
     try:
         mine += (run for run in job.runs if store.claims.take(run.id))
@@ -49,7 +50,9 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
             weights.forget(store, run.id)  # of an earlier time that it was done
         again = [run for run in mine if run not in todo and lacks_networks(run, job, store)]
         todo, context.recorded = todo + again, {run.id for run in again}
-        check_unedited(again, store)
+        for run in again:
+            if record := store.record(run.id):
+                edits.check_unedited(record, ", and its networks are gone")
         with kept_alive(store.claims, [run.id for run in mine], lambda: (context.step, job.steps)) as context.lost:
             do_runs(replace(job, runs=todo), context)
     finally:
@@ -57,6 +60,11 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
             store.claims.release(run.id)
     if context.troubles:
         raise UserError("; ".join(context.troubles))
+
+
+def is_wanted(run: Run, job: Job, store: Store, redo: Redo) -> bool:
+    """Whether a run of a job is to be trained, for its record or for its networks."""
+    return redo.asks_for(store.record(run.id)) or lacks_networks(run, job, store)
 
 
 def lacks_networks(run: Run, job: Job, store: Store) -> bool:
@@ -67,17 +75,6 @@ def lacks_networks(run: Run, job: Job, store: Store) -> bool:
     return record is not None and record.done
 
 
-def check_unedited(runs: Sequence[Run], store: Store) -> None:
-    """Errors: UserError for recorded runs whose networks would not be made again as they were."""
-    for run in runs:
-        record = store.record(run.id)
-        if record and (files := edits.find_edited_plugins(record)):
-            raise UserError(
-                f"run {run.id} ({run.method}, seed {run.seed}) was made before {' and '.join(files)} was edited, and "
-                "its networks are gone: `run --fresh` trains it again, and what starts from it"
-            )
-
-
 def make_bases(job: Job, store: Store, report: Report, stop: Callable[[], bool], redo: Redo) -> None:
     """Have the runs done that those of a job start from: here, or, where another process is at them, by that."""
     for bases in zip(*(run.bases for run in job.runs), strict=True):
@@ -85,9 +82,7 @@ def make_bases(job: Job, store: Store, report: Report, stop: Callable[[], bool],
         base = Job(list({run.id: run for run in runs}.values()), runs[0].method, job.options, keep)
         for tries in itertools.count():
             asked = redo if tries == 0 else Redo()
-            waiting = [
-                run for run in base.runs if asked.asks_for(store.record(run.id)) or lacks_networks(run, base, store)
-            ]
+            waiting = [run for run in base.runs if is_wanted(run, base, store, asked)]
             if not waiting:
                 break
             if tries == TRIES:

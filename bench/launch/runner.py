@@ -139,15 +139,18 @@ def arrange_jobs(planned: list[Planned], wanted: set[str], plan: placement.Layou
     """The jobs of the wanted runs under a layout."""
     rows = settings.micro_batch or plan.micro_batch
     options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows, compile=settings.compile)
-    first = [one for one in planned if one.keep]
+    keep = {one.run.id: one.keep for one in planned if one.keep}
+
+    def arranged(job: Job) -> Job:
+        steps = {*keep.get(job.runs[0].id, ()), *([job.steps] if settings.keep_weights else ())}
+        threads = plan.job_threads(step_flops(job.runs[0]))
+        return replace(job, options=replace(options, threads=threads), keep=sorted(steps))
+
     jobs = []
-    for some in (first, [one for one in planned if not one.keep]):
-        pairs = [(one.run, one.label) for one in some]
+    for first in (True, False):  # those that others start from
+        pairs = [(one.run, one.label) for one in planned if bool(one.keep) == first]
         jobs += gather(pairs, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
-    keep = {one.run.id: one.keep for one in first}
-    last = 1 if settings.keep_weights else 0
-    jobs = [replace(job, keep=sorted({*keep.get(job.runs[0].id, []), *[job.steps] * last})) for job in jobs]
-    return [replace(job, options=replace(options, threads=plan.job_threads(step_flops(job.runs[0])))) for job in jobs]
+    return [arranged(job) for job in jobs]
 
 
 def step_flops(run: Run) -> float:

@@ -17,7 +17,7 @@ from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
 from spurbench.bench.records.record import Summary
-from spurbench.bench.records.run import OPTIONAL
+from spurbench.bench.records.run import bases_in
 from spurbench.bench.records.selection import Selected, rule_of
 
 INFORMATION = {"environments", "groups", "colour channels"}  # those needs of methods that others may not see
@@ -138,8 +138,10 @@ def used_by(result: CellResult) -> Used:
         return {}
     needs = next(iter(result.records.values())).needs
     name, found = result.selection.rule, {"train": known_in_training(needs, vars(result))}
-    if bases := [description for description in (result.base, result.inferred_by) if description]:
-        found["base"] = list(dict.fromkeys(one for base in bases for one in known_to_base(base)))
+    if bases := list(bases_in(vars(result))):
+        methods = registry.methods()
+        known = [(one.needs if (one := methods.get(base["method"])) else (), base) for base in bases]
+        found["base"] = list(dict.fromkeys(one for pair in known for one in known_in_training(*pair)))
     if fitted := [need for need in ("validation groups", "validation") if need in needs][:1]:
         inferred = "inferred " if result.inferred_by and "groups" in fitted[0] else ""
         found["refit"] = [inferred + (fitted[0] if "groups" in fitted[0] else "validation labels")]
@@ -157,14 +159,6 @@ def known_in_training(needs: Iterable[str], fields: Mapping[str, Any]) -> list[s
     by_itself = method is not None and method.infers and bool(method.base)
     inferred = "inferred " if fields.get("inferred_by") or by_itself else ""
     return ["labels", *(one if one == "colour channels" else inferred + one for one in sorted(seen))]
-
-
-def known_to_base(base: Mapping[str, Any]) -> list[str]:
-    """The same of a run that another one started from, and of those that it started from itself."""
-    known = registry.methods().get(base["method"])
-    found = known_in_training(known.needs if known else (), base)
-    further = [description for name in OPTIONAL if (description := base.get(name))]
-    return [*found, *(one for description in further for one in known_to_base(description))]
 
 
 def describe_use(used: Used) -> str:

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.fields import setting as setting
+
+Networks = list[dict[str, dict[str, Tensor]]]
+"""Of each network of a run its parameters and its buffers, by name."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import plugin_code
 from spurbench.bench.provenance.data_files import content_of
@@ -67,6 +68,14 @@ def find_edited_plugins(record: Summary) -> list[str]:
     made = code_by_kind(record)
     pairs = [(kind, file_of_plugin(kind, record)) for kind in made]
     return [path.name for kind, path in pairs if path and made[kind] and code(path) not in (made[kind], "")]
+
+
+def check_unedited(record: Summary, what: str = "") -> None:
+    """Errors: UserError for a run that would not come out again as recorded; `what` follows the reason."""
+    if files := find_edited_plugins(record):
+        raise UserError(
+            f"run {record.id} was made before {' and '.join(files)} was edited{what}: `run --fresh` trains it again"
+        )
 
 
 def code_by_kind(record: Summary) -> Version:

@@ -11,6 +11,7 @@ from typing import Any
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.plugin_files.reader import PluginInfo, file_of, former, is_ours, module_file
 from spurbench.bench.plugins import registry
+from spurbench.bench.records.run import bases_in
 
 IN_IDENTITY = {"training", "headline", "splits", "base"}  # class attributes that alter no number of a run
 
@@ -32,12 +33,9 @@ def makers(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def base_methods(fields: Mapping[str, Any]) -> list[str]:
-    """The methods of the runs that a run starts from, at any distance, and that inferred groups for it."""
-    found = []
-    for base in (fields.get("base"), fields.get("inferred_by")):
-        if base:
-            found += [*base_methods(base), str(base["method"]), *([base["infer"]["method"]] if "infer" in base else [])]
-    return list(dict.fromkeys(found))
+    """The methods of the runs that a run starts from, at any distance, and of those that inferred groups for it."""
+    found = [(base["method"], base.get("infer", base)["method"]) for base in bases_in(fields)]
+    return list(dict.fromkeys(str(name) for names in found for name in names))
 
 
 def kind_of(part: str) -> str:

@@ -150,8 +150,9 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def bases(self, dependents: Collection[str]) -> dict[str, tuple[Run, set[int]]]:
         """The runs that these (by id) start from and, first, those that those start from; the steps needed of each."""
         found: dict[str, tuple[Run, set[int]]] = {}
-        wanted = set(dependents) if any(cell.depends for cell in self.cells) else set()
-        for cell in [cell for cell in self.cells if cell.depends]:
+        cells = [cell for cell in self.cells if cell.depends]
+        wanted = set(dependents) if cells else set()
+        for cell in cells:
             for fields, seeds, ids in cell.parts():
                 for id, seed in zip(ids, seeds, strict=False):
                     if id in wanted:

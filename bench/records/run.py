@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -58,6 +58,7 @@ class Run:
 
 
 OPTIONAL = ("base", "inferred_by")
+INFERRED = "inferred_validation"  # the split of validation with inferred groups, by which rules may choose
 SHARED = ("dataset", "dataset_options", "protocol_version", "precision")  # with the runs it starts from
 
 
@@ -69,6 +70,14 @@ def shared_with(fields: Mapping[str, Any]) -> dict[str, Any]:
 def own_of(base: Mapping[str, Any]) -> dict[str, Any]:
     """What of a base is its run's own identity: not the steps of it that are needed."""
     return {name: base.get(name) for name in ("method", "hyper_parameters", "training", "base", "inferred_by")}
+
+
+def bases_in(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The runs that a run starts from, at any distance, as they are described in its fields; the nearest first."""
+    for base in (fields.get(name) for name in OPTIONAL):
+        if base:
+            yield base
+            yield from bases_in(base)
 
 
 def steps_needed(base: Mapping[str, Any]) -> list[int]:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spurbench.bench.plugins.network import Networks
 from spurbench.bench.store.store import Store
 
 KIND = "weights"
-Networks = list[dict[str, dict[str, Tensor]]]
-"""Of each network of a run its parameters and its buffers, by name."""
 
 
 def path_of(store: Store, run_id: str, step: int) -> Path:

@@ -22,6 +22,7 @@ from torch.func import functional_call
 from spurbench.bench.plugins.before_training import Draw
 from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.network import Networks
 from spurbench.bench.plugins.training_settings import Minibatches
 from spurbench.bench.training.batching import (
     Batches,
@@ -39,9 +40,6 @@ from spurbench.bench.training.optimization import Average, Optimization
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
 from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
-
-Networks = list[dict[str, dict[str, Tensor]]]
-"""Of each network of a replica its parameters and its buffers, by name."""
 
 
 @dataclass

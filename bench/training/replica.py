@@ -132,8 +132,10 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
     Errors: UserError for one that a dataset made otherwise.
     """
     body = network.body if isinstance(network, OneLogit) else network
-    if isinstance(body, Shifted) or (isinstance(body, Layers) and len(body) == 1):
-        return body if isinstance(body, Shifted) else body[0]
+    if isinstance(body, Shifted):
+        return body
+    if isinstance(body, Layers) and len(body) == 1:
+        return body[0]
     maker: Network = load_component("network", training.network.name, network_settings(training))
     try:
         return body.get_submodule(maker.head(body))
