@@ -33,14 +33,16 @@ ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "reference.md"
 GRID = {
     "GridSheet": "The file", "DatasetSheet": "An entry of `datasets:`", "MethodSheet": "An entry of `methods:`",
-    "SearchSheet": "`search:`",
+    "SearchSheet": "`search:`", "BaseSheet": "`base:`", "InferredSheet": "`groups:`",
 }  # fmt: skip
 RECORD = ("Summary", "Record", "Counts", "Look", "Curve", "Cost", "Cause", "Provenance")
 PLAN = ("Plan", "Cell", "Search", "Draw", "Choice", "Origin")
-WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Given": "mapping",
+WORDS = {"str": "text", "int": "whole number", "float": "number", "int | float": "number", "bool": "true or false",
+         "Given": "mapping",
          "Text": "text", "Name": "name", "FileName": "name", "Id": "id", "RuleName": "selection rule",
          "Whole": "whole number", "Natural": "whole number ≥ 0", "Positive": "whole number ≥ 1", "Number": "number",
-         "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping", "Seeds": "seeds",
+         "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping",
+         "BaseSheet": "mapping or name", "InferredSheet": "mapping or name", "Seeds": "seeds",
          "Precision": "float32, bf16 or auto"}  # fmt: skip
 PLURALS = {"str": "texts", "Whole": "whole numbers", "Natural": "whole numbers ≥ 0", "Amount": "numbers ≥ 0",
            "Name": "names", "Text": "texts", "Id": "ids", "tuple": "pairs", "dict": "mappings",
@@ -97,7 +99,12 @@ class Fields:
         """Name, type in words, default and meaning of each field of a class."""
         for node in self.cls(name).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                yield node.target.id, in_words(node.annotation), default(node.value), self.beside(node)
+                yield (
+                    node.target.id.removesuffix("_"),
+                    in_words(node.annotation),
+                    default(node.value),
+                    self.beside(node),
+                )
 
     def cls(self, name: str) -> ast.ClassDef:
         return next(node for node in self.tree.body if isinstance(node, ast.ClassDef) and node.name == name)
@@ -130,7 +137,7 @@ class Fields:
 def in_words(annotation: ast.expr) -> str:
     """A type as a reader of YAML or JSON knows it."""
     text = ast.unparse(annotation).removesuffix(" | None")
-    text = re.sub(r"^Annotated\[(.+), (Meta|Before).*\]$", r"\1", text)
+    text = re.sub(r"^Annotated\[(.+), (Meta|Before|short_for).*\]$", r"\1", text)
     if found := re.fullmatch(r"list\[(?:Annotated\[)?(\w+).*\]", text):
         return f"list of {PLURALS.get(found[1]) or WORDS.get(found[1], found[1])}"
     if found := re.fullmatch(r"Literal\[(.*)\]", text):
