@@ -20,6 +20,7 @@ from spurbench.bench.plugins.method import Batch, Draw, Finished, Method, Seen, 
 
 @dataclass(frozen=True)
 class AFR(Method):
+    head_only: ClassVar[bool] = True
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
     gamma: float = hyper(4.0, low=1.0, high=20.0, symbol="γ")

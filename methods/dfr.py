@@ -25,6 +25,7 @@ STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)  # of the data against the pe
 class DFR(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"validation", "validation groups"})
     trains: ClassVar[bool] = False
+    head_only: ClassVar[bool] = True
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
     fits: int = hyper(20, choices=(1, 10, 20))

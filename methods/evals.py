@@ -23,6 +23,7 @@ from spurbench.bench.plugins.method import Batch, Draw, Finished, Method, Start,
 @dataclass(frozen=True)
 class EVaLS(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"validation"})
+    head_only: ClassVar[bool] = True
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
     share: float = hyper(0.1, low=0.01, high=0.5, scale="log")

@@ -20,6 +20,7 @@ from spurbench.bench.plugins.method import Batch, Draw, Finished, Method, Start,
 @dataclass(frozen=True)
 class LLR(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"validation"})
+    head_only: ClassVar[bool] = True
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
     def begin(self, finished: Finished, generator: torch.Generator) -> Start:

@@ -22,6 +22,7 @@ from spurbench.bench.plugins.method import Batch, Draw, Finished, Method, Start,
 @dataclass(frozen=True)
 class SelfLLR(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"validation"})
+    head_only: ClassVar[bool] = True
     base: ClassVar[Mapping[str, Any]] = {"method": "erm", "earlier": "early"}
 
     points: int = hyper(100, choices=(20, 100, 500))

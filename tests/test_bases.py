@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import bases, worker
@@ -340,7 +341,16 @@ def test_runs_without_a_base_keep_their_ids(store: Store) -> None:
         ("{method: dfr, base: {training: {lr: [0.1, 0.2]}}}", "lr varies: a base has one value of it"),
         ("{method: jtt, base: {step: 100}}", "step 100: the run to start from has 60 steps; give one of them"),
         ("{method: jtt, base: {step: 1.5}}", "step 1.5: the run to start from has 60 steps; give one of them"),
-        ("{method: jtt, base: {method: dfr}}", "step 0.5: the run to start from takes no steps"),
+        ("{method: jtt, base: {training: {steps: 0}}}", "step 0.5: the run to start from takes no steps"),
+        ("{method: cnc, base: {method: dfr, step: 1}}", "dfr makes a last layer alone, and no run can start from that"),
+        ("{method: eiil, base: afr}", "afr makes a last layer alone, and no run can start from that"),
+        ("{method: afr, training: {width: 8}}", "width has no effect with afr, which trains a last layer on features"),
+        ("{method: llr, training: {network: small_conv}}", "network has no effect with llr, which trains a last layer"),
+        ("{method: llr, training: {augment: flip}}", "give it to that, `base: {training: {augment: …}}`"),
+        (
+            "{method: afr, search: {draws: 2, rule: train_accuracy, space: {training.width: [3, 4]}}}",
+            "width has no effect with afr, which trains a last layer on features of its base",
+        ),
         ("{method: jtt, base: 7}", "base in methods should be a mapping of keys, or a method's name, not 7"),
         ("{method: self_llr, base: {step: 2}}", "step 2 is not after the earlier one, 12"),
         ("{method: group_dro, groups: erm}", "erm infers no groups; these do:"),
@@ -352,6 +362,22 @@ def test_what_cannot_be_started_from_is_said_with_its_line(row: str, said: str, 
     with pytest.raises(UserError) as error:
         runs_of(row)
     assert said in str(error.value) and "g.yaml:2" in str(error.value)
+
+
+def test_network_fields_are_for_the_bases_of_heads(store: Store) -> None:
+    """A block's are inherited; on the command line they go to the rows whose network they are."""
+    (run, _) = runs_of("{method: afr, base: {training: {width: 5}}}", width=7)
+    assert run.base and run.base["training"]["width"] == 5 and run.training["width"] == 7
+    (run, _) = runs_of("afr", width=7)
+    assert run.base and run.base["training"]["width"] == 7
+    sets = ["training.width=9", "training.lr=0.2"]
+    widths = {"erm": 9, "afr": 16}
+    runs_of("erm, afr")
+    for grid in (adhoc_grid("shortcut", ["erm", "afr"], "0", sets), load_grid("g.yaml", sets)):
+        assert {cell.method: cell.training["width"] for cell in grid.cells} == widths
+        assert {cell.training["lr"] for cell in grid.cells} == {0.2}
+    with pytest.raises(UserError, match="--set training.width=9: width has no effect with afr, which trains a last"):
+        adhoc_grid("shortcut", ["afr"], "0", sets)
 
 
 # ---- edited, failed, damaged ----------------------------------------------------------------------------------------
@@ -444,6 +470,7 @@ def test_answers_that_do_not_fit_fail_the_run(store: Store, tmp_path: Path) -> N
         "Start(draw=Draw(torch.zeros(0).long()))": "begin leaves no example to train on",
         "Start(draw=Draw(weights=torch.ones(3)))": "begin gives 3 weights for 600 examples",
         "Start('head', head=(torch.ones(1, 3), torch.ones(1)))": "begin gives a head of the shapes [[1, 3], [1]]",
+        'Start(network="head")': "of a method that declares otherwise: write `head_only: ClassVar[bool] = True`",
         "Start(split='validation')": "begin trains on validation, which the method does not declare",
         "Start(values={'w': torch.ones(3)})": "begin gives 3 values 'w' for 600 examples",
         "Start(environment=torch.ones(600))": "begin gives a environment that does not fit",
@@ -453,7 +480,7 @@ def test_answers_that_do_not_fit_fail_the_run(store: Store, tmp_path: Path) -> N
     }
     for number, (answer, said) in enumerate(answers.items()):
         file = tmp_path / f"odd{number}.py"
-        file.write_text(METHOD.replace("ANSWER", answer))
+        file.write_text(METHOD.replace("ANSWER", answer).replace("ALONE", str("'head'" in answer)))
         registry.add_plugin(file)
         (record, _) = finish(runs_of(file.stem, steps=2), store)
         assert record.cause and record.cause.kind == "cannot_begin", answer
@@ -476,6 +503,7 @@ from spurbench.bench.plugins.method import Draw, Method, Start
 
 @dataclass(frozen=True)
 class Odd(Method):
+    head_only: ClassVar[bool] = ALONE
     base: ClassVar[Mapping[str, Any]] = {"method": "erm"}
 
     def begin(self, finished, generator):

@@ -122,7 +122,7 @@ def test_a_subset_without_a_batch_size_is_seen_whole() -> None:
 
 
 def test_what_cannot_be_drawn_is_one_line() -> None:
-    with pytest.raises(UserError, match="a batch of 30 examples, but the method trains on 20: a smaller 'batch'"):
+    with pytest.raises(UserError, match="seed 0: a batch of 30 examples, but the method trains on 20: .*{batch: 20}"):
         engine_of(Chosen(), (5,), Training(optimizer="sgd", steps=3, width=8, batch=30))
     with pytest.raises(UserError, match="balanced=true draws the examples, and so does this method"):
         engine_of(Chosen(), (5,), Training(optimizer="sgd", steps=3, width=8, batch=4, balanced=True))

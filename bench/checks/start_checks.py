@@ -23,6 +23,9 @@ def complaints(start: Any, finished: Finished, method: Method) -> Iterator[str]:
         yield f"begin gave a {type(start).__name__}; expected Start(...)"
     if start.network not in ("fresh", "base", "head"):
         yield f"begin gave network={start.network!r}; expected fresh, base or head"
+    if method.head_only != (start.network == "head"):
+        declared = f"head_only: ClassVar[bool] = {start.network == 'head'}"
+        yield f"begin gave network={start.network!r} of a method that declares otherwise: write `{declared}`"
     if start.split not in ("train", "validation"):
         yield f"begin gave split={start.split!r}; expected train or validation"
     if not method.trains and (start.network != "head" or start.head is None):

@@ -12,6 +12,7 @@ from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.cells import Grid
+from spurbench.bench.grid.entries import idle_fields
 from spurbench.bench.grid.load import resolve
 from spurbench.bench.grid.recipes import recipes_of
 from spurbench.bench.grid.search_space import declared
@@ -42,7 +43,7 @@ def adhoc_grid(
     options_by_place: dict[Where, str] = {}
     for name in names:
         for method in methods:
-            own = changes if trained(method) or not any(map(trained, methods)) else changes | {"training": {}}
+            own = changes | {"training": training_for(method, changes["training"], methods)}
             block = starting_point(name, method, own)
             options_by_place |= places(own, name, method, len(blocks), sets)
             block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
@@ -65,10 +66,12 @@ def adhoc_grid(
     )
 
 
-def trained(method: str) -> bool:
-    """Whether a method trains; one that there is not is complained of elsewhere."""
-    known = registry.methods().get(method)
-    return known is None or known.trains
+def training_for(method: str, values: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """The fields of training that a method gets: those that have an effect with it, or with none of the methods."""
+    known = registry.methods()
+    idle = {name: idle_fields(known[name]) if name in known else frozenset[str]() for name in methods}
+    of_none = frozenset.intersection(*idle.values())
+    return {name: value for name, value in values.items() if name not in idle[method] - of_none}
 
 
 def searchable(method: str) -> bool:

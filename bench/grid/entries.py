@@ -15,7 +15,7 @@ from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, un
 from spurbench.bench.grid.search_space import Axis, axis, varies
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
-from spurbench.bench.plugins.training_settings import training_fields
+from spurbench.bench.plugins.training_settings import choices, training_fields
 
 Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
@@ -91,6 +91,20 @@ def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Op
     }
 
 
+def idle_fields(method: PluginInfo) -> frozenset[str]:
+    """The fields of training that have no effect with a method."""
+    if not method.trains:
+        return frozenset(training_fields())
+    return frozenset({*choices()["network"].options(), "augment"}) if method.head_only else frozenset()
+
+
+def check_idle(row: Entry, name: str, where: Where) -> None:
+    """Errors: UserError for a field of training, given for a row that trains a head alone, which is its base's."""
+    if row.method.trains and name in idle_fields(row.method):
+        why = f"which trains a last layer on features of its base: give it to that, `base: {{training: {{{name}: …}}}}`"
+        raise row.origin.error(where, f"{name} has no effect with {row.method.name}, {why}")
+
+
 def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
     """Every entry of a grid with what it is about. Errors: UserError for an unknown dataset, method or recipe."""
     for i, block in enumerate(sheet.datasets):
@@ -120,6 +134,8 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
         settings[place] = defaults(row, place) | recommended(row, place)
         varied: dict[str, Axis] = {}
         for layer, where, values in sources:
+            for name in values if place == "training" and layer == ENTRY else ():
+                check_idle(row, name, (*where, place, name))
             fixed, several = split(row, place, (*where, place), values)
             given |= noted(row, layer, place, (*where, place), values)
             settings[place] |= fixed

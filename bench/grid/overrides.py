@@ -9,7 +9,7 @@ from typing import Any
 from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.core.yamlfile import Origin, Where, located
-from spurbench.bench.grid.entries import Entry, firsts, in_effect, rows, settle, with_values
+from spurbench.bench.grid.entries import Entry, firsts, idle_fields, in_effect, rows, settle, with_values
 from spurbench.bench.grid.schema import BY_DEFAULT, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search_space import declared, space_name
 
@@ -34,7 +34,7 @@ def overridden(sheet: GridSheet, origin: Origin, sets: Sequence[str]) -> tuple[G
     for row in entries:
         owners = {"hyper_parameters": row.method.name, "training": "training", "options": row.dataset.name}
         own = [(place, name, value) for place, owner in owners.items() for name, value in changes[owner].items()
-               if place != "training" or row.method.trains]  # fmt: skip
+               if place != "training" or name not in idle_fields(row.method)]  # fmt: skip
         option = {(place, name): options[f"{owners[place]}.{name}"] for place, name, _ in own}
         spots = {(*row.where, place, name): text for (place, name), text in option.items()}
         fit = fitting(row, own, Origin(origin.name, origin.lines, {**origin.given, **spots}))

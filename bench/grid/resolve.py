@@ -21,6 +21,7 @@ from spurbench.bench.grid.entries import (
     Given,
     Settings,
     Source,
+    check_idle,
     completed,
     fields_of,
     firsts,
@@ -191,6 +192,8 @@ def space_axis(row: Entry, key: str, value: Any, where: Where) -> Axis:
     if place not in {"hyper_parameters", "training"}:
         raise row.origin.error(where, f"'{key}': a space holds hyper-parameters and training.<name>")
     option = option_of(row, place, name, where)
+    if place == "training":
+        check_idle(row, name, where)
     if not varies(option, value):
         message = f"{key}: a space needs a list or a range {{low, high, scale}}, not {quote_value(value)}"
         raise row.origin.error(where, message)
@@ -247,6 +250,9 @@ def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = 
         groups=sheet.groups,
     )
     found = describe_run(row, entry, where)
+    if registry.method_info(entry.method).head_only:
+        message = f"{entry.method} makes a last layer alone, and no run can start from that: take its own base"
+        raise row.origin.error(where, message)
     steps = int(found["training"].get("steps", 0))
     for key in ("step", "earlier"):
         value = sheet.step if key == "step" and sheet.step is not None else own.get(key)

@@ -32,7 +32,7 @@ ROOTS = {
 }  # fmt: skip
 """What a class of each kind derives from."""
 CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
-    "method": frozenset({"needs", "stackable", "trains", "base"}),
+    "method": frozenset({"needs", "stackable", "trains", "head_only", "base"}),
     "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training"}),
     "network": frozenset({"variants"}),
     "optimizer": frozenset(),
@@ -64,6 +64,7 @@ class PluginInfo:
     facts: Mapping[str, Any] = field(default_factory=dict)  # what else the class of a rule or metric says
     stackable: bool = True
     trains: bool = True
+    head_only: bool = False  # of a method: whether its network is its base's but for the last layer
     base: Mapping[str, Any] = field(default_factory=dict)  # of a method: the run it starts from
     infers: bool = False  # whether a method gives examples an attribute
     origin: str = "folder"  # "folder", "file" (--plugin) or "entry point"
@@ -73,8 +74,8 @@ class PluginInfo:
     def literal(self) -> bool:
         """Whether every value could be read without importing the file."""
         shared = (self.needs, self.provides, self.protocol_version, self.headline, self.splits, self.training)
-        values = [*shared, self.stackable, self.trains, self.base, *(option.default for option in self.options)]
-        return not any(value is UNREAD for value in values)
+        own = (self.stackable, self.trains, self.head_only, self.base)
+        return not any(value is UNREAD for value in (*shared, *own, *(option.default for option in self.options)))
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,7 @@ class Method(ABC):
     `needs` lists what beyond logits and labels is handed over (see NEEDS). `stackable = False` asks the
     engine to run seeds one by one, for losses that `torch.func.vmap` cannot lift. `trains = False` marks a
     reference row that predicts uniformly at random or, with a base, a method that only fits a new head.
+    `head_only = True` says that the network is the base's but for its last layer, as `begin` answers.
 
     `base` names the run to start from, such as `{"method": "erm", "step": "stop"}`: another method on the same data and
     seed, with `hyper_parameters` and `training` of its own where they are given, after `step` and, if wanted, after an
@@ -239,6 +240,7 @@ class Method(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     stackable: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    head_only: ClassVar[bool] = False
     base: ClassVar[Mapping[str, Any]] = {}
 
     def init_state(self, problem: Problem) -> dict[str, Tensor]:

@@ -221,7 +221,7 @@ def _resolved(path: Path, info_name: str, kind: str) -> PluginInfo:
     info = plugins(kind)[info_name]
     cls = load_class(info)
     options = tuple(from_field(item) for item in dataclasses.fields(cls))
-    names: tuple[str, ...] = ("needs", "stackable", "trains", "base")
+    names: tuple[str, ...] = ("needs", "stackable", "trains", "head_only", "base")
     if kind == "dataset":
         names = ("provides", "protocol_version", "headline", "splits")
     values = {name: getattr(cls, name) for name in names}

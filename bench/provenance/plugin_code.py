@@ -13,7 +13,7 @@ from spurbench.bench.plugin_files.reader import PluginInfo, file_of, former, is_
 from spurbench.bench.plugins import registry
 from spurbench.bench.records.run import bases_in
 
-IN_IDENTITY = {"training", "headline", "splits", "base"}  # class attributes that alter no number of a run
+IN_IDENTITY = {"training", "headline", "splits", "base", "head_only"}  # class attributes that alter no number of a run
 
 
 def makers(fields: Mapping[str, Any]) -> dict[str, str]:

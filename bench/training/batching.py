@@ -160,10 +160,13 @@ class MiniBatch(Batches):
         self.size = sampling.batch or len(self.draws[0][0])  # none: all rows at each step
         if sampling.batch is None and any(len(rows) != self.size for rows, _ in self.draws):
             raise ValueError("seeds that train on all of as many rows as each has drawn cannot train together")
-        for rows, _ in self.draws:
+        for seed, (rows, _) in zip(seeds, self.draws, strict=True):
             if self.size > len(rows):
                 what = "the training set has" if len(rows) == len(data[0].train.y) else "the method trains on"
-                raise UserError(f"a batch of {self.size} examples, but {what} {len(rows)}: a smaller 'batch'")
+                raise UserError(
+                    f"seed {seed}: a batch of {self.size:,} examples, but {what} {len(rows):,}: "
+                    f"`training: {{batch: {len(rows)}}}` or less in this row, or `batch: null` for all of them"
+                )
         self.steps_per_epoch = [len(rows) // self.size for rows, _ in self.draws]
         self.orders: list[tuple[int, Tensor]] = [(-1, torch.empty(0))] * len(data)  # of each: the epoch, its rows
         self.x = [move_if_small(d.train.x, device) for d in data]
