@@ -20,6 +20,7 @@ from spurbench.bench.jobs import bases, worker
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.session import Stopped
 from spurbench.bench.jobs.setup import set_up
+from spurbench.bench.leaderboard.build import build_from_store
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.method import Draw, Start
 from spurbench.bench.provenance import edits
@@ -194,8 +195,9 @@ def test_seeds_together_equal_seeds_alone(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["jtt", "afr", "cnc", "bam"])
 def test_a_chain_that_is_stopped_anywhere_ends_with_the_same_records(name: str, store: Store, tmp_path: Path) -> None:
     """It is asked to stop after one look more each time: in the base, between the stages, in the second one."""
-    expected = finish(runs_of(name, steps=12, evaluate=4), Store.open(tmp_path / "unbroken", create=True))
-    runs, patience = runs_of(name, steps=12, evaluate=4), 0
+    more = {"average": "swad", "n_converge": 1, "n_tolerance": 2} if name == "cnc" else {}
+    runs, patience = runs_of(name, steps=12, evaluate=4, **more), 0
+    expected = finish(runs, Store.open(tmp_path / "unbroken", create=True))
     while True:
         looks = iter(range(patience))
         patience += 3
@@ -378,6 +380,21 @@ def test_network_fields_are_for_the_bases_of_heads(store: Store) -> None:
         assert {cell.training["lr"] for cell in grid.cells} == {0.2}
     with pytest.raises(UserError, match="--set training.width=9: width has no effect with afr, which trains a last"):
         adhoc_grid("shortcut", ["afr"], "0", sets)
+
+
+def test_swad_looks_at_validation_and_rows_say_so(store: Store, tmp_path: Path) -> None:
+    runs = runs_of("erm", steps=60, evaluate=10, average="swad")
+    finish(runs, store)
+    (row, *_) = build_from_store(store).rows
+    assert row.regime == "train: labels + validation labels"
+    assert runs[0].id != runs_of("erm", steps=60, evaluate=10)[0].id
+    assert finish(runs_of("dfr", steps=60, evaluate=10, average="swad"), store)[0].done, "it takes no step itself"
+    with pytest.raises(UserError, match="g.yaml:2: average has no effect without evaluate"):
+        runs_of("erm", average="swad")
+    row = "{method: erm, training: {average: swad, evaluate: 9}}"
+    (tmp_path / "g.yaml").write_text(f"seeds: 0\ndatasets:\n  - dataset: two_moon\n    methods: [{row}]\n")
+    with pytest.raises(UserError, match="g.yaml:4: average swad goes by the split 'validation', which two_moon does"):
+        load_grid("g.yaml")
 
 
 # ---- edited, failed, damaged ----------------------------------------------------------------------------------------

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.evaluation import counting
 from spurbench.bench.evaluation.monitor import Monitor, Progress
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
 from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.training_settings import Schedule
 from spurbench.bench.training import forward
 from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.losses import problem_of
-from spurbench.bench.training.optimization import Optimization
+from spurbench.bench.training.optimization import Optimization, average_of
 from spurbench.bench.training.replica import Replica, prepare
 
 METHODS = [name for name, info in registry.methods().items() if info.trains and not info.base]
@@ -27,6 +31,8 @@ SHORT = {
     "rex": {"anneal": 3, "penalty_weight": 100.0},
     "sd": {"delay": 3, "rescale": True},
     "group_dro": {"adjustment": 1.0},
+    "irm_domainbed": {"anneal": 3},
+    "rex_domainbed": {"anneal": 3},
 }
 
 
@@ -51,6 +57,8 @@ def engine_of(name: str, seeds: list[int], device: str, micro_batch: int = 170, 
     drawn = [prepare(dataset, method, training, seed) for seed in seeds]
     for one in drawn:
         one.data.tests = {name: first(50, split) for name, split in one.data.tests.items()}
+        if changes.get("average") == "swad":
+            one.data.tests["validation"] = first(50, one.data.train)
     options = Options(device=device, micro_batch=micro_batch, history=4)
     return Engine(method, training, "float32", options, drawn, Monitor(len(seeds)))
 
@@ -342,6 +350,92 @@ def test_averages_are_those_of_the_weights_after_each_step() -> None:
         )
 
 
+def valley(losses: list[float], n_converge: int = 3, n_tolerance: int = 6, ratio: float = 0.3) -> tuple[int, int]:
+    """First and last look of SWAD's average, as algorithm 1 of the paper writes it; looks are numbered from 1."""
+    start, end, threshold = 0, len(losses), math.inf
+    for i in range(1, len(losses) + 1):
+        window = losses[max(0, i - n_converge) : i]
+        if threshold == math.inf and len(window) == n_converge and window[0] == min(window):
+            start, threshold = i - n_converge + 1, (1 + ratio) * sum(window) / n_converge
+        elif threshold < min(losses[max(0, i - n_tolerance) : i]):
+            return start, i - n_tolerance
+    return start, end
+
+
+def averaged_steps(losses: list[float], every: int = 1, **settings: Any) -> tuple[int, int]:
+    """First and last step of the average that the engine takes; each step is a power of two."""
+    tensors = {"w": torch.zeros(1, dtype=torch.float64)}
+    schedule = Schedule(steps=len(losses) * every, evaluate=every, average="swad", **settings)
+    average, steps = average_of(tensors, schedule), range(1, len(losses) * every + 1)
+    for step in steps:
+        tensors["w"].fill_(2.0**step)
+        average.follow(step)
+        if step % every == 0:
+            average.look(step, losses[step // every - 1])
+    means = {(a, b): sum(2.0**s for s in range(a, b + 1)) / (b - a + 1) for a in steps for b in steps if a <= b}
+    return next(pair for pair, mean in means.items() if mean == pytest.approx(average.means["w"].item(), rel=1e-12))
+
+
+@pytest.mark.parametrize(
+    ("losses", "settings", "expected"),
+    [
+        ([3, 2, 1, 2, 3, 4, 5, 6, 7, 8], {}, (3, 4)),  # threshold 1.3 × 2; six looks above it
+        ([3, 2, 1, 2, 3, 2, 2, 4, 4, 4, 4, 4, 4, 1], {}, (3, 7)),  # what comes after the end counts no more
+        ([3, 2, 1, 2, 3, 4, 5, 6, 7], {}, (3, 9)),  # five are not enough: to the last step
+        ([1, 1, 1, 1.2, 1.4, 1.4], {"n_tolerance": 2}, (1, 4)),  # of equal losses the first is the least
+        ([1, 1, 10, 11], {"n_tolerance": 2}, (1, 2)),  # threshold 1.3 × 4: the third look is above it
+        ([5, 4, 4.5, 6, 6], {"n_converge": 2, "n_tolerance": 2, "tolerance_ratio": 0.0}, (2, 2)),
+        ([1, 2, 2.5, 9, 9], {"n_tolerance": 2, "tolerance_ratio": 4.0}, (1, 5)),
+        ([5, 4, 3, 2], {}, (4, 4)),  # no valley yet: since the look with the least loss
+        ([5, 4, 3, 2, math.nan, math.inf, 4], {}, (4, 7)),  # what is no number is no look
+    ],
+)
+def test_swad_averages_the_valley(losses: list[float], settings: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert averaged_steps(losses, **settings) == expected
+    first, last = expected
+    assert averaged_steps(losses, every=3, **settings) == (3 * first, 3 * last)
+
+
+def test_swad_is_the_rule_of_the_paper() -> None:
+    generator, ends = torch.Generator().manual_seed(0), set()
+    for _ in range(100):
+        losses = (1 + torch.rand(14, generator=generator)).cumprod(0)[torch.randperm(14, generator=generator)].tolist()
+        start, end = valley(losses)
+        if start:
+            assert averaged_steps(losses) == (start, end)
+            ends.add((start, end))
+    assert len(ends) > 5 and min(end for _, end in ends) < 14
+
+
+def test_swad_gives_each_seed_the_valley_of_its_own() -> None:
+    settings: dict[str, Any] = {"evaluate": 2, "n_converge": 2, "n_tolerance": 2, "tolerance_ratio": 0.0}
+    plain = engine_of("erm", [0, 1, 2], "cpu", steps=30, lr=3.0, width=4)
+    engine = engine_of("erm", [0, 1, 2], "cpu", steps=30, lr=3.0, width=4, average="swad", **settings)
+    each, losses = list[list[torch.Tensor]](), list[list[float]]()
+    for step in range(1, 31):
+        plain.train(until=step)
+        each.append([weights(plain, r) for r in range(3)])
+        if step % 2 == 0:
+            held_out = [one.data.tests["validation"] for one in engine.replicas]
+            logits = [plain.model(r).score(split.x) for r, split in enumerate(held_out)]
+            found = zip(logits, held_out, strict=True)
+            losses.append([counting.cross_entropy(z, split.y).mean().item() for z, split in found])
+    engine.train()
+    valleys = [valley([loss[r] for loss in losses], 2, 2, 0.0) for r in range(3)]
+    assert len(set(valleys)) == 3 and len([end for start, end in valleys if start and end < 15]) == 1
+    for r, (start, end) in enumerate(valleys):
+        start = start or 1 + min(range(15), key=lambda at, r=r: losses[at][r])  # type: ignore[misc]
+        expected = torch.stack([of[r] for of in each[2 * start - 1 : 2 * end]]).mean(0)
+        assert torch.allclose(averaged(engine, r), expected, atol=1e-6)
+
+
+def test_swad_needs_validation() -> None:
+    engine = engine_of("erm", [0], "cpu")
+    training = Training(**engine.training.flat(), average="swad", evaluate=2)
+    with pytest.raises(UserError, match="average swad goes by the split 'validation', which the data lack"):
+        Engine(engine.method, training, "float32", engine.options, engine.replicas)
+
+
 def test_sam_takes_its_gradient_uphill() -> None:
     """One step of SGD by hand: the gradient at the weights plus ρ times the unit gradient there."""
     engine = engine_of("erm", [0, 1], "cpu", steps=1, sam=0.3, optimizer="sgd", lr=0.5)
@@ -361,15 +455,19 @@ def test_sam_takes_its_gradient_uphill() -> None:
         assert torch.allclose(weights(engine, r), before[r] - 0.5 * uphill, atol=1e-6)
 
 
-@pytest.mark.parametrize("training", [{"average": "ema", "decay": 0.9}, {"average": "swa"}, {"sam": 0.1}])
+SWAD = {"average": "swad", "evaluate": 1, "n_converge": 2, "n_tolerance": 2, "tolerance_ratio": 0.0, "lr": 0.1}
+
+
+@pytest.mark.parametrize("training", [{"average": "ema", "decay": 0.9}, {"average": "swa"}, {"sam": 0.1}, SWAD])
 def test_averages_and_sam_survive_a_checkpoint_and_stacking(training: dict[str, Any]) -> None:
     unbroken, first, second, alone = (
         engine_of("group_dro", seeds, "cpu", steps=8, **training) for seeds in ([0, 1],) * 3 + ([1],)
     )
     for one in (unbroken, alone):
         one.train()
-    first.train(until=5)
-    second.restore([copy.deepcopy(first.state(r)) for r in range(2)])
+    for step in (3, 4):
+        first.train(until=step)
+        second.restore([copy.deepcopy(first.state(r)) for r in range(2)])
     second.train()
     for of in (weights, averaged):
         assert torch.equal(of(unbroken, 0), of(second, 0)) and torch.equal(of(unbroken, 1), of(second, 1))

@@ -17,7 +17,7 @@ SOME = {
     "width": 7, "hidden_layers": 2, "init": "xavier", "dropout": 0.5, "batch_norm": True, "pretrained": "timm",
     "momentum": 0.5, "nesterov": True, "balanced": True, "augment": "flip", "lr": 0.1, "weight_decay": 0.2,
     "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2, "sam": 0.1, "average": "ema", "decay": 0.9,
-    "average_from": 0.3,
+    "average_from": 0.3, "n_converge": 2, "n_tolerance": 4, "tolerance_ratio": 0.1,
 }  # fmt: skip
 OWNERS = {
     "network": {
@@ -43,7 +43,7 @@ def test_a_field_is_of_its_choice_alone(choice: str) -> None:
 
 def test_every_field_is_of_one_choice() -> None:
     shared = {"lr", "weight_decay", "steps", "drops", "evaluate", "logits", "sam", *OWNERS}
-    shared |= {"average", "decay", "average_from"}
+    shared |= {"average", "decay", "average_from", "n_converge", "n_tolerance", "tolerance_ratio"}
     owned = [name for choice in OWNERS.values() for names in choice.values() for name in names]
     assert len(owned) == len(set(owned))
     assert shared | set(owned) == set(training_fields()) == set(SOME) | set(OWNERS)
@@ -60,6 +60,13 @@ def test_every_field_is_of_one_choice() -> None:
             {"steps": 5, "evaluate": 5},
             "evaluate has no effect with steps 5; it asks for evaluations before the last step",
         ),
+        (
+            {"average": "swad"},
+            "average has no effect without evaluate; swad goes by the validation loss at each evaluation",
+        ),
+        ({"average": "swad", "evaluate": 9, "steps": 9}, "evaluate has no effect with steps 9"),
+        ({"average": "swa", "n_converge": 2}, "n_converge has no effect with average swa; it is of SWAD's average"),
+        ({"average": "swad", "evaluate": 9, "decay": 0.5}, "decay has no effect with average swad"),
         ({"widht": 5}, "no field 'widht'; did you mean width?"),
         ({"width": 0}, "width of training must lie in 1..1e"),
         ({"network": "vgg15"}, "no network 'vgg15'; did you mean vgg15_bn"),

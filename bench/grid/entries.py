@@ -15,7 +15,7 @@ from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, un
 from spurbench.bench.grid.search_space import Axis, axis, varies
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
-from spurbench.bench.plugins.training_settings import choices, training_fields
+from spurbench.bench.plugins.training_settings import choices, split_looked_at, training_fields
 
 Settings = dict[str, dict[str, Any]]
 """place → name → value; the places are hyper_parameters, training and options."""
@@ -169,7 +169,17 @@ def in_effect(row: Entry, settings: Settings, given: Given) -> Settings:
             beside = given.get((place, error.key))
             more = f"; make it an entry for each {error.key}" if beside and beside.several else ""
             raise row.origin.error(given[place, error.name].where, f"{error}{more}") from None
+    check_split(row, kept["training"], given)
     return kept
+
+
+def check_split(row: Entry, training: Mapping[str, Any], given: Given) -> None:
+    """Errors: UserError for a training that looks at a held-out split which the dataset is known not to have."""
+    split = split_looked_at(training)
+    if split and split not in registry.splits_of(row.dataset):
+        source = given.get(("training", "average"))
+        message = f"average {training['average']} goes by the split '{split}', which {row.dataset.name} does not have"
+        raise row.origin.error(source.where if source else row.where, message)
 
 
 def completed(row: Entry, kept: Settings) -> Settings:

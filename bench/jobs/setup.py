@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Dataset, Training
 from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.training_settings import Sampling, Schedule
 from spurbench.bench.records.run import Run, trains_by
 from spurbench.bench.training.engine import Engine, Observer
 from spurbench.bench.training.replica import Replica, prepare
-
-NO_STEP = {"batch": None, "balanced": None, "augment": None, "evaluate": None, "drops": None}
-"""Fields of a training that takes no step."""
 
 
 @dataclass(frozen=True)
@@ -46,5 +44,5 @@ def set_up(job: Job) -> Setup:
     dataset = registry.load_dataset(run.dataset)(**run.dataset_options)
     training = dataset.protocol(run.training)
     if run.base is not None and not method.trains:  # it fits a head to features of its base
-        training = Training(**{**dataset.protocol(run.base["training"]).flat(), "steps": 0, **NO_STEP})
+        training = replace(dataset.protocol(run.base["training"]), schedule=Schedule(steps=0), sampling=Sampling())
     return Setup(job, dataset, method, training)

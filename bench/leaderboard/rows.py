@@ -13,6 +13,7 @@ from spurbench.bench.leaderboard.published import Comparison
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.counts import accuracy
 from spurbench.bench.plugins.rule import worst_group
+from spurbench.bench.plugins.training_settings import split_looked_at
 from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
@@ -154,11 +155,13 @@ def used_by(result: CellResult) -> Used:
 
 def known_in_training(needs: Iterable[str], fields: Mapping[str, Any]) -> list[str]:
     """What a training knew of its examples, by what its method needs and the fields of its run."""
-    seen = (set(needs) | ({"groups"} if (fields.get("training") or {}).get("balanced") else set())) & INFORMATION
+    training = fields.get("training") or {}
+    seen = (set(needs) | ({"groups"} if training.get("balanced") else set())) & INFORMATION
+    held_out = [f"{split} labels"] if (split := split_looked_at(training)) else []
     method = registry.methods().get(fields["method"])
     by_itself = method is not None and method.infers and bool(method.base)
     inferred = "inferred " if trains_by(fields.get("inferred_by")) or by_itself else ""
-    return ["labels", *(one if one == "colour channels" else inferred + one for one in sorted(seen))]
+    return ["labels", *(one if one == "colour channels" else inferred + one for one in sorted(seen)), *held_out]
 
 
 def describe_use(used: Used) -> str:

@@ -44,8 +44,8 @@ SHARED: Mapping[str, tuple[Option, ...]] = {
 }
 """The fields of every network, and of every optimizer."""
 TAKEN = frozenset({
-    *DEFAULTS, "variant", "steps", "drops", "evaluate", "sam", "average", "decay", "average_from", "batch", "balanced",
-    "augment",
+    *DEFAULTS, "variant", "steps", "drops", "evaluate", "sam", "average", "decay", "average_from", "n_converge",
+    "n_tolerance", "tolerance_ratio", "batch", "balanced", "augment",
 })  # fmt: skip
 """Names of other fields of training, which no network or optimizer may have for its own."""
 

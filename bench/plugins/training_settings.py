@@ -52,6 +52,21 @@ BY_EMA = Condition("average", lambda v: v.get("average") == "ema", "it is of the
 BY_SWA = Condition("average", lambda v: v.get("average") == "swa", "it is of the plain average (average: swa)")
 
 
+def by_swad(values: Mapping[str, Any]) -> bool:
+    """Whether weights are averaged as SWAD does, with evaluations before the last step to go by."""
+    return values.get("average") == "swad" and (values.get("evaluate") or inf) < values.get("steps", inf)
+
+
+EVALUATED = Condition("evaluate", lambda v: v.get("average") != "swad" or by_swad(v),
+                      "swad goes by the validation loss at each evaluation: give the steps between two")  # fmt: skip
+BY_SWAD = Condition("average", by_swad, "it is of SWAD's average (average: swad, and evaluate)")
+
+
+def split_looked_at(training: Mapping[str, Any]) -> str | None:
+    """The held-out split that a training of these flat fields looks at, if it does."""
+    return "validation" if training.get("average") == "swad" else None
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long, and what happens on the way."""
@@ -63,10 +78,22 @@ class Schedule:
     evaluate: int | None = field(None, (1, 10**9), only=(ON_THE_WAY,))
     # SAM's ρ: gradients are taken where the loss is highest at about this distance from the weights; None: at them
     sam: float | None = field(None, (0.0, 1e6))
-    # what is scored are averaged weights: of all steps, the later ones more (ema), or of the last steps alike (swa)
-    average: str | None = field(None, ("ema", "swa"))
+    # what is scored are averaged weights: of all steps, the later ones more (ema), of the last steps alike (swa), or of
+    # the steps in a valley of the validation loss (swad), as `evaluate` sees it
+    average: str | None = field(None, ("ema", "swa", "swad"), only=(EVALUATED,))
     decay: float | None = field(None, (0.0, 1.0), only=(BY_EMA,))  # of that at each step; None: 0.999
     average_from: float | None = field(None, (0.0, 1.0), only=(BY_SWA,))  # share of the steps before it; None: 0.5
+    # SWAD's valley begins at the evaluation whose loss is the least of this many, its own and those after it; None: 3
+    n_converge: int | None = field(None, (1, 10**6), only=(BY_SWAD,))
+    # it ends at the last evaluation before this many in a row with losses above a threshold; None: 6
+    n_tolerance: int | None = field(None, (1, 10**6), only=(BY_SWAD,))
+    # by what share the threshold is above the mean of the first `n_converge` losses of the valley; None: 0.3
+    tolerance_ratio: float | None = field(None, (0.0, 1e6), only=(BY_SWAD,))
+
+    @property
+    def split(self) -> str | None:
+        """The held-out split that training itself looks at."""
+        return split_looked_at(vars(self))
 
 
 @dataclass(frozen=True)

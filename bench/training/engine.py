@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
-from spurbench.bench.plugins.before_training import Draw
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.before_training import Draw, class_logits
 from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.network import Networks
@@ -36,7 +38,7 @@ from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
-from spurbench.bench.training.optimization import Average, Optimization
+from spurbench.bench.training.optimization import Optimization, average_of
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
 from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
@@ -89,6 +91,8 @@ class Engine:
         stacked: bool | None = None,  # all replicas through the network at once; None: where that pays
     ) -> None:
         self.method, self.training, self.options, self.replicas = method, training, options, replicas
+        if (split := training.schedule.split) and any(split not in replica.data.tests for replica in replicas):
+            raise UserError(f"average {training.schedule.average} goes by the split '{split}', which the data lack")
         self.observer = observer or Observer()
         self.step, self.seconds, self.device = 0, 0.0, torch.device(options.device)
         networks = list(zip(*(replica.networks for replica in replicas), strict=True))
@@ -101,7 +105,7 @@ class Engine:
         ]
         self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
         averaged = range(len(replicas) if training.schedule.average else 0)
-        self.averages = [Average(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
+        self.averages = [average_of(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
         self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)
         self.batches = self._make_batches()
         self.losses = Losses(
@@ -160,8 +164,12 @@ class Engine:
                 self._set_gradients(inputs, targets)
         self.optimizer.step()
         self.step += 1
-        for average in self.averages:
+        schedule = self.training.schedule
+        looks = schedule.split and schedule.evaluate and self.step % schedule.evaluate == 0
+        for r, average in enumerate(self.averages):
             average.follow(self.step)
+            if looks:
+                average.look(self.step, self._held_out_loss(r))
         return step
 
     def _set_gradients(self, inputs: list[list[MicroBatch]], targets: list[Fields]) -> Step:
@@ -197,11 +205,17 @@ class Engine:
         """What each pass has, replica by replica."""
         return list(tensors[0]) if self.stacks[0].stacked else tensors
 
-    def model(self, r: int) -> Model:
-        """Replica `r` with the parameters of the moment, to be evaluated."""
+    def _held_out_loss(self, r: int) -> float:
+        """The mean cross-entropy of a replica, as it is and not averaged, on the split that the schedule looks at."""
+        split = self.replicas[r].data.tests[str(self.training.schedule.split)]
+        logits = self.model(r, averaged=False).score(split.x)
+        return cross_entropy(class_logits(logits), split.y).item()
+
+    def model(self, r: int, averaged: bool = True) -> Model:
+        """Replica `r` with the parameters of the moment, averaged where they are scored so, to be evaluated."""
         replica, stack = self.replicas[r], self.stacks[0]
         parameters, function = stack.parameters_of(r), stack.function(r)
-        if self.averages:
+        if averaged and self.averages:
             parameters = self.averages[r].means
             function = partial(call, stack.networks[r], parameters)
         return Model(
@@ -238,7 +252,7 @@ class Engine:
             "seconds": self.seconds / len(self.replicas),
             "networks": [stack.state(r) for stack in self.stacks],
             "optimizer": self.optimizer.state(r),
-            "average": self.averages[r].means if self.averages else {},
+            "average": self.averages[r].state() if self.averages else {},
             "method": self.losses.state(r),
             "progress": self.observer.state(r),
             "random": torch.get_rng_state(),
@@ -252,8 +266,7 @@ class Engine:
             for stack, saved in zip(self.stacks, state["networks"], strict=True):
                 stack.restore(r, saved)
         for average, state in zip(self.averages, states, strict=False):
-            for name, mean in average.means.items():
-                mean.copy_(state["average"][name])
+            average.restore(state["average"])
         self.optimizer.restore([state["optimizer"] for state in states])
         self.losses.restore([state["method"] for state in states])
         self.observer.restore([state["progress"] for state in states])
