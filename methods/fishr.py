@@ -6,7 +6,7 @@ Needs: features, environments.
 Differs: nothing from the Colored MNIST script: penalty weight 1 before `anneal`, squared distances summed over
 environments and coordinates, the whole loss, with the squared norm of all parameters, divided by the penalty weight
 when that is above 1. `form = "domainbed"`: no penalty before `anneal`, distances averaged, and variances averaged over
-time with `ema`, undivided, so that they count 1 / (1 − ema) times; Adam is not made anew at `anneal` as there.
+time with `ema`, undivided, so that they count 1 / (1 − ema) times; the optimizer begins anew at `anneal`.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,9 @@ class Fishr(Method):
 
     def weight_penalty(self, step: int) -> float:
         return self.l2 / self.divisor(step)
+
+    def resets(self) -> tuple[int, ...]:
+        return (self.anneal,) if self.form == "domainbed" else ()
 
     def init_state(self, problem: Problem) -> dict[str, Tensor]:
         if self.form == "script":

@@ -3,8 +3,8 @@
 Source: Ahuja et al., "Invariance Principle Meets Information Bottleneck for Out-of-Distribution Generalization",
 NeurIPS 2021, arXiv 2106.06607, in the form of DomainBed (Gulrajani and Lopez-Paz, ICLR 2021).
 Needs: features, environments.
-Differs: nothing from DomainBed's but that Adam is not made anew at the anneal steps; the IRM penalty is the product of
-the mean slopes over two halves of each environment, and variances are those of a sample (divided by n − 1).
+Differs: nothing from DomainBed's: the IRM penalty is the product of the mean slopes over two halves of each
+environment, variances are those of a sample (divided by n − 1), and the optimizer begins anew at both anneal steps.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,9 @@ class IBIRM(Method):
     irm_anneal: int = hyper(500, low=1, high=10_000, scale="log")
     ib_weight: float = hyper(1e2, low=1e-1, high=1e5, scale="log")
     ib_anneal: int = hyper(500, low=1, high=10_000, scale="log")
+
+    def resets(self) -> tuple[int, ...]:
+        return self.irm_anneal, self.ib_anneal
 
     def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
         risk = batch.environment_means(batch.losses(logits)).mean()

@@ -5,7 +5,7 @@ Augmentation", ICML 2022, arXiv 2201.00299, section 3; default and ranges are th
 2023, arXiv 2302.12254).
 Needs: groups (label and spurious attribute of every training example).
 Differs: partners are sought in the batch, where groups are drawn equally often, as the released code has a loader for
-each group; an example without a partner stays as it is. No CutMix.
+each group; an example without a partner stays as it is. With CutMix: `lisa_cutmix`.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,8 @@
 Source: Idrissi, Arjovsky, Pezeshki and Lopez-Paz, "Simple Data Balancing Achieves Competitive Worst-Group-Accuracy",
 CLeaR 2022, arXiv 2110.14503, section 3 (reweighting the sampling probability of groups).
 Needs: groups (label and spurious attribute of every training example).
-Differs: nothing from the released code: an epoch is as many draws as there are examples.
+Differs: nothing from the released code: an epoch is as many draws as there are examples. ReSample in SubpopBench (Yang
+et al., ICML 2023) is meant to be this; its released code draws evenly, as the switch is misspelt for that name.
 """
 
 from dataclasses import dataclass

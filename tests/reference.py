@@ -296,7 +296,7 @@ def first_sentence(file: Path) -> str:
 # ---- the methods ----------------------------------------------------------------------------------------------------
 
 
-HOOKS = ("init_state", "weight_penalty", "transform", "draw", "mix")
+HOOKS = ("init_state", "weight_penalty", "resets", "transform", "draw", "mix")
 
 
 def methods() -> str:

@@ -111,6 +111,8 @@ ROWS = {
     "jtt": "{method: jtt, hyper_parameters: {upweight: 20}}",
     "afr": "{method: afr, hyper_parameters: {share: 1.0}, training: {batch: null, momentum: 0, steps: 200, lr: 1.0}}",
     "cnc": f"{{method: cnc, {LONGER}}}",
+    "crt": "{method: crt, training: {batch: null, steps: 300}}",
+    "dfr_subpopbench": "{method: dfr_subpopbench, hyper_parameters: {strength: 0.01, lr: 0.01, steps: 500}}",
     "eiil": "{method: eiil, hyper_parameters: {updates: 2000, penalty_weight: 10, anneal: 20}, training: {lr: 0.01}}",
     "evals": "{method: evals, hyper_parameters: {share: 0.5}}",
     "spare": f"{{method: spare, {LONGER}}}",

@@ -209,6 +209,26 @@ def test_the_choice_of_a_penalty_leaves_the_runs_there_are_as_they_are() -> None
         assert record.with_(hyper_parameters=now | {"penalty": "two halves"}).run.id != record.id
 
 
+def test_irm_as_in_domainbed_and_subpopbench() -> None:
+    """Mean risk plus the weighted product of the halves' slopes, undivided; environments, or the attribute's values."""
+    z, of = in_environments()
+    risk = of.environment_means(of.losses(z)).mean().item()
+    halves = [torch.tensor(part).double().view(2, 2).T for part in (Z1, Z2)]  # every other example
+    labels = [torch.tensor(part).view(2, 2).T for part in (Y1, Y2)]
+    slopes = [(part * (part.sigmoid() - y)).mean(1) for part, y in zip(halves, labels, strict=True)]
+    penalty = sum(first * second for first, second in slopes).item() / 2
+    assert close(penalty, -0.0053504, 7)
+    form = method("irm_domainbed", penalty_weight=50.0, anneal=7)
+    by_attribute = replace(of, environment=None, group=of.y * 2 + of.known_environment, problem=replace(
+        of.problem, environments=0, group_counts=torch.ones(4)))  # fmt: skip
+    subpop = method("irm_subpopbench", penalty_weight=50.0, anneal=7)
+    for step, weight in ((6, 1.0), (7, 50.0)):
+        assert close(scored(form, z.tolist(), of, step)[0], risk + weight * penalty, 12)
+        assert close(scored(subpop, z.tolist(), by_attribute, step)[0], risk + weight * penalty, 12)
+    assert (form.resets(), subpop.resets(), method("irm").resets()) == ((7,), (), ())
+    assert (form.weight_penalty(7), method("fishr", form="domainbed").resets()) == (0.0, (190,))
+
+
 def logits_of_risk(*risks: float) -> list[float]:
     """One logit of label 1 for each risk."""
     return (-(tensor(risks).exp() - 1).log()).tolist()
@@ -223,6 +243,15 @@ def test_rex() -> None:
     by_risk = slope / torch.autograd.functional.jacobian(lambda t: binary_cross_entropy_with_logits(
         t, torch.ones_like(t), reduction="sum"), tensor(z))  # fmt: skip
     assert close(by_risk, [0.1001, -0.0999])
+
+
+def test_rex_as_in_domainbed() -> None:
+    """Of the risks 0.2, 0.5, 0.8 the mean is 0.5 and the variance 0.06."""
+    of = batch([1, 1, 1], environment=torch.arange(3), environments=3)
+    form = method("rex_domainbed", anneal=5)
+    for step, expected in ((4, 0.5 + 0.06), (5, 0.5 + 10 * 0.06)):
+        assert close(scored(form, logits_of_risk(0.2, 0.5, 0.8), of, step)[0], expected, 12)
+    assert form.resets() == (5,)
 
 
 def test_rex_of_three_environments_is_the_variance() -> None:
@@ -321,6 +350,22 @@ def test_group_dro_of_a_batch_without_a_group() -> None:
     assert close(loss, sum(q * risk for q, risk in zip(grown, risks, strict=False)) / sum(grown), 12)
 
 
+def test_group_dro_as_in_domainbed() -> None:
+    """q of the environments, e^(η risk) of each; one that is not in the second batch adds nothing to its loss."""
+    dro, state = method("group_dro_domainbed", eta=0.5), {"q": torch.full((3,), 1 / 3, dtype=torch.float64)}
+    first = batch([1] * 4, environment=torch.tensor([0, 0, 1, 2]), environments=3)
+    grown = [math.exp(0.5 * risk) for risk in (0.3, 0.9, 0.5)]
+    loss, _ = scored(dro, logits_of_risk(0.2, 0.4, 0.9, 0.5), first, state=state)
+    assert close(state["q"], [q / sum(grown) for q in grown], 12)
+    assert close(loss, sum(q * risk for q, risk in zip(grown, (0.3, 0.9, 0.5), strict=True)) / sum(grown), 12)
+    second = batch([1, 1], environment=torch.tensor([0, 2]), environments=3)
+    q = [state["q"][0].item() * math.exp(0.35), state["q"][1].item(), state["q"][2].item() * math.exp(0.05)]
+    loss, _ = scored(dro, logits_of_risk(0.7, 0.1), second, state=state)
+    assert close(loss, (q[0] * 0.7 + q[2] * 0.1) / sum(q), 12) and close(state["q"].sum(), 1.0)
+    begun = dro.init_state(replace(first.problem, device=torch.device("cpu")))
+    assert begun["q"].tolist() == pytest.approx([1 / 3] * 3)
+
+
 def test_group_dro_weighs_examples() -> None:
     """d loss / d loss of an example is q of its group over the group's size in the batch."""
     dro, counts = method("group_dro", eta=0.01, adjustment=1.0), torch.tensor(CELEBA)
@@ -383,6 +428,23 @@ def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
     assert close(p.item(), -0.0465618566, 10)
 
 
+def test_an_optimizer_that_begins_anew() -> None:
+    """At step 3 Adam moves as at its first step, under the schedule as it goes on."""
+    p, fresh = (torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    training = Training(optimizer="adam", lr=0.1, steps=4, drops="0.5")
+    adam, other = Optimization([p], training, resets=(3,)), Optimization([fresh], Training(optimizer="adam", lr=0.01))
+    for step in range(5):
+        before = p.detach().clone()
+        for one in (p, fresh):
+            one.grad = torch.tensor([5.0, -0.3 * step], dtype=torch.float64)
+        with torch.no_grad():
+            adam.step()
+            if step >= 3:
+                was = fresh.detach().clone()
+                other.step()
+                assert torch.allclose(p - before, fresh - was, rtol=1e-12)
+
+
 # ---- losses of examples and classes ---------------------------------------------------------------------------------
 
 Z4, Y4, CLASSES, GROUPS = [[1.0, -1.0], [0.2, 0.4], [-0.5, 2.0]], [0, 0, 1], [3682, 1113], [3498, 184, 56, 1057]
@@ -427,6 +489,22 @@ def test_reweighting_by_counts() -> None:
     assert close(balanced.weights(counts), [0.054803, 0.887248, 2.896681, 0.161269], 6)  # type: ignore[attr-defined]
     loss = scored(full, Z4, batch(Y4, class_counts=[3, 1]))[0]
     assert close(loss, (0.5 * 0.1269280 + 0.5 * 0.7981389 + 1.5 * 0.0788897) / 3, 6)
+
+
+def test_reweighting_by_group() -> None:
+    """As by class, of groups; one without examples has no weight, and the others' sum to the number of all."""
+    counts = torch.tensor(GROUPS)
+    for by, expected in (
+        ("number", [0.046628, 0.886448, 2.912613, 0.154311]),
+        ("square root", [0.265204, 1.156327, 2.096020, 0.482450]),
+        ("effective number", [0.054803, 0.887248, 2.896681, 0.161269]),
+    ):
+        own = method("group_reweight", by=by)
+        assert close(own.weights(counts), expected, 6)  # type: ignore[attr-defined]
+        lacking = own.weights(torch.tensor([3498, 0, 56, 1057]))  # type: ignore[attr-defined]
+        assert lacking[1] == 0 and close(lacking.sum(), 4.0)
+    of = batch(Y4, group=torch.tensor([0, 1, 2]), group_counts=counts)
+    assert close(scored(method("group_reweight"), Z4, of)[0], 0.3144007, 6)
 
 
 @pytest.mark.parametrize(
@@ -594,6 +672,17 @@ def test_mixup() -> None:
     assert ((x - share[:, None, None, None]).abs() < 1e-6).all() and close(share.sum(), 6.0, 5)
 
 
+def test_mixup_with_a_share_for_each_example() -> None:
+    """Labels of the second class tell every example's share: 1 less that of its own, of examples of the first one."""
+    x, y = torch.eye(8), [0] * 4 + [1] * 4
+    for shares, several in ((None, False), ("each", True)):
+        one = method("mixup", alpha=2.0, shares=shares)
+        mixed, soft = one.mix(x, batch(y), torch.Generator().manual_seed(0))
+        assert close(mixed.sum(1), [1.0] * 8, 6) and close(mixed[:, 4:].sum(1), soft[:, 1].tolist(), 6)
+        own = mixed.diagonal()[mixed.diagonal() < 1]
+        assert (len(set(own.tolist())) > 1) == several and len(own) > 3
+
+
 def test_cutmix() -> None:
     """Labels are mixed by the area that was replaced, which lies in a rectangle."""
     for seed in range(20):
@@ -623,6 +712,25 @@ def test_lisa(p_sel: float) -> None:
         assert close(soft[i].max(), 1.0 if p_sel else max(row[i].item(), 1 - row[i].item()), 6)
     alone = replace(of, group=torch.zeros_like(groups), y=torch.zeros_like(groups))
     assert torch.equal(method("lisa", p_sel=p_sel).mix(x, alone, torch.Generator())[0], x)
+
+
+@pytest.mark.parametrize("p_sel", [0.0, 1.0])
+def test_lisa_with_cutmix(p_sel: float) -> None:
+    """A picture is its own number everywhere, but for a rectangle that is its partner's."""
+    groups = torch.tensor([0, 1, 2, 3])
+    of = batch((groups // 2).tolist(), group=groups, group_counts=torch.ones(4))
+    areas = set()
+    for seed in range(9):
+        mixed, soft = method("lisa_cutmix", p_sel=p_sel).mix(PICTURES, of, torch.Generator().manual_seed(seed))
+        for i, picture in enumerate(mixed):
+            other, area = int(picture.max() + picture.min() - i), (picture != i).float().mean().item()
+            areas.add(area)
+            assert not area or (groups[i] // 2 == groups[other] // 2, groups[i] % 2 == groups[other] % 2) == (
+                p_sel == 1, p_sel == 0)  # fmt: skip
+            assert close(soft[i, i // 2], 1.0 if p_sel or not area else 1 - area, 6)
+    assert len(areas) > 3
+    with pytest.raises(ValueError, match="lisa_cutmix takes pictures"):
+        method("lisa_cutmix").mix(torch.zeros(4, 7), of, torch.Generator())
 
 
 # ---- methods that start from a finished run -------------------------------------------------------------------------
@@ -737,6 +845,47 @@ def test_dfr_is_the_mean_of_penalised_fits() -> None:
     again = torch.Generator().manual_seed(3)
     fits = [dfr.fit(x[rows], y[rows], scale, 0.3) for rows in (balanced_rows(group, again) for _ in range(2))]
     assert torch.allclose(made[0][1], (fits[0][0] + fits[1][0])[0] / 2) and (made[0][0] == 0).all()
+
+
+def test_crt_balances_groups_in_its_draws_or_its_loss() -> None:
+    group = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])
+    base = seen([[0.0, 0.0]] * 8, (group // 2).tolist(), group=group)
+    finished = Finished(base, None, (torch.ones(2, 2), torch.zeros(2)))
+    drawn, weighed, plain = (
+        method("crt", balance=balance).begin(finished, torch.Generator().manual_seed(0))
+        for balance in ("draws", "weights", "none")
+    )
+    rare = [1 / 3] * 3 + [1.0] + [0.5] * 4
+    assert drawn.draw.weights is not None and close(drawn.draw.weights, rare, 6) and not drawn.values
+    assert close(weighed.values["weight"], [2 * one for one in rare], 6) and weighed.draw.weights is None
+    assert plain.head is not None and drawn.head is not None and torch.equal(plain.head[0], drawn.head[0])
+    assert (plain.head[0] != 1).all(), "the head is a new one"
+    of = replace(batch([1, 0]), values={"weight": tensor([2.0, 0.5])})
+    loss, _ = scored(method("crt", balance="weights"), logits_of_risk(0.3, 0.8), of)
+    assert close(loss, (2 * 0.3 + 0.5 * math.log(1 / (1 - math.exp(-0.8)))) / 2)
+
+
+def test_dfr_of_subpopbench_moves_by_the_gradient_with_its_penalty() -> None:
+    """Against autograd, of one logit and of two; then two steps with momentum."""
+    from spurbench.methods.dfr_subpopbench import DFRSubpopBench
+
+    generator = torch.Generator().manual_seed(0)
+    features, y = torch.randn(6, 3, generator=generator), torch.tensor([0, 1, 1, 0, 1, 0])
+    for outputs in (1, 2):
+        head = torch.randn(outputs, 3, generator=generator), torch.randn(outputs, generator=generator)
+        weight, bias = (part.clone().requires_grad_() for part in head)
+        z = class_logits((features @ weight.T + bias).squeeze(1)) if outputs == 1 else features @ weight.T + bias
+        by_hand = torch.autograd.grad(cross_entropy(z, y) + 0.7 * weight.abs().sum(), [weight, bias])
+        found = DFRSubpopBench(strength=0.7).slopes(head, features, y)
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, by_hand, strict=True))
+    same = seen([[0.0, 0.0]] * 4, [0, 0, 1, 1], group=torch.arange(4), features=torch.zeros(4, 3))
+    finished, like = Finished(same, same, (torch.ones(2, 3), torch.zeros(2))), torch.Generator().manual_seed(1)
+    heads = [
+        method("dfr_subpopbench", strength=0.1, lr=1e-3, steps=steps).begin(finished, like.manual_seed(1)).head
+        for steps in (0, 2)
+    ]
+    assert heads[0] is not None and heads[1] is not None
+    assert torch.allclose(heads[0][0] - heads[1][0], 1e-3 * 0.1 * (1 + 1.9) * heads[0][0].sign(), atol=1e-7)
 
 
 def test_spare_draws_small_clusters_more() -> None:

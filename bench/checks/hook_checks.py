@@ -17,7 +17,7 @@ EXAMPLES = 60  # of the training set to draw from
 
 
 def check_hooks(method: Method) -> str:
-    """A coefficient of the squared norm of the weights, and a transform of the input."""
+    """A coefficient of the squared norm of the weights, steps of a fresh optimizer, and a transform of the input."""
     for step in (0, *LATER):
         with forbid_random_draws("weight_penalty"):
             weight: Any = method.weight_penalty(step)
@@ -25,6 +25,9 @@ def check_hooks(method: Method) -> str:
             raise Failure(f"weight_penalty({step}) returns {weight!r}; expected a number, 0 or more")
         if method.weight_penalty(step) != weight:
             raise Failure(f"two calls of weight_penalty({step}) differ")
+    resets: Any = method.resets()
+    if not isinstance(resets, tuple) or not all(type(step) is int and step >= 0 for step in resets):
+        raise Failure(f"resets() returns {resets!r}; expected a tuple of steps, such as (100,)")
     x = torch.rand(4, 2, 14, 14) if "colour channels" in method.needs else torch.rand(4, 2)
     before = x.clone()
     with forbid_random_draws("transform"):
@@ -35,7 +38,7 @@ def check_hooks(method: Method) -> str:
         raise Failure(f"transform of {list(x.shape)} must give a finite tensor of 4 examples")
     if not torch.equal(method.transform(x), moved):
         raise Failure("two calls of transform with the same input differ")
-    return "weight_penalty and transform are in order"
+    return "weight_penalty, resets and transform are in order"
 
 
 def check_draws(method: Method) -> str:

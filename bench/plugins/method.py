@@ -258,6 +258,10 @@ class Method(ABC):
         """Coefficient of the squared norm of all parameters that the engine adds to the loss."""
         return 0.0
 
+    def resets(self) -> tuple[int, ...]:
+        """Steps before which the optimizer forgets momentum, averages and their count, as one made anew has none."""
+        return ()
+
     def transform(self, x: Tensor) -> Tensor:
         """The input the network sees, of a batch of raw inputs [B, ...]."""
         return x

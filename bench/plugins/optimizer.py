@@ -33,7 +33,7 @@ class Optimizer(ABC):
         steps: int,
         lr: float,
     ) -> None:
-        """Move `parameters` and `kept` in place after `steps` steps; `lr` is that of the schedule at this step.
+        """Move `parameters` and `kept` in place after `steps` steps since `kept` was zero; `lr` is the schedule's now.
 
         `gradients` may be overwritten.
         """

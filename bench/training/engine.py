@@ -103,7 +103,8 @@ class Engine:
             ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
-        self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
+        parameters = [p for stack in self.stacks for p in stack.parameters.values()]
+        self.optimizer = Optimization(parameters, training, method.resets())
         averaged = range(len(replicas) if training.schedule.average else 0)
         self.averages = [average_of(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
         self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)

@@ -24,10 +24,13 @@ CONVERGE, TOLERANCE, RATIO = 3, 6, 0.3  # of SWAD's valley, likewise
 
 
 class Optimization:
-    """Moves `parameters` in place by their `.grad`; `steps` and `kept` are all that it remembers."""
+    """Moves `parameters` in place by their `.grad`; `steps` and `kept` are all that it remembers.
 
-    def __init__(self, parameters: Sequence[Tensor], training: Training) -> None:
-        self.parameters = list(parameters)
+    Before each step of `resets` it forgets what it has kept; the learning rate's schedule goes on.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], training: Training, resets: Sequence[int] = ()) -> None:
+        self.parameters, self.resets = list(parameters), resets
         self.optimizer: Optimizer = load_component("optimizer", training.optimizer.name, training.optimizer.settings)
         shares = (training.schedule.drops or "").split(",")
         self.milestones = [float(share) * training.steps for share in shares if share]  # in steps
@@ -40,7 +43,10 @@ class Optimization:
 
     def step(self) -> None:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.optimizer.update(self.parameters, gradients, self.kept, self.steps, self.lr())
+        for tensors in self.kept.values() if self.steps in self.resets else ():
+            torch._foreach_zero_(tensors)
+        since = self.steps - max((at for at in self.resets if at <= self.steps), default=0)
+        self.optimizer.update(self.parameters, gradients, self.kept, since, self.lr())
         self.steps += 1
 
     def state(self, r: int) -> dict[str, Any]:
