@@ -82,9 +82,10 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
     inferred_by = inferring_run(row)
-    splits = registry.splits_of(row.dataset)
+    splits = registry.splits_of(row.dataset, settings["options"])
     splits += (INFERRED,) if inferred_by and "validation" in splits else ()
-    unserved = lack(search.rule, splits) if search else None
+    chooses = search is not None or (row.method.trains and settings["training"].get("evaluate") is not None)
+    unserved = lack(rule, splits) if chooses else None
     return CellSpec(
         dataset=row.dataset.name,
         dataset_options=settings["options"],
@@ -96,7 +97,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         training=settings["training"],
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
-        na=registry.requirements(row.method, row.dataset, inferred_by is not None) or unserved,
+        na=registry.requirements(row.method, row.dataset, settings["options"], inferred_by is not None) or unserved,
         selection=choice_of(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
@@ -314,9 +315,9 @@ def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
     if several:
         raise row.origin.error(where, f"{several[0].key} varies: a base has one value of it")
     inferred_by = inferring_run(base)
-    if lacking := registry.requirements(method, row.dataset, inferred_by is not None):
-        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     full = completed(base, in_effect(base, settings, given))
+    if lacking := registry.requirements(method, row.dataset, full["options"], inferred_by is not None):
+        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     found = {
         "method": method.name,
         "hyper_parameters": full["hyper_parameters"],

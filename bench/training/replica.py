@@ -20,7 +20,7 @@ from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
 from spurbench.bench.plugins.network import FLOATS, Network, kind_of
-from spurbench.bench.training.batching import Preprocessing
+from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.networks.mlp import Layers
 
@@ -104,6 +104,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
     data = data.grouped(dataset.group_names(data)) if data.named else data
+    data = data.hold_out(dataset.held_out, generator_for(seed, "held out")) if dataset.held_out else data
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
