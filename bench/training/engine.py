@@ -99,7 +99,7 @@ class Engine:
             ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
-        self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
+        self.optimizer = Optimization([list(stack.parameters.values()) for stack in self.stacks], training)
         averaged = range(len(replicas) if training.schedule.average else 0)
         self.averages = [Average(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
         self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)

@@ -1,5 +1,7 @@
 """One step of the protocol's optimizer under its learning-rate schedule, for all replicas at once.
 
+Axes in names: R replicas, the first axis of every parameter and gradient.
+
 The optimizers use the functions of torch.optim: making an object of torch.optim would import torch's compiler, three
 seconds at the start of every process.
 """
@@ -7,7 +9,9 @@ seconds at the start of every process.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from math import cos, pi
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,24 +24,42 @@ DECAY = 0.1  # of the learning rate at each milestone
 EMA_DECAY, SWA_FROM = 0.999, 0.5  # of averaged weights, where the training does not say
 
 
-class Optimization:
-    """Moves `parameters` in place by their `.grad`; `steps` and `kept` are all that it remembers."""
+class Group(NamedTuple):
+    """Parameters that one optimizer moves, and what it keeps of them."""
 
-    def __init__(self, parameters: Sequence[Tensor], training: Training) -> None:
-        self.parameters = list(parameters)
-        self.optimizer: Optimizer = load_component("optimizer", training.optimizer.name, training.optimizer.settings)
-        shares = (training.schedule.drops or "").split(",")
-        self.milestones = [float(share) * training.steps for share in shares if share]  # in steps
-        self.steps = 0
-        self.kept = {name: [torch.zeros_like(p) for p in self.parameters] for name in self.optimizer.buffers}
+    optimizer: Optimizer
+    parameters: list[Tensor]
+    kept: dict[str, list[Tensor]]
+
+
+class Optimization:
+    """Moves the parameters of `networks` in place by their `.grad`; `steps` and `kept` are all that it remembers."""
+
+    def __init__(self, networks: Sequence[Sequence[Tensor]], training: Training) -> None:
+        self.networks, self.schedule = networks, training.schedule
+        settings = training.optimizer.settings
+        matrices_alone = settings.pop("weight_decay_of", None) is not None
+        self.optimizer: Optimizer = load_component("optimizer", training.optimizer.name, settings)
+        parameters = [p for network in networks for p in network]
+        self.kept = {name: [torch.zeros_like(p) for p in parameters] for name in self.optimizer.buffers}
+        spared = [matrices_alone and p.ndim <= 2 for p in parameters]  # [R] and [R, n] are biases and norms
+        self.groups, self.steps = list[Group](), 0
+        for kind, optimizer in ((False, self.optimizer), (True, replace(self.optimizer, weight_decay=0.0))):
+            at = [place for place, own in enumerate(spared) if own == kind]
+            kept = {name: [of[place] for place in at] for name, of in self.kept.items()}
+            if at:
+                self.groups.append(Group(optimizer, [parameters[place] for place in at], kept))
 
     def lr(self) -> float:
-        """The learning rate of the next step: a tenth as large after each milestone."""
-        return self.optimizer.lr * DECAY ** sum(self.steps >= milestone for milestone in self.milestones)
+        """The learning rate of the next step."""
+        return self.optimizer.lr * lr_factor(self.schedule, self.steps)
 
     def step(self) -> None:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.optimizer.update(self.parameters, gradients, self.kept, self.steps, self.lr())
+        for network in self.networks if self.schedule.clip_norm else ():
+            clip([p.grad for p in network if p.grad is not None], self.schedule.clip_norm or 0.0)
+        for optimizer, parameters, kept in self.groups:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            optimizer.update(parameters, gradients, kept, self.steps, self.lr())
         self.steps += 1
 
     def state(self, r: int) -> dict[str, Any]:
@@ -50,6 +72,31 @@ class Optimization:
         for name, tensors in self.kept.items():
             for place, tensor in enumerate(tensors):
                 tensor.copy_(torch.stack([state["kept"][name][place] for state in states]))
+
+
+def lr_factor(schedule: Schedule, step: int) -> float:
+    """What the learning rate is multiplied with at a step, counted from 0.
+
+    It rises in equal parts over the warm-up, whose first step is one of them. Then it falls to 0, which it would reach
+    at the step after the last one, or to a tenth at each of the drops.
+    """
+    warmup = schedule.warmup or 0
+    warmup = round(warmup * schedule.steps) if warmup < 1 else warmup
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule.lr_schedule == "cosine":
+        return (1 + cos(pi * (step - warmup) / (schedule.steps - warmup))) / 2
+    if schedule.lr_schedule == "linear":
+        return 1 - (step - warmup) / (schedule.steps - warmup)
+    shares = (schedule.drops or "").split(",")
+    return float(DECAY ** sum(step >= float(share) * schedule.steps for share in shares if share))
+
+
+def clip(gradients: Sequence[Tensor], longest: float) -> None:
+    """Shorten the gradient of each replica to a norm of at most `longest`, as torch's `clip_grad_norm_` does of one."""
+    for own in zip(*(gradient.unbind() for gradient in gradients), strict=True):
+        norm = torch.nn.utils.get_total_norm(own)
+        torch._foreach_mul_(own, (longest / (norm + 1e-6)).clamp(max=1.0))
 
 
 class Average:
