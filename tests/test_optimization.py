@@ -61,15 +61,17 @@ def test_optimizers_do_torch_optims_arithmetic(name: str) -> None:
 
 def engine_of(seeds: list[int], stacked: bool | None = None, method: str = "erm", **fields: Any) -> Engine:
     """An engine on random points, or small pictures, whose minorities are hard."""
-    own = {"network": "small_conv"} if fields.get("network") == "small_conv" else {"width": 8}
+    network = fields.get("network", "mlp")
+    own: dict[str, Any] = {"width": 8} if network == "mlp" else {}
     training = Training(**{"steps": 12, "batch": 20, "lr": 0.05} | own | fields)
-    shape = (6,) if "width" in own else (1, 16, 16)
+    shape = (1, 16, 16) if network == "small_conv" else (6,)
     chosen, replicas = registry.load_method(method)(), []
     for seed in seeds:
         torch.manual_seed(seed)
         y, a, x = torch.arange(60) % 2, torch.arange(60) % 6 // 5, torch.randn(60, *shape)
         networks = [build_network(shape, 1, training) for _ in range(2 if "second network" in chosen.needs else 1)]
-        replicas.append(Replica(seed, Data(Split(x + y.view(-1, *[1] * len(shape)), y, a), {}, 2, 2), networks))
+        train = Split(x + y.view(-1, *[1] * len(shape)), y, a, a)
+        replicas.append(Replica(seed, Data(train, {}, 2, 2, 2), networks))
     return Engine(chosen, training, "float32", Options(), replicas, stacked=stacked)
 
 
@@ -184,3 +186,81 @@ def test_an_optimizer_of_a_users(tmp_path: Path, command: Any) -> None:
     (record,), _ = Store.open(tmp_path / "store").records()
     assert record.done and (record.training["inertia"], record.training["warmup"]) == (0.5, 2)
     assert record.provenance.code["optimizer"] == plugin_code.code(file)
+
+
+# ---- parameters that do not require gradients -----------------------------------------------------------------------
+
+
+HALF = '''"""A network whose first layer is not trained."""
+from dataclasses import dataclass
+from torch import nn
+from spurbench.bench.plugins.network import Network, setting
+from spurbench.bench.training.networks.mlp import Layers
+
+@dataclass(frozen=True)
+class Half(Network):
+    trained: bool = setting(False)
+
+    def build(self, shape, outputs):
+        layers = Layers(nn.Linear(shape[0], 8), nn.ReLU(), nn.Linear(8, outputs))
+        layers[0].requires_grad_(self.trained)
+        layers[2].weight.requires_grad_(self.trained or outputs < 5)
+        layers[2].bias.requires_grad_(self.trained or outputs < 5)
+        return layers
+
+    def head(self, module):
+        return "2"
+'''
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    file = tmp_path / "half.py"
+    file.write_text(HALF)
+    registry.add_plugin(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"optimizer": name, "weight_decay": 0.5} for name in ("sgd", "adam", "adamw")]
+    + [{"sam": 0.5}, {"average": "ema", "decay": 0.5}, {"clip_norm": 0.1, "method": "rex"}],
+)
+@pytest.mark.parametrize("stacked", [False, True])
+def test_what_requires_no_gradient_does_not_move(half: Path, fields: dict[str, Any], stacked: bool) -> None:
+    """Not by weight decay, a penalty on the weights, an average or SAM; and all else moves as if it were not there."""
+    engine = engine_of([0, 1], stacked, network="half", **fields)
+    before = [{name: p.clone() for name, p in engine.stacks[0].all_parameters_of(r).items()} for r in range(2)]
+    given = engine.replicas[1].data.train.x.clone()
+    engine.train()
+    for r in range(2):
+        after, scored = engine.stacks[0].all_parameters_of(r), engine.networks(r)[0]["parameters"]
+        moved = {name for name, p in after.items() if not torch.equal(p, before[r][name])}
+        assert moved == {"body.2.weight", "body.2.bias"} == set(engine.stacks[0].parameters)
+        assert {name for name, p in scored.items() if not torch.equal(p, before[r][name])} == moved
+        hidden = torch.relu(given @ before[1]["body.0.weight"].T + before[1]["body.0.bias"])
+    if "average" not in fields:
+        z = hidden @ after["body.2.weight"].T[:, 0] + after["body.2.bias"]
+        assert torch.allclose(engine.model(1).score(given), z, atol=1e-5)
+
+
+def test_a_partly_frozen_network_is_restored_and_counted(half: Path) -> None:
+    unbroken, first, second = (engine_of([0, 1], network="half", **MODERN) for _ in range(3))
+    unbroken.train()
+    first.train(until=5)
+    for p in second.replicas[0].networks[0].parameters():
+        p.data.zero_()
+    second.restore([copy.deepcopy(first.state(r)) for r in range(2)])
+    second.train()
+    whole = [
+        torch.cat([p.flatten() for p in one.stacks[0].all_parameters_of(0).values()]) for one in (unbroken, second)
+    ]
+    assert torch.equal(*whole)
+    assert sum(p[0].numel() for p in unbroken.stacks[0].parameters.values()) == 9
+
+
+def test_a_network_that_cannot_be_trained_is_refused(half: Path) -> None:
+    method, training = registry.load_method("erm")(), Training(network="half", steps=3, batch=20)
+    data = Data(Split(torch.zeros(60, 6), torch.arange(60) % 5), {}, 5)
+    with pytest.raises(UserError, match="the network half has no parameter that requires a gradient"):
+        Engine(method, training, "float32", Options(), [Replica(0, data, [build_network((6,), 5, training)])])

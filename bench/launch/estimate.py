@@ -82,7 +82,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
             times.append(time.perf_counter() - begun)
     return {
         "network": training.network.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters.values()),
+        "parameters": sum(parameter[0].numel() for parameter in engine.stacks[0].parameters.values()),
         "rows": training.batch or len(model.data.train.y),
         "threads": job.options.threads,
         "seconds_per_step": statistics.median(times[1:]),

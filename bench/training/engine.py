@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.before_training import Draw
 from spurbench.bench.plugins.dataset import Inputs, Training
 from spurbench.bench.plugins.method import Method
@@ -99,6 +100,8 @@ class Engine:
             ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
+        if training.steps and not all(stack.parameters for stack in self.stacks):
+            raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
         self.optimizer = Optimization([list(stack.parameters.values()) for stack in self.stacks], training)
         averaged = range(len(replicas) if training.schedule.average else 0)
         self.averages = [Average(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]

@@ -40,7 +40,7 @@ class ForwardPass:
 
 
 class ReplicaStack:
-    """R replicas of one network; parameters and gradients are [R, ...].
+    """R replicas of one network; `parameters` are those that require gradients, and they and `gradients` are [R, ...].
 
     On a CPU, or with batch statistics, the replicas pass through networks of their own, one by one, so that their
     activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
@@ -63,8 +63,8 @@ class ReplicaStack:
         self.dtype = torch.bfloat16 if bf16 and self.plain else torch.float32  # of parameters in the forward pass
         self.autocast = bf16 and not self.plain
         self.first_weight = forward.first_weight(self.networks[0], bool(heads))
-        self.parameters = {name: torch.stack([dict(network.named_parameters())[name].detach() for network in networks])
-                           for name, _ in networks[0].named_parameters()}  # fmt: skip
+        self.parameters = stack_parameters(self.networks, trained=True)
+        self.fixed = stack_parameters(self.networks, trained=False) if stacked else {}
         self.gradients = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             parameter.grad = self.gradients[name]
@@ -75,7 +75,8 @@ class ReplicaStack:
     def _share_memory(self) -> None:
         """Let the parameters of each replica's own network, and their gradients, be views of the stacked ones."""
         for r, network in enumerate(self.networks):
-            for name, parameter in network.named_parameters():
+            for name in self.parameters:
+                parameter = network.get_parameter(name)
                 parameter.data, parameter.grad = self.parameters[name][r], self.gradients[name][r]
 
     def _by_pass(self, tensors: Tensors) -> list[Tensors]:
@@ -112,7 +113,7 @@ class ReplicaStack:
             return forward.by_hand(parameters, x.flatten(self.axis + 1))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             if self.stacked:
-                return forward.lifted(network, parameters, x, head)
+                return forward.lifted(network, parameters, self.fixed, x, head)
             return forward.by_autograd(network, x, head)
 
     def backward(
@@ -151,7 +152,7 @@ class ReplicaStack:
         """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""
         if not self.stacked:
             return self.networks[r]
-        network, parameters = self.networks[r], self.parameters_of(r)
+        network, parameters = self.networks[r], self.all_parameters_of(r)
         return lambda x: functional_call(network, parameters, (x,))
 
     def tensors_of(self, r: int) -> Tensors:
@@ -161,18 +162,29 @@ class ReplicaStack:
     def parameters_of(self, r: int) -> Tensors:
         return {name: parameter[r] for name, parameter in self.parameters.items()}
 
+    def all_parameters_of(self, r: int) -> Tensors:
+        """Also those of one replica that do not require gradients; in the order of its network."""
+        own = {name: parameter.detach() for name, parameter in self.networks[r].named_parameters()}
+        return own | {name: parameter[r] for name, parameter in (self.parameters | self.fixed).items()}
+
     def state(self, r: int) -> dict[str, Any]:
         """Parameters and buffers (batch statistics and the like) of one replica."""
-        parameters = {name: parameter.clone() for name, parameter in self.parameters_of(r).items()}
+        parameters = {name: parameter.clone() for name, parameter in self.all_parameters_of(r).items()}
         return {"parameters": parameters, "buffers": dict(self.networks[r].named_buffers())}
 
     @torch.no_grad()
     def restore(self, r: int, state: dict[str, Any]) -> None:
         """Copy such a state of a replica back."""
-        own = {"parameters": self.parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
+        own = {"parameters": self.all_parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
         for kind, tensors in own.items():
             for name, value in state[kind].items():
                 tensors[name].copy_(value)
+
+
+def stack_parameters(networks: Sequence[nn.Module], trained: bool) -> Tensors:
+    """The parameters of networks that require gradients, or those that do not, [R, ...]."""
+    names = [name for name, parameter in networks[0].named_parameters() if parameter.requires_grad == trained]
+    return {name: torch.stack([network.get_parameter(name).detach() for network in networks]) for name in names}
 
 
 def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
