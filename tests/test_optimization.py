@@ -138,6 +138,21 @@ def test_seeds_together_and_stacked_equal_seeds_alone(method: str, network: str,
     assert torch.allclose(weights(alone), weights(stacked, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["erm", "lff"])
+def test_dropout_draws_for_each_seed_what_it_draws_alone(method: str) -> None:
+    """Also where others join halfway, as after an interruption."""
+    fields: dict[str, Any] = {"method": method, "dropout": 0.5, "batch": 60, "sam": 0.05}
+    alone, together = engine_of([1], **fields), engine_of([0, 1], **fields)
+    alone.train(until=6)
+    together.train(until=6)
+    assert torch.equal(weights(alone), weights(together, 1))
+    resumed = engine_of([1], **fields)
+    resumed.restore([copy.deepcopy(together.state(1))])
+    for one in (alone, resumed):
+        one.train()
+    assert torch.equal(weights(alone), weights(resumed)) and not torch.equal(weights(alone), weights(together, 1))
+
+
 def test_a_checkpoint_keeps_what_an_optimizer_remembers() -> None:
     unbroken, first, second = (engine_of([0, 1], **MODERN, weight_decay_of="matrices", sam=0.05) for _ in range(3))
     unbroken.train()

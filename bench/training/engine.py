@@ -39,7 +39,7 @@ from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import Average, Optimization
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
-from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
+from spurbench.bench.training.stack import Noise, ReplicaStack, has_buffers, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
 
 
@@ -96,8 +96,10 @@ class Engine:
         stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
         self.uses_features = "features" in method.needs
         heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
+        seeds = [replica.seed for replica in replicas]
+        self.noise = Noise(seeds, self.device)
         self.stacks = [
-            ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
+            ReplicaStack(each, self.device, stacked, precision == "bf16", self.noise, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
         if training.steps and not all(stack.parameters for stack in self.stacks):
@@ -112,7 +114,6 @@ class Engine:
             outputs=1 if isinstance(networks[0][0], OneLogit) else replicas[0].data.classes,
             features=width_of(heads[0][0]) if heads else 0,
         )  # fmt: skip
-        seeds = [replica.seed for replica in replicas]
         self.mixing = Mixing(method, self.losses.problems, seeds, stacked) if method.mixes() else None
         for stack in self.stacks if options.compile else ():
             stack.compile()
@@ -246,8 +247,8 @@ class Engine:
             "average": self.averages[r].means if self.averages else {},
             "method": self.losses.state(r),
             "progress": self.observer.state(r),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "random": self.noise.states[r][0],
+            "cuda_random": self.noise.states[r][1],
         }
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -262,9 +263,7 @@ class Engine:
         self.optimizer.restore([state["optimizer"] for state in states])
         self.losses.restore([state["method"] for state in states])
         self.observer.restore([state["progress"] for state in states])
-        torch.set_rng_state(states[0]["random"].cpu())
-        if states[0]["cuda_random"] is not None:
-            torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
+        self.noise.restore([(state["random"], state["cuda_random"]) for state in states])
 
 
 def call(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> Tensor:

@@ -107,7 +107,6 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
         networks.append(build(data.train.x))
-    torch.manual_seed(stream(seed, "training"))  # dropout
     return Replica(seed, data, networks, dataset.preprocess)
 
 

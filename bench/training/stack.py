@@ -5,14 +5,17 @@ Axes in names: R replicas, B examples of the batch, b of a micro-batch, C classe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
+from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.dataset import Inputs
 from spurbench.bench.training import forward
 from spurbench.bench.training.batching import MicroBatch, Pass, in_dtype
@@ -39,11 +42,54 @@ class ForwardPass:
         return torch.cat(parts, self.axis).float() if len(parts) > 1 else parts[0].detach().float()
 
 
+RandomState = tuple[Tensor, Tensor | None]
+"""The states of the CPU's random numbers and, if there is one, the GPU's."""
+
+
+class Noise:
+    """The random numbers that networks draw themselves, as dropout does: each replica goes on with those of its seed.
+
+    They are drawn from torch's own generators, which are handed from replica to replica, unless the first forward pass
+    draws nothing. Replicas that pass all at once must draw nothing.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.device = device
+        self.drawn: bool | None = None  # None: not known yet
+        self.states: list[RandomState] = []
+        for seed in seeds:
+            torch.manual_seed(stream(seed, "training"))
+            self.states.append(self.now())
+
+    def now(self) -> RandomState:
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+    def restore(self, states: Sequence[RandomState]) -> None:
+        """Go on from such states, wherever they were loaded to."""
+        self.states = [(cpu.cpu(), None if cuda is None else cuda.cpu()) for cpu, cuda in states]
+
+    @contextmanager
+    def of(self, replicas: Pass) -> Iterator[None]:
+        """What is drawn inside the block is drawn for a replica."""
+        if self.drawn is False or isinstance(replicas, slice):
+            yield
+            return
+        before, cuda = self.states[replicas]
+        torch.set_rng_state(before)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, self.device)
+        yield
+        self.states[replicas] = after = self.now()
+        if self.drawn is None:
+            pairs = zip((before, cuda), after, strict=True)
+            self.drawn = any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
+
+
 class ReplicaStack:
     """R replicas of one network; `parameters` are those that require gradients, and they and `gradients` are [R, ...].
 
-    On a CPU, or with batch statistics, the replicas pass through networks of their own, one by one, so that their
-    activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
+    On a CPU, or with batch statistics or dropout, the replicas pass through networks of their own, one by one, so that
+    their activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
     """
 
     def __init__(
@@ -52,9 +98,10 @@ class ReplicaStack:
         device: torch.device,
         stacked: bool,
         bf16: bool,
+        noise: Noise,
         heads: Sequence[nn.Module] = (),  # the networks' own, if features are wanted
     ) -> None:
-        self.device = device
+        self.device, self.noise = device, noise
         self.heads: Sequence[nn.Module | None] = heads or [None] * len(networks)
         self.networks = [network.to(device).train() for network in networks]
         self.stacked, self.axis = stacked, 1 if stacked else 0
@@ -90,12 +137,12 @@ class ReplicaStack:
 
     def forward(self, inputs: list[list[MicroBatch]]) -> ForwardPass:
         """Forward all replicas, micro-batch by micro-batch; `inputs` has a list of micro-batches for each pass."""
-        outputs = [
-            [self._forward_one(network, head, parameters, part) for part in parts]
-            for network, head, parameters, parts in zip(
-                self.networks, self.heads, self._cast_parameters(), inputs, strict=False
-            )
-        ]
+        outputs = []
+        for replicas, network, head, parameters, parts in zip(
+            self.passes, self.networks, self.heads, self._cast_parameters(), inputs, strict=False
+        ):
+            with self.noise.of(replicas):
+                outputs.append([self._forward_one(network, head, parameters, part) for part in parts])
         return ForwardPass(inputs, outputs, self.axis)
 
     def _cast_parameters(self) -> list[Tensors]:
@@ -198,8 +245,9 @@ def split(gradient: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]
 
 
 def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
-    """Whether replicas go through the network all at once: on a GPU, if they share no batch statistics."""
-    return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0])
+    """Whether replicas go through the network all at once: on a GPU, if they share neither batch statistics nor noise."""
+    noisy = any(isinstance(module, _DropoutNd) and module.p for module in networks[0].modules())
+    return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0]) and not noisy
 
 
 def has_buffers(network: nn.Module) -> bool:
