@@ -58,6 +58,12 @@ Threads = Annotated[
         min=1, max=1024, help="Threads per process; by default chosen by measurements, at most OMP_NUM_THREADS."
     ),
 ]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Examples that are in the network at once, for batches that do not fit: exact, a third slower."
+    ),
+]
 KeepWeights = Annotated[
     bool, typer.Option("--keep-weights", help="Keep each run's networks after its last step, in STORE/weights.")
 ]

@@ -128,7 +128,7 @@ def group_stackable(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) ->
     for run in runs:
         alone = not registry.load_method(run.method).stackable
         at = saved[run.id]
-        found.setdefault(run.id if alone else at and (at.step, at.threads, at.micro_batch), []).append(run)
+        found.setdefault(run.id if alone else at and (at.step, *at.computed.values()), []).append(run)
     return list(found.values())
 
 

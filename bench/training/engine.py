@@ -39,7 +39,7 @@ from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import Average, Optimization
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
-from spurbench.bench.training.stack import Noise, ReplicaStack, has_buffers, pays_to_stack
+from spurbench.bench.training.stack import Noise, ReplicaStack, has_batch_statistics, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
 
 
@@ -99,11 +99,12 @@ class Engine:
         seeds = [replica.seed for replica in replicas]
         self.noise = Noise(seeds, self.device)
         self.stacks = [
-            ReplicaStack(each, self.device, stacked, precision == "bf16", self.noise, of_each)
+            ReplicaStack(each, self.device, stacked, precision == "bf16", self.noise, options.accumulate, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
         if training.steps and not all(stack.parameters for stack in self.stacks):
             raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
+        self.cut = options.accumulate and not any(has_batch_statistics(network) for network in networks[0])
         self.optimizer = Optimization([list(stack.parameters.values()) for stack in self.stacks], training)
         averaged = range(len(replicas) if training.schedule.average else 0)
         self.averages = [Average(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
@@ -135,7 +136,7 @@ class Engine:
             chosen = sampling if isinstance(sampling, Minibatches) else Minibatches()
             return MiniBatch(data, stack.passes, preprocessing, self.device, chosen, seeds, draws)
         rows = self.options.micro_batch * 4 // stack.dtype.itemsize  # as many bytes in bf16
-        if has_buffers(stack.networks[0]):  # batch statistics need all of the batch
+        if has_batch_statistics(stack.networks[0]):  # they need all of the batch
             rows = len(data[0].train.y)
         skip_zeros = stack.first_weight is not None
         return FullBatch(data, stack.passes, preprocessing, self.device, rows, stack.dtype, skip_zeros)
@@ -160,6 +161,9 @@ class Engine:
         targets = self.targets.at(self.step, self.batches.rows(self.step))
         if self.mixing is not None:
             inputs, targets = self.mixing.mix(self.step, inputs, targets)
+        if self.cut:
+            size, axis = self.options.micro_batch, self.stacks[0].axis
+            inputs = [[part for one in parts for part in one.cut(size, axis)] for parts in inputs]
         step = self._set_gradients(inputs, targets)
         if self.training.schedule.sam:
             with self.losses.unchanged(), self._uphill(self.training.schedule.sam):

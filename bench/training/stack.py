@@ -64,9 +64,23 @@ class Noise:
     def now(self) -> RandomState:
         return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
+    def put(self, state: RandomState) -> None:
+        """Let torch's generators draw next what they drew after `now` gave this state."""
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
+
     def restore(self, states: Sequence[RandomState]) -> None:
         """Go on from such states, wherever they were loaded to."""
         self.states = [(cpu.cpu(), None if cuda is None else cuda.cpu()) for cpu, cuda in states]
+
+    @contextmanager
+    def again(self, state: RandomState) -> Iterator[None]:
+        """What is drawn inside the block has been drawn before, from this state on."""
+        now = self.now()
+        self.put(state)
+        yield
+        self.put(now)
 
     @contextmanager
     def of(self, replicas: Pass) -> Iterator[None]:
@@ -74,14 +88,12 @@ class Noise:
         if self.drawn is False or isinstance(replicas, slice):
             yield
             return
-        before, cuda = self.states[replicas]
-        torch.set_rng_state(before)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda, self.device)
+        before = self.states[replicas]
+        self.put(before)
         yield
         self.states[replicas] = after = self.now()
         if self.drawn is None:
-            pairs = zip((before, cuda), after, strict=True)
+            pairs = zip(before, after, strict=True)
             self.drawn = any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
 
 
@@ -99,9 +111,10 @@ class ReplicaStack:
         stacked: bool,
         bf16: bool,
         noise: Noise,
+        accumulate: bool,  # see Options
         heads: Sequence[nn.Module] = (),  # the networks' own, if features are wanted
     ) -> None:
-        self.device, self.noise = device, noise
+        self.device, self.noise, self.accumulate = device, noise, accumulate
         self.heads: Sequence[nn.Module | None] = heads or [None] * len(networks)
         self.networks = [network.to(device).train() for network in networks]
         self.stacked, self.axis = stacked, 1 if stacked else 0
@@ -142,7 +155,8 @@ class ReplicaStack:
             self.passes, self.networks, self.heads, self._cast_parameters(), inputs, strict=False
         ):
             with self.noise.of(replicas):
-                outputs.append([self._forward_one(network, head, parameters, part) for part in parts])
+                one = self._forward_twice if self.accumulate else self._forward_one
+                outputs.append([one(network, head, parameters, part) for part in parts])
         return ForwardPass(inputs, outputs, self.axis)
 
     def _cast_parameters(self) -> list[Tensors]:
@@ -162,6 +176,17 @@ class ReplicaStack:
             if self.stacked:
                 return forward.lifted(network, parameters, self.fixed, x, head)
             return forward.by_autograd(network, x, head)
+
+    def _forward_twice(self, *given: Any) -> Output:
+        """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""
+        state, output = self.noise.now(), self._forward_one(*given)
+
+        def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
+            with self.noise.again(state):
+                output = self._forward_one(*given)
+            return output.backward(gradient, of_features, into)
+
+        return Output(output.logits, output.features, backward)
 
     def backward(
         self,
@@ -245,10 +270,15 @@ def split(gradient: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]
 
 
 def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
-    """Whether replicas go through the network all at once: on a GPU, if they share neither batch statistics nor noise."""
+    """Whether replicas go through the network all at once: on a GPU, without batch statistics and dropout."""
     noisy = any(isinstance(module, _DropoutNd) and module.p for module in networks[0].modules())
     return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0]) and not noisy
 
 
 def has_buffers(network: nn.Module) -> bool:
     return any(True for _ in network.buffers())
+
+
+def has_batch_statistics(network: nn.Module) -> bool:
+    """Whether what it makes of an example depends on the batch: buffers that are saved with it are taken for that."""
+    return not {name for name, _ in network.named_buffers()}.isdisjoint(network.state_dict())
