@@ -43,7 +43,7 @@ WORDS = {"str": "text", "int": "whole number", "float": "number", "int | float":
          "Whole": "whole number", "Natural": "whole number ≥ 0", "Positive": "whole number ≥ 1", "Number": "number",
          "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping",
          "BaseSheet": "mapping or name", "InferredSheet": "mapping or name", "Seeds": "seeds",
-         "Precision": "float32, bf16 or auto"}  # fmt: skip
+         "Precision": "float32, bf16, fp16 or auto"}  # fmt: skip
 PLURALS = {"str": "texts", "Whole": "whole numbers", "Natural": "whole numbers ≥ 0", "Amount": "numbers ≥ 0",
            "Name": "names", "Text": "texts", "Id": "ids", "tuple": "pairs", "dict": "mappings",
            "DatasetSheet": "entries", "MethodSheet": "entries"}  # fmt: skip

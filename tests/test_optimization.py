@@ -17,7 +17,7 @@ from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.bench.provenance import plugin_code
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.engine import Engine, Options
-from spurbench.bench.training.optimization import Optimization, lr_factor
+from spurbench.bench.training.optimization import LossScale, Optimization, lr_factor
 from spurbench.bench.training.replica import Replica, build_network
 
 MODERN: dict[str, Any] = {
@@ -279,3 +279,66 @@ def test_a_network_that_cannot_be_trained_is_refused(half: Path) -> None:
     data = Data(Split(torch.zeros(60, 6), torch.arange(60) % 5), {}, 5)
     with pytest.raises(UserError, match="the network half has no parameter that requires a gradient"):
         Engine(method, training, "float32", Options(), [Replica(0, data, [build_network((6,), 5, training)])])
+
+
+# ---- fp16 -----------------------------------------------------------------------------------------------------------
+
+
+def in_fp16(seeds: list[int], stacked: bool | None = None, **fields: Any) -> Engine:
+    """An engine in fp16, on the CPU, which can do it, though no one would want to."""
+    engine = engine_of(seeds, **fields)
+    return Engine(engine.method, engine.training, "fp16", Options(), engine.replicas, stacked=stacked)
+
+
+@pytest.mark.parametrize("network", ["mlp", "small_conv"])
+@pytest.mark.parametrize("method", ["erm", "rex"])
+def test_fp16_follows_float32(network: str, method: str) -> None:
+    fields: dict[str, Any] = {"network": network, "method": method, "sam": 0.05, "optimizer": "sgd"}
+    low, exact = in_fp16([0], **fields), engine_of([0], **fields)
+    for one in (low, exact):
+        one.train()
+    assert all(p.dtype == torch.float32 for p in low.stacks[0].parameters.values())
+    assert 0 < (weights(low) - weights(exact)).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_step_that_overflows_in_fp16_is_left_out_for_that_seed_alone(stacked: bool) -> None:
+    def engine(seeds: list[int]) -> Engine:
+        made = in_fp16(seeds, stacked, optimizer="adamw", weight_decay=0.1, average="ema", decay=0.5)
+        assert made.scale is not None
+        for r, seed in enumerate(seeds):
+            made.scale.factors[r] = 2.0 ** (24 if seed == 0 else 14)
+        return made
+
+    both, alone = engine([0, 1]), engine([1])
+    before, lr = weights(both), both.optimizer.lr()
+    for one in (both, alone):
+        one.update()
+    assert torch.equal(weights(both), before) and both.overflown == [0] and not alone.overflown
+    assert torch.equal(weights(both, 1), weights(alone)) and not torch.equal(weights(alone), before)
+    assert both.optimizer.lr() == lr and not any(t[0].any() for of in both.optimizer.kept.values() for t in of)
+    assert both.scale and both.scale.factors.tolist() == [2.0**23, 2.0**14]
+    for one in (both, alone):
+        one.train(until=10)
+    assert not torch.equal(weights(both), before) and not both.overflown
+    assert torch.equal(weights(both, 1), weights(alone))
+    again = engine([0, 1])
+    again.restore([copy.deepcopy(both.state(r)) for r in range(2)])
+    for one in (both, again):
+        one.train()
+    assert all(torch.equal(weights(both, r), weights(again, r)) for r in range(2))
+    assert again.scale and again.scale.state(0) == both.scale.state(0)
+
+
+def test_the_scale_of_a_loss_grows_when_nothing_overflows() -> None:
+    scale = LossScale(2, torch.device("cpu"))
+    for step in range(2000):
+        scale.adapt([1] if step == 1000 else [])
+    assert scale.factors.tolist() == [2.0**17, 2.0**15] and scale.steps == [0, 999]
+
+
+def test_fp16_is_refused_on_a_cpu(command: Any, tmp_path: Path) -> None:
+    line = ["--dataset", "two_moon", "--method", "erm", "--precision", "fp16", "--device", "cpu"]
+    for verb in (["run", "--seeds", 0, "--store", tmp_path / "store"], ["estimate"]):
+        said = command(*verb, *line, code=2)
+        assert "fp16 needs a GPU: on a CPU take bf16 or float32" in said.stderr

@@ -51,7 +51,7 @@ Rule = Annotated[
     str | None, typer.Option(help="Rule by which --draws chooses; by default the dataset's: held out, worst group.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
-Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
+Precision = Annotated[str | None, typer.Option(help="float32, bf16 or, on GPUs, fp16, instead of the grid's.")]
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -37,10 +37,12 @@ from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
-from spurbench.bench.training.optimization import Average, Optimization
+from spurbench.bench.training.optimization import Average, LossScale, Optimization
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
-from spurbench.bench.training.stack import Noise, ReplicaStack, has_batch_statistics, pays_to_stack
+from spurbench.bench.training.stack import ForwardPass, Noise, ReplicaStack, has_batch_statistics, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -99,11 +101,13 @@ class Engine:
         seeds = [replica.seed for replica in replicas]
         self.noise = Noise(seeds, self.device)
         self.stacks = [
-            ReplicaStack(each, self.device, stacked, precision == "bf16", self.noise, options.accumulate, of_each)
+            ReplicaStack(each, self.device, stacked, LOW.get(precision), self.noise, options.accumulate, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
         if training.steps and not all(stack.parameters for stack in self.stacks):
             raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
+        self.scale = LossScale(len(replicas), self.device) if precision == "fp16" else None
+        self.overflown: list[int] = []  # replicas whose last gradients are not finite in fp16
         self.cut = options.accumulate and not any(has_batch_statistics(network) for network in networks[0])
         self.optimizer = Optimization([list(stack.parameters.values()) for stack in self.stacks], training)
         averaged = range(len(replicas) if training.schedule.average else 0)
@@ -168,7 +172,9 @@ class Engine:
         if self.training.schedule.sam:
             with self.losses.unchanged(), self._uphill(self.training.schedule.sam):
                 self._set_gradients(inputs, targets)
-        self.optimizer.step()
+        self.optimizer.step(self.overflown)
+        if self.scale:
+            self.scale.adapt(self.overflown)
         self.step += 1
         for average in self.averages:
             average.follow(self.step)
@@ -182,12 +188,27 @@ class Engine:
         with torch.enable_grad():  # the method's graph begins at logits and features
             losses = self.losses(targets, logits, features, self.step)
         *by_logits, by_features = differentiate(losses, [*logits, features])
-        weight_penalty = self.method.weight_penalty(self.step)
-        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
-        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
-            stack.backward(done, by_logits[i], none if i or not features else by_features, weight_penalty)
+        self._pull_back(passes, by_logits, by_features)
         labels = self._by_replica([of_pass["y"] for of_pass in targets])
         return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
+
+    def _pull_back(self, passes: list[ForwardPass], by_logits: list[list[Tensor]], by_features: list[Tensor]) -> None:
+        """Set the gradients of parameters, given the loss's by logits and features."""
+        weight_penalty, scale = self.method.weight_penalty(self.step), self.scale
+        if scale:
+            of = self.stacks[0].passes
+            by_logits = [[scale.scale(*pair) for pair in zip(each, of, strict=True)] for each in by_logits]
+            by_features = [scale.scale(*pair) for pair in zip(by_features, of, strict=False)]
+        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
+        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
+            stack.backward(
+                done, by_logits[i], none if i or not by_features else by_features, 0 if scale else weight_penalty
+            )
+        if scale:
+            self.overflown = scale.unscale([g for stack in self.stacks for g in stack.gradients.values()])
+            for stack in self.stacks:
+                for name, gradient in stack.gradients.items():
+                    gradient.add_(stack.parameters[name], alpha=2 * weight_penalty)
 
     @contextmanager
     def _uphill(self, distance: float) -> Iterator[None]:
@@ -251,6 +272,7 @@ class Engine:
             "average": self.averages[r].means if self.averages else {},
             "method": self.losses.state(r),
             "progress": self.observer.state(r),
+            "scale": self.scale.state(r) if self.scale else None,
             "random": self.noise.states[r][0],
             "cuda_random": self.noise.states[r][1],
         }
@@ -265,6 +287,8 @@ class Engine:
             for name, mean in average.means.items():
                 mean.copy_(state["average"][name])
         self.optimizer.restore([state["optimizer"] for state in states])
+        if self.scale:
+            self.scale.restore([state["scale"] for state in states])
         self.losses.restore([state["method"] for state in states])
         self.observer.restore([state["progress"] for state in states])
         self.noise.restore([(state["random"], state["cuda_random"]) for state in states])

@@ -109,7 +109,7 @@ class ReplicaStack:
         networks: Sequence[nn.Module],
         device: torch.device,
         stacked: bool,
-        bf16: bool,
+        low: torch.dtype | None,  # precision of the forward pass, if it is not float32
         noise: Noise,
         accumulate: bool,  # see Options
         heads: Sequence[nn.Module] = (),  # the networks' own, if features are wanted
@@ -120,8 +120,8 @@ class ReplicaStack:
         self.stacked, self.axis = stacked, 1 if stacked else 0
         self.passes: list[Pass] = [slice(None)] if stacked else list(range(len(networks)))
         self.plain = forward.is_plain(self.networks[0])
-        self.dtype = torch.bfloat16 if bf16 and self.plain else torch.float32  # of parameters in the forward pass
-        self.autocast = bf16 and not self.plain
+        self.dtype = low if low and self.plain else torch.float32  # of parameters in the forward pass
+        self.autocast = None if self.plain else low
         self.first_weight = forward.first_weight(self.networks[0], bool(heads))
         self.parameters = stack_parameters(self.networks, trained=True)
         self.fixed = stack_parameters(self.networks, trained=False) if stacked else {}
@@ -172,7 +172,7 @@ class ReplicaStack:
         x = in_dtype(part.x, self.dtype)
         if self.plain and isinstance(x, Tensor):
             return forward.by_hand(parameters, x.flatten(self.axis + 1))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             if self.stacked:
                 return forward.lifted(network, parameters, self.fixed, x, head)
             return forward.by_autograd(network, x, head)
