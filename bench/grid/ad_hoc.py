@@ -66,9 +66,15 @@ def adhoc_grid(
 
 
 def trained(method: str) -> bool:
-    """Whether a method trains; one that there is not is complained of elsewhere."""
+    """Whether a method trains, or the run that it starts from; one that there is not is complained of elsewhere."""
     known = registry.methods().get(method)
-    return known is None or known.trains
+    return known is None or known.trains or has_base(method)
+
+
+def has_base(method: str) -> bool:
+    """Whether a method starts from another run: fields of training are for both then, and stand in their block."""
+    known = registry.methods().get(method)
+    return known is not None and bool(known.base)
 
 
 def searchable(method: str) -> bool:
@@ -112,7 +118,8 @@ def places(changes: Changes, dataset: str, method: str, block: int, sets: Sequen
     """Where the values of `--set` stand in an ad hoc grid, each with its option."""
     row: Where = ("datasets", block, "methods", 0)
     options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
-    return {(*row, place, name): options[f"{owner}.{name}"]
+    home = {place: row[:2] if place == "training" and has_base(method) else row for place, _ in placed(dataset, method)}
+    return {(*home[place], place, name): options[f"{owner}.{name}"]
             for place, owner in placed(dataset, method) for name in changes.get(owner, {})}  # fmt: skip
 
 
@@ -124,4 +131,5 @@ def starting_point(dataset: str, method: str, changes: Changes) -> dict[str, Any
         if changes.get(name):
             row[place] = changes[name]
     seeds = {} if recipes.seeds else {"seeds": "0-9"}
-    return {**seeds, "precision": "float32", "dataset": dataset, "methods": [row]}
+    shared = {"training": row.pop("training")} if "training" in row and has_base(method) else {}
+    return {**seeds, "precision": "float32", "dataset": dataset, **shared, "methods": [row]}
