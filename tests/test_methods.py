@@ -413,7 +413,7 @@ def test_lff_biased_loss_is_the_released_generalised_cross_entropy() -> None:
 def test_adam_keeps_its_memory_when_the_loss_shrinks() -> None:
     """What SD's released rule rests on: after 450 steps at 0.01 a gradient of 2e-5 moves a weight by almost nothing."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    adam = Optimization([p], Training(optimizer="adam", lr=1e-4))
+    adam = Optimization([[p]], Training(optimizer="adam", lr=1e-4))
     seen = {}
     for step in range(2001):
         before = p.item()
@@ -432,7 +432,10 @@ def test_an_optimizer_that_begins_anew() -> None:
     """At step 3 Adam moves as at its first step, under the schedule as it goes on."""
     p, fresh = (torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in range(2))
     training = Training(optimizer="adam", lr=0.1, steps=4, drops="0.5")
-    adam, other = Optimization([p], training, resets=(3,)), Optimization([fresh], Training(optimizer="adam", lr=0.01))
+    adam, other = (
+        Optimization([[p]], training, resets=(3,)),
+        Optimization([[fresh]], Training(optimizer="adam", lr=0.01)),
+    )
     for step in range(5):
         before = p.detach().clone()
         for one in (p, fresh):

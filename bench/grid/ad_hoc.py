@@ -12,7 +12,6 @@ from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.seeds import parse_seeds
 from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.cells import Grid
-from spurbench.bench.grid.entries import idle_fields
 from spurbench.bench.grid.load import resolve
 from spurbench.bench.grid.recipes import recipes_of
 from spurbench.bench.grid.search_space import declared
@@ -43,7 +42,7 @@ def adhoc_grid(
     options_by_place: dict[Where, str] = {}
     for name in names:
         for method in methods:
-            own = changes | {"training": training_for(method, changes["training"], methods)}
+            own = changes if trained(method) or not any(map(trained, methods)) else changes | {"training": {}}
             block = starting_point(name, method, own)
             options_by_place |= places(own, name, method, len(blocks), sets)
             block |= {"seeds": seeds if isinstance(seeds, str) else list(seeds)} if seeds is not None else {}
@@ -66,12 +65,16 @@ def adhoc_grid(
     )
 
 
-def training_for(method: str, values: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
-    """The fields of training that a method gets: those that have an effect with it, or with none of the methods."""
-    known = registry.methods()
-    idle = {name: idle_fields(known[name]) if name in known else frozenset[str]() for name in methods}
-    of_none = frozenset.intersection(*idle.values())
-    return {name: value for name, value in values.items() if name not in idle[method] - of_none}
+def trained(method: str) -> bool:
+    """Whether a method trains, or the run that it starts from; one that there is not is complained of elsewhere."""
+    known = registry.methods().get(method)
+    return known is None or known.trains or has_base(method)
+
+
+def has_base(method: str) -> bool:
+    """Whether a method starts from another run: fields of training are for both then, and stand in their block."""
+    known = registry.methods().get(method)
+    return known is not None and bool(known.base)
 
 
 def searchable(method: str) -> bool:
@@ -116,7 +119,8 @@ def places(changes: Changes, dataset: str, method: str, block: int, sets: Sequen
     """Where the values of `--set` stand in an ad hoc grid, each with its option."""
     row: Where = ("datasets", block, "methods", 0)
     options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
-    return {(*row, place, name): options[f"{owner}.{name}"]
+    home = {place: row[:2] if place == "training" and has_base(method) else row for place, _ in placed(dataset, method)}
+    return {(*home[place], place, name): options[f"{owner}.{name}"]
             for place, owner in placed(dataset, method) for name in changes.get(owner, {})}  # fmt: skip
 
 
@@ -128,4 +132,5 @@ def starting_point(dataset: str, method: str, changes: Changes) -> dict[str, Any
         if changes.get(name):
             row[place] = changes[name]
     seeds = {} if recipes.seeds else {"seeds": "0-9"}
-    return {**seeds, "precision": "float32", "dataset": dataset, "methods": [row]}
+    shared = {"training": row.pop("training")} if "training" in row and has_base(method) else {}
+    return {**seeds, "precision": "float32", "dataset": dataset, **shared, "methods": [row]}

@@ -17,7 +17,8 @@ from spurbench.bench.core.yamlfile import Origin, Where
 from spurbench.bench.plugins import registry
 
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
-Precision = Literal["float32", "bf16", "auto"]
+PRECISIONS = ("float32", "bf16", "fp16")
+Precision = Literal["float32", "bf16", "fp16", "auto"]
 Sheet = TypeVar("Sheet", bound=BaseModel)
 BY_DEFAULT = "defaults"  # instead of a recipe
 Given = dict[str, Any]

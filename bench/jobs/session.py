@@ -71,7 +71,7 @@ Result = Callable[[], Record]
 def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) -> list[tuple[Record, Result]]:
     """Train a stack; for each run what is known of it so far and how to get its record."""
     if saved[0] is not None:
-        job = replace(job, options=replace(job.options, threads=saved[0].threads, micro_batch=saved[0].micro_batch))
+        job = replace(job, options=replace(job.options, **saved[0].computed))
     setup = set_up(job)
     memory.tune_process(job.options.threads)
     memory.reset_peak_memory(job.options.device)
@@ -171,7 +171,7 @@ class Session:
             files = record.provenance.files
             checkpoints.save(
                 Checkpoint(run.id, edits.versions_of(record), files, options.threads, options.micro_batch, resumed,
-                           self.engine.state(r)),
+                           self.engine.state(r), options.accumulate),
                 self.context.store,
             )  # fmt: skip
 

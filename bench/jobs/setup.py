@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from spurbench.bench.core.errors import UserError
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Dataset, Training
@@ -29,8 +30,13 @@ class Setup:
         return prepare(self.dataset, self.method, self.training, run.seed, trains_by(run.inferred_by))
 
     def make_engine(self, replicas: Sequence[Replica], observer: Observer | None = None) -> Engine:
-        """The engine of the job's runs before the first step."""
+        """The engine of the job's runs before the first step.
+
+        Errors: UserError for fp16 on a CPU.
+        """
         precision = self.job.runs[0].precision
+        if precision == "fp16" and self.job.options.device == "cpu":
+            raise UserError("fp16 needs a GPU: on a CPU take bf16 or float32, such as --precision float32")
         return Engine(self.method, self.training, precision, self.job.options, replicas, observer)
 
 

@@ -137,12 +137,12 @@ def made_by(run: Run) -> edits.Version:
 
 
 def group_stackable(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) -> list[list[Run]]:
-    """The runs that may train as one stack; one by one where a method cannot be lifted or dropout draws."""
+    """The runs that may train as one stack; one by one where a method cannot be lifted."""
     found: dict[object, list[Run]] = {}
     for run in runs:
-        alone = run.training.get("dropout") or not registry.load_method(run.method).stackable
+        alone = not registry.load_method(run.method).stackable
         at = saved[run.id]
-        found.setdefault(run.id if alone else at and (at.step, at.threads, at.micro_batch), []).append(run)
+        found.setdefault(run.id if alone else at and (at.step, *at.computed.values()), []).append(run)
     return list(found.values())
 
 

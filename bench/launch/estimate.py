@@ -17,11 +17,10 @@ from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.memory import peak_memory, reset_peak_memory, tune_process
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.runner import Settings, step_flops
+from spurbench.bench.launch.runner import Settings, options_of, step_flops
 from spurbench.bench.records.plan import Cell
 from spurbench.bench.records.run import Run
 from spurbench.bench.training.engine import kernels_for
-from spurbench.bench.training.execution import Options
 
 COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
            "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
@@ -43,8 +42,9 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
         if row["updates"] and not row["starts_from"]:
             known["total_seconds"] = 0.0
             for run, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
-                options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
-                known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
+                threads = where.job_threads(step_flops(run))
+                options = replace(options_of(settings, where), device=where.devices[0], threads=threads)
+                known |= measure(Job([run], cell.label, options), steps)
                 known["seconds"] = known["seconds_per_step"] * run.training["steps"]
                 known["total_seconds"] += known["seconds_per_step"] * updates
         yield known
@@ -82,7 +82,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
             times.append(time.perf_counter() - begun)
     return {
         "network": training.network.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters.values()),
+        "parameters": sum(parameter[0].numel() for parameter in engine.stacks[0].parameters.values()),
         "rows": training.batch or len(model.data.train.y),
         "threads": job.options.threads,
         "seconds_per_step": statistics.median(times[1:]),

@@ -38,10 +38,12 @@ from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
-from spurbench.bench.training.optimization import Optimization, average_of
+from spurbench.bench.training.optimization import LossScale, Optimization, average_of
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
-from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
+from spurbench.bench.training.stack import ForwardPass, Noise, ReplicaStack, has_batch_statistics, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -99,11 +101,18 @@ class Engine:
         stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
         self.uses_features = "features" in method.needs
         heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
+        seeds = [replica.seed for replica in replicas]
+        self.noise = Noise(seeds, self.device)
         self.stacks = [
-            ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
+            ReplicaStack(each, self.device, stacked, LOW.get(precision), self.noise, options.accumulate, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
-        parameters = [p for stack in self.stacks for p in stack.parameters.values()]
+        if training.steps and not all(stack.parameters for stack in self.stacks):
+            raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
+        self.scale = LossScale(len(replicas), self.device) if precision == "fp16" else None
+        self.overflown: list[int] = []  # replicas whose last gradients are not finite in fp16
+        self.cut = options.accumulate and not any(has_batch_statistics(network) for network in networks[0])
+        parameters = [list(stack.parameters.values()) for stack in self.stacks]
         self.optimizer = Optimization(parameters, training, method.resets())
         averaged = range(len(replicas) if training.schedule.average else 0)
         self.averages = [average_of(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
@@ -114,7 +123,6 @@ class Engine:
             outputs=1 if isinstance(networks[0][0], OneLogit) else replicas[0].data.classes,
             features=width_of(heads[0][0]) if heads else 0,
         )  # fmt: skip
-        seeds = [replica.seed for replica in replicas]
         self.mixing = Mixing(method, self.losses.problems, seeds, stacked) if method.mixes() else None
         for stack in self.stacks if options.compile else ():
             stack.compile()
@@ -136,7 +144,7 @@ class Engine:
             chosen = sampling if isinstance(sampling, Minibatches) else Minibatches()
             return MiniBatch(data, stack.passes, preprocessing, self.device, chosen, seeds, draws)
         rows = self.options.micro_batch * 4 // stack.dtype.itemsize  # as many bytes in bf16
-        if has_buffers(stack.networks[0]):  # batch statistics need all of the batch
+        if has_batch_statistics(stack.networks[0]):  # they need all of the batch
             rows = len(data[0].train.y)
         skip_zeros = stack.first_weight is not None
         return FullBatch(data, stack.passes, preprocessing, self.device, rows, stack.dtype, skip_zeros)
@@ -161,11 +169,16 @@ class Engine:
         targets = self.targets.at(self.step, self.batches.rows(self.step))
         if self.mixing is not None:
             inputs, targets = self.mixing.mix(self.step, inputs, targets)
+        if self.cut:
+            size, axis = self.options.micro_batch, self.stacks[0].axis
+            inputs = [[part for one in parts for part in one.cut(size, axis)] for parts in inputs]
         step = self._set_gradients(inputs, targets)
         if self.training.schedule.sam:
             with self.losses.unchanged(), self._uphill(self.training.schedule.sam):
                 self._set_gradients(inputs, targets)
-        self.optimizer.step()
+        self.optimizer.step(self.overflown)
+        if self.scale:
+            self.scale.adapt(self.overflown)
         self.step += 1
         schedule = self.training.schedule
         looks = schedule.split and schedule.evaluate and self.step % schedule.evaluate == 0
@@ -183,12 +196,27 @@ class Engine:
         with torch.enable_grad():  # the method's graph begins at logits and features
             losses = self.losses(targets, logits, features, self.step)
         *by_logits, by_features = differentiate(losses, [*logits, features])
-        weight_penalty = self.method.weight_penalty(self.step)
-        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
-        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
-            stack.backward(done, by_logits[i], none if i or not features else by_features, weight_penalty)
+        self._pull_back(passes, by_logits, by_features)
         labels = self._by_replica([of_pass["y"] for of_pass in targets])
         return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
+
+    def _pull_back(self, passes: list[ForwardPass], by_logits: list[list[Tensor]], by_features: list[Tensor]) -> None:
+        """Set the gradients of parameters, given the loss's by logits and features."""
+        weight_penalty, scale = self.method.weight_penalty(self.step), self.scale
+        if scale:
+            of = self.stacks[0].passes
+            by_logits = [[scale.scale(*pair) for pair in zip(each, of, strict=True)] for each in by_logits]
+            by_features = [scale.scale(*pair) for pair in zip(by_features, of, strict=False)]
+        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
+        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
+            stack.backward(
+                done, by_logits[i], none if i or not by_features else by_features, 0 if scale else weight_penalty
+            )
+        if scale:
+            self.overflown = scale.unscale([g for stack in self.stacks for g in stack.gradients.values()])
+            for stack in self.stacks:
+                for name, gradient in stack.gradients.items():
+                    gradient.add_(stack.parameters[name], alpha=2 * weight_penalty)
 
     @contextmanager
     def _uphill(self, distance: float) -> Iterator[None]:
@@ -258,8 +286,9 @@ class Engine:
             "average": self.averages[r].state() if self.averages else {},
             "method": self.losses.state(r),
             "progress": self.observer.state(r),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "scale": self.scale.state(r) if self.scale else None,
+            "random": self.noise.states[r][0],
+            "cuda_random": self.noise.states[r][1],
         }
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -271,11 +300,11 @@ class Engine:
         for average, state in zip(self.averages, states, strict=False):
             average.restore(state["average"])
         self.optimizer.restore([state["optimizer"] for state in states])
+        if self.scale:
+            self.scale.restore([state["scale"] for state in states])
         self.losses.restore([state["method"] for state in states])
         self.observer.restore([state["progress"] for state in states])
-        torch.set_rng_state(states[0]["random"].cpu())
-        if states[0]["cuda_random"] is not None:
-            torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
+        self.noise.restore([(state["random"], state["cuda_random"]) for state in states])
 
 
 def call(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> Tensor:

@@ -116,7 +116,6 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
         networks.append(build(data.train.x))
-    torch.manual_seed(stream(seed, "training"))  # dropout
     return Replica(seed, data, networks, dataset.preprocess)
 
 
@@ -151,12 +150,19 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
         return body
     if isinstance(body, Layers) and len(body) == 1:
         return body[0]
-    maker: Network = load_component("network", training.network.name, network_settings(training))
+    name = training.network.name
+    maker: Network = load_component("network", name, network_settings(training))
     try:
-        return body.get_submodule(maker.head(body))
+        place = maker.head(body)
     except (AttributeError, IndexError, StopIteration):
-        name = training.network.name
         raise UserError(f"where the features of this network are is not known: {name} did not build it") from None
+    layers: dict[str, nn.Module] = dict(body.named_modules())
+    if not place or place not in layers:
+        last = ", ".join(list(layers)[-3:])
+        raise UserError(
+            f"the network {name} says that its head is '{place}', which is no layer of it; its last are {last}"
+        )
+    return layers[place]
 
 
 class Shifted(nn.Module):
