@@ -20,7 +20,7 @@ from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
 from spurbench.bench.plugins.network import FLOATS, Network, kind_of
-from spurbench.bench.training.batching import Preprocessing
+from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.networks.mlp import Layers
 
@@ -52,8 +52,8 @@ class Replica:
     networks: list[nn.Module]
     preprocess: Callable[[Inputs], Inputs] = partial(map_inputs, to_numbers)  # the dataset's own
     start: Start = field(default_factory=Start)
-    inferred: Tensor | None = None  # [n] an attribute of the training examples in place of the dataset's
-    values: int | None = None  # of the inferred one
+    inferred: Mapping[str, Tensor] = field(default_factory=dict)  # split → [n] attribute instead of the dataset's
+    values: int | None = None  # values of the inferred one
     trained_on: Split | None = None  # instead of the training split
     frozen: Frozen | None = None  # if its network is the last layer alone, and its data are features
 
@@ -61,10 +61,17 @@ class Replica:
     def examples(self) -> Split:
         """The examples that it trains on, with the labels that a method may be given."""
         found = self.trained_on or self.data.train
-        if self.inferred is not None and self.trained_on is None:
-            found = replace(found, attribute=self.inferred, values=self.values, environment=self.inferred)
+        if self.trained_on is None:
+            found = self.regrouped("train", found)
         start = self.start
         return found if start.environment is None else replace(found, environment=start.environment)
+
+    def regrouped(self, name: str, split: Split) -> Split:
+        """A split with the inferred attribute, if there is one, as its attribute and its environment."""
+        attribute = self.inferred.get(name)
+        if attribute is None:
+            return split
+        return replace(split, attribute=attribute, values=self.values, environment=attribute)
 
     @property
     def group(self) -> Tensor:
@@ -81,7 +88,7 @@ class Replica:
     @property
     def environments(self) -> int:
         """How many environments there are."""
-        changed = self.start.environment is not None or self.inferred is not None
+        changed = self.start.environment is not None or bool(self.inferred)
         given = self.examples.environment
         return int(given.max()) + 1 if changed and given is not None else self.data.environments
 
@@ -104,6 +111,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
     data = data.grouped(dataset.group_names(data)) if data.named else data
+    data = data.hold_out(dataset.held_out, generator_for(seed, "held out")) if dataset.held_out else data
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
