@@ -13,16 +13,16 @@ from spurbench.bench.checks import start_checks
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Inputs, Split, split_inputs
+from spurbench.bench.plugins.dataset import Inputs, Split
 from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
 from spurbench.bench.plugins.network import Networks
 from spurbench.bench.records.run import INFERRED, Run, trains_by
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.batching import Preprocessing, generator_for, to_device
+from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.execution import Options
-from spurbench.bench.training.forward import watched
-from spurbench.bench.training.replica import Frozen, Replica, find_head, head_network
+from spurbench.bench.training.model import outputs_of
+from spurbench.bench.training.replica import Replica, find_head, freeze, frozen_network, head_network
 
 
 class BaseFailed(CannotBegin):
@@ -54,7 +54,7 @@ def begin(replica: Replica, run: Run, setup: Setup, store: Store) -> Replica:
     if start.network == "base":
         copy_into(replica.networks, look.networks)
     if start.network == "head":
-        freeze(replica, look)
+        freeze_base(replica, look)
         replica.networks = [head_network(start.head or finished.head, start.from_base)]
     return replica
 
@@ -119,7 +119,7 @@ class Look:
     @cached_property
     def replica(self) -> Replica:
         """The run's data, and its networks after that step."""
-        replica = self.setup.draw(self.run)
+        replica = self.setup.draw(self.run, self.store)
         copy_into(replica.networks, self.networks)
         return replica
 
@@ -132,8 +132,7 @@ class Look:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        data = self.replica.data
-        return Preprocessing(self.setup.method.transform, data.mean, data.std, numbers=self.replica.preprocess)
+        return self.replica.preprocessing(self.setup.method)
 
     def seen(self, name: str, replica: Replica, method: Method) -> Seen:
         """What the run makes of a split, with the labels of it that a method has declared."""
@@ -155,23 +154,11 @@ class Look:
             weights.save_outputs(self.store, self.run.id, self.step, name, kept)
         return kept
 
-    @torch.no_grad()
     def compute(self, x: Inputs) -> dict[str, Tensor]:
-        """Logits and features of raw inputs, float32, in evaluation mode."""
-        networks, device = self.replica.networks, torch.device(self.options.device)
-        for network in networks:
-            network.to(device).eval()
+        """Logits and features of raw inputs."""
+        networks, options = self.replica.networks, self.options
         head = find_head(networks[0], self.setup.training)
-        parts: dict[str, list[Tensor]] = {}
-        for raw in split_inputs(x, self.options.micro_batch):
-            inputs = self.preprocessing(to_device(raw, device))
-            with watched(head) as given:
-                outputs = {"logits": networks[0](inputs), "features": given[0]}
-            if len(networks) > 1:
-                outputs["second_logits"] = networks[1](inputs)
-            for name, output in outputs.items():
-                parts.setdefault(name, []).append(output.float().cpu())
-        return {name: torch.cat(each) for name, each in parts.items()}
+        return outputs_of(networks, head, self.preprocessing, x, torch.device(options.device), options.micro_batch)
 
 
 def copy_into(networks: Sequence[nn.Module], saved: Networks) -> None:
@@ -212,19 +199,15 @@ def train_on_validation(replica: Replica, method: Method) -> None:
     replica.data = replace(replica.data, tests=tests)
 
 
-def freeze(replica: Replica, look: Look) -> None:
-    """Let the replica's data be the base's features of them."""
-    base = look.replica.networks[0]
-    head = find_head(base, look.setup.training)
-    name = next(name for name, module in base.named_modules() if module is head)
-    data = replica.data
-    replica.frozen = Frozen(base, name, data, look.preprocessing)
+def freeze_base(replica: Replica, look: Look) -> None:
+    """Let the replica train on the base's features of its data."""
 
-    def features(name: str, split: Split) -> Split:
+    def features(name: str, split: Split) -> Tensor:
         found = look.outputs(VALIDATION if name == INFERRED else name)["features"]
-        return replace(split, x=found if split.index is None else found[split.index])
+        return found if split.index is None else found[split.index]
 
-    tests = {name: features(name, split) for name, split in data.tests.items()}
-    replica.data = replace(data, train=features("train", data.train), tests=tests, mean=(0.0,), std=(1.0,))
     if replica.trained_on is not None:
-        replica.trained_on = features(VALIDATION, replica.trained_on)
+        replica.trained_on = replace(replica.trained_on, x=features(VALIDATION, replica.trained_on))
+    base = look.replica
+    frozen = base.frozen or frozen_network(base, look.setup.training, look.preprocessing)
+    freeze(replica, replace(frozen, data=replica.frozen.data if replica.frozen else replica.data), features)

@@ -46,7 +46,7 @@ def regroup(run: Run, begun: Record, options: Options, store: Store) -> Record:
 def inferred_split(run: Run, options: Options, store: Store) -> Split:
     """Validation with the groups inferred for a run."""
     setup = set_up(Job([run], run.method, options))
-    return bases.with_inferred_groups(setup.draw(run), run, options, store).data.tests[INFERRED]
+    return bases.with_inferred_groups(setup.draw(run, store), run, options, store).data.tests[INFERRED]
 
 
 def with_inferred_counts(record: Record, source: str, split: Split, store: Store) -> Record:

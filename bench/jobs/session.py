@@ -96,7 +96,7 @@ def load_run(run: Run, setup: Setup, store: Store) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.begin_record(run, setup.job.options)
     with data_files.watching(run.dataset) as files:
-        replica = setup.draw(run)
+        replica = setup.draw(run, store)
         checksum = setup.dataset.checksum()
     replica = bases.begin(replica, run, setup, store)
     provenance = structs.replace(record.provenance, data=checksum, files=files)

@@ -37,6 +37,8 @@ SHARED: Mapping[str, tuple[Option, ...]] = {
     "network": (
         # outputs of the network; by default one for two classes, else one a class
         Option("logits", "int | None", None, limits=(1, 10**6)),
+        # train the last layer alone: what the rest makes of the data is computed once and kept
+        Option("freeze", "bool | None", None, normal=none_if(False)),
     ),
     "optimizer": (
         Option("lr", "float", 0.01, limits=(0.0, 1e30)),  # learning rate

@@ -55,6 +55,7 @@ ON_THE_WAY = Condition("steps", lambda v: (v.get("evaluate") or 1) < v.get("step
                        "it asks for evaluations before the last step, which is always scored")  # fmt: skip
 
 CONSTANT = Condition("lr_schedule", lambda v: v.get("lr_schedule") is None, "it is of a constant lr between drops")
+UNFROZEN = Condition("freeze", lambda v: not v.get("freeze"), "the features of each image are computed once")
 BY_EMA = Condition("average", lambda v: v.get("average") == "ema", "it is of the exponential average (average: ema)")
 BY_SWA = Condition("average", lambda v: v.get("average") == "swa", "it is of the plain average (average: swa)")
 
@@ -122,7 +123,8 @@ class Minibatches(Sampling):
 
     # draw examples, with replacement, so that every group is equally frequent
     balanced: bool | None = field(None, normal=none_if(False))
-    augment: str | None = field(None, ("crop", "flip", "crop,flip"))  # of training images; crops are padded by 4 pixels
+    # of training images; crops are padded by 4 pixels
+    augment: str | None = field(None, ("crop", "flip", "crop,flip"), only=(UNFROZEN,))
 
 
 @dataclass(frozen=True)

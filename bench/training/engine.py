@@ -31,7 +31,6 @@ from spurbench.bench.training.batching import (
     FullBatch,
     MicroBatch,
     MiniBatch,
-    Preprocessing,
     prefers_channels_last,
 )
 from spurbench.bench.training.execution import Options
@@ -130,12 +129,7 @@ class Engine:
     def _make_batches(self) -> Batches:
         stack, data = self.stacks[0], [replace(one.data, train=one.examples) for one in self.replicas]
         channels_last = prefers_channels_last(stack.networks[0], self.device)
-        preprocessing = [
-            Preprocessing()
-            if one.frozen
-            else Preprocessing(self.method.transform, d.mean, d.std, channels_last, one.preprocess)
-            for one, d in zip(self.replicas, data, strict=True)
-        ]
+        preprocessing = [one.preprocessing(self.method, channels_last) for one in self.replicas]
         seeds, sampling = [replica.seed for replica in self.replicas], self.training.sampling
         if isinstance(sampling, Minibatches) and self.replicas[0].frozen:
             sampling = replace(sampling, augment=None)  # features are no images

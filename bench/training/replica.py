@@ -15,24 +15,30 @@ from torch import Tensor, nn
 from spurbench.bench.checks import data_checks
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
-from spurbench.bench.plugin_files.components import known_network
+from spurbench.bench.plugin_files.components import SHARED, known_network
 from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
 from spurbench.bench.plugins.network import FLOATS, Network, kind_of
 from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.forward import OneLogit
+from spurbench.bench.training.model import outputs_of
 from spurbench.bench.training.networks.mlp import Layers
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The network of a finished run, of which only the last layer is trained on; and the data as it takes them."""
+    """A network of which only the last layer is trained on, and the data as it takes them."""
 
     network: nn.Module
     head: str  # name of its last layer
     data: Data
     preprocessing: Preprocessing
+
+    def features(self, x: Inputs, device: torch.device, rows: int) -> Tensor:
+        """What its last layer is given of raw inputs, [n, D]; so many pass at once."""
+        head = self.network.get_submodule(self.head)
+        return outputs_of([self.network], head, self.preprocessing, x, device, rows)["features"]
 
     def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
         """A copy of the network with another last layer."""
@@ -65,6 +71,12 @@ class Replica:
             found = self.regrouped("train", found)
         start = self.start
         return found if start.environment is None else replace(found, environment=start.environment)
+
+    def preprocessing(self, method: Method, channels_last: bool = False) -> Preprocessing:
+        """What is done to its raw inputs; nothing to features."""
+        if self.frozen:
+            return Preprocessing()
+        return Preprocessing(method.transform, self.data.mean, self.data.std, channels_last, self.preprocess)
 
     def regrouped(self, name: str, split: Split) -> Split:
         """A split with the inferred attribute, if there is one, as its attribute and its environment."""
@@ -136,8 +148,9 @@ def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOA
 
 
 def network_settings(training: Training) -> dict[str, Any]:
-    """What a network is made with: all that was set of it, but for the number of logits."""
-    return {name: value for name, value in training.network.settings.items() if name != "logits"}
+    """What a network is made with: all that was set of it, but for what every network has."""
+    shared = [option.name for option in SHARED["network"]]
+    return {name: value for name, value in training.network.settings.items() if name not in shared}
 
 
 def find_head(network: nn.Module, training: Training) -> nn.Module:
@@ -163,6 +176,26 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
             f"the network {name} says that its head is '{place}', which is no layer of it; its last are {last}"
         )
     return layers[place]
+
+
+def frozen_network(replica: Replica, training: Training, preprocessing: Preprocessing) -> Frozen:
+    """A replica's first network, to be frozen but for its head.
+
+    Errors: UserError if its head is no affine layer, or is not found.
+    """
+    network = replica.networks[0]
+    head = find_head(network, training)
+    width_of(head)
+    place = next(name for name, module in network.named_modules() if module is head)
+    return Frozen(network, place, replica.data, preprocessing)
+
+
+def freeze(replica: Replica, frozen: Frozen, features: Callable[[str, Split], Tensor]) -> None:
+    """Let a replica's data be what the head of a frozen network is given of each split, [n, D]."""
+    data = replica.data
+    tests = {name: replace(split, x=features(name, split)) for name, split in data.tests.items()}
+    train = replace(data.train, x=features("train", data.train))
+    replica.frozen, replica.data = frozen, replace(data, train=train, tests=tests, mean=Data.mean, std=Data.std)
 
 
 class Shifted(nn.Module):
