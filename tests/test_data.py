@@ -15,13 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spurbench.bench.checks.data_checks import warn_of_copies
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.jobs import session
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.counts import by_group
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training
 from spurbench.bench.plugins.registry import load_dataset, load_method
 from spurbench.bench.records.metrics import value
 from spurbench.bench.records.record import Summary
+from spurbench.bench.records.run import Run
 from spurbench.bench.records.selection import Selected, at_its_best
 from spurbench.bench.store.predictions import load_predictions
 from spurbench.bench.store.store import Store
@@ -451,3 +454,18 @@ def test_what_cannot_be_held_out(command: Command, tmp_path: Path) -> None:
     (tmp_path / "taken.py").write_text(SHAPES.replace("    classes = 3\n", "    groups: int = 3\n", 1))
     with pytest.raises(UserError, match="field 'groups' is an option of every dataset already: choose another name"):
         registry.add_plugin(tmp_path / "taken.py")
+
+
+def test_copies_of_training_examples_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    known = type("Rows", (Rows,), {"keep_duplicates": True})()
+    data = prepare(Rows(), load_method("erm")(), Training(), 0).data
+    said = "12 of 12 examples of test have the inputs of a training example"
+    assert (warn_of_copies(data, Rows()), warn_of_copies(data, known)) == (said, None)
+    other = replace(data, tests={"test": replace(data.train, x=data.train.x + 100)})
+    assert warn_of_copies(other, Rows()) is None
+    by_name = replace(data.train, x={"ids": data.train.x, "mask": data.train.x > 3})
+    half = replace(by_name, x=by_name.x | {"mask": data.train.x > 11})
+    assert "8 of 12 examples of half" in str(warn_of_copies(replace(data, train=by_name, tests={"half": half}), Rows()))
+    for _ in range(2):
+        session.warn_once(Run("rows", {}, 1, "erm", {}, {}, "float32", 3), data, Rows())
+    assert capsys.readouterr().err == f"rows, seed 3: {said}\n"
