@@ -25,6 +25,7 @@ from spurbench.bench.training.replica import Frozen, Replica, freeze, frozen_net
 FEW = 8  # examples by whose features a network is known
 PART = 1000  # examples that are hashed at a time
 
+
 @dataclass(frozen=True)
 class Setup:
     """The dataset and the method of a job, made with their options and hyper-parameters, and how its runs train."""
