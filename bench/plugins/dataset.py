@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData as BadData
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.counts import describe_shares
 from spurbench.bench.plugins.training_settings import Training as Training
 from spurbench.bench.plugins.training_settings import reduced
 
@@ -51,6 +52,13 @@ class Data:
         if self.attributes == 1:
             return [f"y{y}" for y in range(self.classes)]
         return [f"y{y}a{a}" for y in range(self.classes) for a in range(self.attributes)]
+
+    @property
+    def described_shares(self) -> str:
+        """P(a | y) of each split in words; empty without attributes."""
+        splits, groups = {"train": self.train, **self.tests}, len(self.groups)
+        counts = {name: part.group(self.attributes).bincount(minlength=groups) for name, part in splits.items()}
+        return describe_shares({name: n.tolist() for name, n in counts.items()}, self.attributes)
 
 
 @dataclass(frozen=True)
