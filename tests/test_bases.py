@@ -271,6 +271,39 @@ def test_inferred_groups_train_and_select(store: Store) -> None:
     assert record.inferred_by and record.inferred_by["infer"]["method"] == "xrm"
 
 
+def test_groups_that_only_select_are_counted_in_kept_predictions(store: Store) -> None:
+    """JTT takes no groups: its record with inferred ones is what training it again would have given."""
+    row = "{method: jtt, groups: xrm, label: x}"
+    run = runs_of(row, "0", evaluate=20)[0]
+    assert run.trained_alike and run.trained_alike.id == runs_of("jtt", "0", evaluate=20)[0].id
+    (record,) = finish([run], store)
+    assert {one.method for one in store.records()[0]} == {"jtt", "erm", "xrm"}
+    assert record.looks[0].splits["inferred_validation"].n != record.looks[0].splits["validation"].n
+    kept = predictions.load_arrays(store, run.id)
+    predictions.path_of(store, run.trained_alike.id).unlink()
+    store.path("records", run.id, ".json").unlink()
+    (again,) = finish([run], store)  # there is nothing to count: it is trained
+    assert agree(record, again)
+    assert {name: array.tolist() for name, array in kept.items()} == {
+        name: array.tolist() for name, array in predictions.load_arrays(store, run.id).items()
+    }
+
+
+def test_groups_may_select_for_a_method_that_trains_by_the_true_ones(store: Store) -> None:
+    (run,) = runs_of("{method: group_dro, groups: {from: xrm, use: selection}, label: x}", "0")
+    (record,) = finish([run], store)
+    plain = store.record(run.trained_alike.id)  # type: ignore[union-attr]
+    assert plain and plain.done and plain.splits.items() < record.splits.items()
+    assert "marked" not in record.measures.get("train", {})
+
+
+def test_what_its_like_fails_of_fails_with_inferred_groups(store: Store) -> None:
+    (run,) = runs_of("{method: jtt, groups: xrm, training: {lr: 1e20}, label: x}", "0")
+    (record,) = finish([run], store)
+    alike = store.record(run.trained_alike.id)  # type: ignore[union-attr]
+    assert alike and record.cause == alike.cause and record.cause
+
+
 # ---- grids ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.rule import Scores
 from spurbench.bench.records.plan import Cell, Draw, Plan, Search, decided
 from spurbench.bench.records.record import SCHEMA, Summary, is_settled
-from spurbench.bench.records.run import run_ids
+from spurbench.bench.records.run import run_ids, trains_by
 from spurbench.bench.records.selection import at_its_best, lack, mean_scores
 
 
@@ -158,7 +158,8 @@ def describe_bases(cell: Cell) -> str | None:
         after = f"step {steps[0]:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}"
         found.append(f"starts from {base['method']}, {after}")
     if cell.inferred_by:
-        found.append(f"groups inferred by {cell.inferred_by['infer']['method']}")
+        use = "" if trains_by(cell.inferred_by) else "selection by "
+        found.append(f"{use}groups inferred by {cell.inferred_by['infer']['method']}")
     return "; ".join(found) or None
 
 

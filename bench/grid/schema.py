@@ -71,6 +71,8 @@ class InferredSheet(Strict):
     """Which method infers the groups that a row is given."""
 
     from_: str = Field(alias="from")  # name of the method that infers them
+    # selection: they only choose settings and steps; by default they also train, where the method takes groups
+    use: Literal["training", "selection"] = "training"
     hyper_parameters: Given = {}  # of that method
     training: Given = {}  # of a method that infers from its own runs, over the block's
     base: BaseSheet | None = None  # of a method that infers from another run

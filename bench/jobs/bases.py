@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,10 +13,10 @@ from spurbench.bench.checks import start_checks
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Data, Split
+from spurbench.bench.plugins.dataset import Split
 from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
 from spurbench.bench.plugins.network import Networks
-from spurbench.bench.records.run import INFERRED, Run
+from spurbench.bench.records.run import INFERRED, Run, trains_by
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.batching import Preprocessing, generator_for
@@ -60,19 +60,20 @@ def begin(replica: Replica, run: Run, setup: Setup, store: Store) -> Replica:
 
 
 def with_inferred_groups(replica: Replica, run: Run, options: Options, store: Store) -> Replica:
-    """The replica with the attribute that another method infers, in training and on validation."""
+    """The replica with the attribute that another method infers: a split to choose by, and perhaps to train by."""
     assert run.inferred_by is not None
     how = run.inferred_by["infer"]
     method = registry.load_method(how["method"])(**how["hyper_parameters"])
     look = Look(run.base_run(run.inferred_by), run.inferred_by["step"], options, store)
     data, found = replica.data, dict[str, Tensor]()
     for name in ("train", *([VALIDATION] if VALIDATION in data.tests else [])):
-        seen = look.seen(name, data, method, {})
+        seen = look.seen(name, replica, method)
         found[name] = method.infer(seen, generator_for(run.seed, f"infer {name}"))
         if found[name].dtype != torch.int64 or found[name].shape != seen.y.shape or (found[name] < 0).any():
             raise CannotBegin(f"{how['method']}.infer gave no attribute: expected [n] of torch.int64, 0 or more")
     values = 1 + max(int(attribute.max()) for attribute in found.values())
-    replica.inferred, replica.attributes = found["train"], values
+    if trains_by(run.inferred_by):
+        replica.inferred, replica.attributes = found, values
     if VALIDATION in found:
         split = replace(data.tests[VALIDATION], attribute=found[VALIDATION], attributes=values)
         replica.data = replace(data, tests=data.tests | {INFERRED: split})
@@ -81,13 +82,10 @@ def with_inferred_groups(replica: Replica, run: Run, options: Options, store: St
 
 def show(look: Look, replica: Replica, method: Method, earlier: Look | None = None) -> Finished:
     """A finished run as a method is shown it: what it has declared, and no more."""
-    inferred = {"train": replica.inferred}
-    if INFERRED in replica.data.tests:
-        inferred[VALIDATION] = replica.data.tests[INFERRED].attribute
     wanted = ["train", *([VALIDATION] if {"validation", "validation groups"} & method.needs else [])]
     if lacking := [name for name in wanted[1:] if name not in replica.data.tests]:
         raise CannotBegin(f"the data have no split '{lacking[0]}'")
-    seen = {name: look.seen(name, replica.data, method, inferred, replica.attributes) for name in wanted}
+    seen = {name: look.seen(name, replica, method) for name in wanted}
     before = None if earlier is None else show(earlier, replica, method)
     return Finished(seen["train"], seen.get(VALIDATION), look.head, before)
 
@@ -137,18 +135,10 @@ class Look:
         data = self.replica.data
         return Preprocessing(self.setup.method.transform, data.mean, data.std)
 
-    def seen(
-        self,
-        name: str,
-        data: Data,
-        method: Method,
-        inferred: Mapping[str, Tensor | None],
-        attributes: int | None = None,
-    ) -> Seen:
+    def seen(self, name: str, replica: Replica, method: Method) -> Seen:
         """What the run makes of a split, with the labels of it that a method has declared."""
-        split = data.train if name == "train" else data.tests[name]
-        if inferred.get(name) is not None:
-            split = replace(split, attribute=inferred[name], attributes=attributes, environment=inferred[name])
+        data = replica.data
+        split = replica.regrouped(name, data.train if name == "train" else data.tests[name])
         groups = ("groups" if name == "train" else "validation groups") in method.needs
         if groups and split.attribute is None:
             raise CannotBegin(f"the split '{name}' has no groups")
@@ -211,22 +201,21 @@ def train_on_validation(replica: Replica, method: Method) -> None:
     if {"groups", "environments"} & method.needs and "validation groups" not in method.needs:
         raise CannotBegin("it trains on validation by groups, and has not declared the need 'validation groups'")
     split = replica.data.tests[VALIDATION]
-    inferred = replica.data.tests.get(INFERRED)
-    replica.trained_on = split if inferred is None else replace(inferred, environment=inferred.attribute)
+    replica.trained_on = replica.regrouped(VALIDATION, split)
     rest = torch.ones(len(split.y), dtype=torch.bool)
     if replica.start.draw.rows is not None:
         rest[replica.start.draw.rows] = False
     if replica.start.draw.rows is None or not rest.any():
         return
     tests = {
-        name: part(one, rest) if name in (VALIDATION, INFERRED) else one for name, one in replica.data.tests.items()
+        name: part(one, rest.nonzero()[:, 0]) if name in (VALIDATION, INFERRED) else one
+        for name, one in replica.data.tests.items()
     }
     replica.data = replace(replica.data, tests=tests)
 
 
-def part(split: Split, rows: Tensor) -> Split:
-    """The rows of a split."""
-    at = rows.nonzero()[:, 0]
+def part(split: Split, at: Tensor) -> Split:
+    """The rows of a split at these places."""
     own = {name: None if (of := getattr(split, name)) is None else of[at] for name in ("attribute", "environment")}
     return replace(split, x=split.x[at], y=split.y[at], index=at if split.index is None else split.index[at], **own)
 

@@ -196,9 +196,9 @@ class Session:
 
 def marked_by(replica: Replica) -> torch.Tensor | None:
     """The training examples that were taken to be of minorities, [n] bool: by the method, or by inferred groups."""
-    if replica.start.marked is not None or replica.inferred is None:
+    if replica.start.marked is not None or not replica.inferred:
         return replica.start.marked
-    y, inferred = replica.data.train.y, replica.inferred
+    y, inferred = replica.data.train.y, replica.inferred["train"]
     sizes = torch.stack(
         [inferred[y == one].bincount(minlength=replica.attributes or 1) for one in range(int(y.max()) + 1)]
     )

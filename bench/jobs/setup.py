@@ -9,7 +9,7 @@ from spurbench.bench.jobs.job import Job
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Dataset, Training
 from spurbench.bench.plugins.method import Method
-from spurbench.bench.records.run import Run
+from spurbench.bench.records.run import Run, trains_by
 from spurbench.bench.training.engine import Engine, Observer
 from spurbench.bench.training.replica import Replica, prepare
 
@@ -28,7 +28,7 @@ class Setup:
 
     def draw(self, run: Run) -> Replica:
         """The data and the networks of one run."""
-        return prepare(self.dataset, self.method, self.training, run.seed, inferred=run.inferred_by is not None)
+        return prepare(self.dataset, self.method, self.training, run.seed, trains_by(run.inferred_by))
 
     def make_engine(self, replicas: Sequence[Replica], observer: Observer | None = None) -> Engine:
         """The engine of the job's runs before the first step."""

@@ -50,7 +50,7 @@ class Replica:
     data: Data
     networks: list[nn.Module]
     start: Start = field(default_factory=Start)
-    inferred: Tensor | None = None  # [n] an attribute of the training examples in place of the dataset's
+    inferred: Mapping[str, Tensor] = field(default_factory=dict)  # split → [n] attribute instead of the dataset's
     attributes: int | None = None  # values of the inferred one
     trained_on: Split | None = None  # instead of the training split
     frozen: Frozen | None = None  # if its network is the last layer alone, and its data are features
@@ -59,10 +59,17 @@ class Replica:
     def examples(self) -> Split:
         """The examples that it trains on, with the labels that a method may be given."""
         found = self.trained_on or self.data.train
-        if self.inferred is not None and self.trained_on is None:
-            found = replace(found, attribute=self.inferred, attributes=self.attributes, environment=self.inferred)
+        if self.trained_on is None:
+            found = self.regrouped("train", found)
         start = self.start
         return found if start.environment is None else replace(found, environment=start.environment)
+
+    def regrouped(self, name: str, split: Split) -> Split:
+        """A split with the inferred attribute, if there is one, as its attribute and its environment."""
+        attribute = self.inferred.get(name)
+        if attribute is None:
+            return split
+        return replace(split, attribute=attribute, attributes=self.attributes, environment=attribute)
 
     @property
     def group(self) -> Tensor:
@@ -79,7 +86,7 @@ class Replica:
     @property
     def environments(self) -> int:
         """How many environments there are."""
-        changed = self.start.environment is not None or self.inferred is not None
+        changed = self.start.environment is not None or bool(self.inferred)
         given = self.examples.environment
         return int(given.max()) + 1 if changed and given is not None else self.data.environments
 
