@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spurbench.bench.core.errors import BadData, BadSeed
-from spurbench.bench.plugins.dataset import Data, Dataset, Split
+from spurbench.bench.core.errors import BadData, BadSeed, say_unknown
+from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, count_inputs
 from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.network import kind_of
 
 NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; names of training splits are taken
+WORD = re.compile(r"\w[\w .-]*")  # what attributes, their values and subsets may be called
 CHUNK_VALUES = 1 << 24  # input values checked at a time
+MOST_GROUPS = 10_000
 
 
 def declared_classes(dataset: Dataset) -> int:
@@ -53,7 +57,7 @@ def complaints(loaded: Any, dataset: Dataset, method: Method, inferred: bool) ->
         yield from (f"split '{name}': {found}" for found in split_complaints(split, data))
     yield from scale_complaints(data)
     yield from declaration_complaints(data, dataset)
-    if "groups" in method.needs and data.train.attribute is None and not inferred:
+    if "groups" in method.needs and data.train.attribute is None and not data.named and not inferred:
         yield f"{type(method).__name__} needs groups, but the training examples have no attribute to make them from"
 
 
@@ -76,59 +80,155 @@ def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     for name, split in {"train": data.train, **data.tests}.items():
         if not isinstance(split, Split):
             yield f"split '{name}' is {describe_kind(split)}; expected a Split"
+    yield from named_complaints(data, dataset)
+
+
+def named_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
+    """Complaints about named attributes: what they are called, how many values they have, which make the groups."""
+    for name, values in data.named.items():
+        if not is_word(name) or not are_values(values):
+            yield f"load gave Data(named={{{name!r}: {values!r}}}); expected a name → how many values, or theirs"
+    if dataset.named is not None and set(dataset.named) != set(data.named):
+        here, there = (", ".join(of) or "none" for of in (data.named, dataset.named))
+        yield (
+            f"load names the attributes {here}, the class {there}: write `named: ClassVar = {tuple(data.named)}` into "
+            f"class {type(dataset).__name__}, or fix load"
+        )
+    for name in dataset.groups.split(",") if dataset.groups else dataset.grouped_by:
+        if name not in data.named:
+            yield say_unknown("named attribute to make groups of", name, data.named)
+    sizes = {name: len(data.values_of(name)) for name in dataset.group_names(data)}
+    if data.classes * prod(sizes.values()) > MOST_GROUPS:
+        yield f"{' × '.join(['y', *sizes])} are more than {MOST_GROUPS:,} groups: choose fewer attributes with 'groups'"
+
+
+def is_word(name: Any) -> bool:
+    return isinstance(name, str) and bool(WORD.fullmatch(name))
+
+
+def are_values(values: Any) -> bool:
+    """Whether they are a number of values, or names of some, all different."""
+    if not isinstance(values, tuple | list):
+        return type(values) is int and values >= 1
+    return bool(values) and all(map(is_word, values)) and len(set(values)) == len(values)
 
 
 def split_complaints(split: Split, data: Data) -> Iterator[str]:
-    """Complaints about one split: its labels, then its inputs."""
-    if not isinstance(split.x, Tensor) or split.x.ndim < 2:
-        yield f"inputs are {describe_kind(split.x)}; expected a tensor [n, ...]"
-    if not len(split.x):
+    """Complaints about one split: the form of its inputs, its labels, then what is in its inputs."""
+    yield from form_complaints(split.x, data.train.x)
+    n = count_inputs(split.x)
+    if not n:
         yield "has no examples"
-    yield from code_complaints("labels", split.y, len(split.x), "classes", data.classes)
+    yield from code_complaints("labels", split.y, n, f"classes={data.classes}", data.classes)
     if (split.attribute is None) != (data.train.attribute is None):
         yield "has an attribute, training has none" if split.attribute is not None else "has no attribute, training has"
     for name, codes in (("attribute", split.attribute), ("environment", split.environment)):
         if codes is not None:
-            yield from code_complaints(f"{name}s", codes, len(split.x), f"{name}s", getattr(data, f"{name}s"))
-    yield from input_complaints(split.x, data.train.x)
+            count = getattr(data, f"{name}s")
+            yield from code_complaints(f"{name}s", codes, n, f"{name}s={count}", count)
+    yield from further_complaints(split, data, n)
+    for what, x, training in tensors_of(split.x, data.train.x):
+        yield from input_complaints(what, x, training, n)
 
 
-def code_complaints(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[str]:
+def further_complaints(split: Split, data: Data, n: int) -> Iterator[str]:
+    """Complaints about the named attributes of a split, and about its subsets."""
+    if split.named and split.attribute is not None:
+        yield "has an attribute and named ones; give one or the other"
+    if split.named.keys() != data.named.keys():
+        yield f"names the attributes {', '.join(split.named) or 'none'}, Data {', '.join(data.named) or 'none'}"
+    for name, codes in split.named.items():
+        count = len(data.values_of(name))
+        yield from code_complaints(f"values of '{name}'", codes, n, f"named={{'{name}': {count}}}", count)
+    if split.subsets.keys() != data.train.subsets.keys():
+        here, there = (", ".join(of.subsets) or "none" for of in (split, data.train))
+        yield f"has the subsets {here}, training {there}"
+    for name, member in split.subsets.items():
+        if not is_word(name):
+            yield f"a subset cannot be called {name!r}: expected letters, digits, '_', '-' and '.'"
+        if not isinstance(member, Tensor) or member.dtype != torch.bool or member.shape != (n,):
+            yield f"the subset '{name}' is {describe_kind(member)}; expected a tensor [{n}] of torch.bool"
+
+
+def code_complaints(what: str, codes: Any, n: int, declared: str, count: int) -> Iterator[str]:
     """Complaints about codes from 0 to `count` − 1, one for each example."""
     if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or codes.ndim != 1:
         yield f"{what} are {describe_kind(codes)}; expected a tensor [n] of torch.int64"
     if len(codes) != n:
         yield f"{len(codes):,} {what} for {n:,} examples"
     if not count:
-        yield f"has {what}, but there are none: Data({field}=0)"
+        yield f"has {what}, but there are none: Data({declared})"
     outside = ((codes < 0) | (codes >= count)).nonzero()[:, 0]
     if len(outside):
         first = int(outside[0])
         yield (
-            f"{len(outside):,} of {n:,} {what} are not in 0..{count - 1}, which Data({field}={count}) allows; "
+            f"{len(outside):,} of {n:,} {what} are not in 0..{count - 1}, which Data({declared}) allows; "
             f"that of example {first} is {int(codes[first])}"
         )
 
 
-def input_complaints(x: Tensor, training: Tensor) -> Iterator[str]:
-    """Complaints about inputs; bytes are always finite and are not read."""
-    if x.dtype != torch.uint8 and not x.is_floating_point():
-        yield f"inputs are of {x.dtype}; expected torch.float32, or torch.uint8 for pixels from 0 to 255"
+def form_complaints(x: Any, training: Any) -> Iterator[str]:
+    """Complaints about inputs that are neither a tensor nor tensors by name, the same ones as in training."""
+    named = isinstance(x, dict)
+    if not named and (not isinstance(x, Tensor) or x.ndim < 2):
+        yield f"inputs are {describe_kind(x)}; expected a tensor [n, ...], or a dict of such"
+    if named and (not x or not all(isinstance(name, str) and isinstance(x[name], Tensor) for name in x)):
+        yield f"inputs are a dict of {', '.join(map(describe_kind, x.values())) or 'nothing'}; expected name → tensor"
+    if named and (flat := [name for name in x if not x[name].ndim]):
+        yield f"the input '{flat[0]}' is a single number; expected a tensor [n, ...]"
+    if named != isinstance(training, dict) or (named and x.keys() != training.keys()):
+        yield f"inputs are {describe_form(x)}, those of training {describe_form(training)}"
+
+
+def tensors_of(x: Inputs, training: Inputs) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What each tensor of the inputs is called in messages, and itself here and in training."""
+    if isinstance(x, Tensor) and isinstance(training, Tensor):
+        yield "inputs", x, training
+    elif isinstance(x, dict) and isinstance(training, dict):
+        yield from ((f"inputs '{name}'", part, training[name]) for name, part in x.items())
+
+
+def input_complaints(what: str, x: Tensor, training: Tensor, n: int) -> Iterator[str]:
+    """Complaints about a tensor of the inputs; integers are always finite and are not read."""
+    if x.is_complex() or x.is_quantized:
+        yield f"{what} are of {x.dtype}; expected floats, torch.uint8 for pixels from 0 to 255, or other integers"
+    if is_number(x) != is_number(training):
+        yield f"{what} are of {x.dtype}, those of training of {training.dtype}: one is numbers, the other integers"
+    if len(x) != n:
+        yield f"{len(x):,} {what} for {n:,} examples"
     if x.shape[1:] != training.shape[1:]:
-        yield f"inputs have the shape {list(x.shape[1:])} each, those of training {list(training.shape[1:])}"
+        yield f"{what} have the shape {list(x.shape[1:])} each, those of training {list(training.shape[1:])}"
     if not x.numel():
-        yield f"inputs have the shape {list(x.shape[1:])} each: they are empty"
-    if x.dtype == torch.uint8:
-        return
-    rows = max(1, CHUNK_VALUES // x[0].numel())
-    bad = torch.cat([~part.float().flatten(1).isfinite().all(1) for part in torch.split(x, rows)]).nonzero()[:, 0]
+        yield f"{what} have the shape {list(x.shape[1:])} each: they are empty"
+    if x.is_floating_point():
+        yield from finite_complaints(what, x)
+
+
+def is_number(x: Tensor) -> bool:
+    """Whether a network is given floats of them: floats are, and bytes, which are pixels."""
+    return x.is_floating_point() or x.dtype == torch.uint8
+
+
+def finite_complaints(what: str, x: Tensor) -> Iterator[str]:
+    """A complaint about numbers that are none or infinite, as float32."""
+    parts = [part.float().flatten(1) for part in torch.split(x[:, None], max(1, CHUNK_VALUES // x[0].numel()))]
+    bad = torch.cat([~part.isfinite().all(1) for part in parts]).nonzero()[:, 0]
     if len(bad):
-        yield f"{len(bad):,} of {len(x):,} inputs hold numbers that are not finite, the first is example {int(bad[0])}"
+        nan, infinite = (sum(int(of(part).sum()) for part in parts) for of in (torch.isnan, torch.isinf))
+        yield (
+            f"{len(bad):,} of {len(x):,} {what} hold numbers that are not finite ({nan:,} NaN, {infinite:,} infinite), "
+            f"the first is example {int(bad[0])}"
+        )
 
 
 def scale_complaints(data: Data) -> Iterator[str]:
     """Complaints about the mean and the deviation of each channel."""
-    channels = data.train.x.shape[1]
+    x = data.train.x
+    if isinstance(x, dict) or not is_number(x):
+        if (data.mean, data.std) != (Data.mean, Data.std):
+            yield f"load gave Data(mean={data.mean!r}, std={data.std!r}); {kind_of(x)} are not normalised: leave it out"
+        return
+    channels = x.shape[1]
     for name, values in (("mean", data.mean), ("std", data.std)):
         if not isinstance(values, tuple) or len(values) not in (1, channels):
             yield f"load gave Data({name}={values!r}); expected a tuple of one number or of {channels}, one per channel"
@@ -140,18 +240,35 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     """Complaints about what the dataset's class declares and the data of this seed lack."""
     train = data.train
     present = set() if train.environment is None else set(train.environment.bincount().nonzero()[:, 0].tolist())
-    if "environments" in dataset.provides and len(present) < 2:
-        yield f"the class provides environments; the training examples come from {len(present)}, expected 2 or more"
+    if "environments" in dataset.provides and not present:
+        yield "the class provides environments; the training examples have none"
+    if "subsets" in dataset.provides and not train.subsets:
+        yield "the class provides subsets; the training examples have none"
+    if dataset.held_out and "validation" in data.tests:
+        yield f"held_out={dataset.held_out:g}, but load gives a split 'validation' already: leave it out"
     if absent := set(range(data.environments)) - present:
         yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
     if data.attributes > 1 and train.attribute is None:
         yield f"Data(attributes={data.attributes}), but the training examples have no attribute"
-    groups = len(data.groups)
-    if any(not 0 <= group < groups for group in dataset.conflicting):
-        yield f"the class says that groups {dataset.conflicting} are conflicting; there are 0..{groups - 1}"
+    grouped = data.attributes * prod(len(data.values_of(name)) for name in dataset.group_names(data))
+    if any(not 0 <= group < data.classes * grouped for group in dataset.misleading()):
+        there = f"there are 0..{data.classes * grouped - 1}"
+        yield f"the class says that groups {dataset.conflicting} are conflicting; {there}"
+    for name, split in data.tests.items():
+        counts = split.y.bincount(minlength=data.classes) * (train.y.bincount(minlength=data.classes) == 0)
+        if len(unseen := counts.nonzero()[:, 0]):
+            n, y = int(counts.sum()), ", ".join(map(str, unseen.tolist()))
+            yield f"split '{name}': {n:,} of {len(split.y):,} examples have a label that training never has: {y}"
     for name, attack in dataset.attacks().items():
         if attack.split != "train" and attack.split not in data.tests:
             yield f"the attack '{name}' is on split '{attack.split}', which load does not give"
+        if isinstance(train.x, dict) or not is_number(train.x):
+            yield f"the attack '{name}' changes pixels; these inputs are {describe_form(train.x)}"
+
+
+def describe_form(x: Inputs) -> str:
+    """Inputs in a few words, by what they are made of."""
+    return f"a dict of {', '.join(map(str, x))}" if isinstance(x, dict) else describe_kind(x)
 
 
 def describe_kind(value: Any) -> str:

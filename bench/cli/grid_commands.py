@@ -43,7 +43,7 @@ def plan(
     """
     from spurbench.bench.api import running
     from spurbench.bench.grid.cells import only as chosen
-    from spurbench.bench.grid.expand import count_bases, expand, summarize
+    from spurbench.bench.grid.expand import count_bases, expand, summarize, without_validation
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.records.run import used
 
@@ -68,6 +68,8 @@ def plan(
     print(f"{plural(total, 'run')} in {plural(len(rows), 'cell')}, {plural(updates, 'update')}")
     for name, (runs, more) in count_bases(planned).items():
         print(f"and {plural(runs, 'run')} of {name} that others start from, {plural(more, 'update')}")
+    for name in without_validation(planned):
+        print(f"no rule can choose on validation, {name} has no such split: --set {name}.held_out=0.2 makes one")
 
 
 def estimate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,24 +81,25 @@ def search_of(dataset: str, block: dict[str, Any], draws: int, rule: str | None)
     """A search on the first of a block's seeds, by a rule that the dataset can serve if none is given."""
     info = registry.datasets().get(dataset)
     published = recipes_of(info).seeds or [0]
+    options = block["methods"][0].get("options", {})
     seeds = located(Origin(""), (), lambda: parse_seeds(block["seeds"])) if "seeds" in block else published
-    return {"draws": draws, "seeds": seeds[:1], "rule": rule or (usual_rule(info) if info else None)}
+    return {"draws": draws, "seeds": seeds[:1], "rule": rule or (usual_rule(info, options) if info else None)}
 
 
-def usual_rule(dataset: PluginInfo) -> str | None:
+def usual_rule(dataset: PluginInfo, options: Mapping[str, Any]) -> str | None:
     """The rule that a search goes by if none is named, of those that the dataset has what is needed for.
 
     What is held out comes before training, what is not the test set before what is; then the rule that looks at more
     splits, and the one that uses groups where there are some.
     """
-    splits = registry.splits_of(dataset)
+    splits = registry.splits_of(dataset, options)
     usable = [name for name in registry.rules() if registry.rule(name).criteria and lack(name, splits) is None]
 
     def rank(name: str) -> tuple[bool, bool, int, bool]:
         rule = registry.rule(name)
-        of_groups = any("groups" in what for what in rule.uses)
         by_training = all(split.startswith("train") for split in rule.splits)
-        return by_training, rule.oracle, -len(rule.splits), of_groups != ("groups" in dataset.provides)
+        finer = [what.split()[-1] in dataset.provides for what in rule.uses]  # groups, subsets
+        return by_training, rule.oracle, -len(rule.splits), not any(finer)
 
     return min(usable, key=rank, default=None)
 

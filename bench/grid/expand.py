@@ -149,6 +149,15 @@ def summarize(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
+def without_validation(plan: Plan) -> list[str]:
+    """The datasets of cells of which it is known that they hold out no split `validation`."""
+    known = registry.datasets()
+    infos = {cell.dataset: known[cell.dataset] for cell in plan.cells if cell.dataset in known}
+    splits = ((cell.dataset, registry.splits_of(infos[cell.dataset], cell.dataset_options))
+              for cell in plan.cells if cell.dataset in infos)  # fmt: skip
+    return sorted({name for name, there in splits if "validation" not in there})
+
+
 def describe_bases(cell: Cell) -> str | None:
     """What the runs of a cell start from, in words."""
     each = [cell.base, *(draw.base for draw in cell.draws)]

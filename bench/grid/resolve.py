@@ -82,9 +82,10 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
     inferred_by = inferring_run(row, settings)
-    splits = registry.splits_of(row.dataset)
+    splits = registry.splits_of(row.dataset, settings["options"])
     splits += (INFERRED,) if inferred_by and "validation" in splits else ()
-    unserved = lack(search.rule, splits) if search else None
+    chooses = search is not None or (row.method.trains and settings["training"].get("evaluate") is not None)
+    unserved = lack(rule, splits) if chooses else None
     return CellSpec(
         dataset=row.dataset.name,
         dataset_options=settings["options"],
@@ -96,7 +97,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         training=settings["training"],
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
-        na=registry.requirements(row.method, row.dataset, trains_by(inferred_by)) or unserved,
+        na=registry.requirements(row.method, row.dataset, settings["options"], trains_by(inferred_by)) or unserved,
         selection=choice_of(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
@@ -239,6 +240,8 @@ def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = 
         if row.entry.base:
             raise row.origin.error(where, f"{row.method.name} starts from no other run")
         return None
+    if sheet.groups and (sheet.groups.by or not sheet.groups.from_):
+        raise row.origin.error((*where, "groups"), "a base has its row's groups: only 'from' may differ")
     own = {key: named(value, hyper) for key, value in declared.items()}
     entry = MethodSheet(
         method=sheet.method or own["method"],
@@ -282,7 +285,7 @@ def step_of(value: int | float, steps: int) -> int:
 def inferring_run(row: Entry, settings: Settings) -> Description | None:
     """The run that infers groups for those of an entry, if it takes such, the method that does, and their use."""
     sheet = row.entry.groups
-    if sheet is None:
+    if sheet is None or sheet.from_ is None:
         return None
     where = (*row.where, "groups")
     entry = MethodSheet(
@@ -317,9 +320,9 @@ def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
     if several:
         raise row.origin.error(where, f"{several[0].key} varies: a base has one value of it")
     inferred_by = inferring_run(base, settings)
-    if lacking := registry.requirements(method, row.dataset, trains_by(inferred_by)):
-        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     full = completed(base, in_effect(base, settings, given))
+    if lacking := registry.requirements(method, row.dataset, full["options"], trains_by(inferred_by)):
+        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     found = {
         "method": method.name,
         "hyper_parameters": full["hyper_parameters"],

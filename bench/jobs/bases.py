@@ -13,13 +13,13 @@ from spurbench.bench.checks import start_checks
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Split
+from spurbench.bench.plugins.dataset import Inputs, Split, split_inputs
 from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
 from spurbench.bench.plugins.network import Networks
 from spurbench.bench.records.run import INFERRED, Run, trains_by
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.batching import Preprocessing, generator_for
+from spurbench.bench.training.batching import Preprocessing, generator_for, to_device
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import watched
 from spurbench.bench.training.replica import Frozen, Replica, find_head, head_network
@@ -73,9 +73,9 @@ def with_inferred_groups(replica: Replica, run: Run, options: Options, store: St
             raise CannotBegin(f"{how['method']}.infer gave no attribute: expected [n] of torch.int64, 0 or more")
     values = 1 + max(int(attribute.max()) for attribute in found.values())
     if trains_by(run.inferred_by):
-        replica.inferred, replica.attributes = found, values
+        replica.inferred, replica.values = found, values
     if VALIDATION in found:
-        split = replace(data.tests[VALIDATION], attribute=found[VALIDATION], attributes=values)
+        split = replace(data.tests[VALIDATION], attribute=found[VALIDATION], values=values, subsets={})
         replica.data = replace(data, tests=data.tests | {INFERRED: split})
     return replica
 
@@ -133,7 +133,7 @@ class Look:
     @property
     def preprocessing(self) -> Preprocessing:
         data = self.replica.data
-        return Preprocessing(self.setup.method.transform, data.mean, data.std)
+        return Preprocessing(self.setup.method.transform, data.mean, data.std, numbers=self.replica.preprocess)
 
     def seen(self, name: str, replica: Replica, method: Method) -> Seen:
         """What the run makes of a split, with the labels of it that a method has declared."""
@@ -156,15 +156,15 @@ class Look:
         return kept
 
     @torch.no_grad()
-    def compute(self, x: Tensor) -> dict[str, Tensor]:
+    def compute(self, x: Inputs) -> dict[str, Tensor]:
         """Logits and features of raw inputs, float32, in evaluation mode."""
         networks, device = self.replica.networks, torch.device(self.options.device)
         for network in networks:
             network.to(device).eval()
         head = find_head(networks[0], self.setup.training)
         parts: dict[str, list[Tensor]] = {}
-        for raw in torch.split(x, self.options.micro_batch):
-            inputs = self.preprocessing(raw.to(device))
+        for raw in split_inputs(x, self.options.micro_batch):
+            inputs = self.preprocessing(to_device(raw, device))
             with watched(head) as given:
                 outputs = {"logits": networks[0](inputs), "features": given[0]}
             if len(networks) > 1:
@@ -207,17 +207,9 @@ def train_on_validation(replica: Replica, method: Method) -> None:
         rest[replica.start.draw.rows] = False
     if replica.start.draw.rows is None or not rest.any():
         return
-    tests = {
-        name: part(one, rest.nonzero()[:, 0]) if name in (VALIDATION, INFERRED) else one
-        for name, one in replica.data.tests.items()
-    }
+    held_out, tests = rest.nonzero()[:, 0], replica.data.tests
+    tests = tests | {name: tests[name].take(held_out) for name in (VALIDATION, INFERRED) if name in tests}
     replica.data = replace(replica.data, tests=tests)
-
-
-def part(split: Split, at: Tensor) -> Split:
-    """The rows of a split at these places."""
-    own = {name: None if (of := getattr(split, name)) is None else of[at] for name in ("attribute", "environment")}
-    return replace(split, x=split.x[at], y=split.y[at], index=at if split.index is None else split.index[at], **own)
 
 
 def freeze(replica: Replica, look: Look) -> None:

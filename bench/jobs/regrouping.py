@@ -52,7 +52,7 @@ def inferred_split(run: Run, options: Options, store: Store) -> Split:
 def with_inferred_counts(record: Record, source: str, split: Split, store: Store) -> Record:
     """The record with the counts of an inferred split, by the predictions of the run `source`, which it keeps, too."""
     arrays = predictions.load_arrays(store, source)
-    split = bases.part(split, torch.from_numpy(arrays[f"id/{VALIDATION}"]).long())
+    split = split.take(torch.from_numpy(arrays[f"id/{VALIDATION}"]).long())
     data = Data(split, {}, record.classes or 2, record.attributes or 1)
     for name in [name for name in arrays if name.partition("@")[0] == VALIDATION]:
         arrays[name.replace(VALIDATION, INFERRED)] = arrays[name]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import product
+from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData as BadData
@@ -17,21 +21,69 @@ from spurbench.bench.plugins.counts import describe_shares
 from spurbench.bench.plugins.training_settings import Training as Training
 from spurbench.bench.plugins.training_settings import reduced
 
+Inputs = Tensor | dict[str, Tensor]
+"""Raw inputs of n examples: a tensor [n, ...], or several by name, each [n, ...], such as token ids and their mask."""
+
+
+def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
+    """Inputs with a function applied to each tensor of them."""
+    return function(x) if isinstance(x, Tensor) else {name: function(part) for name, part in x.items()}
+
+
+def join_inputs(function: Callable[[list[Tensor]], Tensor], parts: Sequence[Any]) -> Inputs:
+    """Several inputs made one by a function of the tensors of each name, such as `torch.cat`."""
+    if isinstance(parts[0], Tensor):
+        return function(list(parts))
+    return {name: function([part[name] for part in parts]) for name in parts[0]}
+
+
+def split_inputs(x: Inputs, size: int) -> Iterator[Inputs]:
+    """Inputs in parts of at most `size` examples, in order; views."""
+    for at in range(0, count_inputs(x), size):
+        yield map_inputs(itemgetter(slice(at, at + size)), x)
+
+
+def count_inputs(x: Inputs) -> int:
+    """n, the number of examples."""
+    return len(x if isinstance(x, Tensor) else next(iter(x.values())))
+
+
+def to_numbers(x: Tensor) -> Tensor:
+    """Raw inputs as a network takes them: bytes are pixels, scaled to [0, 1]; floats float32; the rest as it is."""
+    if x.dtype == torch.uint8:
+        return x.to(torch.float32) / 255
+    return x.float() if x.is_floating_point() else x
+
 
 @dataclass
 class Split:
     """Examples of one environment or split, raw: the network's input is made on the device."""
 
-    x: Tensor  # [n, ...] float32 or uint8, finite
+    x: Any  # Inputs: [n, ...] finite floats, uint8 for pixels, or other integers; or several such by name
     y: Tensor  # [n] int64 class index
     attribute: Tensor | None = None  # [n] int64 from 0, the spurious one; all splits have one, or none
     environment: Tensor | None = None  # [n] int64 from 0
-    attributes: int | None = None  # values of an attribute that was inferred; None: it is the dataset's
+    values: int | None = None  # of an attribute that was inferred; None: it is the dataset's
     index: Tensor | None = None  # [n] int64, places in the dataset's split, of which this is a part; None: it is all
+    named: Mapping[str, Tensor] = field(default_factory=dict)  # instead of `attribute` several, each [n] int64 from 0
+    subsets: Mapping[str, Tensor] = field(default_factory=dict)  # [n] bool; they may overlap, each is scored by class
 
     def group(self, attributes: int) -> Tensor:
         """Group y * attributes + a of each example, [n]; the one place where groups are numbered."""
-        return self.y if self.attribute is None else self.y * (self.attributes or attributes) + self.attribute
+        return self.y if self.attribute is None else self.y * (self.values or attributes) + self.attribute
+
+    def take(self, rows: Tensor) -> Split:
+        """Some of the examples, by their places [m]."""
+
+        def of(codes: Tensor | None) -> Tensor | None:
+            return None if codes is None else codes[rows]
+
+        return Split(
+            map_inputs(lambda part: torch.index_select(part, 0, rows), self.x), self.y[rows], of(self.attribute),
+            of(self.environment), self.values, rows if self.index is None else self.index[rows],
+            {name: codes[rows] for name, codes in self.named.items()},
+            {name: member[rows] for name, member in self.subsets.items()},
+        )  # fmt: skip
 
 
 @dataclass
@@ -41,17 +93,55 @@ class Data:
     train: Split
     tests: dict[str, Split]
     classes: int = 2  # as the dataset's class says
-    attributes: int = 1  # values of the spurious attribute
+    attributes: int = 1  # values of the spurious attribute; of named ones it follows from `named`
     environments: int = 0
-    mean: tuple[float, ...] = (0.0,)  # of each channel of pixels in [0, 1]; the network sees (pixel − mean) / std
+    mean: tuple[float, ...] = (0.0,)  # of each channel of floats, of pixels in [0, 1]; seen is (pixel − mean) / std
     std: tuple[float, ...] = (1.0,)
+    named: Mapping[str, int | Sequence[str]] = field(default_factory=dict)  # how many values each has, or their names
+    grouped_by: Sequence[str] = ()  # the named attributes that `attribute` is made of; `grouped` sets it
 
     @property
     def groups(self) -> list[str]:
         """Names of the groups in the order of the counts in a record."""
         if self.attributes == 1:
             return [f"y{y}" for y in range(self.classes)]
-        return [f"y{y}a{a}" for y in range(self.classes) for a in range(self.attributes)]
+        values = [[f" {name}={value}" for value in self.values_of(name)] for name in self.grouped_by]
+        names = ["".join(each) for each in product(*values)] if values else [f"a{a}" for a in range(self.attributes)]
+        return [f"y{y}{name}" for y in range(self.classes) for name in names]
+
+    def values_of(self, name: str) -> Sequence[str]:
+        """The names of a named attribute's values, numbers where they have none."""
+        values = self.named[name]
+        return [str(value) for value in range(values)] if isinstance(values, int) else values
+
+    def grouped(self, names: Sequence[str]) -> Data:
+        """The same with the product of some named attributes for the attribute; the first one changes slowest."""
+        sizes = [len(self.values_of(name)) for name in names]
+
+        def of(split: Split) -> Split:
+            code = torch.zeros_like(split.y)
+            for name, size in zip(names, sizes, strict=True):
+                code = code * size + split.named[name]
+            return replace(split, attribute=code)
+
+        tests = {name: of(split) for name, split in self.tests.items()}
+        return replace(self, train=of(self.train), tests=tests, attributes=prod(sizes), grouped_by=tuple(names))
+
+    def hold_out(self, share: float, generator: torch.Generator) -> Data:
+        """The same with a share of the training examples, of each environment alike, as the split `validation`.
+
+        Errors: BadData where that leaves no example in one of the two.
+        """
+        train, held = self.train, torch.zeros_like(self.train.y, dtype=torch.bool)
+        of = torch.zeros_like(train.y) if train.environment is None else train.environment
+        for e in sorted(set(of.tolist())):
+            rows = (of == e).nonzero()[:, 0]
+            count = round(share * len(rows))
+            if not 0 < count < len(rows):
+                raise BadData(f"held_out={share:g} of {len(rows):,} training examples is {count}: another share")
+            held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+        rest, validation = (replace(train.take(which.nonzero()[:, 0]), index=None) for which in (~held, held))
+        return replace(self, train=rest, tests={"validation": validation} | self.tests)
 
     @property
     def described_shares(self) -> str:
@@ -122,9 +212,9 @@ class Margins:
 
 
 Attack = Pgd | Margins
-Build = Callable[[Tensor], nn.Module]
+Build = Callable[[Inputs], nn.Module]
 """Makes the network from a few raw inputs, drawing its weights from torch's global generator."""
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[Inputs], Tensor]
 """Logits of a trained network for raw inputs, in evaluation mode."""
 
 
@@ -141,6 +231,11 @@ class Dataset(ABC):
     training: ClassVar[Training] = Training()
     splits: ClassVar[tuple[str, ...] | None] = None  # those held out, where they are known before the data are read
     conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
+    named: ClassVar[tuple[str, ...] | None] = ()  # its named attributes; None: known only once the data are read
+    grouped_by: ClassVar[tuple[str, ...]] = ()  # those of them that groups are made of by default; (): all
+
+    groups: str | None = field(default=None, kw_only=True)  # those chosen instead, "background,cooccurring"
+    held_out: float | None = field(default=None, kw_only=True)  # share of training that becomes the split `validation`
 
     @property
     def called(self) -> str:
@@ -152,6 +247,15 @@ class Dataset(ABC):
         """How many classes there are; `classes: ClassVar[int] = 3` says so too. Networks are made for this number."""
         return 2
 
+    def group_names(self, data: Data) -> list[str]:
+        """The named attributes that the groups of this seed's data are made of, in the order of the data."""
+        chosen = self.groups.split(",") if self.groups else self.grouped_by or tuple(data.named)
+        return [name for name in data.named if name in chosen]
+
+    def misleading(self) -> tuple[int, ...]:
+        """`conflicting`, where the groups are those that it numbers."""
+        return () if self.groups else self.conflicting
+
     def protocol(self, settings: Mapping[str, Any]) -> Training:
         """How a run of these settings is trained; one that trains nothing has none, and sees the data as others do."""
         return Training(**reduced(settings)) if settings else self.training
@@ -159,6 +263,13 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         """The data and the freshly drawn network of one seed, in the paper's order of random draws."""
+
+    def preprocess(self, x: Inputs) -> Inputs:
+        """What the network takes of a batch of raw inputs, on its device, before floats are normalised.
+
+        By default bytes are pixels, scaled to [0, 1], and integers of other types stay integers.
+        """
+        return map_inputs(to_numbers, x)
 
     def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
         """Further numbers of this dataset, split → metric → value, from the trained network."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugin_files.components import known_network
 from spurbench.bench.plugin_files.discovery import load_component
-from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
+from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
-from spurbench.bench.plugins.network import Network
-from spurbench.bench.training.batching import Preprocessing
+from spurbench.bench.plugins.network import FLOATS, Network, kind_of
+from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.networks.mlp import Layers
 
@@ -49,9 +50,10 @@ class Replica:
     seed: int
     data: Data
     networks: list[nn.Module]
+    preprocess: Callable[[Inputs], Inputs] = partial(map_inputs, to_numbers)  # the dataset's own
     start: Start = field(default_factory=Start)
     inferred: Mapping[str, Tensor] = field(default_factory=dict)  # split → [n] attribute instead of the dataset's
-    attributes: int | None = None  # values of the inferred one
+    values: int | None = None  # values of the inferred one
     trained_on: Split | None = None  # instead of the training split
     frozen: Frozen | None = None  # if its network is the last layer alone, and its data are features
 
@@ -69,7 +71,7 @@ class Replica:
         attribute = self.inferred.get(name)
         if attribute is None:
             return split
-        return replace(split, attribute=attribute, attributes=self.attributes, environment=attribute)
+        return replace(split, attribute=attribute, values=self.values, environment=attribute)
 
     @property
     def group(self) -> Tensor:
@@ -81,7 +83,7 @@ class Replica:
         """How many groups there are."""
         if self.start.group is not None:
             return int(self.start.group.max()) + 1
-        return self.data.classes * (self.examples.attributes or self.data.attributes)
+        return self.data.classes * (self.examples.values or self.data.attributes)
 
     @property
     def environments(self) -> int:
@@ -97,33 +99,39 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
     With `inferred` groups the data need have none.
     """
 
-    def build(x: Tensor) -> nn.Module:
-        outputs = training.logits or (1 if classes == 2 else classes)
-        return build_network(method.transform(x[:1]).shape[1:], outputs, training)
+    def build(x: Inputs) -> nn.Module:
+        raw: Any = dataset.preprocess(next(split_inputs(x, 1)))
+        one: Any = method.transform(raw)
+        shape = one.shape[1:] if isinstance(one, Tensor) else {name: part.shape[1:] for name, part in one.items()}
+        return build_network(shape, training.logits or (1 if classes == 2 else classes), training, kind_of(one))
 
     classes = data_checks.declared_classes(dataset)
     if training.logits not in (None, classes, 1 if classes == 2 else None):
         needed = "2, or 1" if classes == 2 else f"{classes}"
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
+    data = data.grouped(dataset.group_names(data)) if data.named else data
+    data = data.hold_out(dataset.held_out, generator_for(seed, "held out")) if dataset.held_out else data
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
         networks.append(build(data.train.x))
     torch.manual_seed(stream(seed, "training"))  # dropout
-    return Replica(seed, data, networks)
+    return Replica(seed, data, networks, dataset.preprocess)
 
 
-def build_network(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
+def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOATS) -> nn.Module:
     """The network of a training for inputs [B, *shape] and this many logits; of one logit [B], of more [B, C].
 
-    Errors: UserError for an unknown name, with the nearest one, or for a shape that the network cannot take.
+    Errors: UserError for an unknown name, with the nearest one, or for inputs that the network cannot take.
     """
     try:
         known_network(training.network.name)
     except ValueError as error:
         raise UserError(str(error)) from None
     network: Network = load_component("network", training.network.name, network_settings(training))
+    if kind not in network.takes:
+        raise UserError(f"the network {network.called} takes {' and '.join(sorted(network.takes))}, not {kind}")
     module = network.build(shape, outputs)
     return OneLogit(module) if outputs == 1 else module
 
