@@ -4,12 +4,12 @@ An image of 32 × 32 pixels is drawn as UrbanCars are composed, half its width f
 for the marker below it. Background 0 is a wall, bluish with upright stripes, 1 a meadow, greenish with level ones;
 marker 0 is reddish, 1 yellowish. Both are easier to see than the thing, whose size, proportions, angle and colour vary.
 In training the share `background_agreement` of each class is before background y, and independently the share
-`marker_agreement` has marker y; in validation and test, half. The attribute a is 2 × background + marker.
+`marker_agreement` has marker y; in validation and test, half. Attributes: `background` and `marker`.
 
 Source: ours, with the numbers and the layout of Li et al., "A Whac-A-Mole Dilemma", CVPR 2023, arXiv 2212.04825, whose
 UrbanCars cannot be built any more.
 Licence: drawn from the seed.
-Groups (y, a): training 3,610, 190, 190, 10 and 10, 190, 190, 3,610; validation and test 125 of each.
+Groups (y, background, marker): training 3,610, 190, 190, 10, 10, 190, 190, 3,610; validation and test 125 of each.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class TwoShortcuts(Dataset):
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "unbiased_accuracy"), ("train", "accuracy"))  # fmt: skip
     splits: ClassVar[tuple[str, ...]] = ("validation", "test")
+    named: ClassVar[tuple[str, ...]] = ("background", "marker")
     training: ClassVar[Training] = Training(
         network="small_conv", optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4, steps=1260, batch=128,
         evaluate=63)  # fmt: skip
@@ -62,7 +63,8 @@ class TwoShortcuts(Dataset):
             for size, shares in ((TRAINING, agreements), (HELD_OUT, (0.5, 0.5)), (HELD_OUT, (0.5, 0.5)))
         )
         half = (0.5, 0.5, 0.5)
-        return Data(train, {"validation": validation, "test": test}, 2, 4, mean=half, std=half)
+        values = {"background": ("wall", "meadow"), "marker": ("red", "yellow")}
+        return Data(train, {"validation": validation, "test": test}, mean=half, std=half, named=values)
 
     def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
         said = super().prepare(source, allow_bad, processes)
@@ -78,17 +80,17 @@ def compose(size: int, agreements: tuple[float, float], random: torch.Generator)
     y = torch.arange(2).repeat_interleave(size)
     a = torch.cat([differs, 3 - differs])
     order = torch.randperm(len(y), generator=random)
-    return Split(draw(y[order], a[order], random), y[order], a[order])
+    y, background, marker = y[order], a[order] // 2, a[order] % 2
+    return Split(draw(y, background, marker, random), y, named={"background": background, "marker": marker})
 
 
-def draw(y: Tensor, a: Tensor, random: torch.Generator) -> Tensor:
+def draw(y: Tensor, background: Tensor, marker: Tensor, random: torch.Generator) -> Tensor:
     """Images [n, 3, 32, 32] of bytes."""
 
     def vary(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(len(y), *shape, generator=random)
 
     down, across = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 2, indexing="ij")
-    background, marker = a // 2, a % 2
     along = torch.where(background[:, None, None] == 0, across, down)
     stripes = torch.sin(vary(2, 4, 1, 1) * pi * along + vary(0, 2 * pi, 1, 1))
     x = BACKGROUNDS[background, :, None, None] + vary(-0.12, 0.12, 3, 1, 1) + 0.07 * stripes[:, None]

@@ -2,20 +2,20 @@
 
 In the middle is a car, before a place of the city or the country, below it an object seen there. In training 95 % of
 the cars are before the place that suits them, and independently 95 % beside the object that does; in validation and
-test, half of them. The attribute a is 2 × background + object, each 0 (city) or 1 (country).
+test, half of them. Attributes: `background` and `cooccurring`, the object, each `urban` or `country`.
 
 Source: Li et al., "A Whac-A-Mole Dilemma", CVPR 2023, arXiv 2212.04825, and its released code: ResNet-50 with
 ImageNet's weights, SGD, batches of 128, 300 epochs, images of 224 × 224. The set can no longer be built: the Stanford
 Cars are not distributed any more; `two_shortcuts` is a set that can.
 Differs: training images are flipped and not altered otherwise.
 Licence: CC BY-NC 4.0 for the code; the images are of Stanford Cars, Places and LVIS.
-Groups (y, a): training 3,610, 190, 190, 10 and 10, 190, 190, 3,610; validation and test 125 of each.
+Groups (y, background, cooccurring): training 3,610, 190, 190, 10, 10, 190, 190, 3,610; validation and test 125 of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +23,7 @@ from typing import ClassVar
 from spurbench.bench.images.adapter import Pictures
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.listing import Listing, first, images_in, labelled_files
-from spurbench.bench.plugins.dataset import Training
+from spurbench.bench.plugins.dataset import Data, Split, Training
 
 WORDS = ("urban", "country")
 CONTENTS = tuple(product((0, 1), (0, 1), (0, 1)))  # car, background and object of each group
@@ -42,6 +42,7 @@ class UrbanCars(Pictures):
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "unbiased_accuracy"), ("train", "accuracy"))  # fmt: skip
     splits: ClassVar[tuple[str, ...]] = ("validation", "test")
+    named: ClassVar[tuple[str, ...]] = ("background", "cooccurring")
     training: ClassVar[Training] = Training(
         network="timm:resnet50", pretrained="timm", logits=2, optimizer="sgd", lr=0.001, momentum=0.9,
         weight_decay=1e-4, steps=18_900, batch=128, augment="flip", evaluate=63)  # fmt: skip
@@ -68,6 +69,17 @@ class UrbanCars(Pictures):
         splits = {name: labelled_files(folder, images(top / place)) for name, (place, _, _) in SPLITS.items()}
         attributes = [f"{background} background, {other} object" for background, other in product(WORDS, repeat=2)]
         return Listing("UrbanCars' folders", folder, splits, WORDS, attributes)
+
+    def split(self, name: str) -> Split:
+        """One split with its two attributes, which are prepared as one."""
+        found = super().split(name)
+        assert found.attribute is not None
+        named = {"background": found.attribute // 2, "cooccurring": found.attribute % 2}
+        return replace(found, attribute=None, named=named)
+
+    def data(self, seed: int) -> Data:
+        found = super().data(seed)
+        return replace(found, attributes=1, named=dict.fromkeys(self.named, WORDS))
 
 
 def images(folder: Path) -> Iterator[tuple[Path, int, int]]:

@@ -145,7 +145,7 @@ def test_another_folder_under_a_known_name(mine: Path) -> None:
     with pytest.raises(UserError, match="is not where they came from"):
         prepared(other)
     said = f"already prepared: mine-original-8: 12 images of 8 × 8, metadata.csv ({here()}, from {mine})"
-    assert prepared(mine).startswith(f"{said}; P(a | y): train y0 a")
+    assert prepared(mine).startswith(f"{said}; P(a | y): train y0a")
 
 
 def test_the_same_pictures_in_another_folder(mine: Path) -> None:

@@ -45,7 +45,7 @@ def test_code_holds_what_a_plugin_imports_of_its_own(tmp_path: Path) -> None:
     edits.clear_caches()
     assert plugin_code.code(mine) != before
     names = {file.name for file in plugin_code.with_imports(registry.datasets()["dominoes"].path)}
-    assert names == {"dominoes.py", "cifar10.py", "mnist.py"}
+    assert names == {"dominoes.py", "cifar10.py"}
 
 
 def test_a_file_that_cannot_be_parsed_is_unknown(tmp_path: Path) -> None:

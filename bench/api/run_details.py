@@ -221,7 +221,8 @@ def describe_attributes(record: Record) -> dict[str, str]:
     """How often labels come with attributes."""
     counted = {name: counts.n for name, counts in record.splits.items() if len(counts.n) == len(record.groups)}
     ordered = dict(sorted(counted.items(), key=lambda split: split[0] != "train"))
-    return {"P(a | y)": describe_shares(ordered, record.attributes or 1)} if ordered else {}
+    labels = record.classes or len(record.groups)
+    return {"P(a | y)": describe_shares(ordered, record.groups, labels)} if ordered else {}
 
 
 def groups_title(record: Record) -> str:

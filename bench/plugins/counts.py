@@ -51,16 +51,17 @@ def attribute_shares(n: Sequence[float], attributes: int) -> dict[int, list[floa
     return {y: [float(count / sum(row)) for count in row] for y, row in rows.items() if sum(row)}
 
 
-def describe_shares(splits: Mapping[str, Sequence[float]], attributes: int, most: int = 12) -> str:
+def describe_shares(splits: Mapping[str, Sequence[float]], groups: Sequence[str], labels: int, most: int = 12) -> str:
     """P(a | y) in words, from the examples in each group by split; empty without attributes.
 
-    For the first split each label's most frequent attribute and its share, for the others the largest share.
+    For the first split the most frequent group of each label and its share, for the others the largest share.
     """
+    attributes = len(groups) // max(1, labels)
     if attributes < 2:
         return ""
     (first, n), *others = splits.items()
     found = attribute_shares(n, attributes)
-    said = [f"y{y} a{row.index(max(row))} {max(row):.3f}" for y, row in list(found.items())[:most]]
+    said = [f"{groups[y * attributes + row.index(max(row))]} {max(row):.3f}" for y, row in list(found.items())[:most]]
     text = f"{first} {', '.join(said + ['…'] * (len(found) > most))}"
     largest = {name: max(map(max, attribute_shares(n, attributes).values())) for name, n in others}
     return "; ".join([text, *(f"{name} at most {share:.3f}" for name, share in largest.items())])

@@ -145,10 +145,12 @@ class Data:
 
     @property
     def described_shares(self) -> str:
-        """P(a | y) of each split in words; empty without attributes."""
+        """P(a | y) of each split in words, one named attribute after the other; empty without attributes."""
+        if self.named and not self.grouped_by:
+            return "; ".join(self.grouped([name]).described_shares for name in self.named)
         splits, groups = {"train": self.train, **self.tests}, len(self.groups)
         counts = {name: part.group(self.attributes).bincount(minlength=groups) for name, part in splits.items()}
-        return describe_shares({name: n.tolist() for name, n in counts.items()}, self.attributes)
+        return describe_shares({name: n.tolist() for name, n in counts.items()}, self.groups, self.classes)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,7 @@ from spurbench.bench.images.adapter import Pictures
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.idx import labelled
 from spurbench.bench.images.listing import Listing, Rows
-
-MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-PARTS = {"train": "train", "test": "t10k"}
+from spurbench.datasets.dominoes import MD5, PARTS
 
 
 @dataclass(frozen=True)
