@@ -8,7 +8,7 @@ via Disentangled Feature Augmentation", NeurIPS 2021, arXiv 2107.01372: ResNet-1
 crops and flips, images resized to 224.
 Licence: that of FFHQ: CC BY-NC-SA 4.0 for the dataset, the photographs have licences of their own.
 Groups (y, a): no source with the counts of every group was found. Asserted are the share of the training images with
-a ≠ y, 0.5, 1, 2 or 5 %, and with 0.5 % their number, 19,200 (recalled, not read).
+a ≠ y, 0.5, 1, 2 or 5 %, and with 0.5 % their number, 19,200 (not verified).
 """
 
 from __future__ import annotations

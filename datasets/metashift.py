@@ -10,7 +10,7 @@ Differs: SubpopBench draws its splits in the order in which the file system list
 machines; here that is the order of their names.
 Licence: MIT for MetaShift's annotations; the images are Visual Genome's, CC BY 4.0.
 Groups: LISA's archive has 1,127 cats indoors, 446 outdoors, 899 dogs indoors, 1,109 outdoors, that of SubpopBench 3,499
-images, as its paper says; this total (recalled, not read) or that one is asserted.
+images (not verified); one of the totals is asserted.
 """
 
 from __future__ import annotations

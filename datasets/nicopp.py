@@ -9,7 +9,7 @@ weights, SGD, batches of 108, 30,001 steps; images resized to 256, middle square
 Differs: SubpopBench shuffles a group in the order in which the file system lists its files, which differs between
 machines; here that is the order of their names.
 Licence: for non-commercial research, as its authors ask.
-Groups: 360; no source with their counts was found. 88,866 images in all (recalled, not read) are asserted.
+Groups: 360; no source with their counts was found. 88,866 images in all (not verified) are asserted.
 """
 
 from __future__ import annotations
