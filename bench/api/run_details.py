@@ -13,6 +13,7 @@ from spurbench.bench.core.errors import UserError, cut
 from spurbench.bench.core.fields import show_value
 from spurbench.bench.core.terminal import duration, plural
 from spurbench.bench.leaderboard import wording as say
+from spurbench.bench.plugins.counts import describe_shares
 from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records.metrics import columns_of, step_of, unit_of, value
 from spurbench.bench.records.plan import Cell, Plan
@@ -214,6 +215,14 @@ def group_table(record: Record, rule: str) -> tuple[Rows, dict[str, str]]:
         return by_split, {"split": "split (%)"} | {name: name for name in rows}
     kept = sorted(rows, key=lambda name: worst[name])[:MOST_GROUPS] if len(rows) > MOST_GROUPS else list(rows)
     return [rows[name] for name in kept], {"group": "group (%)"} | {split: split for split in best.splits}
+
+
+def describe_attributes(record: Record) -> dict[str, str]:
+    """How often labels come with attributes."""
+    counted = {name: counts.n for name, counts in record.splits.items() if len(counts.n) == len(record.groups)}
+    ordered = dict(sorted(counted.items(), key=lambda split: split[0] != "train"))
+    labels = record.classes or len(record.groups)
+    return {"P(a | y)": describe_shares(ordered, record.groups, labels)} if ordered else {}
 
 
 def groups_title(record: Record) -> str:

@@ -106,7 +106,7 @@ def show_run(
         }.items():
             if rows:
                 show(rows, columns, title)
-        say(run_details.describe_origin(record))
+        say(run_details.describe_attributes(record) | run_details.describe_origin(record))
     say({"files": ", ".join(run_details.list_files(opened, found.run.id)) or "none"})
 
 

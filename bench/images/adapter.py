@@ -10,7 +10,7 @@ import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -70,6 +70,11 @@ class Pictures(Dataset):
         return folder
 
     @property
+    def expected(self) -> Mapping[str, tuple[int, ...]]:
+        """Images of each group, by split, that the published files must give."""
+        return self.published
+
+    @property
     def chosen(self) -> Mapping[str, str]:
         """The options that decide, besides origin and size, which images and labels are prepared."""
         return {}
@@ -90,22 +95,30 @@ class Pictures(Dataset):
         here = self.find_ready(self.origin, allow_bad)
         folder = source and Path(os.path.realpath(source))
         if here and (folder is None or (is_from(here, folder) and not folder.exists())):
-            return f"already prepared: {here} ({here.folder}, from {here.facts['from']})"
+            return f"already prepared: {here} ({here.folder}, from {here.facts['from']}){self.shares_hint(here)}"
         listing = self.find_listing(folder or download_once(self))
         origin = listing.origin if self.origin == "original" else self.origin
         known = origin == listing.origin
-        listing.check(self.published if known else {}, self.other_data_hint, known)
+        listing.check(self.expected if known else {}, self.other_data_hint, known)
         here = here or self.find_ready(origin, allow_bad)
         if here:
-            return confirm_prepared(here, listing, self.otherwise)
+            return confirm_prepared(here, listing, self.otherwise) + self.shares_hint(here)
         request = PreparationRequest(self.home, self.version, self.crop, allow_bad, processes, self.chosen)
         made = prepare(listing, request, origin)
-        return f"prepared {made}{describe_unused(listing)} ({made.folder}){self.run_hint(made.facts['origin'])}"
+        hints = self.run_hint(made.facts["origin"]) + self.shares_hint(made)
+        return f"prepared {made}{describe_unused(listing)} ({made.folder}){hints}"
 
     def run_hint(self, origin: str) -> str:
         """A hint on the options with which to run what was prepared."""
         sets = replace(self, origin=origin).set_options()
         return f"; run it with{sets}" if sets else ""
+
+    def shares_hint(self, made: Prepared) -> str:
+        """How often labels come with attributes; empty without attributes, or while other files are missing."""
+        with suppress(BadData):
+            shares = replace(self, origin=made.facts["origin"]).data(0).described_shares
+            return shares and f"; P(a | y): {shares}"
+        return ""
 
     def set_options(self) -> str:
         """The options that differ from their defaults, as the command line takes them, each after a space."""

@@ -20,8 +20,9 @@ from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
 from spurbench.bench.core.processes import run_in_processes
 from spurbench.bench.images.decode import UNREADABLE, Crop, Pixels, decode
-from spurbench.bench.images.listing import Listing, Rows
+from spurbench.bench.images.listing import Alteration, Listing, Rows
 from spurbench.bench.images.prepared import split_rows
+from spurbench.bench.images.tables import Integers
 
 Unreadable = list[tuple[int, str]]  # row, reason
 MIN_PARALLEL = 100  # images; starting processes takes longer than decoding fewer than this
@@ -40,6 +41,8 @@ class Part:
     files: list[str] | None
     pixels: Pixels | None
     stamp: str  # sizes and times of the files
+    alter: Alteration | None = None
+    a: Integers | None = None  # attributes of the rows, for `alter`
 
     @property
     def rows(self) -> int:
@@ -62,7 +65,7 @@ def split_parts(work: Path, name: str, rows: Rows, crop: Crop) -> list[Part]:
         Part(
             str(target), array.offset, at.start, str(work / f"{name}-{at.start:09}.json"), crop,
             None if rows.files is None else rows.files[at], None if rows.pixels is None else rows.pixels[at],
-            digest("\n".join(rows.stamps[at]).encode()),
+            digest("\n".join(rows.stamps[at]).encode()), rows.alter, None if rows.a is None else rows.a[at],
         )
         for at in split_rows(len(rows.ids), crop.side)
     ]  # fmt: skip
@@ -98,8 +101,9 @@ def decode_all(every: list[Part], processes: int) -> None:
 
 
 def decode_each(todo: list[Part], processes: int) -> Iterator[Part]:
-    """Each part once it is decoded; few images, or pixels already in memory, are done without further processes."""
-    if processes <= 1 or todo[0].files is None or sum(part.rows for part in todo) < MIN_PARALLEL:
+    """Each part once it is decoded; few images, or pixels only to be copied, are done without further processes."""
+    copied = all(part.files is None and part.alter is None for part in todo)
+    if processes <= 1 or copied or sum(part.rows for part in todo) < MIN_PARALLEL:
         for part in todo:
             decode_part(part)
             yield part
@@ -111,6 +115,8 @@ def decode_each(todo: list[Part], processes: int) -> Iterator[Part]:
 def decode_part(part: Part) -> None:
     """Write the pixels of a part, then its mark; images that cannot be read become black."""
     pixels, digests, bad = decode_files(part.files, part.crop) if part.files is not None else hash_pixels(part.pixels)
+    if part.alter and part.a is not None:
+        pixels = part.alter(pixels, part.a, part.start)
     assert pixels.shape[1:] == (3, part.crop.side, part.crop.side)
     content = np.ascontiguousarray(pixels).data
     with open(part.target, "r+b") as file:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +23,13 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # characters that a 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
+class Alteration(Protocol):
+    """What is done to decoded images, in processes that import no torch; its `repr` identifies it."""
+
+    def __call__(self, pixels: Pixels, a: Integers, start: int) -> Pixels:
+        """The altered images of a part [n, 3, side, side] with these attributes; it begins at row `start`."""
+
+
 @dataclass
 class Rows:
     """The images of one split: the file or pixels of each, its class and its attribute."""
@@ -31,6 +39,7 @@ class Rows:
     a: Integers | None = None  # [n]
     files: list[str] | None = None
     pixels: Pixels | None = None  # [n, 3, side, side]
+    alter: Alteration | None = None
 
     @cached_property
     def stamps(self) -> list[str]:
@@ -63,6 +72,7 @@ class Listing:
         found = hashlib.sha256(encode(f"{self.layout} {self.folder} {list(self.classes)} {list(self.attributes)}"))
         for name, rows in self.splits.items():
             found.update(encode("\n".join([name, *rows.ids, *(rows.files or ())])))
+            found.update(b"" if rows.alter is None else encode(repr(rows.alter)))
             for array in (rows.y, rows.a, rows.pixels):
                 found.update(b"" if array is None else np.ascontiguousarray(array).data)
         return found.hexdigest()
@@ -78,6 +88,7 @@ class Listing:
         found = hashlib.sha256(encode(f"{list(self.classes)} {list(self.attributes)}"))
         for name, rows in self.splits.items():
             found.update(encode("\n".join([name, *rows.ids, *digests[name]])))
+            found.update(b"" if rows.alter is None else encode(repr(rows.alter)))
             for array in (rows.y, rows.a):
                 found.update(b"" if array is None else np.ascontiguousarray(array).data)
         return found.hexdigest()
@@ -178,13 +189,27 @@ def class_folders(folder: Path, place: Path, classes: Sequence[str]) -> Rows:
     for label, name in enumerate(classes):
         if not (place / name).is_dir():
             raise BadData(f"{place}: no folder for the class '{name}'")
-        found = sorted(p for p in (place / name).iterdir() if is_image(p.name) and not p.is_dir())
+        found = images_in(place / name)
         files += [str(path) for path in found]
         y += [label] * len(found)
     if not files:
         raise BadData(f"{place}: no images ({', '.join(SUFFIXES)}) in its folders")
     ids = [str(Path(file).relative_to(folder)) for file in files]
     return Rows(ids, np.array(y, np.int64), files=files)
+
+
+def images_in(place: Path) -> list[Path]:
+    """The images in a folder, in the order of their names; raises BadData if there is no such folder."""
+    if not place.is_dir():
+        raise BadData(f"no folder {place} (a partly unpacked archive?)")
+    return sorted(path for path in place.iterdir() if is_image(path.name) and not path.is_dir())
+
+
+def labelled_files(folder: Path, images: Iterable[tuple[Path, int, int]]) -> Rows:
+    """The rows of a split from its images below `folder`, each with its class and its attribute."""
+    files, y, a = zip(*images, strict=True) if (images := list(images)) else ((), (), ())
+    ids = [str(file.relative_to(folder)) for file in files]
+    return Rows(ids, np.array(y, np.int64), np.array(a, np.int64), list(map(str, files)))
 
 
 def is_image(name: str) -> bool:
@@ -247,6 +272,12 @@ def other_than(published: Mapping[str, str], found: Mapping[str, str]) -> list[s
         for name, md5 in found.items()
         if published.get(name, md5) != md5
     ]
+
+
+def other_number(images: int, published: Sequence[int]) -> list[str]:
+    """A complaint if there are not as many images as in one of the published versions."""
+    expected = " or ".join(f"{count:,}" for count in published)
+    return [] if images in published else [f"{images:,} images, expected {expected} (is it complete?)"]
 
 
 def file_md5(file: Path) -> str:

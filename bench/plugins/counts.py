@@ -45,6 +45,28 @@ def worst_group_accuracy(counts: Counted | None) -> float | None:
     return min(each) if each else None
 
 
+def attribute_shares(n: Sequence[float], attributes: int) -> dict[int, list[float]]:
+    """P(a | y) for each label y that has examples, from the number of examples in each group y * attributes + a."""
+    rows = {at // attributes: list(n[at : at + attributes]) for at in range(0, len(n), attributes)}
+    return {y: [float(count / sum(row)) for count in row] for y, row in rows.items() if sum(row)}
+
+
+def describe_shares(splits: Mapping[str, Sequence[float]], groups: Sequence[str], labels: int, most: int = 12) -> str:
+    """P(a | y) in words, from the examples in each group by split; empty without attributes.
+
+    For the first split the most frequent group of each label and its share, for the others the largest share.
+    """
+    attributes = len(groups) // max(1, labels)
+    if attributes < 2:
+        return ""
+    (first, n), *others = splits.items()
+    found = attribute_shares(n, attributes)
+    said = [f"{groups[y * attributes + row.index(max(row))]} {max(row):.3f}" for y, row in list(found.items())[:most]]
+    text = f"{first} {', '.join(said + ['…'] * (len(found) > most))}"
+    largest = {name: max(map(max, attribute_shares(n, attributes).values())) for name, n in others}
+    return "; ".join([text, *(f"{name} at most {share:.3f}" for name, share in largest.items())])
+
+
 def unbiased_accuracy(counts: Counted | None) -> float | None:
     """The mean over the accuracies of the groups that have examples."""
     each = by_group(counts)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData as BadData
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.counts import describe_shares
 from spurbench.bench.plugins.training_settings import Training as Training
 from spurbench.bench.plugins.training_settings import reduced
 
@@ -141,6 +142,15 @@ class Data:
             held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
         rest, validation = (replace(train.take(which.nonzero()[:, 0]), index=None) for which in (~held, held))
         return replace(self, train=rest, tests={"validation": validation} | self.tests)
+
+    @property
+    def described_shares(self) -> str:
+        """P(a | y) of each split in words, one named attribute after the other; empty without attributes."""
+        if self.named and not self.grouped_by:
+            return "; ".join(self.grouped([name]).described_shares for name in self.named)
+        splits, groups = {"train": self.train, **self.tests}, len(self.groups)
+        counts = {name: part.group(self.attributes).bincount(minlength=groups) for name, part in splits.items()}
+        return describe_shares({name: n.tolist() for name, n in counts.items()}, self.groups, self.classes)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Make a synthetic twin of a dataset of images, in the true dataset's layout on disk.
 
 python -m spurbench.datasets.data.twins NAME FOLDER [--n N] [--width W] [--seed S], where NAME is celeba, waterbirds,
-cifar10, cifar100 or mnist. Twins are for trying things out and for tests: prepare one with `--from FOLDER --set
-NAME.origin=twin`, so that nothing made from it passes for the real one. Splits and groups have the true shares.
+cifar10, cifar100, mnist, or one of `folder_twins`: bffhq, bar, metashift, nicopp, spawrious, urbancars. Twins are for
+trying things out and for tests: prepare one with `--from FOLDER --set NAME.origin=twin`, so that nothing made from it
+passes for the real one. Splits and groups have the true shares, where they are known.
 
 In CelebA's and Waterbirds' twins the attribute is the colour of the background, plain to see. The class is the colour
 of a patch above the face, in the light of the image, and the classes overlap: SEPARATION standard deviations lie
@@ -22,6 +23,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from spurbench.datasets.data.folder_twins import MAKERS
 
 Array = np.ndarray[Any, Any]
 SEPARATION = 2.6
@@ -145,14 +148,16 @@ def mnist(folder: Path, n: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("celeba", "waterbirds", "cifar10", "cifar100", "mnist"))
+    parser.add_argument("name", choices=("celeba", "waterbirds", "cifar10", "cifar100", "mnist", *MAKERS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=6000, help="pictures in all, about")
     parser.add_argument("--width", type=int, default=178, help="of a picture, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     try:
-        if given.name in ("celeba", "waterbirds"):
+        if given.name in MAKERS:
+            MAKERS[given.name](given.folder, given.n, given.width, given.seed)
+        elif given.name in ("celeba", "waterbirds"):
             make = celeba if given.name == "celeba" else waterbirds
             make(given.folder, given.n, given.width, given.seed)
         elif given.name == "mnist":
