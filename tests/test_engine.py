@@ -71,7 +71,7 @@ def progress(engine: Engine) -> list[Progress]:
 
 def first(n: int, split: Split) -> Split:
     """The first examples of a split: scoring 50,000 would take most of a test's time."""
-    return Split(*(None if part is None else part[:n] for part in vars(split).values()))  # type: ignore[arg-type]
+    return split.take(torch.arange(n))
 
 
 def weights(engine: Engine, r: int) -> torch.Tensor:
@@ -361,6 +361,7 @@ def averaged_steps(losses: list[float], every: int = 1, **settings: Any) -> tupl
         ([1, 1, 10, 11], {"n_tolerance": 2}, (1, 2)),  # threshold 1.3 × 4: the third look is above it
         ([5, 4, 4.5, 6, 6], {"n_converge": 2, "n_tolerance": 2, "tolerance_ratio": 0.0}, (2, 2)),
         ([1, 2, 2.5, 9, 9], {"n_tolerance": 2, "tolerance_ratio": 4.0}, (1, 5)),
+        ([0.3915906845956697] * 4, {"tolerance_ratio": 0.0}, (1, 4)),  # whose mean of three is less than each
         ([5, 4, 3, 2], {}, (4, 4)),  # no valley yet: since the look with the least loss
         ([5, 4, 3, 2, math.nan, math.inf, 4], {}, (4, 7)),  # what is no number is no look
     ],
@@ -438,7 +439,9 @@ def test_averages_and_sam_survive_a_checkpoint_and_stacking(training: dict[str, 
     unbroken, first, second, alone = (
         engine_of("group_dro", seeds, "cpu", steps=8, **training) for seeds in ([0, 1],) * 3 + ([1],)
     )
-    for one in (unbroken, alone):
+    drawn = engine_of("group_dro", [0, 1], "cpu", steps=8, **training)
+    stacked = Engine(drawn.method, drawn.training, "float32", drawn.options, drawn.replicas, stacked=True)
+    for one in (unbroken, alone, stacked):
         one.train()
     for step in (3, 4):
         first.train(until=step)
@@ -447,5 +450,6 @@ def test_averages_and_sam_survive_a_checkpoint_and_stacking(training: dict[str, 
     for of in (weights, averaged):
         assert torch.equal(of(unbroken, 0), of(second, 0)) and torch.equal(of(unbroken, 1), of(second, 1))
         assert torch.allclose(of(unbroken, 1), of(alone, 0), atol=1e-6)
+        assert torch.allclose(of(unbroken, 1), of(stacked, 1), atol=1e-5)
     kept = [one.losses.state(0)["q"] for one in (unbroken, second)]
     assert torch.equal(*kept), "a method keeps one state a step"

@@ -173,8 +173,8 @@ def copy_into(networks: Sequence[nn.Module], saved: Networks) -> None:
                 shapes = [{name: list(value.shape) for name, value in of.items()} for of in (tensors, state[kind])]
                 if shapes[0] != shapes[1]:
                     raise CannotBegin(
-                        "the base has another network than this run, or trained its last layer alone: give both the "
-                        "same network fields, as `base: {training: {width: 32}}` does"
+                        "the base has another network than this run: give both the same network fields, as "
+                        "`base: {training: {width: 32}}` does"
                     )
                 for name, value in state[kind].items():
                     tensors[name].copy_(value)

@@ -218,7 +218,8 @@ class Valley(Average):
         high = self.threshold is not None and loss > self.threshold
         self.looks.append((loss, {} if high else copies(self.means)))
         if self.threshold is None and len(self.looks) == self.converge:
-            self.threshold = fmean(loss for loss, _ in self.looks) * (1 + self.ratio)
+            mean = fmean(loss for loss, _ in self.looks)
+            self.threshold = max(self.looks[0][0], mean * (1 + self.ratio))  # the least is never above, by rounding
         if self.threshold is not None:
             self.end_if_over(self.threshold)
 
