@@ -230,7 +230,8 @@ def scale_complaints(data: Data) -> Iterator[str]:
     x = data.train.x
     if isinstance(x, dict) or not is_number(x):
         if (data.mean, data.std) != (Data.mean, Data.std):
-            yield f"load gave Data(mean={data.mean!r}, std={data.std!r}); {kind_of(x)} are not normalised: leave it out"
+            given = f"load gave Data(mean={data.mean!r}, std={data.std!r})"
+            yield f"{given}; inputs of the kind {kind_of(x)} are not normalised: leave it out"
         return
     channels = x.shape[1]
     for name, values in (("mean", data.mean), ("std", data.std)):
