@@ -226,6 +226,8 @@ class Dataset(ABC):
     named: ClassVar[tuple[str, ...] | None] = ()  # its named attributes; None: known only once the data are read
     grouped_by: ClassVar[tuple[str, ...]] = ()  # those of them that groups are made of by default; (): all
 
+    keep_duplicates: ClassVar[bool] = False  # whether it is known that held-out examples may be in training, too
+
     groups: str | None = field(default=None, kw_only=True)  # those chosen instead, "background,cooccurring"
     held_out: float | None = field(default=None, kw_only=True)  # share of training that becomes the split `validation`
 
