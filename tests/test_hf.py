@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Training
+from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
@@ -78,7 +81,7 @@ def tokens(tmp_path: Path) -> Path:
     return file
 
 
-def made(path: Path, outputs: int = 2, weights: str = "random", seed: int = 0) -> Any:
+def made(path: Path | str, outputs: int = 2, weights: str = "random", seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return build_network(SHAPE, outputs, Training(network=f"hf:{path}", weights=weights), "dict")
 
@@ -125,6 +128,18 @@ def test_weights_come_from_a_folder(bert: Path, tmp_path: Path) -> None:
     assert not torch.equal(one.model.classifier.weight, other.model.classifier.weight), "a head is of its seed"
 
 
+def test_a_name_is_looked_up_in_the_cache(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "models--some--bert"
+    for revision, seed in (("1" * 40, 1), ("2" * 40, 2)):
+        made(bert, 3, seed=seed).model.save_pretrained(cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("2" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, seed in (("some/bert", 2), (f"some/bert@{'1' * 40}", 1)):
+        words = made(name, weights="pretrained").model.bert.embeddings.word_embeddings.weight
+        assert torch.equal(words, made(bert, seed=seed).model.bert.embeddings.word_embeddings.weight)
+
+
 def test_what_cannot_be_had_is_one_line(bert: Path, tmp_path: Path) -> None:
     def refused(words: str, network: Path | str, shape: Any = SHAPE, kind: str = "dict", **fields: Any) -> None:
         with pytest.raises(UserError) as error:
@@ -132,7 +147,7 @@ def test_what_cannot_be_had_is_one_line(bert: Path, tmp_path: Path) -> None:
         assert words in str(error.value) and "\n" not in str(error.value)
 
     random = {"weights": "random"}
-    refused("has no weights (*.safetensors): copy them there, or take training.weights=random", bert)
+    refused("has no weights (model*.safetensors): copy them there, or take training.weights=random", bert)
     refused("has no config.json: expected a folder written by save_pretrained", tmp_path)
     refused(f"no folder {tmp_path}/nowhere, and no name such as", f"{tmp_path}/nowhere")
     refused("cannot get hf:no/such", "no/such")
@@ -202,3 +217,18 @@ def test_texts_from_end_to_end(tokens: Path, bert: Path, command: Any, tmp_path:
         counts = record.splits["test"]
         assert record.method == "jtt" or sum(counts.correct) / sum(counts.n) > 0.7, record.method
         assert any(name.endswith("config.json") for name in record.provenance.files)
+
+
+def test_a_frozen_model_trains_its_head_on_kept_features(tokens: Path, bert: Path, tmp_path: Path) -> None:
+    made(bert).model.save_pretrained(tmp_path / "saved")
+    dataset, store = registry.load_dataset("tokens")(), Store.open(tmp_path / "store", create=True)
+    training = replace(dataset.training, network=f"hf:{tmp_path / 'saved'}", freeze=True, lr=0.1)
+    runs = [Run("tokens", {}, 1, method, {}, training.flat(), "float32", 0) for method in ("erm", "focal")]
+    for run in runs:
+        setup = set_up(Job([run], "", Options()))
+        trained = setup.make_engine([setup.draw(run, store)])
+        assert trained.replicas[0].data.train.x.shape == (96, 16) and trained.stacks[0].plain
+        trained.train()
+    assert len(list(store.root.glob("weights/*/*.frozen.pt"))) == 3, "a split each, for both"
+    test = trained.replicas[0].frozen.data.tests["test"]  # type: ignore[union-attr]
+    assert ((trained.whole_model(0).score(test.x) > 0) == (test.y == 1)).float().mean() > 0.7

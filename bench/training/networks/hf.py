@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.network import DICT, Network, setting
 
+NAME = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?:@([\w./-]+))?")  # and a revision of it, if one is to be kept to
 NAMES = {"ids": "input_ids", "mask": "attention_mask", "types": "token_type_ids"}
 """What inputs are called here, and by transformers; all are [B, T]."""
-CONFIGURATION, WEIGHTS = "config.json", "*.safetensors"
+CONFIGURATION, WEIGHTS = "config.json", "model*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Hf(Network):
         folder = Path(variant).expanduser()
         if folder.is_dir() and not (folder / CONFIGURATION).is_file():
             raise ValueError(f"{variant} has no {CONFIGURATION}: expected a folder written by save_pretrained")
-        if not folder.is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", variant):
+        if not folder.is_dir() and not NAME.fullmatch(variant):
             raise ValueError(f"no folder {variant}, and no name such as distilbert-base-uncased")
 
     def build(self, shape: Any, outputs: int) -> nn.Module:
@@ -59,28 +60,34 @@ class Hf(Network):
         return self.tried(Classifier(model), shape).train()
 
     def load(self, transformers: Any, outputs: int) -> nn.Module:
-        """The model, in float32; nothing that comes with it is run."""
-        folder, kind = Path(self.variant).expanduser(), transformers.AutoModelForSequenceClassification
-        local = folder.is_dir()
-        where = str(folder) if local else self.variant
-        how = {"local_files_only": local, "trust_remote_code": False}
-        config = transformers.AutoConfig.from_pretrained(where, num_labels=outputs, **how)
+        """The model, in float32; no code that comes with it is run."""
+        folder, kind = self.folder(), transformers.AutoModelForSequenceClassification
+        how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        how["config"] = transformers.AutoConfig.from_pretrained(folder, num_labels=outputs, **how)
         if self.weights == "random":
-            model: nn.Module = kind.from_config(config, trust_remote_code=False)
+            model: nn.Module = kind.from_config(how["config"], trust_remote_code=False)
             return model.float()
-        files = list(folder.glob(WEIGHTS)) if local else []
-        if local and not files:
+        files = list(folder.glob(WEIGHTS))
+        if not files:
             raise UserError(f"{folder} has no weights ({WEIGHTS}): copy them there, or take training.weights=random")
         for file in files:
             file.open("rb").close()  # so that it is noted among the files that a run has read
         how |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, info = kind.from_pretrained(where, config=config, **how)
+        model, info = kind.from_pretrained(folder, **how)
         tensors, missing = len(model.state_dict()), len(info["missing_keys"])
-        if missing > tensors / 4:  # a head of its own is always missing
-            raise UserError(
-                f"{where} has {tensors - missing} of the network's {tensors} tensors: it is of another network"
-            )
+        if missing > tensors / 4:  # the head is always missing
+            found = f"{tensors - missing} of the network's {tensors} tensors"
+            raise UserError(f"{folder} has {found}: it is of another network")
         return model.float()
+
+    def folder(self) -> Path:
+        """Where its files are; those of a name are downloaded unless they are in Hugging Face's cache."""
+        given, name = Path(self.variant).expanduser(), NAME.fullmatch(self.variant)
+        if given.is_dir() or name is None:
+            return given
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name[1], revision=name[2], allow_patterns=[CONFIGURATION, f"{WEIGHTS}*"]))
 
     def tried(self, classifier: Classifier, shape: Any) -> Classifier:
         """The classifier, once it has taken two texts of this length.
@@ -125,9 +132,10 @@ class Classifier(nn.Module):
 
         Errors: UserError for tokens that are not in its vocabulary.
         """
-        words = self.model.get_input_embeddings().num_embeddings
-        if (last := int(x["ids"].max())) >= words:
-            raise UserError(f"token {last}, and the network's vocabulary has {words}: take the network's own tokenizer")
+        words, (first, last) = self.model.get_input_embeddings().num_embeddings, x["ids"].aminmax()
+        if first < 0 or last >= words:
+            token = f"token {int(first if first < 0 else last)}"
+            raise UserError(f"{token}, and the network's vocabulary has {words}: take the network's own tokenizer")
         logits: Tensor = self.model(**{NAMES[name]: part for name, part in x.items()}, return_dict=True).logits
         return logits
 
