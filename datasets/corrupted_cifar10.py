@@ -28,7 +28,7 @@ from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.listing import Listing
 from spurbench.bench.plugins.dataset import Training
 from spurbench.datasets.cifar10 import CIFAR10
-from spurbench.datasets.data.corruptions import TYPES, Corruptions
+from spurbench.datasets.data.corruptions import TYPES, Corruptions, check_installed
 from spurbench.datasets.data.shortcuts import assign, assigned_counts, check_share
 
 EVEN = 0.1  # agreement in the test split: that of chance
@@ -85,6 +85,7 @@ class CorruptedCIFAR10(Pictures):
         if found is None:
             return None
         names = TYPES[self.type]
+        check_installed(names)
         splits = {
             name: replace(
                 found.splits[name], a=assign(found.splits[name].y, 10, share),

@@ -389,12 +389,11 @@ def test_several_processes_give_the_same(made: Path, data_folder: Path, monkeypa
     assert len(list(data_folder.rglob("prepared.json"))) == 1 and torch.equal(again, before)
 
 
-def test_frost_without_its_photographs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corruptions.textures.cache_clear()
-    monkeypatch.setattr(corruptions, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install spurbench\[corruptions\]"):
+@pytest.mark.parametrize(("package", "corruption"), [("imagecorruptions", "frost"), ("skimage", "spatter")])
+def test_what_a_corruption_needs(package: str, corruption: str, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corruptions, "find_spec", lambda name: None if name == package else True)
+    with pytest.raises(UserError, match=rf'{corruption} needs the package {package}: pip install "spurbench\['):
         prepared("corrupted_cifar10", made / "cifar")
-    corruptions.textures.cache_clear()
 
 
 def test_decoding_processes_import_no_torch(spurbench: Any) -> None:

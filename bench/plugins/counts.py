@@ -63,7 +63,7 @@ def describe_shares(splits: Mapping[str, Sequence[float]], groups: Sequence[str]
     found = attribute_shares(n, attributes)
     said = [f"{groups[y * attributes + row.index(max(row))]} {max(row):.3f}" for y, row in list(found.items())[:most]]
     text = f"{first} {', '.join(said + ['…'] * (len(found) > most))}"
-    largest = {name: max(map(max, attribute_shares(n, attributes).values())) for name, n in others}
+    largest = {name: max(map(max, attribute_shares(n, attributes).values()), default=0.0) for name, n in others}
     return "; ".join([text, *(f"{name} at most {share:.3f}" for name, share in largest.items())])
 
 

@@ -9,7 +9,7 @@ keep fractions where ImageMagick rounds; random numbers are NumPy's of today.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -54,6 +54,13 @@ def corrupt(image: Any, name: str, level: int, random: np.random.Generator) -> A
     return (255 * corrupted.clip(0, 1) + 1e-9).astype(np.uint8)
 
 
+def check_installed(names: Sequence[str]) -> None:
+    """Raise UserError if one of these corruptions needs a package that is not there."""
+    for name, package in (("frost", "imagecorruptions"), ("spatter", "skimage")):
+        if name in names and find_spec(package) is None:
+            raise UserError(f'{name} needs the package {package}: pip install "spurbench[corruptions]"')
+
+
 # ---- weather --------------------------------------------------------------------------------------------------------
 
 
@@ -74,13 +81,10 @@ def frost(x: Floats, c: Any, random: np.random.Generator) -> Floats:
 
 @cache
 def textures() -> tuple[Floats, ...]:
-    """The photographs of ice [height, width, 3], every fifth pixel; raises UserError if they are not installed."""
-    package = find_spec("imagecorruptions")  # of which only these files are used: it imports beside old packages alone
-    if package is None or not package.submodule_search_locations:
-        raise UserError(
-            "frost needs the photographs of the package imagecorruptions: pip install spurbench[corruptions]"
-        )
-    folder = Path(package.submodule_search_locations[0]) / "frost"
+    """The photographs of ice [height, width, 3], every fifth pixel."""
+    package = find_spec("imagecorruptions")  # whose files are all that is used: it imports beside old packages alone
+    assert package is not None and package.submodule_search_locations is not None  # see `check_installed`
+    folder = Path(package.submodule_search_locations[0], "frost")
     files = [folder / f"frost{i}.{'png' if i < 4 else 'jpg'}" for i in range(1, 6)]
     return tuple(np.asarray(Image.open(file).convert("RGB"))[2::5, 2::5] / 255 for file in files)
 
