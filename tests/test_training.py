@@ -18,12 +18,13 @@ SOME = {
     "momentum": 0.5, "nesterov": True, "balanced": True, "augment": "flip", "lr": 0.1, "weight_decay": 0.2,
     "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2, "sam": 0.1, "average": "ema", "decay": 0.9,
     "average_from": 0.3, "weight_decay_of": "matrices", "lr_schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0,
-    "n_converge": 2, "n_tolerance": 4, "tolerance_ratio": 0.1,
+    "n_converge": 2, "n_tolerance": 4, "tolerance_ratio": 0.1, "weights": "random", "freeze": True,
 }  # fmt: skip
 OWNERS = {
     "network": {
         "mlp": {"width", "hidden_layers", "init", "dropout", "batch_norm"},
         "small_conv": set(), "vgg15_bn": set(), "preact_resnet110": set(), "timm:resnet18": {"pretrained"},
+        "hf:bert-base-uncased": {"weights"},
     },
     "optimizer": {"sgd": {"momentum", "nesterov"}, "adam": set(), "adamw": set()},
     "batch": {None: set(), 8: {"balanced", "augment"}},
@@ -45,7 +46,7 @@ def test_a_field_is_of_its_choice_alone(choice: str) -> None:
 def test_every_field_is_of_one_choice() -> None:
     shared = {"lr", "weight_decay", "steps", "drops", "evaluate", "logits", "sam", *OWNERS}
     shared |= {"average", "decay", "average_from", "n_converge", "n_tolerance", "tolerance_ratio"}
-    shared |= {"weight_decay_of", "lr_schedule", "warmup", "clip_norm"}
+    shared |= {"weight_decay_of", "lr_schedule", "warmup", "clip_norm", "freeze"}
     owned = [name for choice in OWNERS.values() for names in choice.values() for name in names]
     assert len(owned) == len(set(owned))
     assert shared | set(owned) == set(training_fields()) == set(SOME) | set(OWNERS)
@@ -97,7 +98,7 @@ def test_each_choice_is_an_object_with_its_own_fields() -> None:
     assert (one.network.name, one.network["width"], one.optimizer.name) == ("mlp", 5, "adam")
     assert "momentum" not in one.optimizer.settings
     assert (one.optimizer["lr"], one.steps, one.batch, one.evaluate, one.logits) == (0.1, 7, 3, None, None)
-    assert set(Training(network="vgg15_bn").network.settings) == {"logits"}
+    assert set(Training(network="vgg15_bn").network.settings) == {"logits", "freeze"}
     assert Training(network="timm:resnet18", pretrained="timm").network["pretrained"] == "timm"
     assert Training(**one.flat()) == one and hash(one)
 
