@@ -436,7 +436,7 @@ def test_a_share_of_each_environment_is_held_out() -> None:
     assert rows[1] | rows[2] == rows[0] and not rows[1] & rows[2]
     assert again.train.x.equal(part.train.x) and again.tests["validation"].y.equal(validation.y)
     assert part.train.attribute.tolist() == sorted(part.train.attribute.tolist()), "in the dataset's order"
-    with pytest.raises(BadData, match="held_out=0.001 of 200 training examples is 0: another share"):
+    with pytest.raises(BadData, match="seed 5: held_out=0.001 of 200 training examples is 0: change it"):
         drawn("colored_mnist", train_size=400, held_out=0.001)
 
 
@@ -445,12 +445,14 @@ def test_training_domain_validation_chooses_a_step(command: Command, tmp_path: P
     grid.write_text(
         "seeds: 0\nselection: validation_accuracy\ndatasets:\n  - dataset: colored_mnist\n"
         "    options: {train_size: 300}\n    training: {width: 8, steps: 8, evaluate: 2, lr: 0.01}\n"
-        "    methods: [{method: erm, options: {held_out: 0.2}}, {method: irm, label: without}]\n"
+        "    methods:\n      - {method: erm, options: {held_out: 0.2}}\n      - {method: irm, label: without}\n"
     )
     said = " ".join(command("plan", grid).stdout.split())
     assert "n/a: rule validation_accuracy needs the split validation" in said
     assert "no rule can choose on validation, colored_mnist has no such split: --set colored_mnist.held_out=0.2" in said
     command("run", grid, "--store", tmp_path / "store")
+    grid.write_text(grid.read_text() + "      - {method: afr, options: {held_out: 0.2}, base: llr}\n")
+    assert "starts from llr, step 8" in " ".join(command("plan", grid).stdout.split()), "which needs validation"
     record = recorded(tmp_path / "store")["erm"]
     assert record.dataset_options == {"train_size": 300, "held_out": 0.2}
     assert sum(record.splits["validation"].n) == 60 and sum(record.splits["train_e0"].n) == 120

@@ -215,13 +215,14 @@ def is_number(x: Tensor) -> bool:
 
 def finite_complaints(what: str, x: Tensor) -> Iterator[str]:
     """A complaint about numbers that are none or infinite, as float32."""
-    parts = [part.float().flatten(1) for part in torch.split(x[:, None], max(1, CHUNK_VALUES // x[0].numel()))]
-    bad = torch.cat([~part.isfinite().all(1) for part in parts]).nonzero()[:, 0]
+    parts = torch.split(x[:, None], max(1, CHUNK_VALUES // x[0].numel()))
+    bad = torch.cat([~part.float().flatten(1).isfinite().all(1) for part in parts]).nonzero()[:, 0]
     if len(bad):
-        nan, infinite = (sum(int(of(part).sum()) for part in parts) for of in (torch.isnan, torch.isinf))
+        of = x[bad].float()
+        counts = f"{int(of.isnan().sum()):,} NaN, {int(of.isinf().sum()):,} infinite"
         yield (
-            f"{len(bad):,} of {len(x):,} {what} hold numbers that are not finite ({nan:,} NaN, {infinite:,} infinite), "
-            f"the first is example {int(bad[0])}"
+            f"{len(bad):,} of {len(x):,} {what} hold numbers that are not finite ({counts}), the first is example "
+            f"{int(bad[0])}"
         )
 
 
@@ -251,6 +252,9 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
         yield "the class provides subsets; the training examples have none"
     if dataset.held_out and "validation" in data.tests:
         yield f"held_out={dataset.held_out:g}, but load gives a split 'validation' already: leave it out"
+    for n in train.environment.bincount().tolist() if train.environment is not None else [len(train.y)]:
+        if dataset.held_out and n and not 0 < (held := round(dataset.held_out * n)) < n:
+            yield f"held_out={dataset.held_out:g} of {n:,} training examples is {held}: change it"
     if absent := set(range(data.environments)) - present:
         yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
     if data.attributes > 1 and train.attribute is None:
