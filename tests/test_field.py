@@ -175,6 +175,11 @@ def test_spawrious_takes_a_settings_folders(setting: str, made: Path) -> None:
     assert not np.logical_and(groups(data.train, data), groups(data.tests["test"], data)).any()
 
 
+def test_a_setting_that_there_is_not(made: Path) -> None:
+    with pytest.raises(UserError, match="must be o2o_easy or .* or m2m_hard, not 'o2o_esy'; did you mean o2o_easy?"):
+        dataset_files.prepare("spawrious", made, ["spawrious.setting=o2o_esy"])
+
+
 def test_spawrious_has_the_published_counts() -> None:
     for setting in ("o2o_easy", "m2m_hard"):
         expected = Spawrious(setting=setting).expected  # type: ignore[arg-type]

@@ -135,10 +135,17 @@ def check_value(option: Option, value: Any, of: str) -> Any:
         if fits:
             allowed = converted if converted is None else within(option, converted, of)
             return option.normal(allowed) if option.normal else allowed
-    words = " or ".join(TYPE_WORDS.get(kind, kind) for kind in kinds)
+    words = " or ".join(TYPE_WORDS.get(kind) or " or ".join(map(str, literals(kind))) or kind for kind in kinds)
+    near = get_close_matches(str(value), [str(word) for kind in kinds for word in literals(kind)], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
     if "int" in kinds and isinstance(value, float) and value.is_integer():
         words += f" up to {EXACT:,}"
-    raise ValueError(f"{option.name} of {of} must be {words}, not {quote_value(value)}")
+    raise ValueError(f"{option.name} of {of} must be {words}, not {quote_value(value)}{hint}")
+
+
+def literals(kind: str) -> tuple[Any, ...]:
+    """The values that an annotation such as `Literal["a", "b"]` allows; none of another one."""
+    return tuple(ast.literal_eval(f"({kind[8:-1]},)")) if kind.startswith("Literal[") else ()
 
 
 def unstorable(value: Any) -> str | None:
@@ -182,8 +189,7 @@ def fit(kind: str, value: Any) -> tuple[bool, Any]:
     if kind == "None":
         return value is None, value
     if kind.startswith("Literal["):
-        words = ast.literal_eval(f"({kind[8:-1]},)")
-        return value in words, value
+        return value in literals(kind), value
     return True, value  # types unknown to this check are left to the plug-in
 
 
