@@ -1,0 +1,180 @@
+"""Rows written as prepared splits: arrays, labels and facts, in a folder that appears once it is complete."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import file_digest
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spurbench.bench.core.errors import BadData
+from spurbench.bench.core.files import write_atomically
+from spurbench.bench.core.terminal import plural
+from spurbench.bench.prepared.facts import FACTS, SCHEMA, ArrayFacts, Facts, SplitFacts
+from spurbench.bench.prepared.folder import Labels, Prepared
+from spurbench.bench.prepared.hashes import combined_checksum, labels_hash, part_hashes
+from spurbench.bench.prepared.workplace import (
+    check_space,
+    delete_abandoned,
+    delete_all_but,
+    locked,
+    move_into_place,
+    workplace,
+)
+from spurbench.bench.tabular.codes import SPLITS, Codes, Integers
+
+Array = np.ndarray[Any, np.dtype[Any]]
+CHUNK_BYTES = 32 << 20  # of the arrays of rows made at a time
+
+
+@dataclass
+class Rows:
+    """Examples that are rows: what is known of them, and what makes their arrays."""
+
+    file: Path
+    label: Codes
+    attributes: Mapping[str, Codes]
+    split: Integers  # [n], places in SPLITS
+    shapes: Mapping[str, tuple[tuple[int, ...], str]]  # array → shape and dtype of an example
+    make: Callable[[Integers], Mapping[str, Array]]  # row numbers [b] → arrays [b, ...]
+    examples: str  # what they are: "rows of 104 numbers"
+    layout: str = ""
+    columns: list[str] = field(default_factory=list)  # what each number of an example is
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare_rows(name: str, called: str, rows: Rows, options: Mapping[str, str], keep_duplicates: bool) -> Prepared:
+    """Write rows as the version `called` of a dataset. Nothing of it is left if that fails.
+
+    Raises BadData for rows that are in several splits, unless these are kept.
+    """
+    work = workplace(name, called)
+    with locked(work), deleted_on_failure(work):
+        delete_abandoned(work)
+        delete_all_but(work, {"lock"})
+        each = sum(prod(shape) * np.dtype(kind).itemsize for shape, kind in rows.shapes.values())
+        check_space(work, each * len(rows.split))
+        splits, prints = {}, {}
+        for place, split in enumerate(SPLITS):
+            chosen = np.flatnonzero(rows.split == place)
+            if len(chosen):
+                prints[split] = (chosen, write_arrays(work, split, rows, chosen))
+                splits[split] = split_facts(work, split, rows, chosen)
+        copies = find_copies(rows.file, prints, keep_duplicates)
+        facts = collect_facts(name, called, rows, options, splits) | {"copies": copies}
+        write_atomically(work / FACTS, json.dumps(facts, indent=1).encode())
+        return move_into_place(Prepared.open(work, called))
+
+
+@contextmanager
+def deleted_on_failure(work: Path) -> Iterator[None]:
+    """The folder is deleted if what is done inside fails: it takes no longer to do it all again."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def write_arrays(work: Path, split: str, rows: Rows, chosen: Integers) -> Array:
+    """Write the arrays of a split, and return a hash [n] of each of its examples."""
+    targets = {
+        name: np.lib.format.open_memmap(work / array_file(split, name), "w+", np.dtype(kind), (len(chosen), *shape))
+        for name, (shape, kind) in rows.shapes.items()
+    }
+    each = max(1, sum(target[:1].nbytes for target in targets.values()))
+    size = max(1, CHUNK_BYTES // each)
+    prints = np.zeros(len(chosen), np.uint64)
+    for at in (slice(start, start + size) for start in range(0, len(chosen), size)):
+        for name, values in rows.make(chosen[at]).items():
+            targets[name][at] = values
+            prints[at] = prints[at] * np.uint64(3) + hash_rows(targets[name][at])
+    for target in targets.values():
+        target.flush()
+    return prints
+
+
+def array_file(split: str, name: str) -> str:
+    return f"{split}-{name}.npy"
+
+
+def hash_rows(values: Array) -> Array:
+    """A number for each row [b] that equal rows share, and different ones only by an unlikely chance."""
+    flat = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
+    flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4))).view(np.uint32)
+    odd = np.random.default_rng(flat.shape[1]).integers(0, 2**63, flat.shape[1], dtype=np.uint64) * 2 + 1
+    found: Array = flat.astype(np.uint64) @ odd
+    mixed: Array = found ^ (found >> np.uint64(29))
+    return mixed
+
+
+def find_copies(file: Path, prints: Mapping[str, tuple[Integers, Array]], keep: bool) -> dict[str, dict[str, int]]:
+    """How many examples of each split are also in an earlier one. Raises BadData for any unless they are kept."""
+    copies: dict[str, dict[str, int]] = {}
+    earlier: dict[str, tuple[Integers, Array]] = {}
+    for split, (rows, own) in prints.items():
+        for before, (others, known) in earlier.items():
+            same = np.isin(own, known)
+            if same.any() and not keep:
+                at = int(np.argmax(same))
+                other = int(others[np.argmax(known == own[at])])
+                raise BadData(
+                    f"{file}: {plural(int(same.sum()), 'row')} of {split} also in {before}, the first is row "
+                    f"{rows[at] + 1:,}, the same inputs as row {other + 1:,}"
+                )
+            if same.any():
+                copies.setdefault(split, {})[before] = int(same.sum())
+        earlier[split] = rows, own
+    return copies
+
+
+def split_facts(work: Path, split: str, rows: Rows, chosen: Integers) -> SplitFacts:
+    """Write the labels of a split; the facts about it."""
+    attributes = {name: codes.of_row[chosen] for name, codes in rows.attributes.items()}
+    labels = Labels(rows.label.of_row[chosen], chosen + 1, attributes)
+    buffer = io.BytesIO()
+    np.savez(buffer, **labels.stored())  # type: ignore[arg-type]
+    write_atomically(work / f"{split}-labels.npz", buffer.getvalue())
+    names = {name: codes.names for name, codes in rows.attributes.items()}
+    arrays = {name: array_facts(work / array_file(split, name)) for name in rows.shapes}
+    return {
+        "n": len(chosen), "counts": labels.counts(len(rows.label.names), names), "arrays": arrays,
+        "labels": f"{split}-labels.npz", "labels_sha256": labels_hash(labels.stored()),
+    }  # fmt: skip
+
+
+def array_facts(file: Path) -> ArrayFacts:
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    kind: Any = str(array.dtype)
+    size, parts = file.stat().st_size, part_hashes(array)
+    return {"file": file.name, "bytes": size, "shape": list(array.shape[1:]), "dtype": kind, "parts": parts}
+
+
+def collect_facts(
+    name: str, called: str, rows: Rows, options: Mapping[str, str], splits: Mapping[str, SplitFacts]
+) -> Facts:
+    return {
+        "schema": SCHEMA, "name": name, "version": called, "options": dict(options), "examples": rows.examples,
+        "layout": rows.layout or f"{rows.file.suffix[1:]} file", "from": str(rows.file),
+        "content": content_of(rows.file), "classes": rows.label.names,
+        "attributes": {key: codes.names for key, codes in rows.attributes.items()}, "columns": rows.columns,
+        "splits": dict(splits), "notes": rows.notes, "checksum": combined_checksum(splits),
+        "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {each: version(each) for each in ("numpy", "pyarrow", "scikit-learn")},
+    }  # fmt: skip
+
+
+def content_of(file: Path) -> str:
+    """SHA-256 of a file."""
+    with open(file, "rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
