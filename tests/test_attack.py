@@ -13,8 +13,8 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation.attacks import Target, correct_after_pgd, find_margins, margin_loss, pgd
 from spurbench.bench.evaluation.counting import predict
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Margins, Pgd, Training
-from spurbench.bench.training.batching import Preprocessing, to_float
+from spurbench.bench.plugins.dataset import Margins, Pgd, Training, to_numbers
+from spurbench.bench.training.batching import Preprocessing
 from spurbench.bench.training.replica import build_network
 
 PLAIN = Preprocessing(lambda u: u)
@@ -98,7 +98,7 @@ def test_the_released_attack_on_another_scale(network: tuple[Target, Tensor, Ten
     """CIFAR-100's images were attacked on CIFAR-10's scale: what the network sees is the same until it is moved."""
     target, x, y = network
     how = Pgd(eps=0.0, step=0.0, steps=1, mount="released", mean=(0.5,) * 3, std=(0.2,) * 3)  # stays within [0, 1]
-    plain = predict(target.mounted(to_float(x))) == y
+    plain = predict(target.mounted(to_numbers(x))) == y
     assert 0 < plain.sum() and torch.equal(correct_after_pgd(target, x, y, how, 0, none), plain)
     far = replace(how, eps=0.2, step=0.05, steps=10)
     assert correct_after_pgd(target, x, y, far, 0, none).sum() < plain.sum()

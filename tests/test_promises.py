@@ -84,9 +84,12 @@ SPLITS: Mapping[str, tuple[dict[str, Any], str]] = {
     "more attributes": ({"attribute": torch.zeros(9, dtype=torch.long)}, "9 attributes for 8 examples"),
     "nothing": ({"x": torch.empty(0, 2), "y": LABELS[:0], "attribute": LABELS[:0]}, "has no examples"),
     "not finite": ({"x": torch.tensor([0.0, NAN] * 8).view(8, 2)}, "8 of 8 inputs .* not finite"),
-    "infinite once": ({"x": torch.ones(8, 2) / (torch.arange(8)[:, None] - 5)}, "1 of 8 inputs .* example 5"),
+    "infinite once": (
+        {"x": torch.ones(8, 2) / (torch.arange(8)[:, None] - 5)},
+        r"1 of 8 inputs .* \(0 NaN, 2 infinite\), the first is example 5",
+    ),
     "too large for float32": ({"x": torch.full((8, 2), 1e200, dtype=torch.float64)}, "8 of 8 inputs"),
-    "whole numbers": ({"x": torch.ones(8, 2, dtype=torch.int64)}, "inputs are of torch.int64; expected torch.float32"),
+    "complex": ({"x": torch.ones(8, 2, dtype=torch.complex64)}, "inputs are of torch.complex64; expected floats,"),
     "flat": ({"x": torch.ones(8)}, r"inputs are a tensor \[8\] of torch.float32; expected a tensor \[n, ...\]"),
     "none": ({"x": None}, r"inputs are None; expected a tensor"),
 }  # fmt: skip
@@ -107,6 +110,8 @@ def test_a_split_that_is_not_right(kind: str, place: str) -> None:
 def test_splits_that_do_not_belong_together() -> None:
     for changes, words in (
         ({"x": torch.ones(8, 3)}, r"split 'test': inputs have the shape \[3\] each, those of training \[2\]"),
+        ({"x": torch.ones(8, 2).long()}, "split 'test': inputs are of torch.int64, those of training of torch.float32"),
+        ({"x": {"ids": torch.ones(8, 2)}}, r"'test': inputs are a dict of ids, those of training a tensor \[8, 2\]"),
         ({"attribute": None}, "split 'test': has no attribute, training has"),
     ):
         with pytest.raises(BadData, match=words):

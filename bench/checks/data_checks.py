@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData, BadSeed
-from spurbench.bench.plugins.dataset import Data, Dataset, Split
+from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, count_inputs
 from spurbench.bench.plugins.method import Method
+from spurbench.bench.plugins.network import kind_of
 
 NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; names of training splits are taken
 CHUNK_VALUES = 1 << 24  # input values checked at a time
@@ -79,18 +80,19 @@ def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
 
 
 def split_complaints(split: Split, data: Data) -> Iterator[str]:
-    """Complaints about one split: its labels, then its inputs."""
-    if not isinstance(split.x, Tensor) or split.x.ndim < 2:
-        yield f"inputs are {describe_kind(split.x)}; expected a tensor [n, ...]"
-    if not len(split.x):
+    """Complaints about one split: the form of its inputs, its labels, then what is in its inputs."""
+    yield from form_complaints(split.x, data.train.x)
+    n = count_inputs(split.x)
+    if not n:
         yield "has no examples"
-    yield from code_complaints("labels", split.y, len(split.x), "classes", data.classes)
+    yield from code_complaints("labels", split.y, n, "classes", data.classes)
     if (split.attribute is None) != (data.train.attribute is None):
         yield "has an attribute, training has none" if split.attribute is not None else "has no attribute, training has"
     for name, codes in (("attribute", split.attribute), ("environment", split.environment)):
         if codes is not None:
-            yield from code_complaints(f"{name}s", codes, len(split.x), f"{name}s", getattr(data, f"{name}s"))
-    yield from input_complaints(split.x, data.train.x)
+            yield from code_complaints(f"{name}s", codes, n, f"{name}s", getattr(data, f"{name}s"))
+    for what, x, training in tensors_of(split.x, data.train.x):
+        yield from input_complaints(what, x, training, n)
 
 
 def code_complaints(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[str]:
@@ -110,25 +112,68 @@ def code_complaints(what: str, codes: Any, n: int, field: str, count: int) -> It
         )
 
 
-def input_complaints(x: Tensor, training: Tensor) -> Iterator[str]:
-    """Complaints about inputs; bytes are always finite and are not read."""
-    if x.dtype != torch.uint8 and not x.is_floating_point():
-        yield f"inputs are of {x.dtype}; expected torch.float32, or torch.uint8 for pixels from 0 to 255"
+def form_complaints(x: Any, training: Any) -> Iterator[str]:
+    """Complaints about inputs that are neither a tensor nor tensors by name, the same ones as in training."""
+    named = isinstance(x, dict)
+    if not named and (not isinstance(x, Tensor) or x.ndim < 2):
+        yield f"inputs are {describe_kind(x)}; expected a tensor [n, ...], or a dict of such"
+    if named and (not x or not all(isinstance(name, str) and isinstance(x[name], Tensor) for name in x)):
+        yield f"inputs are a dict of {', '.join(map(describe_kind, x.values())) or 'nothing'}; expected name → tensor"
+    if named and (flat := [name for name in x if not x[name].ndim]):
+        yield f"the input '{flat[0]}' is a single number; expected a tensor [n, ...]"
+    if named != isinstance(training, dict) or (named and x.keys() != training.keys()):
+        yield f"inputs are {describe_form(x)}, those of training {describe_form(training)}"
+
+
+def tensors_of(x: Inputs, training: Inputs) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What each tensor of the inputs is called in messages, and itself here and in training."""
+    if isinstance(x, Tensor) and isinstance(training, Tensor):
+        yield "inputs", x, training
+    elif isinstance(x, dict) and isinstance(training, dict):
+        yield from ((f"inputs '{name}'", part, training[name]) for name, part in x.items())
+
+
+def input_complaints(what: str, x: Tensor, training: Tensor, n: int) -> Iterator[str]:
+    """Complaints about a tensor of the inputs; integers are always finite and are not read."""
+    if x.is_complex() or x.is_quantized:
+        yield f"{what} are of {x.dtype}; expected floats, torch.uint8 for pixels from 0 to 255, or other integers"
+    if is_number(x) != is_number(training):
+        yield f"{what} are of {x.dtype}, those of training of {training.dtype}: one is numbers, the other integers"
+    if len(x) != n:
+        yield f"{len(x):,} {what} for {n:,} examples"
     if x.shape[1:] != training.shape[1:]:
-        yield f"inputs have the shape {list(x.shape[1:])} each, those of training {list(training.shape[1:])}"
+        yield f"{what} have the shape {list(x.shape[1:])} each, those of training {list(training.shape[1:])}"
     if not x.numel():
-        yield f"inputs have the shape {list(x.shape[1:])} each: they are empty"
-    if x.dtype == torch.uint8:
-        return
-    rows = max(1, CHUNK_VALUES // x[0].numel())
-    bad = torch.cat([~part.float().flatten(1).isfinite().all(1) for part in torch.split(x, rows)]).nonzero()[:, 0]
+        yield f"{what} have the shape {list(x.shape[1:])} each: they are empty"
+    if x.is_floating_point():
+        yield from finite_complaints(what, x)
+
+
+def is_number(x: Tensor) -> bool:
+    """Whether a network is given floats of them: floats are, and bytes, which are pixels."""
+    return x.is_floating_point() or x.dtype == torch.uint8
+
+
+def finite_complaints(what: str, x: Tensor) -> Iterator[str]:
+    """A complaint about numbers that are none or infinite, as float32."""
+    parts = [part.float().flatten(1) for part in torch.split(x[:, None], max(1, CHUNK_VALUES // x[0].numel()))]
+    bad = torch.cat([~part.isfinite().all(1) for part in parts]).nonzero()[:, 0]
     if len(bad):
-        yield f"{len(bad):,} of {len(x):,} inputs hold numbers that are not finite, the first is example {int(bad[0])}"
+        nan, infinite = (sum(int(of(part).sum()) for part in parts) for of in (torch.isnan, torch.isinf))
+        yield (
+            f"{len(bad):,} of {len(x):,} {what} hold numbers that are not finite ({nan:,} NaN, {infinite:,} infinite), "
+            f"the first is example {int(bad[0])}"
+        )
 
 
 def scale_complaints(data: Data) -> Iterator[str]:
     """Complaints about the mean and the deviation of each channel."""
-    channels = data.train.x.shape[1]
+    x = data.train.x
+    if isinstance(x, dict) or not is_number(x):
+        if (data.mean, data.std) != (Data.mean, Data.std):
+            yield f"load gave Data(mean={data.mean!r}, std={data.std!r}); {kind_of(x)} are not normalised: leave it out"
+        return
+    channels = x.shape[1]
     for name, values in (("mean", data.mean), ("std", data.std)):
         if not isinstance(values, tuple) or len(values) not in (1, channels):
             yield f"load gave Data({name}={values!r}); expected a tuple of one number or of {channels}, one per channel"
@@ -152,6 +197,13 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     for name, attack in dataset.attacks().items():
         if attack.split != "train" and attack.split not in data.tests:
             yield f"the attack '{name}' is on split '{attack.split}', which load does not give"
+        if isinstance(train.x, dict) or not is_number(train.x):
+            yield f"the attack '{name}' changes pixels; these inputs are {describe_form(train.x)}"
+
+
+def describe_form(x: Inputs) -> str:
+    """Inputs in a few words, by what they are made of."""
+    return f"a dict of {', '.join(map(str, x))}" if isinstance(x, dict) else describe_kind(x)
 
 
 def describe_kind(value: Any) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spurbench.bench.evaluation.counting import cross_entropy, predict
 from spurbench.bench.plugins.dataset import Margins, Pgd
-from spurbench.bench.training.batching import Preprocessing, to_float
+from spurbench.bench.training.batching import Preprocessing
 
 Logits = Callable[[Tensor], Tensor]
 CheckStop = Callable[[], None]
@@ -37,6 +37,12 @@ class Target:
     def mounted(self, u: Tensor) -> Tensor:
         """Logits of images in [0, 1], through the normalisation the network was trained with."""
         return self.network(self.preprocessing.normalize(u))
+
+    def images(self, x: Tensor) -> Tensor:
+        """Raw images on the device, in [0, 1]."""
+        u = self.preprocessing.numbers(x.to(self.device))
+        assert isinstance(u, Tensor)
+        return u
 
 
 def differentiate_input(logits: Logits, u: Tensor, y: Tensor, objective: str = "loss") -> tuple[Tensor, Tensor]:
@@ -109,7 +115,7 @@ def correct_after_pgd(target: Target, x: Tensor, y: Tensor, attack: Pgd, seed: i
     found = []
     for rows in torch.split(torch.arange(len(y)), attack.batch):
         check_stop()
-        u, labels = to_float(x[rows].to(target.device)), y[rows].to(target.device)
+        u, labels = target.images(x[rows]), y[rows].to(target.device)
         if target.preprocessing is not own:
             u = target.preprocessing.denormalize(own.normalize(u))
         perturbed = pgd(attacked, u, labels, attack, generator)
@@ -125,7 +131,7 @@ def find_margins(target: Target, x: Tensor, y: Tensor, attack: Margins, check_st
     """
     cached_batch = 100 * torch.get_num_threads() if target.device.type == "cpu" else 1000  # fits a thread's cache
     parts = torch.split(torch.arange(len(y)), attack.batch or cached_batch)
-    batches = ((to_float(x[rows].to(target.device)), y[rows].to(target.device)) for rows in parts)
+    batches = ((target.images(x[rows]), y[rows].to(target.device)) for rows in parts)
     return torch.cat([search_margins(target, u, labels, attack, check_stop).cpu() for u, labels in batches])
 
 

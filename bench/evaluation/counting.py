@@ -50,7 +50,7 @@ def split_by_environment(name: str, split: Split, data: Data) -> dict[str, tuple
     for e in range(data.environments if split.environment is not None else 0):
         of = torch.as_tensor(split.environment == e)
         found[f"{name}_e{e}"] = (
-            Split(split.x[:0], split.y[of], None if split.attribute is None else split.attribute[of]),
+            Split(torch.empty(0), split.y[of], None if split.attribute is None else split.attribute[of]),
             of,
         )
     return found

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from torch.func import functional_call, grad, vjp, vmap
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
+from spurbench.bench.plugins.dataset import Inputs, map_inputs
+from spurbench.bench.training.batching import in_dtype, select_rows
 from spurbench.bench.training.model import Model
 
 Array = NDArray[Any]
@@ -65,7 +68,7 @@ class Probe:
         if data.classes != 2:
             raise UserError(f"features are defined by labels ±1: this run has {data.classes} classes, not 2")
         rows = draw_sample(len(data.train.y), settings.sample, seed)
-        self.x, self.sign = data.train.x[rows], to_signs(data.train.y[rows])
+        self.x, self.sign = select_rows(data.train.x, rows), to_signs(data.train.y[rows])
         self.known = {"constant": torch.ones_like(self.sign)}
         if data.train.attribute is not None and data.attributes == 2:
             self.known["attribute"] = to_signs(data.train.attribute[rows])
@@ -117,30 +120,30 @@ def draw_sample(n: int, most: int, seed: int) -> Tensor:
 # ---- features -----------------------------------------------------------------------------------------------------
 
 
-def find_features(model: Model, x: Tensor, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_features(model: Model, x: Inputs, sign: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """U [n, count] and the strengths [count] of a network as it is now, on raw inputs `x`."""
     network = model.network
     parameters = {name: p.detach().cpu().double() for name, p in model.parameters.items()}
     buffers = {name: b.cpu().double() if b.is_floating_point() else b.cpu() for name, b in network.named_buffers()}
-    inputs = model.preprocessing(x).double()
-    count = min(count, len(x))
+    inputs = in_dtype(model.preprocessing(x), torch.float64)
+    count = min(count, len(sign))
 
-    def logits(own: Parameters, some: Tensor) -> Tensor:
+    def logits(own: Parameters, some: Inputs) -> Tensor:
         return to_one_logit(functional_call(network, own | buffers, (some,)))
 
     size = sum(parameter.numel() for parameter in parameters.values())
     with model.evaluating():
-        if len(x) * size <= EXACT:
+        if len(sign) * size <= EXACT:
             return exact_features(logits, parameters, inputs, sign, count)
         seed = stream(model.seed, "noise")
         return randomised_features(lambda own: logits(own, inputs), parameters, sign, count, seed)
 
 
 def exact_features(
-    logits: Callable[[Parameters, Tensor], Tensor], parameters: Parameters, inputs: Tensor, sign: Tensor, count: int
+    logits: Callable[[Parameters, Inputs], Tensor], parameters: Parameters, inputs: Inputs, sign: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Singular vectors and values of the Jacobian, computed row by row."""
-    rows = vmap(grad(lambda own, one: logits(own, one[None])[0]), (None, 0))(parameters, inputs)
+    rows = vmap(grad(lambda own, one: logits(own, map_inputs(itemgetter(None), one))[0]), (None, 0))(parameters, inputs)
     jacobian = torch.cat([part.flatten(1) for part in rows.values()], 1) * sign[:, None]
     U, S, _ = torch.linalg.svd(jacobian, full_matrices=False)
     return U[:, :count], S[:count]

@@ -13,13 +13,13 @@ from spurbench.bench.checks import start_checks
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Data, Split
+from spurbench.bench.plugins.dataset import Data, Inputs, Split, split_inputs
 from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
 from spurbench.bench.plugins.network import Networks
 from spurbench.bench.records.run import INFERRED, Run
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.batching import Preprocessing, generator_for
+from spurbench.bench.training.batching import Preprocessing, generator_for, select_rows, to_device
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import watched
 from spurbench.bench.training.replica import Frozen, Replica, find_head, head_network
@@ -135,7 +135,7 @@ class Look:
     @property
     def preprocessing(self) -> Preprocessing:
         data = self.replica.data
-        return Preprocessing(self.setup.method.transform, data.mean, data.std)
+        return Preprocessing(self.setup.method.transform, data.mean, data.std, numbers=self.replica.preprocess)
 
     def seen(
         self,
@@ -166,15 +166,15 @@ class Look:
         return kept
 
     @torch.no_grad()
-    def compute(self, x: Tensor) -> dict[str, Tensor]:
+    def compute(self, x: Inputs) -> dict[str, Tensor]:
         """Logits and features of raw inputs, float32, in evaluation mode."""
         networks, device = self.replica.networks, torch.device(self.options.device)
         for network in networks:
             network.to(device).eval()
         head = find_head(networks[0], self.setup.training)
         parts: dict[str, list[Tensor]] = {}
-        for raw in torch.split(x, self.options.micro_batch):
-            inputs = self.preprocessing(raw.to(device))
+        for raw in split_inputs(x, self.options.micro_batch):
+            inputs = self.preprocessing(to_device(raw, device))
             with watched(head) as given:
                 outputs = {"logits": networks[0](inputs), "features": given[0]}
             if len(networks) > 1:
@@ -228,7 +228,8 @@ def part(split: Split, rows: Tensor) -> Split:
     """The rows of a split."""
     at = rows.nonzero()[:, 0]
     own = {name: None if (of := getattr(split, name)) is None else of[at] for name in ("attribute", "environment")}
-    return replace(split, x=split.x[at], y=split.y[at], index=at if split.index is None else split.index[at], **own)
+    index = at if split.index is None else split.index[at]
+    return replace(split, x=select_rows(split.x, at), y=split.y[at], index=index, **own)
 
 
 def freeze(replica: Replica, look: Look) -> None:

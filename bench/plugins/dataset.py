@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData as BadData
@@ -16,12 +18,45 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.training_settings import Training as Training
 from spurbench.bench.plugins.training_settings import reduced
 
+Inputs = Tensor | dict[str, Tensor]
+"""Raw inputs of n examples: a tensor [n, ...], or several by name, each [n, ...], such as token ids and their mask."""
+
+
+def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
+    """Inputs with a function applied to each tensor of them."""
+    return function(x) if isinstance(x, Tensor) else {name: function(part) for name, part in x.items()}
+
+
+def join_inputs(function: Callable[[list[Tensor]], Tensor], parts: Sequence[Any]) -> Inputs:
+    """Several inputs made one by a function of the tensors of each name, such as `torch.cat`."""
+    if isinstance(parts[0], Tensor):
+        return function(list(parts))
+    return {name: function([part[name] for part in parts]) for name in parts[0]}
+
+
+def split_inputs(x: Inputs, size: int) -> Iterator[Inputs]:
+    """Inputs in parts of at most `size` examples, in order; views."""
+    for at in range(0, count_inputs(x), size):
+        yield map_inputs(itemgetter(slice(at, at + size)), x)
+
+
+def count_inputs(x: Inputs) -> int:
+    """n, the number of examples."""
+    return len(x if isinstance(x, Tensor) else next(iter(x.values())))
+
+
+def to_numbers(x: Tensor) -> Tensor:
+    """Raw inputs as a network takes them: bytes are pixels, scaled to [0, 1]; floats float32; the rest as it is."""
+    if x.dtype == torch.uint8:
+        return x.to(torch.float32) / 255
+    return x.float() if x.is_floating_point() else x
+
 
 @dataclass
 class Split:
     """Examples of one environment or split, raw: the network's input is made on the device."""
 
-    x: Tensor  # [n, ...] float32 or uint8, finite
+    x: Any  # Inputs: [n, ...] finite floats, uint8 for pixels, or other integers; or several such by name
     y: Tensor  # [n] int64 class index
     attribute: Tensor | None = None  # [n] int64 from 0, the spurious one; all splits have one, or none
     environment: Tensor | None = None  # [n] int64 from 0
@@ -42,7 +77,7 @@ class Data:
     classes: int = 2  # as the dataset's class says
     attributes: int = 1  # values of the spurious attribute
     environments: int = 0
-    mean: tuple[float, ...] = (0.0,)  # of each channel of pixels in [0, 1]; the network sees (pixel − mean) / std
+    mean: tuple[float, ...] = (0.0,)  # of each channel of floats, of pixels in [0, 1]; seen is (pixel − mean) / std
     std: tuple[float, ...] = (1.0,)
 
     @property
@@ -114,9 +149,9 @@ class Margins:
 
 
 Attack = Pgd | Margins
-Build = Callable[[Tensor], nn.Module]
+Build = Callable[[Inputs], nn.Module]
 """Makes the network from a few raw inputs, drawing its weights from torch's global generator."""
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[Inputs], Tensor]
 """Logits of a trained network for raw inputs, in evaluation mode."""
 
 
@@ -151,6 +186,13 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         """The data and the freshly drawn network of one seed, in the paper's order of random draws."""
+
+    def preprocess(self, x: Inputs) -> Inputs:
+        """What the network takes of a batch of raw inputs, on its device, before floats are normalised.
+
+        By default bytes are pixels, scaled to [0, 1], and integers of other types stay integers.
+        """
+        return map_inputs(to_numbers, x)
 
     def measures(self, score: Score, data: Data) -> dict[str, dict[str, float]]:
         """Further numbers of this dataset, split → metric → value, from the trained network."""

@@ -8,15 +8,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.fields import setting as setting
+from spurbench.bench.plugins.dataset import Inputs
 
 Networks = list[dict[str, dict[str, Tensor]]]
 """Of each network of a run its parameters and its buffers, by name."""
+
+FLOATS, INTEGERS, DICT = "floats", "integers", "dict"
+"""Kinds of inputs: a tensor of floats (pixels are, once scaled), one of integers or booleans, several by name."""
+
+
+def kind_of(x: Inputs) -> str:
+    """The kind of inputs, as a network is given them."""
+    return DICT if isinstance(x, dict) else FLOATS if x.is_floating_point() else INTEGERS
 
 
 @dataclass(frozen=True)
@@ -28,14 +37,16 @@ class Network(ABC):
     """
 
     variants: ClassVar[str] = ""
+    takes: ClassVar[frozenset[str]] = frozenset({FLOATS})  # the kinds of inputs that it can be given
 
     variant: str = ""
 
     @abstractmethod
-    def build(self, shape: Sequence[int], outputs: int) -> nn.Module:
+    def build(self, shape: Any, outputs: int) -> nn.Module:
         """The module from inputs [B, *shape] to logits [B, outputs].
 
-        Its weights are drawn from torch's global generator, layer after layer.
+        Of inputs that are several tensors by name, `shape` has the shape of each by its name, and the module is given
+        them as one dict. Its weights are drawn from torch's global generator, layer after layer.
 
         Errors: UserError for a shape that it cannot take.
         """

@@ -1,4 +1,4 @@
-"""What the network gets at each step: rows of the training set as scaled pixels, cut so that they fit the cache.
+"""What the network gets at each step: rows of the training set as numbers, cut so that they fit the cache.
 
 Axes in names: R replicas (seeds), B examples of the batch, b of a micro-batch.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.before_training import Draw, inverse_frequency
-from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.plugins.dataset import Data, Inputs, join_inputs, map_inputs, to_numbers
 from spurbench.bench.plugins.training_settings import Minibatches
 
 Pass = int | slice
@@ -27,7 +30,7 @@ ON_DEVICE = 4 << 30  # bytes of training inputs of one seed that are kept on a G
 class MicroBatch:
     """Inputs [b, ...] or [R, b, ...]; only the given columns of flat inputs, where all others are zero."""
 
-    x: Tensor
+    x: Inputs
     columns: slice | None = None
 
 
@@ -36,25 +39,34 @@ def generator_for(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream(seed, name))
 
 
-def to_float(x: Tensor) -> Tensor:
-    """Raw inputs as float32, bytes scaled to [0, 1]."""
-    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x.float()
+def in_dtype(x: Inputs, dtype: torch.dtype) -> Inputs:
+    """Inputs with their floats in another precision; integers stay, whatever their size."""
+    if isinstance(x, Tensor):
+        return x.to(dtype) if x.is_floating_point() else x
+    return {name: part.to(dtype) if part.is_floating_point() else part for name, part in x.items()}
+
+
+def to_device(x: Inputs, device: torch.device, non_blocking: bool = False) -> Inputs:
+    return map_inputs(lambda part: part.to(device, non_blocking=non_blocking), x)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From raw inputs to what the network sees: bytes to [0, 1], the method's transform, normalisation by channel.
+    """From raw inputs to what the network sees: to numbers, the method's transform, floats normalised by channel.
 
-    With `channels_last` the channels of a pixel lie side by side in memory, unless it is a single image.
+    `numbers` is the dataset's own way to the first. With `channels_last` the channels of a pixel lie side by side in
+    memory, unless it is a single image.
     """
 
-    transform: Callable[[Tensor], Tensor] = lambda x: x
+    transform: Callable[[Any], Any] = lambda x: x
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     channels_last: bool = False
+    numbers: Callable[[Inputs], Inputs] = partial(map_inputs, to_numbers)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.normalize(self.transform(to_float(x)))
+    def __call__(self, x: Inputs) -> Inputs:
+        found: Inputs = self.transform(self.numbers(x))
+        return self.normalize(found) if isinstance(found, Tensor) and found.is_floating_point() else found
 
     def normalize(self, u: Tensor) -> Tensor:
         """(u − mean) / std of each channel; `u` [b, channels, ...] is in [0, 1]."""
@@ -124,10 +136,11 @@ class FullBatch(Batches):
     def convert(self, replicas: Pass, rows: slice) -> MicroBatch:
         """A micro-batch; with `skip_zeros` flat, and without columns at its ends that are zero in all of it."""
         of = self.replicas_in(replicas)
-        inputs = [self.preprocessing[r](self.data[r].train.x[rows].to(self.device)) for r in of]
-        x = torch.stack(inputs) if isinstance(replicas, slice) else inputs[0]
-        if not self.skip_zeros:
-            return MicroBatch(x.to(self.dtype))
+        raw = [map_inputs(itemgetter(rows), self.data[r].train.x) for r in of]
+        inputs = [self.preprocessing[r](to_device(x, self.device)) for r, x in zip(of, raw, strict=True)]
+        x = join_inputs(torch.stack, inputs) if isinstance(replicas, slice) else inputs[0]
+        if not self.skip_zeros or not isinstance(x, Tensor):
+            return MicroBatch(in_dtype(x, self.dtype))
         x = x.flatten(2 if isinstance(replicas, slice) else 1)
         nonzero = x.reshape(-1, x.shape[-1]).any(0).nonzero()[:, 0]
         columns = slice(int(nonzero[0]), int(nonzero[-1]) + 1) if len(nonzero) else slice(0, 1)
@@ -153,9 +166,10 @@ class MiniBatch(Batches):
     ) -> None:
         super().__init__(data, passes, preprocessing, device)
         self.sampling, self.seeds = sampling, seeds
-        shape = data[0].train.x.shape[1:]
-        if sampling.augment and len(shape) != 3:
-            raise UserError(f"augment={sampling.augment} changes pictures; these inputs have the shape {list(shape)}")
+        x = data[0].train.x
+        if sampling.augment and (isinstance(x, dict) or x.ndim != 4):
+            what = "are several tensors" if isinstance(x, dict) else f"have the shape {list(x.shape[1:])}"
+            raise UserError(f"augment={sampling.augment} changes pictures; these inputs {what}")
         self.draws = [complete(draw, d, sampling) for draw, d in zip(draws, data, strict=True)]
         self.size = sampling.batch or len(self.draws[0][0])  # none: all rows at each step
         if sampling.batch is None and any(len(rows) != self.size for rows, _ in self.draws):
@@ -190,17 +204,17 @@ class MiniBatch(Batches):
         rows = self.rows(step)
         inputs = []
         for r, x in enumerate(self.x):
-            raw = select_rows(x, rows[r]).to(self.device, non_blocking=True)
+            raw = to_device(select_rows(x, rows[r]), self.device, non_blocking=True)
             inputs.append(self.preprocessing[r](self.augment(raw, self.seeds[r], step)))
         return [
-            [MicroBatch(torch.stack(inputs) if isinstance(replicas, slice) else inputs[replicas])]
+            [MicroBatch(join_inputs(torch.stack, inputs) if isinstance(replicas, slice) else inputs[replicas])]
             for replicas in self.passes
         ]
 
-    def augment(self, x: Tensor, seed: int, step: int) -> Tensor:
+    def augment(self, x: Inputs, seed: int, step: int) -> Inputs:
         """Images [b, channels, height, width] after the protocol's random crops and flips."""
         kinds = (self.sampling.augment or "").split(",")
-        if kinds == [""]:
+        if kinds == [""] or not isinstance(x, Tensor):
             return x
         generator = generator_for(seed, f"augment {step}")
         flips = torch.rand(len(x), generator=generator) < (0.5 if "flip" in kinds else 0.0)
@@ -238,14 +252,14 @@ def crop_and_flip(x: Tensor, padding: int, corners: Tensor, flips: Tensor) -> Te
     return padded[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def select_rows(x: Tensor, rows: Tensor) -> Tensor:
+def select_rows(x: Inputs, rows: Tensor) -> Inputs:
     """Rows of `x`, each copied as one piece: 7 × as fast as `x[rows]` for memory-mapped images."""
-    return torch.index_select(x, 0, rows.to(x.device))
+    return map_inputs(lambda part: torch.index_select(part, 0, rows.to(part.device)), x)
 
 
-def move_if_small(x: Tensor, device: torch.device) -> Tensor:
+def move_if_small(x: Inputs, device: torch.device) -> Inputs:
     """Training inputs on the device if they fit, else where they are (memory-mapped); rows are taken from them."""
-    return x.to(device) if x.numel() * x.element_size() <= ON_DEVICE else x
+    return map_inputs(lambda part: part.to(device) if part.nbytes <= ON_DEVICE else part, x)
 
 
 def prefers_channels_last(network: nn.Module, device: torch.device) -> bool:

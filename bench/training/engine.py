@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from spurbench.bench.plugins.before_training import Draw
-from spurbench.bench.plugins.dataset import Training
+from spurbench.bench.plugins.dataset import Inputs, Training
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.network import Networks
 from spurbench.bench.plugins.training_settings import Minibatches
@@ -118,7 +118,9 @@ class Engine:
         stack, data = self.stacks[0], [replace(one.data, train=one.examples) for one in self.replicas]
         channels_last = prefers_channels_last(stack.networks[0], self.device)
         preprocessing = [
-            Preprocessing() if one.frozen else Preprocessing(self.method.transform, d.mean, d.std, channels_last)
+            Preprocessing()
+            if one.frozen
+            else Preprocessing(self.method.transform, d.mean, d.std, channels_last, one.preprocess)
             for one, d in zip(self.replicas, data, strict=True)
         ]
         seeds, sampling = [replica.seed for replica in self.replicas], self.training.sampling
@@ -262,7 +264,7 @@ class Engine:
             torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
 
 
-def call(network: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+def call(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> Tensor:
     """Logits of a network with these parameters and buffers."""
     found: Tensor = functional_call(network, tensors, (x,))
     return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from spurbench.bench.plugins.dataset import Inputs
 from spurbench.bench.training.networks.mlp import Layers
 
 Tensors = dict[str, Tensor]
@@ -37,7 +38,7 @@ class OneLogit(nn.Module):
         super().__init__()
         self.body = body
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Inputs) -> Tensor:
         z: Tensor = self.body(x)
         return z[:, 0]
 
@@ -110,7 +111,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
-def by_autograd(network: nn.Module, x: Tensor, head: nn.Module | None) -> Output:
+def by_autograd(network: nn.Module, x: Inputs, head: nn.Module | None) -> Output:
     """One replica's own network, and the way back, which adds to the gradients its parameters have."""
     with torch.enable_grad(), watched(head) as given:
         z: Tensor = network(x)
@@ -124,10 +125,10 @@ def by_autograd(network: nn.Module, x: Tensor, head: nn.Module | None) -> Output
     return Output(z.detach(), given[0].detach() if head else None, backward)
 
 
-def lifted(network: nn.Module, parameters: Tensors, x: Tensor, head: nn.Module | None) -> Output:
+def lifted(network: nn.Module, parameters: Tensors, x: Inputs, head: nn.Module | None) -> Output:
     """Stacked replicas of any network without buffers, and the way back, by autograd."""
 
-    def outputs(own: Tensors, inputs: Tensor) -> tuple[Tensor, ...]:
+    def outputs(own: Tensors, inputs: Inputs) -> tuple[Tensor, ...]:
         with watched(head) as given:
             found: Tensor = functional_call(network, own, (inputs,))
         return (found, *given)

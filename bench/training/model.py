@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.training.batching import Preprocessing
+from spurbench.bench.plugins.dataset import Data, Inputs, split_inputs
+from spurbench.bench.training.batching import Preprocessing, to_device
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Model:
     data: Data
     network: nn.Module  # the replica's own, or the one that all replicas pass through
     parameters: dict[str, Tensor]  # the replica's own, by name; views that follow every update
-    function: Callable[[Tensor], Tensor]  # from preprocessed inputs to logits, in the mode the network is in
+    function: Callable[[Inputs], Tensor]  # from preprocessed inputs to logits, in the mode the network is in
     preprocessing: Preprocessing
     device: torch.device
     micro_batch: int  # rows that are scored at once
 
     @torch.no_grad()
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Inputs) -> Tensor:
         """Logits [n] or [n, C] of raw inputs [n, ...], float32, in evaluation mode, on the CPU."""
         with self.evaluating():
-            parts = torch.split(x, self.micro_batch)
-            return torch.cat([self.function(self.preprocessing(part.to(self.device))).cpu() for part in parts])
+            parts = (to_device(part, self.device) for part in split_inputs(x, self.micro_batch))
+            return torch.cat([self.function(self.preprocessing(part)).cpu() for part in parts])
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugin_files.components import known_network
 from spurbench.bench.plugin_files.discovery import load_component
-from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
+from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
-from spurbench.bench.plugins.network import Network
+from spurbench.bench.plugins.network import FLOATS, Network, kind_of
 from spurbench.bench.training.batching import Preprocessing
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.networks.mlp import Layers
@@ -49,6 +50,7 @@ class Replica:
     seed: int
     data: Data
     networks: list[nn.Module]
+    preprocess: Callable[[Inputs], Inputs] = partial(map_inputs, to_numbers)  # the dataset's own
     start: Start = field(default_factory=Start)
     inferred: Tensor | None = None  # [n] an attribute of the training examples in place of the dataset's
     attributes: int | None = None  # values of the inferred one
@@ -90,9 +92,11 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
     With `inferred` groups the data need have none.
     """
 
-    def build(x: Tensor) -> nn.Module:
-        outputs = training.logits or (1 if classes == 2 else classes)
-        return build_network(method.transform(x[:1]).shape[1:], outputs, training)
+    def build(x: Inputs) -> nn.Module:
+        raw: Any = dataset.preprocess(next(split_inputs(x, 1)))
+        one: Any = method.transform(raw)
+        shape = one.shape[1:] if isinstance(one, Tensor) else {name: part.shape[1:] for name, part in one.items()}
+        return build_network(shape, training.logits or (1 if classes == 2 else classes), training, kind_of(one))
 
     classes = data_checks.declared_classes(dataset)
     if training.logits not in (None, classes, 1 if classes == 2 else None):
@@ -104,19 +108,21 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         torch.manual_seed(stream(seed, "second network"))
         networks.append(build(data.train.x))
     torch.manual_seed(stream(seed, "training"))  # dropout
-    return Replica(seed, data, networks)
+    return Replica(seed, data, networks, dataset.preprocess)
 
 
-def build_network(shape: Sequence[int], outputs: int, training: Training) -> nn.Module:
+def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOATS) -> nn.Module:
     """The network of a training for inputs [B, *shape] and this many logits; of one logit [B], of more [B, C].
 
-    Errors: UserError for an unknown name, with the nearest one, or for a shape that the network cannot take.
+    Errors: UserError for an unknown name, with the nearest one, or for inputs that the network cannot take.
     """
     try:
         known_network(training.network.name)
     except ValueError as error:
         raise UserError(str(error)) from None
     network: Network = load_component("network", training.network.name, network_settings(training))
+    if kind not in network.takes:
+        raise UserError(f"the network {network.called} takes {' and '.join(sorted(network.takes))}, not {kind}")
     module = network.build(shape, outputs)
     return OneLogit(module) if outputs == 1 else module
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from spurbench.bench.plugins.dataset import Inputs
 from spurbench.bench.training import forward
-from spurbench.bench.training.batching import MicroBatch, Pass
+from spurbench.bench.training.batching import MicroBatch, Pass, in_dtype
 from spurbench.bench.training.forward import Output, Tensors
 
 
@@ -53,6 +54,7 @@ class ReplicaStack:
         bf16: bool,
         heads: Sequence[nn.Module] = (),  # the networks' own, if features are wanted
     ) -> None:
+        self.device = device
         self.heads: Sequence[nn.Module | None] = heads or [None] * len(networks)
         self.networks = [network.to(device).train() for network in networks]
         self.stacked, self.axis = stacked, 1 if stacked else 0
@@ -105,10 +107,10 @@ class ReplicaStack:
         """What a micro-batch gives; columns of the first weight that meet only zeros are left out."""
         if self.first_weight is not None and part.columns is not None:
             parameters = parameters | {self.first_weight: parameters[self.first_weight][..., part.columns]}
-        x = part.x.to(self.dtype)
-        if self.plain:
+        x = in_dtype(part.x, self.dtype)
+        if self.plain and isinstance(x, Tensor):
             return forward.by_hand(parameters, x.flatten(self.axis + 1))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             if self.stacked:
                 return forward.lifted(network, parameters, x, head)
             return forward.by_autograd(network, x, head)
@@ -145,7 +147,7 @@ class ReplicaStack:
                     gradients[self.first_weight][..., part.columns].add_(found.pop(self.first_weight))
                 torch._foreach_add_([gradients[name] for name in found], list(found.values()))
 
-    def function(self, r: int) -> Callable[[Tensor], Tensor]:
+    def function(self, r: int) -> Callable[[Inputs], Tensor]:
         """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""
         if not self.stacked:
             return self.networks[r]

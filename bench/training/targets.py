@@ -6,12 +6,15 @@ Axes in names: R replicas, B examples of the batch, C classes, n examples of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from spurbench.bench.plugins.before_training import Draw, Examples
+from spurbench.bench.plugins.dataset import Inputs, map_inputs
 from spurbench.bench.plugins.method import VALUE, Method, Problem, batch_of
+from spurbench.bench.plugins.network import kind_of
 from spurbench.bench.training.batching import MicroBatch, Pass, generator_for
 from spurbench.bench.training.replica import Replica
 from spurbench.bench.training.stack import by_pass
@@ -63,12 +66,17 @@ class Mixing:
                 of | {"soft": soft} for of, (_, soft) in zip(targets, made, strict=True)
             ]
         every, fields = inputs[0][0].x, targets[0]
-        made = [self.mix_one(r, step, x, {name: of[r] for name, of in fields.items()}) for r, x in enumerate(every)]
+        made = [
+            self.mix_one(r, step, map_inputs(itemgetter(r), every), {name: of[r] for name, of in fields.items()})
+            for r in range(len(self.seeds))
+        ]
         x, soft = (torch.stack(parts) for parts in zip(*made, strict=True))
         return [[MicroBatch(x)]], [fields | {"soft": soft}]
 
-    def mix_one(self, r: int, step: int, x: Tensor, fields: Fields) -> tuple[Tensor, Tensor]:
-        """Errors: ValueError if what is mixed has another shape than it must have."""
+    def mix_one(self, r: int, step: int, x: Inputs, fields: Fields) -> tuple[Tensor, Tensor]:
+        """Errors: ValueError for inputs that cannot be mixed, and if what is mixed has not the shape it must have."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(f"{type(self.method).__name__} mixes inputs, and these are {kind_of(x)}, not floats")
         problem = self.problems[r]
         generator = generator_for(self.seeds[r], f"mix {step}")
         mixed, soft = self.method.mix(x, batch_of(problem, fields), generator)
