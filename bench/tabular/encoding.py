@@ -127,7 +127,7 @@ def is_numeric(file: Path, name: str, column: pa.ChunkedArray, option: str) -> b
     if wrong.sum() < given / 2:
         raise BadData(
             f"{file}: {plural(int(wrong.sum()), 'value')} of column '{cut(name)}' can be no number, the first is "
-            f"'{word}' in row {row}; leave missing values empty, or make it a category: --set {option}.categorical={name}"
+            f"'{word}' in row {row}; leave missing values empty, or make words of it: --set {option}.categorical={name}"
         )
     return False
 
@@ -158,37 +158,33 @@ class Encoder:
     """Fitted on training rows: medians for missing numbers, mean and deviation, and the categories that occur."""
 
     def __init__(self, inputs: Inputs, training: Array) -> None:
-        from sklearn.compose import ColumnTransformer
         from sklearn.impute import SimpleImputer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-        self.inputs = inputs
-        p, q = len(inputs.numbers), len(inputs.categories)
-        scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-        categories = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
-        self.transformer = ColumnTransformer([
-            ("numbers", scaled, list(range(p))), ("categories", categories, list(range(p, p + q))),
-        ])  # fmt: skip
-        self.transformer.fit(self.joined(training))
+        self.inputs, self.parts = inputs, []
+        if inputs.numbers:
+            scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+            self.parts.append((self.numbers, scaled.fit(self.numbers(training))))
+        if inputs.categories:
+            self.one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
+            self.parts.append((self.categories, self.one_hot.fit(self.categories(training))))
 
-    def joined(self, rows: Array) -> Array:
-        """Rows of all columns, numbers first, [b, p + q] float64."""
-        columns = [values[rows] for values in self.inputs.numbers.values()]
-        columns += [category.places[rows] for category in self.inputs.categories.values()]
-        return np.column_stack(columns).astype(np.float64, copy=False)
+    def numbers(self, rows: Array) -> Array:
+        return np.column_stack([values[rows] for values in self.inputs.numbers.values()])
+
+    def categories(self, rows: Array) -> Array:
+        return np.column_stack([category.places[rows] for category in self.inputs.categories.values()])
 
     def __call__(self, rows: Array) -> Array:
-        """Rows as inputs of a network, [b, D] float32."""
-        found: Array = self.transformer.transform(self.joined(rows)).astype(np.float32)
-        return found
+        """Rows as inputs of a network, [b, D] float32, numbers first."""
+        return np.hstack([fitted.transform(raw(rows)).astype(np.float32, copy=False) for raw, fitted in self.parts])
 
     @property
     def columns(self) -> list[str]:
         """What each input is."""
         found = list(self.inputs.numbers)
         if self.inputs.categories:
-            seen = self.transformer.named_transformers_["categories"].categories_
-            for (name, category), places in zip(self.inputs.categories.items(), seen, strict=True):
-                found += [f"{name}={category.words[int(place)]}" for place in places]
+            for (name, category), places in zip(self.inputs.categories.items(), self.one_hot.categories_, strict=True):
+                found += [f"{name}={category.words[place]}" for place in places]
         return found
