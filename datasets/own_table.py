@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spurbench.bench.plugins.dataset import Training
-from spurbench.bench.tabular.row_dataset import Known, RowDataset
+from spurbench.bench.tabular.row_dataset import Known, OwnRows
 
 
 @dataclass(frozen=True)
-class OwnTable(RowDataset):
+class OwnTable(OwnRows):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "accuracy"), ("train", "accuracy"))  # fmt: skip
@@ -28,13 +28,13 @@ class OwnTable(RowDataset):
         network="mlp", width=256, hidden_layers=2, optimizer="adam", lr=0.001, steps=2000, batch=256)  # fmt: skip
     kinds: ClassVar[tuple[str, ...]] = (".csv", ".parquet")
 
-    drop: str = ""  # columns that are no inputs, as "id,date"
-    categorical: str = ""  # columns of numbers that are names, such as codes: "ward,postcode"
+    drop: str | None = None  # columns that are no inputs, as "id,date"; None: all are
+    categorical: str | None = None  # columns of numbers that are names, such as codes: "ward,postcode"; None: none
 
-    def rows(self, file: Path, columns: Any, known: Known) -> Any:
+    def inputs(self, file: Path, columns: Any, known: Known) -> Any:
         from spurbench.bench.tabular.encoding import table_rows
 
-        held = (self.label, *([self.split_by] if self.split_by in columns else []))
-        inputs = {name: values for name, values in columns.items() if name not in held}
+        held = self.option("label"), self.option("split_by")
+        used = {name: values for name, values in columns.items() if name not in held}
         drop, categorical = (text.split(",") if text else [] for text in (self.drop, self.categorical))
-        return table_rows(file, inputs, known, drop, categorical, self.called)
+        return table_rows(file, used, known, drop, categorical, self.called)

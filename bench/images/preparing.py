@@ -158,7 +158,7 @@ def collect_facts(
             for name, every in marks.items() for row, why in list_unreadable(every)
         ],
         "unused": len(listing.unused), "copies": copies, "contradicting": contradicting,
-        "checksum": combined_checksum(splits), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checksum": combined_checksum(splits, {}), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("pillow", "numpy")},
     }  # fmt: skip
 

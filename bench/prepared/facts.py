@@ -16,7 +16,7 @@ from spurbench.bench.core.errors import BadData, UserError
 SCHEMA = 2
 FACTS = "prepared.json"
 MOST_BYTES = 64 << 20  # of the facts; those of a million examples have about 1 MB
-ITEM_BYTES = {"uint8": 1, "int32": 4, "int64": 8, "float32": 4}
+ITEM_BYTES = {"uint8": 1, "bool": 1, "int32": 4, "int64": 8, "float32": 4}
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Text = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Name = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*$")]  # a file's
@@ -24,12 +24,12 @@ Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 class ArrayFacts(TypedDict):
-    """One array of a split: its file, shape and checksums."""
+    """One array: its file, shape and checksums."""
 
     file: Name
     bytes: Count
-    shape: list[Count]  # of one example
-    dtype: Literal["uint8", "int32", "int64", "float32"]
+    shape: list[Count]  # of one example; of an array that is in no split, all of it
+    dtype: Literal["uint8", "bool", "int32", "int64", "float32"]
     parts: list[Hash]
 
 
@@ -63,6 +63,7 @@ Facts = TypedDict(
         "attributes": dict[Text, list[Text]],  # name → the names of its values
         "columns": NotRequired[list[Text]],  # of a table: what each number of an example is
         "splits": dict[Name, SplitFacts],
+        "shared": NotRequired[dict[Name, ArrayFacts]],  # arrays that are in no split
         "left_out": NotRequired[list[tuple[str, str]]],  # image, reason
         "notes": NotRequired[list[Text]],  # what was done to the examples, or is to be known of them
         "unused": NotRequired[Count],  # files of the folder that are in no split

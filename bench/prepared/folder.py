@@ -17,7 +17,7 @@ import numpy as np
 
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.core.terminal import plural
-from spurbench.bench.prepared.facts import Facts, SplitFacts, read_facts
+from spurbench.bench.prepared.facts import ArrayFacts, Facts, SplitFacts, read_facts
 from spurbench.bench.prepared.hashes import Array, combined_checksum, labels_hash, part_hash, part_hashes, row_bytes
 from spurbench.bench.prepared.hashes import split_rows as split_rows
 
@@ -80,7 +80,7 @@ class Prepared:
         for file, size in expected_files(facts):
             if problem := find_file_problem(folder / file, size):
                 raise BadData(f"{folder / file} {problem}: delete {folder} and prepare it again")
-        if facts["checksum"] != combined_checksum(facts["splits"]):
+        if facts["checksum"] != combined_checksum(facts["splits"], facts.get("shared", {})):
             raise BadData(f"the checksum of {folder} is not that of its parts: delete it and prepare it again")
         return cls(folder, facts)
 
@@ -109,18 +109,32 @@ class Prepared:
         """One of them."""
         facts = self.facts["splits"][split]
         own = facts["arrays"][name]
+        found = self.opened(own, (facts["n"], *own["shape"]))
+        if found is None:
+            raise BadData(self.damaged(split, self.kind))
+        return found
+
+    def shared(self) -> dict[str, Array]:
+        """The arrays that are in no split, by name; raises BadData likewise."""
+        found = {}
+        for name, own in self.facts.get("shared", {}).items():
+            array = self.opened(own, tuple(own["shape"]))
+            if array is None:
+                raise BadData(self.damaged(name, "numbers"))
+            found[name] = array
+        return found
+
+    def opened(self, own: ArrayFacts, shape: tuple[int, ...]) -> Array | None:
+        """The array in a file; None if it is damaged."""
         file = self.folder / own["file"]
         try:
             state = file.stat()
             found: Array = np.load(file, mmap_mode="c", allow_pickle=False)
-            right = found.shape == (facts["n"], *own["shape"]) and found.dtype == own["dtype"]
-            right = right and found.flags.c_contiguous
+            right = found.shape == shape and found.dtype == own["dtype"] and found.flags.c_contiguous
             right = right and ends_as_prepared(file, state.st_mtime_ns, state.st_ino, tuple(own["parts"]))
         except Exception:  # a damaged array raises anything at all
             right = False
-        if not right:
-            raise BadData(self.damaged(split, self.kind))
-        return found
+        return found if right else None
 
     def labels(self, split: str) -> Labels:
         """Labels, attributes and ids; raises BadData if they are not as prepared."""
@@ -174,6 +188,7 @@ def expected_files(facts: Facts) -> Iterator[tuple[str, int | None]]:
     for part in facts["splits"].values():
         yield from ((array["file"], array["bytes"]) for array in part["arrays"].values())
         yield part["labels"], None
+    yield from ((array["file"], array["bytes"]) for array in facts.get("shared", {}).values())
 
 
 def attribute_keys(count: int) -> list[str]:

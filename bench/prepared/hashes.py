@@ -48,10 +48,11 @@ def labels_hash(labels: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-def combined_checksum(splits: Mapping[str, Any]) -> str:
-    """One checksum for the arrays and labels of all splits, from their facts."""
+def combined_checksum(splits: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
+    """One checksum for the arrays and labels of all splits, and for what is in none, from their facts."""
     words = []
     for name, split in sorted(splits.items()):
         parts = [hashed for _, array in sorted(split["arrays"].items()) for hashed in array["parts"]]
         words.append(f"{name} {split['labels_sha256']} {' '.join(parts)}")
+    words += [f"{name} {' '.join(array['parts'])}" for name, array in sorted(shared.items())]
     return sha256("\n".join(words).encode()).hexdigest()

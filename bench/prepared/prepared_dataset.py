@@ -89,7 +89,8 @@ class PreparedDataset(Dataset):
         here = self.prepared()
         labels = here.labels(name)
         a = next((torch.from_numpy(codes) for codes in labels.attributes.values()), None)
-        return Split(torch.from_numpy(here.arrays(name)["x"]), torch.from_numpy(labels.y), a)
+        x = {key: torch.from_numpy(array) for key, array in here.arrays(name).items()}
+        return Split(x["x"] if x.keys() == {"x"} else x, torch.from_numpy(labels.y), a)
 
     def data(self, seed: int) -> Data:
         """All splits; `seed` is for data that are drawn at random."""
@@ -101,7 +102,7 @@ class PreparedDataset(Dataset):
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         data = self.data(seed)
         torch.manual_seed(seed)
-        return data, build(data.train.x[:2])
+        return data, build(data.train.x)
 
     # ---- what `data` commands say -------------------------------------------------------------------------------
 

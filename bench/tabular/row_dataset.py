@@ -1,10 +1,10 @@
-"""Base class of datasets whose examples are rows of a file: from the file to prepared splits, known by a name."""
+"""Base classes of datasets whose examples are rows of a file: from the file to prepared splits."""
 
 from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,20 +23,87 @@ DUPLICATES = ("refuse", "keep")
 
 @dataclass(frozen=True)
 class RowDataset(PreparedDataset):
-    """A dataset of rows: the options matter when it is prepared, after that its name is enough."""
+    """A dataset of rows in one file, prepared in seconds."""
 
     source: ClassVar[str] = "FILE"
     kinds: ClassVar[tuple[str, ...]]  # endings of files that can be read
-
-    name: str = ""  # what the prepared rows are called
-    label: str = "y"  # the column of the class
-    attribute: str = "a"  # columns of spurious attributes, as "a,b"; without a column a there are none
-    split_by: str = "split"  # the column of the split, or shares to draw it by: "0.6,0.2,0.2"
-    split_seed: int = 0  # of that draw
-    duplicates: str = "refuse"  # of rows in several splits: refuse or keep
+    keep_duplicates: ClassVar[bool] = True  # of rows in several splits, which are counted
+    other_name: ClassVar[str] = ""  # how to give other rows another name, if that can be
 
     @abstractmethod
-    def rows(self, file: Path, columns: Columns, known: Known) -> Rows:
+    def rows(self, file: Path) -> Rows:
+        """What the file holds; raises BadData if that cannot be used."""
+
+    @property
+    def asked(self) -> str:
+        return "original"
+
+    def find(self) -> Prepared | None:
+        return Prepared.find(self.home, self.asked)
+
+    def options(self) -> dict[str, str]:
+        """The options that decide what is prepared."""
+        return {}
+
+    def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
+        """Prepare from the file; says what was done. Raises UserError for a file that cannot be used."""
+        from spurbench.bench.tabular import writing
+
+        here = self.find()
+        if source is None and here is None:
+            raise UserError(f"{self.called} is prepared from a file: --from {self.source} ({', '.join(self.kinds)})")
+        if source is None:
+            assert here is not None
+            return f"already prepared: {here} ({here.folder}, from {here.facts['from']})"
+        file = self.find_file(Path(os.path.realpath(source)))
+        if here:
+            return self.confirm(here, file)
+        made = writing.prepare_rows(self.home, self.asked, self.rows(file), self.options(), self.keep_duplicates)
+        return f"prepared {made} ({made.folder}){self.run_hint}"
+
+    @property
+    def run_hint(self) -> str:
+        """How to run what was prepared, if its options must be given."""
+        return ""
+
+    def find_file(self, source: Path) -> Path:
+        """The file to read, of what the user gave; raises BadData if there is none."""
+        from spurbench.bench.tabular.reading import check_file
+
+        check_file(source, self.kinds)
+        return source
+
+    def confirm(self, here: Prepared, file: Path) -> str:
+        """Says that this file is already prepared; raises UserError if its content is another."""
+        from spurbench.bench.tabular.writing import content_of
+
+        if content_of(file) == here.facts.get("content"):
+            return f"already prepared: {here} ({here.folder})"
+        otherwise = self.other_name and f", or give the rows another name, {self.other_name}"
+        raise UserError(
+            f"{here.folder} holds {here}, from {here.facts['from']}, and {file} has another content: delete "
+            f"{here.folder} to prepare it anew{otherwise}"
+        )
+
+
+@dataclass(frozen=True)
+class OwnRows(RowDataset):
+    """Rows of a user's: the options matter when they are prepared, after that their name is enough."""
+
+    run_only: ClassVar[tuple[str, ...]] = ("name",)  # options that do not change what is prepared
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "label": "y", "attribute": "a", "split_by": "split", "split_seed": 0, "duplicates": "refuse",
+    }  # fmt: skip
+
+    name: str = ""  # what the prepared rows are called; the following matter when they are prepared
+    label: str | None = None  # the column of the class; None: y
+    attribute: str | None = None  # columns of spurious attributes, as "a,b"; None: a, if there is that column
+    split_by: str | None = None  # the column of the split, or shares to draw it by, "0.6,0.2,0.2"; None: split
+    split_seed: int | None = None  # of that draw; None: 0
+    duplicates: str | None = None  # of rows in several splits: refuse or keep; None: refuse
+
+    @abstractmethod
+    def inputs(self, file: Path, columns: Columns, known: Known) -> Rows:
         """What the columns hold beside the labels."""
 
     # ---- which version ------------------------------------------------------------------------------------------
@@ -47,90 +114,62 @@ class RowDataset(PreparedDataset):
             raise UserError(f"which rows? --set {self.called}.name=NAME says what they are called")
         return self.check_name(self.name, self.name)
 
+    @property
+    def other_name(self) -> str:  # type: ignore[override]
+        return f"--set {self.called}.name=NAME"
+
+    @property
+    def run_hint(self) -> str:
+        return f"; run it with --set {self.called}.name={self.name}"
+
     def find(self) -> Prepared | None:
-        found = Prepared.find(self.home, self.asked)
+        found = super().find()
         if found and (other := self.find_differences(found)):
             raise BadData(
                 f"{found.folder} was prepared with {other}: leave these options out, delete it and prepare it again, "
-                f"or give the rows another name, --set {self.called}.name=NAME"
+                f"or give the rows another name, {self.other_name}"
             )
         return found
 
     def find_differences(self, found: Prepared) -> str:
-        """Which options were others when it was prepared; those at their defaults are taken from there."""
+        """Which options were others when it was prepared; those that are None are taken from there."""
         made = found.facts.get("options", {})
-        return ", ".join(f"{name} {made[name]}, not {value}" for name, value in self.given().items()
-                         if name in made and made[name] != value)  # fmt: skip
+        return ", ".join(
+            f"{name} {made[name]}, not {value}"
+            for name, value in self.options().items()
+            if getattr(self, name) is not None and made.get(name, value) != value
+        )
 
-    def given(self) -> dict[str, str]:
-        """The options beside the name that are not at their defaults, as texts."""
-        own = [f for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
-        return {f.name: str(getattr(self, f.name)) for f in own}
+    def options(self) -> dict[str, str]:
+        names = [f.name for f in fields(self) if f.name not in self.run_only]
+        return {name: "" if (value := self.option(name)) is None else str(value) for name in names}
+
+    def option(self, name: str) -> Any:
+        """The value of an option, where it is not given its default in preparing."""
+        given = getattr(self, name)
+        return self.defaults.get(name) if given is None else given
 
     # ---- preparing ----------------------------------------------------------------------------------------------
 
-    def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
-        """Prepare from the file; says what was done. Raises UserError for a file that cannot be used."""
-        from spurbench.bench.tabular import reading, writing
+    @property
+    def keep_duplicates(self) -> bool:  # type: ignore[override]
+        return bool(self.option("duplicates") == "keep")
 
-        here = self.find()
-        if source is None:
-            if here is None:
-                raise UserError(f"{self.called} is prepared from a file: --from FILE ({', '.join(self.kinds)})")
-            return f"already prepared: {here} ({here.folder}, from {here.facts['from']})"
-        file = self.find_file(Path(os.path.realpath(source)))
-        if here:
-            return self.confirm(here, file)
-        if self.duplicates not in DUPLICATES:
-            raise UserError(f"{self.called}.duplicates is {self.duplicates!r}; expected {' or '.join(DUPLICATES)}")
-        columns = reading.read_columns(file, self.kinds)
-        rows = self.rows(file, columns, self.labels(file, columns))
-        options = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name != "name"}
-        made = writing.prepare_rows(self.home, self.asked, rows, options, self.duplicates == "keep")
-        return f"prepared {made} ({made.folder}); run it with --set {self.called}.name={self.name}"
+    def rows(self, file: Path) -> Rows:
+        from spurbench.bench.tabular.reading import read_columns
 
-    def find_file(self, source: Path) -> Path:
-        """The file to read, which may lie in the folder given."""
-        return source
-
-    def confirm(self, here: Prepared, file: Path) -> str:
-        """Says that this file is already prepared; raises UserError if its content is another."""
-        from spurbench.bench.tabular.reading import check_file
-        from spurbench.bench.tabular.writing import content_of
-
-        check_file(file, self.kinds)
-        if content_of(file) == here.facts.get("content"):
-            return f"already prepared: {here} ({here.folder})"
-        raise UserError(
-            f"{here.folder} holds {here}, from {here.facts['from']}, which had another content than {file} has: delete "
-            f"{here.folder} to prepare it anew, or give the rows another name, --set {self.called}.name=NAME"
-        )
-
-    # ---- labels -------------------------------------------------------------------------------------------------
+        if (duplicates := self.option("duplicates")) not in DUPLICATES:
+            raise UserError(f"{self.called}.duplicates is {duplicates!r}; expected {' or '.join(DUPLICATES)}")
+        columns = read_columns(file, self.kinds)
+        return self.inputs(file, columns, self.labels(file, columns))
 
     def labels(self, file: Path, columns: Columns) -> Known:
         """Classes, attributes and splits of all rows; raises BadData for columns that cannot be."""
-        from spurbench.bench.tabular import codes
-        from spurbench.bench.tabular.reading import column
-
-        label = codes.codes(file, self.label, column(file, columns, self.label, f"{self.called}.label"))
-        attributes = {
-            name: codes.codes(file, name, column(file, columns, name, f"{self.called}.attribute"))
-            for name in self.attribute_columns(columns)
-        }
-        if not (shares := codes.parse_shares(self.split_by)):
-            values = column(file, columns, self.split_by, f"{self.called}.split_by")
-            split = codes.splits(file, self.split_by, values)
-        else:
-            split = codes.draw_splits(shares, joint(label, attributes.values()), self.split_seed)
-        codes.check_classes(file, self.label, label, split)
-        return Known(label, attributes, split)
-
-    def attribute_columns(self, columns: Columns) -> list[str]:
-        """The columns of attributes; the default one may be absent."""
-        if self.attribute == "a" and "a" not in columns:
-            return []
-        return [name for name in self.attribute.split(",") if name]
+        name, split_by = self.option("label"), self.option("split_by")
+        named = self.option("attribute")
+        absent = self.attribute is None and named not in columns
+        attributes = [] if absent else [each for each in named.split(",") if each]
+        return known_of(file, columns, name, attributes, split_by, self.option("split_seed"), self.called)
 
 
 @dataclass(frozen=True)
@@ -148,7 +187,30 @@ class Known:
         return absent + ([] if (self.split == 1).any() else ["no validation split"])
 
 
-def joint(label: Codes, attributes: Any) -> Integers:
+def known_of(
+    file: Path, columns: Columns, label: str, attributes: Iterable[str], split_by: str, seed: int, option: str
+) -> Known:
+    """Labels, attributes and splits from columns; `option` is how options of the dataset begin.
+
+    Raises BadData for columns that are not there or cannot be used.
+    """
+    from spurbench.bench.tabular import codes
+    from spurbench.bench.tabular.reading import column
+
+    y = codes.codes(file, label, column(file, columns, label, f"{option}.label"))
+    of = {name: codes.codes(file, name, column(file, columns, name, f"{option}.attribute")) for name in attributes}
+    if shares := codes.parse_shares(split_by):
+        split = codes.draw_splits(shares, joint(y, of.values()), seed)
+    else:
+        split = codes.splits(file, split_by, column(file, columns, split_by, f"{option}.split_by"))
+    for name, length in [*((name, len(values.of_row)) for name, values in of.items()), (split_by, len(split))]:
+        if length != len(y.of_row):
+            raise BadData(f"{file}: '{name}' has {length:,} rows, '{label}' {len(y.of_row):,}")
+    codes.check_classes(file, label, y, split)
+    return Known(y, of, split)
+
+
+def joint(label: Codes, attributes: Iterable[Codes]) -> Integers:
     """One number for each combination of label and attributes, [n]."""
     found = label.of_row
     for codes in attributes:

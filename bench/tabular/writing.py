@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class Rows:
     layout: str = ""
     columns: list[str] = field(default_factory=list)  # what each number of an example is
     notes: list[str] = field(default_factory=list)
+    shared: Mapping[str, Array] = field(default_factory=dict)  # arrays of no split, by name
 
 
 def prepare_rows(name: str, called: str, rows: Rows, options: Mapping[str, str], keep_duplicates: bool) -> Prepared:
@@ -70,8 +72,10 @@ def prepare_rows(name: str, called: str, rows: Rows, options: Mapping[str, str],
             if len(chosen):
                 prints[split] = (chosen, write_arrays(work, split, rows, chosen))
                 splits[split] = split_facts(work, split, rows, chosen)
-        copies = find_copies(rows.file, prints, keep_duplicates)
-        facts = collect_facts(name, called, rows, options, splits) | {"copies": copies}
+        copies = find_copies(rows.file, prints, None if keep_duplicates else f"--set {name}.duplicates=keep")
+        shared = {each: write_shared(work / array_file("shared", each), array) for each, array in rows.shared.items()}
+        facts = collect_facts(name, called, rows, options, splits, shared)
+        facts["copies"] = copies
         write_atomically(work / FACTS, json.dumps(facts, indent=1).encode())
         return move_into_place(Prepared.open(work, called))
 
@@ -118,19 +122,25 @@ def hash_rows(values: Array) -> Array:
     return mixed
 
 
-def find_copies(file: Path, prints: Mapping[str, tuple[Integers, Array]], keep: bool) -> dict[str, dict[str, int]]:
-    """How many examples of each split are also in an earlier one. Raises BadData for any unless they are kept."""
+def find_copies(
+    file: Path, prints: Mapping[str, tuple[Integers, Array]], otherwise: str | None
+) -> dict[str, dict[str, int]]:
+    """How many examples of each split are also in an earlier one.
+
+    Raises BadData for any, with what keeps them, unless that is None.
+    """
     copies: dict[str, dict[str, int]] = {}
     earlier: dict[str, tuple[Integers, Array]] = {}
     for split, (rows, own) in prints.items():
         for before, (others, known) in earlier.items():
             same = np.isin(own, known)
-            if same.any() and not keep:
+            if same.any() and otherwise:
                 at = int(np.argmax(same))
                 other = int(others[np.argmax(known == own[at])])
                 raise BadData(
                     f"{file}: {plural(int(same.sum()), 'row')} of {split} also in {before}, the first is row "
-                    f"{rows[at] + 1:,}, the same inputs as row {other + 1:,}"
+                    f"{rows[at] + 1:,}, whose inputs are those of row {other + 1:,}: delete them, or keep them with "
+                    f"{otherwise}"
                 )
             if same.any():
                 copies.setdefault(split, {})[before] = int(same.sum())
@@ -153,6 +163,13 @@ def split_facts(work: Path, split: str, rows: Rows, chosen: Integers) -> SplitFa
     }  # fmt: skip
 
 
+def write_shared(file: Path, array: Array) -> ArrayFacts:
+    np.save(file, array)
+    facts = array_facts(file)
+    facts["shape"] = list(array.shape)
+    return facts
+
+
 def array_facts(file: Path) -> ArrayFacts:
     array = np.load(file, mmap_mode="r", allow_pickle=False)
     kind: Any = str(array.dtype)
@@ -161,17 +178,25 @@ def array_facts(file: Path) -> ArrayFacts:
 
 
 def collect_facts(
-    name: str, called: str, rows: Rows, options: Mapping[str, str], splits: Mapping[str, SplitFacts]
-) -> Facts:
+    name: str, called: str, rows: Rows, options: Mapping[str, str], splits: Mapping[str, SplitFacts],
+    shared: Mapping[str, ArrayFacts],
+) -> Facts:  # fmt: skip
     return {
         "schema": SCHEMA, "name": name, "version": called, "options": dict(options), "examples": rows.examples,
-        "layout": rows.layout or f"{rows.file.suffix[1:]} file", "from": str(rows.file),
-        "content": content_of(rows.file), "classes": rows.label.names,
-        "attributes": {key: codes.names for key, codes in rows.attributes.items()}, "columns": rows.columns,
-        "splits": dict(splits), "notes": rows.notes, "checksum": combined_checksum(splits),
+        "layout": rows.layout or f"{rows.file.suffix[1:]} file", "from": printable(str(rows.file)),
+        "content": content_of(rows.file), "classes": [*map(printable, rows.label.names)],
+        "attributes": {printable(key): [*map(printable, codes.names)] for key, codes in rows.attributes.items()},
+        "columns": [*map(printable, rows.columns)],
+        "splits": dict(splits), "shared": dict(shared), "notes": rows.notes,
+        "checksum": combined_checksum(splits, shared),
         "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {each: version(each) for each in ("numpy", "pyarrow", "scikit-learn")},
     }  # fmt: skip
+
+
+def printable(text: str) -> str:
+    """A name as facts can hold it."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)[:500]
 
 
 def content_of(file: Path) -> str:
