@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "reference.md"
 GRID = {
     "GridSheet": "The file", "DatasetSheet": "An entry of `datasets:`", "MethodSheet": "An entry of `methods:`",
-    "SearchSheet": "`search:`", "BaseSheet": "`base:`", "InferredSheet": "`groups:`",
+    "SearchSheet": "`search:`", "BaseSheet": "`base:`", "GroupsSheet": "`groups:`",
 }  # fmt: skip
 RECORD = ("Summary", "Record", "Counts", "Look", "Curve", "Cost", "Cause", "Provenance")
 PLAN = ("Plan", "Cell", "Search", "Draw", "Choice", "Origin")
@@ -42,7 +42,8 @@ WORDS = {"str": "text", "int": "whole number", "float": "number", "int | float":
          "Text": "text", "Name": "name", "FileName": "name", "Id": "id", "RuleName": "selection rule",
          "Whole": "whole number", "Natural": "whole number ≥ 0", "Positive": "whole number ≥ 1", "Number": "number",
          "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping",
-         "BaseSheet": "mapping or name", "InferredSheet": "mapping or name", "Seeds": "seeds",
+         "BaseSheet": "mapping or name", "GroupsSheet": "mapping or name",
+         "Groups": "mapping, list or name", "Seeds": "seeds",
          "Precision": "float32, bf16 or auto"}  # fmt: skip
 PLURALS = {"str": "texts", "Whole": "whole numbers", "Natural": "whole numbers ≥ 0", "Amount": "numbers ≥ 0",
            "Name": "names", "Text": "texts", "Id": "ids", "tuple": "pairs", "dict": "mappings",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,19 @@ from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.counts import by_group
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training
 from spurbench.bench.plugins.registry import load_dataset, load_method
+from spurbench.bench.records.metrics import value
+from spurbench.bench.records.record import Summary
+from spurbench.bench.records.selection import Selected, at_its_best
+from spurbench.bench.store.predictions import load_predictions
+from spurbench.bench.store.store import Store
 from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.replica import Replica, prepare
 
-LARGEST = 2**31 - 1  # as a float32 it is another number
+Command = Callable[..., Any]
 TOKENS = '''
 """Tokens: the largest id there is says the class, another one the attribute; the rest is padding."""
 import torch
@@ -62,14 +72,46 @@ class Words(nn.Module):
         return self.head((known & x["mask"].unsqueeze(-1)).float().sum(1))
 '''
 
+PAGE = (Path(__file__).parents[1] / "docs" / "dataset.md").read_text()
+SHAPES = PAGE.split("```python\n# shapes.py\n")[1].split("```")[0]
+COMMENTS = '''
+"""Comments: toxic or not; identities that are mentioned, none, one or several at once."""
+import torch
+from spurbench import Data, Dataset, Split, Training
+
+class Comments(Dataset):
+    provides = frozenset({"subsets"})
+    headline = (("test", "worst_subset_accuracy"), ("test", "accuracy"))
+    splits = ("validation", "test")
+    training = Training(width=8, lr=0.1, steps=60)
+    def load(self, seed, build):
+        torch.manual_seed(seed)
+        train, validation, test = self.split(900), self.split(300), self.split(300)
+        return Data(train, {"validation": validation, "test": test}), build(train.x)
+    def split(self, n):
+        member = torch.rand(n, 3) < 0.2
+        y = (torch.rand(n) < 0.2 + 0.5 * member[:, 0]).long()
+        x = torch.cat([2.0 * y[:, None] - 1 + torch.randn(n, 1), 2.0 * member], 1)
+        return Split(x, y, subsets=dict(zip(("male", "female", "muslim"), member.T, strict=True)))
+'''
+
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Iterator[type[Dataset]]:
-    for name, text in (("bag", BAG), ("tokens", TOKENS)):
-        (tmp_path / f"{name}.py").write_text(text.lstrip())
-        registry.add_plugin(tmp_path / f"{name}.py")
+    (tmp_path / "bag.py").write_text(BAG.lstrip())
+    registry.add_plugin(tmp_path / "bag.py")
+    registry.add_plugin(added(tmp_path, "tokens", TOKENS))
     yield load_dataset("tokens")
     registry.forget_plugins()
+
+
+def added(folder: Path, name: str, text: str) -> Path:
+    """A plug-in file, of at most 15 lines without docstring and imports."""
+    own = [line for line in text.strip().splitlines() if line and not line.startswith(("import", "from", '"'))]
+    assert len(own) <= 15
+    file = folder / f"{name}.py"
+    file.write_text(text.lstrip())
+    return file
 
 
 def engine(dataset: Dataset, seeds: list[int], method: str = "erm", **changes: Any) -> Engine:
@@ -106,6 +148,18 @@ def test_a_network_is_given_no_inputs_that_it_cannot_take(tokens: type[Dataset])
         engine(tokens(), [0], "mixup").train()
     with pytest.raises(UserError, match="augment=flip changes pictures; these inputs are several tensors"):
         engine(tokens(), [0], batch=20, augment="flip")
+
+
+def test_tokens_from_the_command_line(command: Command, tmp_path: Path) -> None:
+    """Training, scoring, a base whose features are kept, and a checkpoint of each."""
+    (tmp_path / "bag.py").write_text(BAG.lstrip())
+    plugins = ("--plugin", tmp_path / "bag.py", "--plugin", added(tmp_path, "tokens", TOKENS))
+    methods = [word for name in ("erm", "group_dro", "dfr") for word in ("--method", name)]
+    store = tmp_path / "store"
+    command("run", *plugins, "--dataset", "tokens", *methods, "--seeds", "0-1", "--store", store)
+    for record in Store.open(store).records()[0]:
+        assert record.done, record.cause
+        assert record.splits["test"].correct == record.splits["test"].n == [13, 12, 13, 12]
 
 
 class Rows(Dataset):
@@ -156,3 +210,148 @@ def broken(x: Inputs, **changes: Any) -> Replica:
 def test_inputs_by_name_that_are_not_right(x: Any, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadData, match=words):
         broken(x, **changes)
+
+
+def recorded(store: Path) -> dict[str, Summary]:
+    """The record of each row's seed 0."""
+    found = Store.open(store)
+    by_id = {record.id: record for record in found.records()[0]}
+    return {cell.label: by_id[cell.ids[0]] for plan in found.plans() for cell in plan.cells if not cell.na}
+
+
+def test_groups_are_made_of_the_attributes_that_are_chosen(command: Command, tmp_path: Path) -> None:
+    file, store = added(tmp_path, "shapes", SHAPES), tmp_path / "store"
+    grid = """
+seeds: 0
+datasets:
+  - dataset: shapes
+    groups: [place, colour]
+    methods: [erm, {method: group_dro, groups: [size]}, {method: lff, groups: {by: [colour, size, place]}}]
+  - {dataset: shapes, methods: [{method: jtt, label: every}]}
+"""
+    (tmp_path / "grid.yaml").write_text(grid)
+    command("run", tmp_path / "grid.yaml", "--plugin", file, "--store", store)
+    rows = recorded(store)
+    assert {label: record.dataset_options for label, record in rows.items()} == {
+        "erm": {"groups": "colour,place"}, "group_dro": {"groups": "size"}, "lff": {}, "every": {}}  # fmt: skip
+    assert {label: len(record.groups) for label, record in rows.items()} == {
+        "erm": 27, "group_dro": 9, "lff": 81, "every": 81}  # fmt: skip
+    assert rows["erm"].groups[:2] == ["y0 colour=red place=0", "y0 colour=red place=1"] and rows["erm"].attributes == 9
+    assert rows["group_dro"].groups[3:5] == ["y1 size=0", "y1 size=1"]
+    registry.add_plugin(file)
+    train = load_dataset("shapes")().load(0, lambda x: nn.Identity())[0].train
+    for label, names in (("erm", ("colour", "place")), ("group_dro", ("size",)), ("every", train.named)):
+        of = [tuple(each) for each in torch.stack([train.y, *(train.named[name] for name in names)], 1).tolist()]
+        counts = Counter(of)
+        assert rows[label].splits["train"].n == [counts[each] for each in product(range(3), repeat=1 + len(names))]
+        assert sum(rows[label].splits["test"].n) == 300
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{method: erm, groups: [colour, plaec]}", ":4: no named attribute of shapes 'plaec'; did you mean place?"),
+        ("{method: erm, options: {groups: plaec}}", ":4: no named attribute of shapes 'plaec'; did you mean place?"),
+        ("{method: erm, groups: []}", ":4: by in groups: list should have at least 1 item"),
+        ("{method: erm, groups: {training: {}}}", ":4: groups: give 'by', a list of named attributes, or 'from'"),
+        ("{method: erm, groups: {by: [size], base: {}}}", ":4: base in groups is of a method that infers them"),
+        ("{method: jtt, base: {groups: {by: [size]}}}", ":4: a base has its row's groups: only 'from' may differ"),
+    ],
+)
+def test_groups_that_there_are_not(command: Command, tmp_path: Path, row: str, words: str) -> None:
+    file = added(tmp_path, "shapes", SHAPES)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"seeds: 0\ndatasets:\n  - dataset: shapes\n    methods: [{row}]\n")
+    said = command("plan", grid, "--plugin", file, code=2).stderr
+    assert words in said and said.count("\n") == 1
+
+
+def test_groups_on_the_command_line(command: Command, tmp_path: Path) -> None:
+    adhoc = ("plan", "--plugin", added(tmp_path, "shapes", SHAPES), "--dataset", "shapes", "--method", "erm", "--set")
+    said = command(*adhoc, "shapes.groups=size,colr", code=2).stderr
+    assert said.startswith(
+        "spurbench: --set shapes.groups=size,colr: no named attribute of shapes 'colr'; did you mean co"
+    )
+    plans = [json.loads(command(*adhoc, f"shapes.groups={text}", "--json").stdout) for text in ("size,colour", '""')]
+    assert [plan["cells"][0]["dataset_options"] for plan in plans] == [{"groups": "colour,size"}, {}]
+
+
+def test_worst_over_overlapping_subsets(command: Command, tmp_path: Path) -> None:
+    file, store = added(tmp_path, "comments", COMMENTS), tmp_path / "store"
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "seeds: 0\nselection: validation_worst_subset\n"
+        "datasets: [{dataset: comments, training: {evaluate: 20}, methods: [erm, random]}]\n"
+    )
+    command("run", grid, "--plugin", file, "--store", store)
+    record = recorded(store)["erm"]
+    kept = load_predictions(Store.open(store), record)
+    registry.add_plugin(file)
+    test = load_dataset("comments")().load(0, lambda x: nn.Identity())[0].tests["test"]
+    right = (kept.logits["test"] > 0) == test.y.numpy()
+    each = [right[(member & (test.y == y)).numpy()].mean() for member in test.subsets.values() for y in (0, 1)]
+    assert value(record, ("test", "worst_subset_accuracy")) == pytest.approx(100 * min(each))
+    assert value(record, ("test", "accuracy")) == pytest.approx(100 * right.mean())  # of the examples
+    assert sum(record.splits["test:male"].n) == int(test.subsets["male"].sum())
+    looks = {look.step: look.splits for look in record.looks} | {60: record.splits}
+    worst = {step: min(min(by_group(c)) for name, c in splits.items() if name.startswith("validation:"))
+             for step, splits in looks.items()}  # fmt: skip
+    chosen = at_its_best(record, "validation_worst_subset")
+    assert isinstance(chosen, Selected) and worst[chosen.chosen_step] == max(worst.values())
+    guess = recorded(store)["random"]
+    assert guess.splits["test:male"].correct == [n / 2 for n in record.splits["test:male"].n]
+
+
+def test_rules_that_need_subsets_are_not_for_data_without(command: Command, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    search = (
+        "search: {draws: 2, rule: validation_worst_subset, space: {training.lr: {low: 0.1, high: 1.0, scale: log}}}"
+    )
+    grid.write_text(f"seeds: 0\ndatasets: [{{dataset: waterbirds, methods: [{{method: erm, {search}}}]}}]\n")
+    assert "rule validation_worst_subset needs subsets of validation" in " ".join(command("plan", grid).stdout.split())
+
+
+ZERO = torch.zeros(4).long()
+POINTS = Split(torch.ones(4, 2), torch.arange(4) % 2, named={"size": torch.tensor([0, 1, 1, 0])})
+NAMED: Mapping[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    "undeclared": ({}, {}, {"named": ()}, "load names the attributes size, the class none: write `named: ClassVar = "),
+    "both": ({"attribute": ZERO}, {}, {}, "split 'train': has an attribute and named ones"),
+    "other names": ({"named": {"sise": ZERO}}, {}, {}, "names the attributes sise, Data size"),
+    "out of range": (
+        {"named": {"size": ZERO + 5}},
+        {},
+        {},
+        r"4 of 4 values of 'size' are not in 0..1, which Data\(named={'size': 2}\) allows; that of example 0 is 5",
+    ),
+    "no values": ({}, {"named": {"size": 0}}, {}, r"load gave Data\(named={'size': 0}\); expected"),
+    "a value twice": ({}, {"named": {"size": ("a", "a")}}, {}, r"load gave Data\(named={'size': \('a', 'a'\)}\)"),
+    "too many": ({}, {"named": {"size": 10_000}}, {}, "y × size are more than 10,000 groups"),
+    "default": ({}, {}, {"grouped_by": ("siez",)}, "no named attribute to make groups of 'siez'; did you mean size?"),
+    "subset": ({"subsets": {"male": ZERO}}, {}, {}, r"the subset 'male' is a tensor \[4\] of torch.int64; expected"),
+    "a subset's name": ({"subsets": {"a/b": ZERO > 0}}, {}, {}, "a subset cannot be called 'a/b'"),
+    "no subsets": ({}, {}, {"provides": frozenset({"subsets"})}, "provides subsets; the training examples have none"),
+    "other subsets": (
+        {},
+        {"tests": {"test": replace(POINTS, subsets={"male": ZERO > 0})}},
+        {},
+        "'test': has the subsets male, training none",
+    ),
+    "a new label": (
+        {"y": ZERO},
+        {"tests": {"test": POINTS}},
+        {},
+        "'test': 2 of 4 examples have a label that training never has: 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_attributes_and_subsets_that_are_not_right(kind: str) -> None:
+    of_split, of_data, of_class, words = NAMED[kind]
+
+    def load(self: Dataset, seed: int, build: Any) -> Any:
+        return Data(replace(POINTS, **of_split), **{"tests": {}, "named": {"size": 2}} | of_data), nn.Linear(2, 1)
+
+    dataset = type("Rows", (Rows,), {"load": load, "named": ("size",), **of_class})()
+    with pytest.raises(BadData, match=words):
+        prepare(dataset, load_method("erm")(), Training(), 0)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from spurbench.bench.evaluation.counting import count, count_by_environment, count_random_guess, entropy
+from spurbench.bench.evaluation.counting import count, count_parts, count_random_guess, entropy
 from spurbench.bench.plugins.dataset import Data, Split
 
 
@@ -30,7 +30,7 @@ def data() -> tuple[Split, Data]:
 def test_counts_of_groups_and_environments() -> None:
     split, whole = data()
     z = torch.tensor([2.0, -1.0, 0.5, -3.0])
-    found = count_by_environment("train", z, split, whole)
+    found = count_parts("train", z, split, whole)
     assert set(found) == {"train", "train_e0", "train_e1"}
     assert found["train"].n == [1, 1, 0, 2] and found["train"].correct == [0, 1, 0, 1]
     assert found["train_e0"].n == [0, 1, 0, 1] and found["train_e0"].correct == [0, 1, 0, 1]

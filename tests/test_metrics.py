@@ -162,7 +162,7 @@ def test_ours_say_what_they_are() -> None:
     }
     percent, of_loss = ("%", (0.0, 100.0), True), ("nats", (0.0, inf), False)
     shares = [name for name in shown if name.endswith("accuracy")]
-    assert len(shares) == 7 and all(shown.pop(name) == percent for name in shares)
+    assert len(shares) == 8 and all(shown.pop(name) == percent for name in shares)
     assert shown == {
         "auroc": ("", (0.0, 1.0), True), "brier": ("", (0.0, 2.0), False), "ece": ("", (0.0, 1.0), False),
         "entropy": ("nats", (0.0, inf), None), "loss": of_loss, "nll": of_loss,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spurbench.bench.core.errors import BadData, BadSeed
+from spurbench.bench.core.errors import BadData, BadSeed, say_unknown
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, count_inputs
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.network import kind_of
 
 NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; names of training splits are taken
+WORD = re.compile(r"\w[\w .-]*")  # what attributes, their values and subsets may be called
 CHUNK_VALUES = 1 << 24  # input values checked at a time
+MOST_GROUPS = 10_000
 
 
 def declared_classes(dataset: Dataset) -> int:
@@ -54,7 +57,7 @@ def complaints(loaded: Any, dataset: Dataset, method: Method, inferred: bool) ->
         yield from (f"split '{name}': {found}" for found in split_complaints(split, data))
     yield from scale_complaints(data)
     yield from declaration_complaints(data, dataset)
-    if "groups" in method.needs and data.train.attribute is None and not inferred:
+    if "groups" in method.needs and data.train.attribute is None and not data.named and not inferred:
         yield f"{type(method).__name__} needs groups, but the training examples have no attribute to make them from"
 
 
@@ -77,6 +80,37 @@ def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     for name, split in {"train": data.train, **data.tests}.items():
         if not isinstance(split, Split):
             yield f"split '{name}' is {describe_kind(split)}; expected a Split"
+    yield from named_complaints(data, dataset)
+
+
+def named_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
+    """Complaints about named attributes: what they are called, how many values they have, which make the groups."""
+    for name, values in data.named.items():
+        if not is_word(name) or not are_values(values):
+            yield f"load gave Data(named={{{name!r}: {values!r}}}); expected a name → how many values, or theirs"
+    if dataset.named is not None and set(dataset.named) != set(data.named):
+        here, there = (", ".join(of) or "none" for of in (data.named, dataset.named))
+        yield (
+            f"load names the attributes {here}, the class {there}: write `named: ClassVar = {tuple(data.named)}` into "
+            f"class {type(dataset).__name__}, or fix load"
+        )
+    for name in dataset.groups.split(",") if dataset.groups else dataset.grouped_by:
+        if name not in data.named:
+            yield say_unknown("named attribute to make groups of", name, data.named)
+    sizes = {name: len(data.values_of(name)) for name in dataset.group_names(data)}
+    if data.classes * prod(sizes.values()) > MOST_GROUPS:
+        yield f"{' × '.join(['y', *sizes])} are more than {MOST_GROUPS:,} groups: choose fewer attributes with 'groups'"
+
+
+def is_word(name: Any) -> bool:
+    return isinstance(name, str) and bool(WORD.fullmatch(name))
+
+
+def are_values(values: Any) -> bool:
+    """Whether they are a number of values, or names of some, all different."""
+    if not isinstance(values, tuple | list):
+        return type(values) is int and values >= 1
+    return bool(values) and all(map(is_word, values)) and len(set(values)) == len(values)
 
 
 def split_complaints(split: Split, data: Data) -> Iterator[str]:
@@ -85,29 +119,50 @@ def split_complaints(split: Split, data: Data) -> Iterator[str]:
     n = count_inputs(split.x)
     if not n:
         yield "has no examples"
-    yield from code_complaints("labels", split.y, n, "classes", data.classes)
+    yield from code_complaints("labels", split.y, n, f"classes={data.classes}", data.classes)
     if (split.attribute is None) != (data.train.attribute is None):
         yield "has an attribute, training has none" if split.attribute is not None else "has no attribute, training has"
     for name, codes in (("attribute", split.attribute), ("environment", split.environment)):
         if codes is not None:
-            yield from code_complaints(f"{name}s", codes, n, f"{name}s", getattr(data, f"{name}s"))
+            count = getattr(data, f"{name}s")
+            yield from code_complaints(f"{name}s", codes, n, f"{name}s={count}", count)
+    yield from further_complaints(split, data, n)
     for what, x, training in tensors_of(split.x, data.train.x):
         yield from input_complaints(what, x, training, n)
 
 
-def code_complaints(what: str, codes: Any, n: int, field: str, count: int) -> Iterator[str]:
+def further_complaints(split: Split, data: Data, n: int) -> Iterator[str]:
+    """Complaints about the named attributes of a split, and about its subsets."""
+    if split.named and split.attribute is not None:
+        yield "has an attribute and named ones; give one or the other"
+    if split.named.keys() != data.named.keys():
+        yield f"names the attributes {', '.join(split.named) or 'none'}, Data {', '.join(data.named) or 'none'}"
+    for name, codes in split.named.items():
+        count = len(data.values_of(name))
+        yield from code_complaints(f"values of '{name}'", codes, n, f"named={{'{name}': {count}}}", count)
+    if split.subsets.keys() != data.train.subsets.keys():
+        here, there = (", ".join(of.subsets) or "none" for of in (split, data.train))
+        yield f"has the subsets {here}, training {there}"
+    for name, member in split.subsets.items():
+        if not is_word(name):
+            yield f"a subset cannot be called {name!r}: expected letters, digits, '_', '-' and '.'"
+        if not isinstance(member, Tensor) or member.dtype != torch.bool or member.shape != (n,):
+            yield f"the subset '{name}' is {describe_kind(member)}; expected a tensor [{n}] of torch.bool"
+
+
+def code_complaints(what: str, codes: Any, n: int, declared: str, count: int) -> Iterator[str]:
     """Complaints about codes from 0 to `count` − 1, one for each example."""
     if not isinstance(codes, Tensor) or codes.dtype != torch.int64 or codes.ndim != 1:
         yield f"{what} are {describe_kind(codes)}; expected a tensor [n] of torch.int64"
     if len(codes) != n:
         yield f"{len(codes):,} {what} for {n:,} examples"
     if not count:
-        yield f"has {what}, but there are none: Data({field}=0)"
+        yield f"has {what}, but there are none: Data({declared})"
     outside = ((codes < 0) | (codes >= count)).nonzero()[:, 0]
     if len(outside):
         first = int(outside[0])
         yield (
-            f"{len(outside):,} of {n:,} {what} are not in 0..{count - 1}, which Data({field}={count}) allows; "
+            f"{len(outside):,} of {n:,} {what} are not in 0..{count - 1}, which Data({declared}) allows; "
             f"that of example {first} is {int(codes[first])}"
         )
 
@@ -187,13 +242,21 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     present = set() if train.environment is None else set(train.environment.bincount().nonzero()[:, 0].tolist())
     if "environments" in dataset.provides and len(present) < 2:
         yield f"the class provides environments; the training examples come from {len(present)}, expected 2 or more"
+    if "subsets" in dataset.provides and not train.subsets:
+        yield "the class provides subsets; the training examples have none"
     if absent := set(range(data.environments)) - present:
         yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
     if data.attributes > 1 and train.attribute is None:
         yield f"Data(attributes={data.attributes}), but the training examples have no attribute"
-    groups = len(data.groups)
-    if any(not 0 <= group < groups for group in dataset.conflicting):
-        yield f"the class says that groups {dataset.conflicting} are conflicting; there are 0..{groups - 1}"
+    grouped = data.attributes * prod(len(data.values_of(name)) for name in dataset.group_names(data))
+    if any(not 0 <= group < data.classes * grouped for group in dataset.misleading()):
+        there = f"there are 0..{data.classes * grouped - 1}"
+        yield f"the class says that groups {dataset.conflicting} are conflicting; {there}"
+    for name, split in data.tests.items():
+        counts = split.y.bincount(minlength=data.classes) * (train.y.bincount(minlength=data.classes) == 0)
+        if len(unseen := counts.nonzero()[:, 0]):
+            n, y = int(counts.sum()), ", ".join(map(str, unseen.tolist()))
+            yield f"split '{name}': {n:,} of {len(split.y):,} examples have a label that training never has: {y}"
     for name, attack in dataset.attacks().items():
         if attack.split != "train" and attack.split not in data.tests:
             yield f"the attack '{name}' is on split '{attack.split}', which load does not give"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spurbench.bench.plugins.counts import SUBSET
 from spurbench.bench.plugins.dataset import Data, Split
 from spurbench.bench.records.record import Counts
+
+NO_INPUTS = torch.empty(0)
 
 
 def predict(logits: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ def entropy(logits: Tensor) -> Tensor:
 def count(logits: Tensor, split: Split, data: Data) -> Counts:
     """Examples and correct predictions of each group, and the split's summed loss and entropy."""
     logits, y = logits.double().cpu(), split.y
-    groups = data.classes * ((split.attributes or data.attributes) if split.attribute is not None else 1)
+    groups = data.classes * ((split.values or data.attributes) if split.attribute is not None else 1)
     group = split.group(data.attributes)
     right = (predict(logits) == y).long()
     return Counts(
@@ -44,23 +49,32 @@ def count(logits: Tensor, split: Split, data: Data) -> Counts:
     )
 
 
-def split_by_environment(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
-    """A split and, if it has several environments, each of them as `name_e0`, …: its labels, and which rows it has."""
+def parts_of(name: str, split: Split, data: Data) -> dict[str, tuple[Split, Tensor]]:
+    """What is counted of a split: itself, environments of training as `train_e0`, …, subsets as `name:subset`.
+
+    Each with its labels, and which rows it has, [n] bool. Subsets have no groups but the classes; one without an
+    example is left out.
+    """
     found = {name: (split, torch.ones_like(split.y, dtype=torch.bool))}
-    for e in range(data.environments if split.environment is not None else 0):
+    for e in range(data.environments if name == "train" and split.environment is not None else 0):
         of = torch.as_tensor(split.environment == e)
-        found[f"{name}_e{e}"] = (
-            Split(torch.empty(0), split.y[of], None if split.attribute is None else split.attribute[of]),
-            of,
-        )
+        attribute = None if split.attribute is None else split.attribute[of]
+        found[f"{name}_e{e}"] = Split(NO_INPUTS, split.y[of], attribute), of
+    for subset, of in split.subsets.items():
+        if of.any():
+            found[name + SUBSET + subset] = Split(NO_INPUTS, split.y[of]), of
     return found
 
 
-def count_by_environment(name: str, logits: Tensor, split: Split, data: Data) -> dict[str, Counts]:
-    """Counts of a split and of each of its environments."""
-    return {
-        part: count(logits[of], labels, data) for part, (labels, of) in split_by_environment(name, split, data).items()
-    }
+def count_parts(name: str, logits: Tensor, split: Split, data: Data) -> dict[str, Counts]:
+    """Counts of a split and of its parts."""
+    return {part: count(logits[of], labels, data) for part, (labels, of) in parts_of(name, split, data).items()}
+
+
+def count_splits(logits: Mapping[str, Tensor], splits: Mapping[str, Split], data: Data) -> dict[str, Counts]:
+    """Counts of several splits, by name, and of their parts."""
+    parts = [count_parts(name, logits[name], split, data) for name, split in splits.items()]
+    return {name: counts for of in parts for name, counts in of.items()}
 
 
 def count_random_guess(split: Split, data: Data) -> Counts:

@@ -60,7 +60,7 @@ class Monitor(Observer):
             if progress.diverged is None:
                 model = engine.model(r)
                 logits = {name: model.score(split.x) for name, split in model.data.tests.items()}
-                counts = {name: counting.count(z, model.data.tests[name], model.data) for name, z in logits.items()}
+                counts = counting.count_splits(logits, model.data.tests, model.data)
                 if not all(isfinite(one.loss_sum + one.entropy_sum) for one in counts.values()):
                     progress.diverged = engine.step
                     continue

@@ -96,9 +96,9 @@ def usual_rule(dataset: PluginInfo) -> str | None:
 
     def rank(name: str) -> tuple[bool, bool, int, bool]:
         rule = registry.rule(name)
-        of_groups = any("groups" in what for what in rule.uses)
         by_training = all(split.startswith("train") for split in rule.splits)
-        return by_training, rule.oracle, -len(rule.splits), of_groups != ("groups" in dataset.provides)
+        finer = [what.split()[-1] in dataset.provides for what in rule.uses]  # groups, subsets
+        return by_training, rule.oracle, -len(rule.splits), not any(finer)
 
     return min(usable, key=rank, default=None)
 

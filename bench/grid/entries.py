@@ -87,7 +87,7 @@ def fields_of(dataset: PluginInfo, method: PluginInfo) -> dict[str, dict[str, Op
     return {
         "hyper_parameters": {option.name: option for option in method.options},
         "training": training_fields() if method.trains else {},
-        "options": {option.name: option for option in dataset.options},
+        "options": {option.name: option for option in registry.dataset_options(dataset)},
     }
 
 
@@ -114,7 +114,10 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
             (BLOCK, row.where[:2], row.block.training if row.method.trains else {}),
             (ENTRY, row.where, row.entry.training),
         ],
-        "options": [(BLOCK, row.where[:2], row.block.options), (ENTRY, row.where, row.entry.options)],
+        "options": [
+            (BLOCK, row.where[:2], grouped(row.block.groups, row.block.options)),
+            (ENTRY, row.where, grouped(row.entry.groups.by if row.entry.groups else None, row.entry.options)),
+        ],
     }
     for place, sources in layers.items():
         settings[place] = defaults(row, place) | recommended(row, place)
@@ -126,6 +129,11 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
             varied = {name: one for name, one in varied.items() if name not in fixed} | several
         axes += varied.values()
     return settings, given, axes
+
+
+def grouped(groups: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a list of `groups` among them."""
+    return {**({"groups": ",".join(groups)} if groups else {}), **options}
 
 
 def noted(row: Entry, layer: int, place: str, where: Where, values: Mapping[str, Any]) -> Given:
@@ -157,10 +165,12 @@ def in_effect(row: Entry, settings: Settings, given: Given) -> Settings:
 
 
 def completed(row: Entry, kept: Settings) -> Settings:
-    """Settings as runs hold them: all hyper-parameters, and of training's fields those that are set."""
+    """Settings as runs hold them: all hyper-parameters, and what is set of training and of every dataset's options."""
     hyper = defaults(row, "hyper_parameters") | kept["hyper_parameters"]
     training = {name: value for name, value in kept["training"].items() if value is not None}
-    return kept | {"hyper_parameters": hyper, "training": training}
+    shared = registry.SHARED_OPTIONS
+    options = {name: value for name, value in kept["options"].items() if value is not None or name not in shared}
+    return {"hyper_parameters": hyper, "training": training, "options": options}
 
 
 def source_of(row: Entry, given: Given, settings: Settings) -> str:

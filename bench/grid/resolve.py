@@ -236,6 +236,8 @@ def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = 
         if row.entry.base:
             raise row.origin.error(where, f"{row.method.name} starts from no other run")
         return None
+    if sheet.groups and (sheet.groups.by or not sheet.groups.from_):
+        raise row.origin.error((*where, "groups"), "a base has its row's groups: only 'from' may differ")
     own = {key: named(value, hyper) for key, value in declared.items()}
     entry = MethodSheet(
         method=sheet.method or own["method"],
@@ -279,7 +281,7 @@ def step_of(value: int | float, steps: int) -> int:
 def inferring_run(row: Entry) -> Description | None:
     """The run that infers groups for those of an entry, if it takes inferred ones, and the method that does."""
     sheet = row.entry.groups
-    if sheet is None:
+    if sheet is None or sheet.from_ is None:
         return None
     where = (*row.where, "groups")
     entry = MethodSheet(

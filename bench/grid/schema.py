@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from spurbench.bench.core.errors import cut, say_unknown
@@ -32,9 +32,9 @@ def known_rule(name: object) -> object:
     return name
 
 
-def short_for(key: str) -> BeforeValidator:
-    """A text stands for a mapping with this key: `- erm` for `- {method: erm}`, `groups: xrm` for `{from: xrm}`."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+def short_for(key: str, kind: type = str) -> BeforeValidator:
+    """A text (or a list) stands for a mapping with this key: `- erm` for `- {method: erm}`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, kind) else value)
 
 
 RuleName = Annotated[str, BeforeValidator(known_rule)]
@@ -64,16 +64,30 @@ class BaseSheet(Strict):
     hyper_parameters: Given = {}  # of that method
     training: Given = {}  # over the block's
     step: int | float | None = None  # after which it is looked at; 0.5 is half of its training, 1.0 its end
-    groups: Annotated[InferredSheet, short_for("from")] | None = None  # inferred ones that it is given itself
+    groups: Annotated[GroupsSheet, short_for("from")] | None = None  # inferred ones that it is given itself
 
 
-class InferredSheet(Strict):
-    """Which method infers the groups that a row is given."""
+class GroupsSheet(Strict):
+    """Which groups a row has: those of some named attributes, or ones that a method infers."""
 
-    from_: str = Field(alias="from")  # name of the method that infers them
+    by: list[str] | None = Field(default=None, min_length=1)  # named attributes: with y they make the groups
+    from_: str | None = Field(default=None, alias="from")  # name of the method that infers them
     hyper_parameters: Given = {}  # of that method
     training: Given = {}  # of a method that infers from its own runs, over the block's
     base: BaseSheet | None = None  # of a method that infers from another run
+
+
+def one_kind(groups: GroupsSheet) -> GroupsSheet:
+    """What says which groups, and nothing about a method where none infers them."""
+    if groups.by is None and groups.from_ is None:
+        raise ValueError("groups: give 'by', a list of named attributes, or 'from', a method that infers them")
+    given = [key for key in ("hyper_parameters", "training", "base") if key in groups.model_fields_set]
+    if groups.from_ is None and given:
+        raise ValueError(f"{given[0]} in groups is of a method that infers them: give it as 'from'")
+    return groups
+
+
+Groups = Annotated[GroupsSheet, AfterValidator(one_kind), short_for("from"), short_for("by", list)]
 
 
 class MethodSheet(Strict):
@@ -88,8 +102,8 @@ class MethodSheet(Strict):
     options: Given = {}  # over the block's
     # the run that each starts from, of a method that starts from one; a method's name is short for {method: NAME}
     base: Annotated[BaseSheet, short_for("method")] | None = None
-    # inferred ones instead of the dataset's; a method's name is short for {from: NAME}
-    groups: Annotated[InferredSheet, short_for("from")] | None = None
+    # others than the dataset's; a list of named attributes is short for {by: LIST}, a method's name for {from: NAME}
+    groups: Groups | None = None
     seeds: Seeds | None = None  # instead of the block's
     draws: int | None = Field(default=None, ge=1, le=100_000)  # rows drawn at random from lists and ranges
     search: SearchSheet | None = None  # finds the hyper-parameters before the seeds are run
@@ -101,6 +115,7 @@ class DatasetSheet(Strict):
 
     dataset: str  # its name
     options: Given = {}  # dataset options
+    groups: list[str] | None = Field(default=None, min_length=1)  # named attributes that make the groups
     training: Given = {}  # training fields, over the dataset's own
     precision: Precision | None = None  # instead of the grid's
     seeds: Seeds | None = None  # instead of the grid's

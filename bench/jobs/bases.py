@@ -19,7 +19,7 @@ from spurbench.bench.plugins.network import Networks
 from spurbench.bench.records.run import INFERRED, Run
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.batching import Preprocessing, generator_for, select_rows, to_device
+from spurbench.bench.training.batching import Preprocessing, generator_for, to_device
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import watched
 from spurbench.bench.training.replica import Frozen, Replica, find_head, head_network
@@ -72,9 +72,9 @@ def with_inferred_groups(replica: Replica, run: Run, options: Options, store: St
         if found[name].dtype != torch.int64 or found[name].shape != seen.y.shape or (found[name] < 0).any():
             raise CannotBegin(f"{how['method']}.infer gave no attribute: expected [n] of torch.int64, 0 or more")
     values = 1 + max(int(attribute.max()) for attribute in found.values())
-    replica.inferred, replica.attributes = found["train"], values
+    replica.inferred, replica.values = found["train"], values
     if VALIDATION in found:
-        split = replace(data.tests[VALIDATION], attribute=found[VALIDATION], attributes=values)
+        split = replace(data.tests[VALIDATION], attribute=found[VALIDATION], values=values, subsets={})
         replica.data = replace(data, tests=data.tests | {INFERRED: split})
     return replica
 
@@ -87,7 +87,7 @@ def show(look: Look, replica: Replica, method: Method, earlier: Look | None = No
     wanted = ["train", *([VALIDATION] if {"validation", "validation groups"} & method.needs else [])]
     if lacking := [name for name in wanted[1:] if name not in replica.data.tests]:
         raise CannotBegin(f"the data have no split '{lacking[0]}'")
-    seen = {name: look.seen(name, replica.data, method, inferred, replica.attributes) for name in wanted}
+    seen = {name: look.seen(name, replica.data, method, inferred, replica.values) for name in wanted}
     before = None if earlier is None else show(earlier, replica, method)
     return Finished(seen["train"], seen.get(VALIDATION), look.head, before)
 
@@ -143,12 +143,12 @@ class Look:
         data: Data,
         method: Method,
         inferred: Mapping[str, Tensor | None],
-        attributes: int | None = None,
+        values: int | None = None,
     ) -> Seen:
         """What the run makes of a split, with the labels of it that a method has declared."""
         split = data.train if name == "train" else data.tests[name]
         if inferred.get(name) is not None:
-            split = replace(split, attribute=inferred[name], attributes=attributes, environment=inferred[name])
+            split = replace(split, attribute=inferred[name], values=values, environment=inferred[name])
         groups = ("groups" if name == "train" else "validation groups") in method.needs
         if groups and split.attribute is None:
             raise CannotBegin(f"the split '{name}' has no groups")
@@ -218,18 +218,9 @@ def train_on_validation(replica: Replica, method: Method) -> None:
         rest[replica.start.draw.rows] = False
     if replica.start.draw.rows is None or not rest.any():
         return
-    tests = {
-        name: part(one, rest) if name in (VALIDATION, INFERRED) else one for name, one in replica.data.tests.items()
-    }
+    held_out, tests = rest.nonzero()[:, 0], replica.data.tests
+    tests = tests | {name: tests[name].take(held_out) for name in (VALIDATION, INFERRED) if name in tests}
     replica.data = replace(replica.data, tests=tests)
-
-
-def part(split: Split, rows: Tensor) -> Split:
-    """The rows of a split."""
-    at = rows.nonzero()[:, 0]
-    own = {name: None if (of := getattr(split, name)) is None else of[at] for name in ("attribute", "environment")}
-    index = at if split.index is None else split.index[at]
-    return replace(split, x=select_rows(split.x, at), y=split.y[at], index=index, **own)
 
 
 def freeze(replica: Replica, look: Look) -> None:

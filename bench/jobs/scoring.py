@@ -21,9 +21,8 @@ from spurbench.bench.training.model import Model
 
 def score_random_guess(record: Record, data: Data) -> Record:
     """The record of a reference row that predicts uniformly at random."""
-    found = counting.split_by_environment("train", data.train, data)
-    splits = {name: split for name, (split, _) in found.items()} | data.tests
-    counts = {name: counting.count_random_guess(split, data) for name, split in splits.items()}
+    parts = [counting.parts_of(name, split, data) for name, split in ({"train": data.train} | data.tests).items()]
+    counts = {name: counting.count_random_guess(split, data) for of in parts for name, (split, _) in of.items()}
     return finish(described(record, data).with_(status="done", cause=None, splits=counts))
 
 
@@ -50,12 +49,12 @@ def score(
     `tick` is called during long work and may raise to stop it, `hold` before anything is written.
     """
     data, score = model.data, model.score
-    record = described(record, data).with_(history=progress.history, conflicting=list(dataset.conflicting))
+    record = described(record, data).with_(history=progress.history, conflicting=list(dataset.misleading()))
     if progress.diverged is not None:
         return fail(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
-    logits = {name: score(split.x) for name, split in ({"train": data.train} | data.tests).items()}
-    counts = counting.count_by_environment("train", logits["train"], data.train, data)
-    counts |= {name: counting.count(logits[name], split, data) for name, split in data.tests.items()}
+    every = {"train": data.train} | data.tests
+    logits = {name: score(split.x) for name, split in every.items()}
+    counts = counting.count_splits(logits, every, data)
     if off := [name for name, split in counts.items() if not isfinite(split.loss_sum + split.entropy_sum)]:
         return fail(record, "diverged", f"the loss on {', '.join(off)} is not finite")
     measures, curves = finite(dataset.measures(whole.score, whole.data)), dict[str, Curve]()
@@ -87,7 +86,7 @@ def with_agreement(
         group = data.train.group(data.attributes)
         sizes = group.bincount(minlength=len(data.groups)).view(data.classes, -1)
         smaller = (sizes < sizes.amax(1, keepdim=True)).flatten().nonzero()[:, 0]
-        rare = torch.isin(group, torch.tensor(dataset.conflicting or smaller.tolist()))
+        rare = torch.isin(group, torch.tensor(dataset.misleading() or smaller.tolist()))
         both = (rare & marked).sum().item()
         found |= {"marked_precision": both / max(1, int(marked.sum())), "marked_recall": both / max(1, int(rare.sum()))}
     return measures | {"train": found}

@@ -199,9 +199,7 @@ def marked_by(replica: Replica) -> torch.Tensor | None:
     if replica.start.marked is not None or replica.inferred is None:
         return replica.start.marked
     y, inferred = replica.data.train.y, replica.inferred
-    sizes = torch.stack(
-        [inferred[y == one].bincount(minlength=replica.attributes or 1) for one in range(int(y.max()) + 1)]
-    )
+    sizes = torch.stack([inferred[y == one].bincount(minlength=replica.values or 1) for one in range(int(y.max()) + 1)])
     return inferred != sizes.argmax(1)[y]
 
 

@@ -33,7 +33,7 @@ ROOTS = {
 """What a class of each kind derives from."""
 CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "method": frozenset({"needs", "stackable", "trains", "base"}),
-    "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training"}),
+    "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training", "named", "grouped_by"}),
     "network": frozenset({"variants"}),
     "optimizer": frozenset(),
     "rule": frozenset({"text", "splits", "uses"}),
@@ -59,6 +59,8 @@ class PluginInfo:
     protocol_version: int = 1
     headline: tuple[tuple[str, str], ...] = (("test", "accuracy"), ("train", "accuracy"))
     splits: tuple[str, ...] | None = None  # held out; None: known only once the data are read
+    named: tuple[str, ...] | None = ()  # attributes of a dataset by name; None: likewise
+    grouped_by: tuple[str, ...] = ()  # those of them that groups are made of by default; (): all
     training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
     variants: str = ""  # what follows a network family's name and a colon
     facts: Mapping[str, Any] = field(default_factory=dict)  # what else the class of a rule or metric says
@@ -72,7 +74,8 @@ class PluginInfo:
     @property
     def literal(self) -> bool:
         """Whether every value could be read without importing the file."""
-        shared = (self.needs, self.provides, self.protocol_version, self.headline, self.splits, self.training)
+        shared = (self.needs, self.provides, self.protocol_version, self.headline, self.splits, self.training,
+                  self.named, self.grouped_by)  # fmt: skip
         values = [*shared, self.stackable, self.trains, self.base, *(option.default for option in self.options)]
         return not any(value is UNREAD for value in values)
 

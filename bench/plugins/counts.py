@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+SUBSET = ":"  # between the name of a split and that of a subset of it, which is counted as a split of its own
 
 
 class Counted(Protocol):
@@ -17,6 +19,11 @@ class Counted(Protocol):
     def loss_sum(self) -> float: ...
     @property
     def entropy_sum(self) -> float: ...
+
+
+def subsets_of(split: str, splits: Mapping[str, Counted]) -> dict[str, Counted]:
+    """The subsets of a split among all that was counted, by their own names."""
+    return {name.removeprefix(split + SUBSET): of for name, of in splits.items() if name.startswith(split + SUBSET)}
 
 
 def accuracy(counts: Counted | None) -> float | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import product
+from math import prod
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,12 +62,27 @@ class Split:
     y: Tensor  # [n] int64 class index
     attribute: Tensor | None = None  # [n] int64 from 0, the spurious one; all splits have one, or none
     environment: Tensor | None = None  # [n] int64 from 0
-    attributes: int | None = None  # values of an attribute that was inferred; None: it is the dataset's
+    values: int | None = None  # of an attribute that was inferred; None: it is the dataset's
     index: Tensor | None = None  # [n] int64, places in the dataset's split, of which this is a part; None: it is all
+    named: Mapping[str, Tensor] = field(default_factory=dict)  # instead of `attribute` several, each [n] int64 from 0
+    subsets: Mapping[str, Tensor] = field(default_factory=dict)  # [n] bool; they may overlap, each is scored by class
 
     def group(self, attributes: int) -> Tensor:
         """Group y * attributes + a of each example, [n]; the one place where groups are numbered."""
-        return self.y if self.attribute is None else self.y * (self.attributes or attributes) + self.attribute
+        return self.y if self.attribute is None else self.y * (self.values or attributes) + self.attribute
+
+    def take(self, rows: Tensor) -> Split:
+        """Some of the examples, by their places [m]."""
+
+        def of(codes: Tensor | None) -> Tensor | None:
+            return None if codes is None else codes[rows]
+
+        return Split(
+            map_inputs(lambda part: torch.index_select(part, 0, rows), self.x), self.y[rows], of(self.attribute),
+            of(self.environment), self.values, rows if self.index is None else self.index[rows],
+            {name: codes[rows] for name, codes in self.named.items()},
+            {name: member[rows] for name, member in self.subsets.items()},
+        )  # fmt: skip
 
 
 @dataclass
@@ -75,17 +92,39 @@ class Data:
     train: Split
     tests: dict[str, Split]
     classes: int = 2  # as the dataset's class says
-    attributes: int = 1  # values of the spurious attribute
+    attributes: int = 1  # values of the spurious attribute; of named ones it follows from `named`
     environments: int = 0
     mean: tuple[float, ...] = (0.0,)  # of each channel of floats, of pixels in [0, 1]; seen is (pixel − mean) / std
     std: tuple[float, ...] = (1.0,)
+    named: Mapping[str, int | Sequence[str]] = field(default_factory=dict)  # how many values each has, or their names
+    grouped_by: Sequence[str] = ()  # the named attributes that `attribute` is made of; `grouped` sets it
 
     @property
     def groups(self) -> list[str]:
         """Names of the groups in the order of the counts in a record."""
         if self.attributes == 1:
             return [f"y{y}" for y in range(self.classes)]
-        return [f"y{y}a{a}" for y in range(self.classes) for a in range(self.attributes)]
+        values = [[f" {name}={value}" for value in self.values_of(name)] for name in self.grouped_by]
+        names = ["".join(each) for each in product(*values)] if values else [f"a{a}" for a in range(self.attributes)]
+        return [f"y{y}{name}" for y in range(self.classes) for name in names]
+
+    def values_of(self, name: str) -> Sequence[str]:
+        """The names of a named attribute's values, numbers where they have none."""
+        values = self.named[name]
+        return [str(value) for value in range(values)] if isinstance(values, int) else values
+
+    def grouped(self, names: Sequence[str]) -> Data:
+        """The same with the product of some named attributes for the attribute; the first one changes slowest."""
+        sizes = [len(self.values_of(name)) for name in names]
+
+        def of(split: Split) -> Split:
+            code = torch.zeros_like(split.y)
+            for name, size in zip(names, sizes, strict=True):
+                code = code * size + split.named[name]
+            return replace(split, attribute=code)
+
+        tests = {name: of(split) for name, split in self.tests.items()}
+        return replace(self, train=of(self.train), tests=tests, attributes=prod(sizes), grouped_by=tuple(names))
 
 
 @dataclass(frozen=True)
@@ -168,6 +207,10 @@ class Dataset(ABC):
     training: ClassVar[Training] = Training()
     splits: ClassVar[tuple[str, ...] | None] = None  # those held out, where they are known before the data are read
     conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
+    named: ClassVar[tuple[str, ...] | None] = ()  # its named attributes; None: known only once the data are read
+    grouped_by: ClassVar[tuple[str, ...]] = ()  # those of them that groups are made of by default; (): all
+
+    groups: str | None = field(default=None, kw_only=True)  # those chosen instead, "background,cooccurring"
 
     @property
     def called(self) -> str:
@@ -178,6 +221,15 @@ class Dataset(ABC):
     def classes(self) -> int:
         """How many classes there are; `classes: ClassVar[int] = 3` says so too. Networks are made for this number."""
         return 2
+
+    def group_names(self, data: Data) -> list[str]:
+        """The named attributes that the groups of this seed's data are made of, in the order of the data."""
+        chosen = self.groups.split(",") if self.groups else self.grouped_by or tuple(data.named)
+        return [name for name in data.named if name in chosen]
+
+    def misleading(self) -> tuple[int, ...]:
+        """`conflicting`, where the groups are those that it numbers."""
+        return () if self.groups else self.conflicting
 
     def protocol(self, settings: Mapping[str, Any]) -> Training:
         """How a run of these settings is trained; one that trains nothing has none, and sees the data as others do."""

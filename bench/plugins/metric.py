@@ -82,6 +82,7 @@ class Seen(NamedTuple):
 
     counts: Counted
     splits: Mapping[str, Counted] = {}  # every split, training too
+    subsets: Mapping[str, Counted] = {}  # of this split, by class
     conflicting: Sequence[int] = ()  # groups whose attribute misleads about their label
 
     @property
@@ -95,6 +96,7 @@ class CountedMetric(Metric):
     counted: ClassVar[bool] = True
     over: ClassVar[str] = ""  # what stands in the place of a split's name, if it is over several splits
     needs_conflicting: ClassVar[bool] = False  # whether it is only of data of which the misleading groups are known
+    needs_subsets: ClassVar[bool] = False  # whether it is only of data whose splits have subsets
 
     @abstractmethod
     def of_counts(self, seen: Seen) -> float | None:

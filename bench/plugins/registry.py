@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spurbench.bench.core.errors import UserError, unknown
+from spurbench.bench.core.errors import UserError, say_unknown, unknown
 from spurbench.bench.core.fields import Option, conditions
 from spurbench.bench.plugin_files import discovery
 from spurbench.bench.plugin_files.components import components
@@ -23,6 +23,7 @@ from spurbench.bench.plugin_files.reader import (
     wrong_condition,
 )
 from spurbench.bench.plugins import training_settings
+from spurbench.bench.plugins.counts import SUBSET
 from spurbench.bench.plugins.training_settings import Training
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from spurbench.bench.plugins.rule import Rule
 
 __all__ = [
-    "FOLDERS", "Option", "PluginInfo", "add_plugin", "counted_metric", "dataset_info", "datasets", "forget_plugins",
-    "load_class", "load_dataset", "load_method", "method_info", "methods", "metric", "metrics", "plugin_paths",
-    "plugins", "requirements", "rule", "rules", "splits_of",
+    "FOLDERS", "Option", "PluginInfo", "add_plugin", "counted_metric", "dataset_info", "dataset_options", "datasets",
+    "forget_plugins", "load_class", "load_dataset", "load_method", "method_info", "methods", "metric", "metrics",
+    "plugin_paths", "plugins", "requirements", "rule", "rules", "splits_of",
 ]  # fmt: skip
 
 INNATE = frozenset(
@@ -135,8 +136,32 @@ def requirements(method: PluginInfo, dataset: PluginInfo, inferred: bool = False
 
 def splits_of(dataset: PluginInfo) -> tuple[str, ...]:
     """The splits its records may have; what is held out is known only once the data are read, unless it says so."""
-    own = ("train", "train_e0") if "environments" in dataset.provides else ("train",)
-    return (*own, *(("validation", "test") if dataset.splits is None else dataset.splits))
+    found = ["train", *(("validation", "test") if dataset.splits is None else dataset.splits)]
+    found += ["train_e0"] if "environments" in dataset.provides else []
+    return (*found, *(f"{split}{SUBSET}" for split in found if "subsets" in dataset.provides))
+
+
+def dataset_options(dataset: PluginInfo) -> list[Option]:
+    """All options of a dataset: its own, and those of every dataset, which are in no identity unless they are given."""
+    groups = Option("groups", "str | None", None, normal=partial(spell_groups, dataset))
+    return [*dataset.options, groups]
+
+
+SHARED_OPTIONS = ("groups",)
+"""The names of the options of every dataset."""
+
+
+def spell_groups(dataset: PluginInfo, text: str | None) -> str | None:
+    """One spelling of the named attributes that groups are made of; None for those that are so by default.
+
+    Errors: ValueError for a name that there is not, with the nearest.
+    """
+    names = sorted({name.strip() for name in (text or "").split(",") if name.strip()})
+    if dataset.named is None:  # they are known once the data are read
+        return ",".join(names) or None
+    if wrong := next((name for name in names if name not in dataset.named), None):
+        raise ValueError(say_unknown(f"named attribute of {dataset.name}", wrong, dataset.named))
+    return None if names in ([], sorted(dataset.grouped_by or dataset.named)) else ",".join(names)
 
 
 def add_plugin(path: str | Path) -> PluginInfo:
@@ -194,12 +219,14 @@ def plugins(kind: str) -> dict[str, PluginInfo]:
 
 
 def with_training(info: PluginInfo) -> PluginInfo:
-    """The dataset, with the complaint about its `Training(...)`, where it could be read."""
+    """The dataset, with the complaint about an option, or about its `Training(...)`, where that could be read."""
+    problem = next((f"field '{one.name}' is an option of every dataset already: choose another name"
+                    for one in info.options if one.name in SHARED_OPTIONS), None)  # fmt: skip
     try:
         Training(**info.training if info.training is not UNREAD else {})
     except UserError as error:
-        return dataclasses.replace(info, problem=info.problem or str(error))
-    return info
+        problem = problem or str(error)
+    return dataclasses.replace(info, problem=info.problem or problem)
 
 
 def known(kind: str, name: str) -> PluginInfo:
@@ -220,10 +247,10 @@ def usable(kind: str, name: str) -> PluginInfo:
 def _resolved(path: Path, info_name: str, kind: str) -> PluginInfo:
     info = plugins(kind)[info_name]
     cls = load_class(info)
-    options = tuple(from_field(item) for item in dataclasses.fields(cls))
+    options = tuple(from_field(item) for item in dataclasses.fields(cls) if item.name not in SHARED_OPTIONS)
     names: tuple[str, ...] = ("needs", "stackable", "trains", "base")
     if kind == "dataset":
-        names = ("provides", "protocol_version", "headline", "splits")
+        names = ("provides", "protocol_version", "headline", "splits", "named", "grouped_by")
     values = {name: getattr(cls, name) for name in names}
     if kind == "dataset":
         values["training"] = cls.training.flat()

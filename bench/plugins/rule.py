@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from math import fsum, inf, isfinite
 from typing import ClassVar
 
-from spurbench.bench.plugins.counts import Counted, accuracy, worst_group_accuracy
+from spurbench.bench.plugins.counts import SUBSET, Counted, accuracy, worst_group_accuracy
 
 Splits = Mapping[str, Counted]
 Criterion = Callable[[Sequence[Counted]], float | None]
@@ -67,7 +67,7 @@ class Rule:
     @property
     def oracle(self) -> bool:
         """Whether it looks at the test set."""
-        return any(fnmatchcase("test", pattern) for pattern in self.splits)
+        return any(fnmatchcase("test", pattern.partition(SUBSET)[0]) for pattern in self.splits)
 
     @property
     def refined(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from math import inf
 
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.counts import SUBSET, subsets_of
 from spurbench.bench.plugins.metric import CountedMetric, Seen
 from spurbench.bench.records.record import Counts, Number, Summary
 from spurbench.bench.records.selection import Selected
@@ -38,7 +39,8 @@ def columns_of(record: Summary) -> list[Column]:
 
 def is_for(metric: CountedMetric, record: Summary) -> bool:
     """Whether a metric is one of the data of a record."""
-    return bool(record.conflicting) or not metric.needs_conflicting
+    subsets = not metric.needs_subsets or any(SUBSET in split for split in record.splits)
+    return subsets and (bool(record.conflicting) or not metric.needs_conflicting)
 
 
 def value(record: Summary, column: Column) -> float | None:
@@ -56,13 +58,13 @@ def from_counts(metric: CountedMetric, record: Summary, split: str) -> float | N
     """What a metric makes of a record's counts, before it is shown in percent."""
     if metric.over:  # of one step: the environments of training are scored after the last only
         last = record.last_splits if isinstance(record, Selected) else record.splits
-        return metric.of_counts(Seen(NOTHING, last, record.conflicting)) if split == metric.over else None
+        return metric.of_counts(Seen(NOTHING, last, {}, record.conflicting)) if split == metric.over else None
     counts = record.splits.get(split)
     if counts is None or not sum(counts.n) or not is_for(metric, record):
         return None
     if metric.needs_conflicting and len(counts.n) < len(record.groups):
         return None  # the split has no attribute: it is counted by class
-    return metric.of_counts(Seen(counts, record.splits, record.conflicting))
+    return metric.of_counts(Seen(counts, record.splits, subsets_of(split, record.splits), record.conflicting))
 
 
 NOTHING = Counts(n=[], correct=[], loss_sum=0, entropy_sum=0)
@@ -85,7 +87,7 @@ def measures_of(record: Summary, split: str, step: int) -> Mapping[str, Number]:
 def partial(record: Summary, column: Column) -> str:
     """What a number per group is not over, in words: groups that training has and this split has no example of."""
     metric = registry.metric(column[1])
-    if not metric or not metric.per_group:
+    if not metric or not metric.per_group or SUBSET in column[0]:
         return ""
     counts, training = record.splits.get(column[0]), record.splits.get("train")
     if not counts or not training:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from math import fsum
 
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.counts import SUBSET
 from spurbench.bench.plugins.rule import Rule, Scores, comparable
 from spurbench.bench.records.plan import Choice
 from spurbench.bench.records.record import Counts, Summary
@@ -41,11 +42,18 @@ def lack(name: str, splits: Splits | Sequence[str]) -> str | None:
     """What a rule needs that these splits do not give, in words, or None."""
     rule = registry.rule(name)
     if missing := rule.lacking(splits):
-        words = ["environments in training" if split == "train_e*" else f"the split {split}" for split in missing]
-        return f"rule {name} needs {' and '.join(words)}"
+        return f"rule {name} needs {' and '.join(map(describe_pattern, missing))}"
     if isinstance(splits, Mapping) and rule.criteria and rule.scores(splits) is None:
         return f"rule {name} needs examples in {' and '.join(rule.splits)}"
     return None
+
+
+def describe_pattern(pattern: str) -> str:
+    """The splits that a rule looks at by one of its patterns, in words."""
+    split, subset, _ = pattern.partition(SUBSET)
+    if pattern == "train_e*":
+        return "environments in training"
+    return f"subsets of {split}" if subset else f"the split {split}"
 
 
 def used_by(name: str, record: Summary) -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugins.counts import SUBSET
 from spurbench.bench.records.record import Record
 from spurbench.bench.records.selection import Selected, at_its_best
 from spurbench.bench.store.store import Store
@@ -92,7 +93,8 @@ def load_arrays(store: Store, run_id: str) -> Arrays:
 def of_step(arrays: Arrays, record: Record, step: int) -> Kept:
     """The predictions of one step. Raises KeyError, with the missing names, if none are kept of that step."""
     last = step == record.last_step or not record.looks
-    held_out = [name for name in arrays if "@" not in name and "/" not in name] if last else record.looks[0].splits
+    scored = [name for name in record.looks[0].splits if SUBSET not in name] if record.looks else []
+    held_out = [name for name in arrays if "@" not in name and "/" not in name] if last else scored
     names = {split: split if last else f"{split}@{step}" for split in held_out}
     if lacking := set(names.values()) - set(arrays):
         raise KeyError(", ".join(sorted(lacking)))

@@ -53,7 +53,7 @@ class Replica:
     preprocess: Callable[[Inputs], Inputs] = partial(map_inputs, to_numbers)  # the dataset's own
     start: Start = field(default_factory=Start)
     inferred: Tensor | None = None  # [n] an attribute of the training examples in place of the dataset's
-    attributes: int | None = None  # values of the inferred one
+    values: int | None = None  # of the inferred one
     trained_on: Split | None = None  # instead of the training split
     frozen: Frozen | None = None  # if its network is the last layer alone, and its data are features
 
@@ -62,7 +62,7 @@ class Replica:
         """The examples that it trains on, with the labels that a method may be given."""
         found = self.trained_on or self.data.train
         if self.inferred is not None and self.trained_on is None:
-            found = replace(found, attribute=self.inferred, attributes=self.attributes, environment=self.inferred)
+            found = replace(found, attribute=self.inferred, values=self.values, environment=self.inferred)
         start = self.start
         return found if start.environment is None else replace(found, environment=start.environment)
 
@@ -76,7 +76,7 @@ class Replica:
         """How many groups there are."""
         if self.start.group is not None:
             return int(self.start.group.max()) + 1
-        return self.data.classes * (self.examples.attributes or self.data.attributes)
+        return self.data.classes * (self.examples.values or self.data.attributes)
 
     @property
     def environments(self) -> int:
@@ -103,6 +103,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         needed = "2, or 1" if classes == 2 else f"{classes}"
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
+    data = data.grouped(dataset.group_names(data)) if data.named else data
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))

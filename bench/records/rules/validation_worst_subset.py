@@ -1,0 +1,13 @@
+"""The best worst class of a subset on validation, ties broken by average accuracy and loss of all subsets together.
+
+Uses: the labels and subsets of validation.
+"""
+
+from spurbench.bench.plugins.rule import Rule, average_accuracy, lower_loss, worst_group
+
+
+class ValidationWorstSubset(Rule):
+    text = "worst-subset accuracy on validation"
+    splits = ("validation:*",)
+    criteria = (worst_group, average_accuracy, lower_loss)
+    uses = ("validation subsets",)
