@@ -31,7 +31,7 @@ class OwnFeatures(OwnRows):
     training: ClassVar[Training] = Training(
         network="mlp", hidden_layers=0, optimizer="adam", lr=0.001, steps=2000, batch=256)  # fmt: skip
     kinds: ClassVar[tuple[str, ...]] = (".npz", ".parquet")
-    run_only: ClassVar[tuple[str, ...]] = ("name", "start")
+    run_only: ClassVar[tuple[str, ...]] = ("name", "groups", "start")
 
     column: str | None = None  # of the embeddings; None: x
     start: str | None = None  # the first weights of the head, of a run: prototypes; None: drawn from the seed

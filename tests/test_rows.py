@@ -479,7 +479,8 @@ def adult_file(folder: Path, rows: int | None = None) -> Path:
 def test_adult(tmp_path: Path) -> None:
     said = dataset_files.prepare("adult", adult_file(tmp_path / "fairness"))
     assert said.startswith("prepared original: 32,561 rows of")
-    data = registry.load_dataset("adult")().data(0)
+    data = registry.load_dataset("adult")().data(0).grouped(["sex"])
+    assert data.groups == ["y0 sex=Female", "y0 sex=Male", "y1 sex=Female", "y1 sex=Male"]
     groups = [data.train.group(2), *(split.group(2) for split in data.tests.values())]
     counts = [np.bincount(group).tolist() for group in groups]
     assert counts == [[5755, 9077, 707, 3997], [1919, 3025, 236, 1333], [1918, 3026, 236, 1332]]

@@ -61,6 +61,7 @@ Facts = TypedDict(
         "content": NotRequired[Hash],  # of names, labels and bytes of the files, wherever they lie
         "classes": list[Text],
         "attributes": dict[Text, list[Text]],  # name → the names of its values
+        "subsets": NotRequired[list[Text]],  # whose members are named among the labels
         "columns": NotRequired[list[Text]],  # of a table: what each number of an example is
         "splits": dict[Name, SplitFacts],
         "shared": NotRequired[dict[Name, ArrayFacts]],  # arrays that are in no split

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,14 @@ class Labels:
     y: Array  # [n] int64
     ids: Array  # [n], their names or their places in the file they come from
     attributes: Mapping[str, Array]  # name → [n] int64
+    subsets: Mapping[str, Array] = field(default_factory=dict)  # name → [n] bool
 
     def stored(self) -> dict[str, Array]:
         """The arrays as they are kept in a file."""
-        keys = attribute_keys(len(self.attributes))
-        return {"y": self.y, "ids": self.ids, **dict(zip(keys, self.attributes.values(), strict=True))}
+        own = {"y": self.y, "ids": self.ids}
+        for letter, arrays in (("a", self.attributes), ("s", self.subsets)):
+            own |= dict(zip(keys_of(letter, len(arrays)), arrays.values(), strict=True))
+        return own
 
     def counts(self, classes: int, attributes: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
         """How often each label is, and each group of each attribute."""
@@ -138,12 +141,17 @@ class Prepared:
 
     def labels(self, split: str) -> Labels:
         """Labels, attributes and ids; raises BadData if they are not as prepared."""
-        facts, attributes = self.facts["splits"][split], self.facts["attributes"]
-        found = load_arrays(self.folder / facts["labels"], facts["n"], len(attributes))
-        if not match_facts(found, facts, attributes) or labels_hash(found) != facts["labels_sha256"]:
+        facts = self.facts["splits"][split]
+        attributes, subsets = self.facts["attributes"], self.facts.get("subsets", [])
+        found = load_arrays(self.folder / facts["labels"], facts["n"], len(attributes) + len(subsets))
+        if not match_facts(found, facts, attributes, len(subsets)) or labels_hash(found) != facts["labels_sha256"]:
             raise BadData(self.damaged(split, "labels"))
-        keys = attribute_keys(len(attributes))
-        return Labels(found["y"], found["ids"], {name: found[k] for name, k in zip(attributes, keys, strict=True)})
+        return Labels(
+            found["y"],
+            found["ids"],
+            {name: found[key] for name, key in zip(attributes, keys_of("a", len(attributes)), strict=True)},
+            {name: found[key] for name, key in zip(subsets, keys_of("s", len(subsets)), strict=True)},
+        )
 
     def damage(self) -> Iterator[str]:
         """Read everything and compare it with the checksums; yields a line for each file that differs."""
@@ -191,9 +199,9 @@ def expected_files(facts: Facts) -> Iterator[tuple[str, int | None]]:
     yield from ((array["file"], array["bytes"]) for array in facts.get("shared", {}).values())
 
 
-def attribute_keys(count: int) -> list[str]:
-    """What attributes are called among the labels in a file, in their order."""
-    return ["a", *(f"a{i}" for i in range(1, count))][:count]
+def keys_of(letter: str, count: int) -> list[str]:
+    """What attributes or subsets are called among the labels in a file, in their order."""
+    return [letter, *(f"{letter}{i}" for i in range(1, count))][:count]
 
 
 def find_file_problem(file: Path, size: int | None) -> str:
@@ -217,9 +225,9 @@ def ends_as_prepared(file: Path, time: int, number: int, hashes: tuple[str, ...]
     return all(part_hash(array[every[at]]) == hashes[at] for at in {0, len(every) - 1} if every)
 
 
-def load_arrays(file: Path, n: int, attributes: int) -> dict[str, Any]:
+def load_arrays(file: Path, n: int, further: int) -> dict[str, Any]:
     """Labels and ids of `n` examples from a file; empty if it cannot be such a file."""
-    most = 1024 * (2 + attributes) + n * (8 + 8 * attributes + 4 * LONGEST_PATH)
+    most = 1024 * (2 + further) + n * (8 + 8 * further + 4 * LONGEST_PATH)
     try:
         with ZipFile(file) as packed:
             if sum(one.file_size for one in packed.infolist()) > most:
@@ -230,12 +238,16 @@ def load_arrays(file: Path, n: int, attributes: int) -> dict[str, Any]:
         return {}
 
 
-def match_facts(labels: Mapping[str, Any], facts: SplitFacts, attributes: Mapping[str, list[str]]) -> bool:
+def match_facts(
+    labels: Mapping[str, Any], facts: SplitFacts, attributes: Mapping[str, list[str]], subsets: int
+) -> bool:
     """Whether arrays of labels and ids have the shape and the group counts that the facts say."""
-    keys = attribute_keys(len(attributes))
-    if set(labels) != {"y", "ids", *keys} or any(array.shape != (facts["n"],) for array in labels.values()):
+    keys, members = keys_of("a", len(attributes)), keys_of("s", subsets)
+    if set(labels) != {"y", "ids", *keys, *members} or any(array.shape != (facts["n"],) for array in labels.values()):
         return False
     if any(labels[key].dtype != np.int64 for key in ("y", *keys)):
+        return False
+    if any(labels[key].dtype != np.bool_ for key in members):
         return False
     if labels["ids"].dtype.kind != "U" and labels["ids"].dtype != np.int64:
         return False

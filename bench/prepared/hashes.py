@@ -40,7 +40,7 @@ def labels_hash(labels: Mapping[str, Any]) -> str:
     found = sha256()
     for name in sorted(labels):
         values = labels[name]
-        if values.dtype.kind == "i":
+        if values.dtype.kind in "ib":
             content = values.tobytes()
         else:
             content = "\n".join(values.tolist()).encode("utf-8", "surrogateescape")

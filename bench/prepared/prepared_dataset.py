@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -17,7 +17,9 @@ from spurbench.bench.plugins.dataset import Build, Data, Dataset, Split
 from spurbench.bench.prepared.folder import Prepared, root
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+WORD = re.compile(r"\w[\w .-]*")  # what can be part of a group's name
 LONGEST_NAME = 200
+UNNAMED = "a"  # the attribute of data that have only one
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class PreparedDataset(Dataset):
     def set_options(self) -> str:
         """The options that differ from their defaults, as the command line takes them, each after a space."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        own.pop("groups", None)  # which are chosen for a run
         return "".join(f" --set {shlex.quote(f'{self.called}.{name}={value}')}" for name, value in own.items())
 
     def check_name(self, version: str, *parts: str) -> str:
@@ -88,16 +91,22 @@ class PreparedDataset(Dataset):
         """One prepared split, with memory-mapped inputs."""
         here = self.prepared()
         labels = here.labels(name)
-        a = next((torch.from_numpy(codes) for codes in labels.attributes.values()), None)
         x = {key: torch.from_numpy(array) for key, array in here.arrays(name).items()}
-        return Split(x["x"] if x.keys() == {"x"} else x, torch.from_numpy(labels.y), a)
+        codes = {key: torch.from_numpy(each) for key, each in labels.attributes.items()}
+        attribute = codes.pop(UNNAMED) if codes.keys() == {UNNAMED} else None
+        subsets = {key: torch.from_numpy(each) for key, each in labels.subsets.items()}
+        return Split(
+            x["x"] if x.keys() == {"x"} else x, torch.from_numpy(labels.y), attribute, named=codes, subsets=subsets
+        )
 
     def data(self, seed: int) -> Data:
         """All splits; `seed` is for data that are drawn at random."""
         facts = self.prepared().facts
         tests = {name: self.split(name) for name in facts["splits"] if name != "train"}
-        attributes = next((len(values) for values in facts["attributes"].values()), 1)
-        return Data(self.split("train"), tests, self.classes, attributes)
+        values = dict(facts["attributes"])
+        attributes = len(values.pop(UNNAMED)) if values.keys() == {UNNAMED} else 1
+        named = {name: value_names(each) for name, each in values.items()}
+        return Data(self.split("train"), tests, self.classes, attributes, named=named)
 
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         data = self.data(seed)
@@ -127,3 +136,9 @@ class PreparedDataset(Dataset):
             raise BadData("; ".join(bad))
         words = ", SHA-256 as prepared" if thorough else ""
         return "; ".join(f"{one}{words}" for one in found) or "not prepared, nothing to verify"
+
+
+def value_names(names: Sequence[str]) -> tuple[str, ...] | int:
+    """What an attribute's values are called in the names of groups, or how many there are if they are no words."""
+    words = tuple(re.sub(r"[^\w .-]", "-", name) for name in names)
+    return words if all(map(WORD.fullmatch, words)) and len(set(words)) == len(words) else len(words)

@@ -90,7 +90,8 @@ class RowDataset(PreparedDataset):
 class OwnRows(RowDataset):
     """Rows of a user's: the options matter when they are prepared, after that their name is enough."""
 
-    run_only: ClassVar[tuple[str, ...]] = ("name",)  # options that do not change what is prepared
+    named: ClassVar[tuple[str, ...] | None] = None
+    run_only: ClassVar[tuple[str, ...]] = ("name", "groups")  # options that do not change what is prepared
     defaults: ClassVar[Mapping[str, Any]] = {
         "label": "y", "attribute": "a", "split_by": "split", "split_seed": 0, "duplicates": "refuse",
     }  # fmt: skip

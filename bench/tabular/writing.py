@@ -52,6 +52,7 @@ class Rows:
     layout: str = ""
     columns: list[str] = field(default_factory=list)  # what each number of an example is
     notes: list[str] = field(default_factory=list)
+    subsets: Mapping[str, Array] = field(default_factory=dict)  # name → [n] bool
     shared: Mapping[str, Array] = field(default_factory=dict)  # arrays of no split, by name
 
 
@@ -151,7 +152,8 @@ def find_copies(
 def split_facts(work: Path, split: str, rows: Rows, chosen: Integers) -> SplitFacts:
     """Write the labels of a split; the facts about it."""
     attributes = {name: codes.of_row[chosen] for name, codes in rows.attributes.items()}
-    labels = Labels(rows.label.of_row[chosen], chosen + 1, attributes)
+    subsets = {name: member[chosen] for name, member in rows.subsets.items()}
+    labels = Labels(rows.label.of_row[chosen], chosen + 1, attributes, subsets)
     buffer = io.BytesIO()
     np.savez(buffer, **labels.stored())  # type: ignore[arg-type]
     write_atomically(work / f"{split}-labels.npz", buffer.getvalue())
@@ -186,7 +188,7 @@ def collect_facts(
         "layout": rows.layout or f"{rows.file.suffix[1:]} file", "from": printable(str(rows.file)),
         "content": content_of(rows.file), "classes": [*map(printable, rows.label.names)],
         "attributes": {printable(key): [*map(printable, codes.names)] for key, codes in rows.attributes.items()},
-        "columns": [*map(printable, rows.columns)],
+        "subsets": list(rows.subsets), "columns": [*map(printable, rows.columns)],
         "splits": dict(splits), "shared": dict(shared), "notes": rows.notes,
         "checksum": combined_checksum(splits, shared),
         "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
