@@ -369,13 +369,13 @@ def text_file(folder: Path, **changes: Any) -> Path:
 def test_texts(tmp_path: Path) -> None:
     dataset = made("own_text", text_file(tmp_path), tokenizer=tokenizer_folder(tmp_path))
     x = dataset.data(0).train.x
-    assert x["input_ids"].tolist() == [
+    assert x["ids"].tolist() == [
         [2, 3, 4, 6, 0, 0, 0],
         [2, 3, 4, 5, 0, 0, 0],
         [2, 3, 4, 6, 3, 0, 0],
         [2, 3, 4, 5, 3, 0, 0],
     ]
-    assert torch.equal(x["attention_mask"], x["input_ids"] > 0)
+    assert torch.equal(x["mask"], x["ids"] > 0)
     assert dataset.data(0).train.attribute.tolist() == [1, 1, 0, 0] and dataset.data(0).train.y.tolist() == [0, 1, 0, 1]
 
 
@@ -385,7 +385,7 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
     file = csv_file(tmp_path, ["premise,hypothesis,y,split", *rows])
     dataset = made("own_text", file, tokenizer=tokenizer_folder(tmp_path), **options)
     x = dataset.data(0).train.x
-    assert x["input_ids"].tolist() == [[2, 3, 4, 6]] * 2 and x["token_type_ids"].tolist() == [[0, 0, 1, 1]] * 2
+    assert x["ids"].tolist() == [[2, 3, 4, 6]] * 2 and x["types"].tolist() == [[0, 0, 1, 1]] * 2
     assert "4 texts cut to 4 tokens" in dataset.files()
 
 
@@ -421,7 +421,7 @@ def test_large_ids_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tokens, "load_tokenizer", lambda name: Numbers())
     rows = [f"{2**31 - 1 - i} 29999 {2**24 + 1} {i},{i % 2},{i // 2}" for i in range(6)]
     dataset = made("own_text", csv_file(tmp_path, ["text,y,split", *rows]), tokenizer="numbers")
-    given = dataset.preprocess(dataset.data(0).train.x)["input_ids"]
+    given = dataset.preprocess(dataset.data(0).train.x)["ids"]
     assert given.tolist() == [[2**31 - 1 - i, 29_999, 2**24 + 1, i] for i in (0, 1)]
     larger = csv_file(tmp_path, ["text,y,split", *(f"{2**31 + i},{i % 2},{i // 2}" for i in range(6))])
     with pytest.raises(

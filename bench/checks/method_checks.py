@@ -6,20 +6,17 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from spurbench.bench.checks.answers import Check, Failure, ask, describe_error
 from spurbench.bench.checks.hook_checks import check_draws, check_hooks, check_mixing, check_start
 from spurbench.bench.checks.loss_checks import (
     FIELDS,
     KINDS,
-    Check,
-    Failure,
-    ask,
     check_gradient,
     check_large_logits,
     check_later_steps,
     check_single_examples,
     check_stacking,
     check_state,
-    describe_error,
     try_loss,
 )
 from spurbench.bench.checks.purity import check_determinism, check_inputs, check_memory, retained_values

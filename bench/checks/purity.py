@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from spurbench.bench.checks.answers import Failure
 from spurbench.bench.checks.loss_checks import (
     COUNTS,
     LATER,
-    Failure,
     Sample,
     init_state,
     make_sample,

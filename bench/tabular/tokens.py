@@ -51,17 +51,17 @@ class Tokens:
 def text_rows(
     file: Path, columns: Columns, known: Known, names: Sequence[str], tokenizer: Any, length: int, option: str
 ) -> Rows:
-    """The texts in a column, or in two as pairs, as `input_ids` and `attention_mask`, of pairs `token_type_ids` too."""
+    """The texts in a column, or in two as pairs, as `ids` and `mask`, of pairs `types` too."""
     texts = [texts_of(file, name, column(file, columns, name, option)) for name in names]
     tokens = tokenise(tokenizer, texts, length)
     longest, filler = tokens.longest, padding_id(tokenizer)
-    shapes = {"input_ids": ((longest,), "int32"), "attention_mask": ((longest,), "bool")}
-    shapes |= {"token_type_ids": ((longest,), "int32")} if len(names) > 1 else {}
+    shapes = {"ids": ((longest,), "int32"), "mask": ((longest,), "bool")}
+    shapes |= {"types": ((longest,), "int32")} if len(names) > 1 else {}
 
     def make(rows: Array) -> dict[str, Array]:
         ids, there = tokens.padded(rows, longest, tokens.ids, filler)
-        found = {"input_ids": ids, "attention_mask": there}
-        types = {"token_type_ids": tokens.padded(rows, longest, tokens.types, 0)[0]} if len(names) > 1 else {}
+        found = {"ids": ids, "mask": there}
+        types = {"types": tokens.padded(rows, longest, tokens.types, 0)[0]} if len(names) > 1 else {}
         return found | types
 
     notes = [f"{tokenizer.get_vocab_size():,} kinds of them"]

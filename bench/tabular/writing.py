@@ -23,7 +23,7 @@ from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.prepared.facts import FACTS, SCHEMA, ArrayFacts, Facts, SplitFacts
 from spurbench.bench.prepared.folder import Labels, Prepared
-from spurbench.bench.prepared.hashes import combined_checksum, labels_hash, part_hashes
+from spurbench.bench.prepared.hashes import combined_checksum, hash_rows, labels_hash, part_hashes
 from spurbench.bench.prepared.workplace import (
     check_space,
     delete_abandoned,
@@ -111,16 +111,6 @@ def write_arrays(work: Path, split: str, rows: Rows, chosen: Integers) -> Array:
 
 def array_file(split: str, name: str) -> str:
     return f"{split}-{name}.npy"
-
-
-def hash_rows(values: Array) -> Array:
-    """A number for each row [b] that equal rows share, and different ones only by an unlikely chance."""
-    flat = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
-    flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4))).view(np.uint32)
-    odd = np.random.default_rng(flat.shape[1]).integers(0, 2**63, flat.shape[1], dtype=np.uint64) * 2 + 1
-    found: Array = flat.astype(np.uint64) @ odd
-    mixed: Array = found ^ (found >> np.uint64(29))
-    return mixed
 
 
 def find_copies(
