@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from spurbench.bench.core.errors import BadData, UserError
     from spurbench.bench.plugins.dataset import Build, Data, Dataset, Margins, Pgd, Split, Training
     from spurbench.bench.plugins.method import Batch, Means, Method, Problem, class_logits, hyper
-    from spurbench.bench.plugins.network import Network
+    from spurbench.bench.plugins.network import Network, setting
     from spurbench.bench.plugins.optimizer import Optimizer
 
 __all__ = [
     "BadData", "Batch", "Build", "Data", "Dataset", "Margins", "Means", "Method", "Network", "Optimizer", "Pgd",
     "Problem", "Results", "Split", "Training", "UserError", "__version__", "class_logits", "hyper", "load", "run",
+    "setting",
 ]  # fmt: skip
 
 HOMES = {
@@ -39,7 +40,7 @@ HOMES = {
     "core.errors": ("BadData", "UserError"),
     "plugins.dataset": ("Build", "Data", "Dataset", "Margins", "Pgd", "Split", "Training"),
     "plugins.method": ("Batch", "Means", "Method", "Problem", "class_logits", "hyper"),
-    "plugins.network": ("Network",),
+    "plugins.network": ("Network", "setting"),
     "plugins.optimizer": ("Optimizer",),
 }
 """Module of bench/ → the names that come from it."""

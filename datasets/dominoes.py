@@ -3,14 +3,15 @@
 An image has 64 × 32 pixels: above a 0 or a 1 of MNIST, grey, with two black pixels all around, below a car (y = 0) or
 a truck (y = 1) of CIFAR-10. Every photograph of the two classes is used once. The digit a is y with probability
 `agreement`, else 1 − y, and drawn with replacement from the digits of that kind, training ones above training
-photographs. Test splits: `test` made like training; `random_digit` with a drawn evenly and independently of y (how much
-of the accuracy rests on the photograph); `random_photo` with the photographs shuffled, so that only digits predict y.
+photographs. A share `validation` of the training photographs is held out, below digits drawn evenly and independently
+of y. Test splits: `test` made like training; `random_digit` with such digits, too (how much of the accuracy rests on
+the photograph); `random_photo` with the photographs shuffled, so that only digits predict y.
 
 Source: Shah et al., "The Pitfalls of Simplicity Bias in Neural Networks", NeurIPS 2020, Section 3.3 (MNIST-CIFAR):
-blocks, classes and the two randomised tests, with agreement 1. There each block is shuffled within its class; network
-and training are ours.
+blocks, classes and the two randomised tests, with agreement 1. There each block is shuffled within its class; the split
+for validation, network and training are ours.
 Licence: MNIST: Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0; CIFAR-10: none stated by its authors.
-Groups (y, a): with agreement 1 there are 5,000 training and 1,000 test images of each class, none with a ≠ y.
+Groups (y, a): with agreement 1 none with a ≠ y in training and test, which have 9,000 and 2,000 images.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Dominoes(Pictures):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("random_digit", "accuracy"), ("test", "accuracy"), ("random_photo", "accuracy"))  # fmt: skip
-    splits: ClassVar[tuple[str, ...]] = ("test", "random_digit", "random_photo")
+    splits: ClassVar[tuple[str, ...]] = ("validation", "test", "random_digit", "random_photo")
+    conflicting: ClassVar[tuple[int, ...]] = (1, 2)
+    protocol_version: ClassVar[int] = 2
     training: ClassVar[Training] = Training(
         network="small_conv", optimizer="sgd", lr=0.01, momentum=0.9, steps=780, batch=256
     )
@@ -58,6 +61,7 @@ class Dominoes(Pictures):
 
     photos: str = "original"  # the origin of CIFAR-10's prepared images; `origin` is that of the digits
     agreement: float = 1.0  # share of the images whose digit is the class
+    validation: float = 0.1  # share of the training photographs that is held out
 
     @property
     def crop(self) -> Crop:
@@ -80,14 +84,19 @@ class Dominoes(Pictures):
     def data(self, seed: int) -> Data:
         if not 0 <= self.agreement <= 1:
             raise UserError(f"{self.called}: agreement must lie in 0..1, not {self.agreement}")
+        if not 0 < self.validation < 1:
+            raise UserError(f"{self.called}: validation must lie between 0 and 1, not {self.validation}")
         random = torch.Generator().manual_seed(seed)
         photos = CIFAR10(self.photos).data(seed)
         (train, y), (test, held_out) = (vehicles(split) for split in (photos.train, photos.tests["test"]))
         digits, test_digits = self.split("train"), self.split("test")
+        held, kept = torch.randperm(len(y), generator=random).tensor_split([max(1, int(self.validation * len(y)))])
         mixed = test[torch.randperm(len(test), generator=random)]
         ways = {"test": (test, self.agreement), "random_digit": (test, 0.5), "random_photo": (mixed, self.agreement)}
         tests = {name: domino(test_digits, below, held_out, share, random) for name, (below, share) in ways.items()}
-        return Data(domino(digits, train, y, self.agreement, random), tests, 2, 2, mean=self.mean, std=self.std)
+        tests["validation"] = domino(digits, train[held], y[held], 0.5, random)
+        own = domino(digits, train[kept], y[kept], self.agreement, random)
+        return Data(own, tests, 2, 2, mean=self.mean, std=self.std)
 
     def files(self) -> str:
         return f"digits: {super().files()}; photographs: those of cifar10"

@@ -44,7 +44,7 @@ WORDS = {"str": "text", "int": "whole number", "float": "number", "int | float":
          "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping",
          "BaseSheet": "mapping or name", "GroupsSheet": "mapping or name",
          "Groups": "mapping, list or name", "Seeds": "seeds",
-         "Precision": "float32, bf16 or auto"}  # fmt: skip
+         "Precision": "float32, bf16, fp16 or auto"}  # fmt: skip
 PLURALS = {"str": "texts", "Whole": "whole numbers", "Natural": "whole numbers ≥ 0", "Amount": "numbers ≥ 0",
            "Name": "names", "Text": "texts", "Id": "ids", "tuple": "pairs", "dict": "mappings",
            "DatasetSheet": "entries", "MethodSheet": "entries"}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -20,13 +21,16 @@ from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.session import Stopped
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Draw, Start
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.record import Record, agree
 from spurbench.bench.records.run import Run
 from spurbench.bench.store import predictions, weights
 from spurbench.bench.store.store import Store
+from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.replica import Frozen, Replica, prepare
 
 DATASET = '''"""Points with a core and a spurious coordinate, which agree in most of the training examples.
 
@@ -271,6 +275,39 @@ def test_inferred_groups_train_and_select(store: Store) -> None:
     assert record.inferred_by and record.inferred_by["infer"]["method"] == "xrm"
 
 
+def test_groups_that_only_select_are_counted_in_kept_predictions(store: Store) -> None:
+    """JTT takes no groups: its record with inferred ones is what training it again would have given."""
+    row = "{method: jtt, groups: xrm, label: x}"
+    run = runs_of(row, "0", evaluate=20)[0]
+    assert run.trained_alike and run.trained_alike.id == runs_of("jtt", "0", evaluate=20)[0].id
+    (record,) = finish([run], store)
+    assert {one.method for one in store.records()[0]} == {"jtt", "erm", "xrm"}
+    assert record.looks[0].splits["inferred_validation"].n != record.looks[0].splits["validation"].n
+    kept = predictions.load_arrays(store, run.id)
+    predictions.path_of(store, run.trained_alike.id).unlink()
+    store.path("records", run.id, ".json").unlink()
+    (again,) = finish([run], store)  # there is nothing to count: it is trained
+    assert agree(record, again)
+    assert {name: array.tolist() for name, array in kept.items()} == {
+        name: array.tolist() for name, array in predictions.load_arrays(store, run.id).items()
+    }
+
+
+def test_groups_may_select_for_a_method_that_trains_by_the_true_ones(store: Store) -> None:
+    (run,) = runs_of("{method: group_dro, groups: {from: xrm, use: selection}, label: x}", "0")
+    (record,) = finish([run], store)
+    plain = store.record(run.trained_alike.id)  # type: ignore[union-attr]
+    assert plain and plain.done and plain.splits.items() < record.splits.items()
+    assert "marked" not in record.measures.get("train", {})
+
+
+def test_what_its_like_fails_of_fails_with_inferred_groups(store: Store) -> None:
+    (run,) = runs_of("{method: jtt, groups: xrm, training: {lr: 1e20}, label: x}", "0")
+    (record,) = finish([run], store)
+    alike = store.record(run.trained_alike.id)  # type: ignore[union-attr]
+    assert alike and record.cause == alike.cause and record.cause
+
+
 # ---- grids ----------------------------------------------------------------------------------------------------------
 
 
@@ -455,3 +492,67 @@ class Odd(Method):
 
 def test_defaults_of_an_answer_change_nothing() -> None:
     assert Start() == Start("fresh", "train", Draw())
+
+
+# ---- frozen networks ------------------------------------------------------------------------------------------------
+
+
+def test_features_of_a_frozen_network_are_made_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all methods that see the same, and not again after the store has them."""
+    made: list[int] = []
+    whole = Frozen.features
+    monkeypatch.setattr(Frozen, "features", lambda self, x, *how: made.append(len(x)) or whole(self, x, *how))
+    for row in ("erm", "group_dro", "jtt"):
+        assert all(record.done for record in finish(runs_of(row, freeze=True), store))
+    assert sorted(n for n in made if n > 8) == [200, 200, 400, 400, 600, 600], "three splits of two seeds"
+    (kept, *_) = store.root.glob("weights/*/*.frozen.pt")
+    kept.write_bytes(b"damaged")
+    assert all(record.done for record in finish(runs_of("focal", freeze=True), store))
+    assert len([n for n in made if n > 8]) == 7
+
+
+def test_a_frozen_network_trains_its_head_alone(store: Store) -> None:
+    """As one whose other parameters require no gradient; it is scored and attacked as a whole."""
+    (run,) = runs_of("erm", "0", freeze=True)
+    setup = set_up(Job([run], "", Options()))
+    replica, network = setup.draw(run, store), set_up(Job(runs_of("erm", "0"), "", Options())).draw(run).networks[0]
+    before = copy.deepcopy(network.state_dict())
+    engine = setup.make_engine([replica])
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_("body.2" in name)
+    dataset, method = setup.dataset, setup.method
+    data = prepare(dataset, method, Training(), 0).data
+    other = Engine(method, replace(dataset.training, freeze=None), "float32", Options(), [Replica(0, data, [network])])
+    for one in (engine, other):
+        one.train()
+    trained = engine.whole_model(0)
+    assert {name for name, value in trained.network.state_dict().items() if not torch.equal(value, before[name])} == {
+        "body.2.weight",
+        "body.2.bias",
+    }
+    x = data.tests["test"].x
+    assert torch.allclose(trained.score(x), other.model(0).score(x), atol=1e-5)
+    assert torch.allclose(engine.model(0).score(replica.data.tests["test"].x), trained.score(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["jtt", "dfr", "afr", "lff"])
+def test_methods_go_on_from_a_frozen_run(name: str, store: Store) -> None:
+    (run,) = runs_of(ROWS.get(name, name), "0", freeze=True)
+    (record,) = finish([run], store)
+    assert record.done
+    setup = set_up(Job([run], "", Options()))
+    engine = setup.make_engine([bases.begin(setup.draw(run, store), run, setup, store)])
+    assert engine.replicas[0].data.train.x.shape == (600, 16)
+    whole, raw = engine.whole_model(0), prepare(setup.dataset, setup.method, Training(), 0).data.tests["test"].x
+    assert torch.allclose(whole.score(raw), engine.model(0).score(engine.replicas[0].data.tests["test"].x), atol=1e-5)
+
+
+def test_what_freezing_leaves_without_effect(command: Any, store: Store) -> None:
+    with pytest.raises(
+        UserError, match="augment has no effect with freeze True; the features of each image are computed"
+    ):
+        Training(network="small_conv", freeze=True, augment="flip", batch=8)
+    assert Training(freeze=False).flat() == Training().flat()
+    line = ["--plugin", "shortcut.py", "--dataset", "shortcut", "--method", "erm", "--set", "training.freeze=true"]
+    assert "the features of frozen networks take" in command("estimate", *line, "--steps", 1).stdout
+    assert not list(store.root.glob("weights/*/*"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spurbench.bench.api.dataset_check import check
-from spurbench.bench.checks.answers import Check
+from spurbench.bench.checks.questions import Check
 from spurbench.bench.checks.scaffold import write_plugin
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry

@@ -355,3 +355,99 @@ def test_attributes_and_subsets_that_are_not_right(kind: str) -> None:
     dataset = type("Rows", (Rows,), {"load": load, "named": ("size",), **of_class})()
     with pytest.raises(BadData, match=words):
         prepare(dataset, load_method("erm")(), Training(), 0)
+
+
+THREE = '''
+"""Three: as many classes, two attributes, one environment, no validation split."""
+import torch
+from spurbench import Data, Dataset, Split, Training
+
+class Three(Dataset):
+    provides = frozenset({"groups", "environments"})
+    classes = 3
+    named = ("colour", "size")
+    splits = ("test",)
+    training = Training(width=8, lr=0.1, steps=4)
+    def load(self, seed, build):
+        torch.manual_seed(seed)
+        train, test = self.split(60), self.split(30)
+        return Data(train, {"test": test}, 3, environments=1, named={"colour": 3, "size": 2}), build(train.x)
+    def split(self, n):
+        y, named = torch.arange(n) % 3, {"colour": torch.randint(3, (n,)), "size": torch.randint(2, (n,))}
+        return Split(torch.randn(n, 5) + y[:, None], y, None, torch.zeros(n).long(), named=named)
+'''
+
+
+def test_methods_take_three_classes_and_one_environment(command: Command, tmp_path: Path) -> None:
+    file, store = added(tmp_path, "three", THREE), tmp_path / "store"
+    known = registry.methods()
+    chosen = {name for name, one in known.items() if one.trains and {"environments", "groups"} & one.needs}
+    methods = sorted(chosen | {"erm", "lff", "jtt", "spare"})
+    words = [word for name in methods if "validation" not in str(known[name].needs) for word in ("--method", name)]
+    command("run", "--plugin", file, "--dataset", "three", *words, "--set", "eiil.updates=5", "--seeds", 0,
+            "--store", store)  # fmt: skip
+    rows = recorded(store)
+    assert len(rows) > 12 and {label: record.cause for label, record in rows.items() if record.cause} == {}
+    assert all(len(record.groups) == 18 and "train_e1" not in record.splits for record in rows.values())
+    registry.add_plugin(file)
+    for name, weight in (("rex", "penalty_weight"), ("fishr", "penalty_weight"), ("coral", "gamma"), ("mmd", "gamma")):
+        losses = []
+        for size in (1.0, 1000.0):  # what penalises differences between environments is 0
+            method = replace(load_method(name)(), **{weight: size} | ({"anneal": 0} if weight != "gamma" else {}))
+            made = Engine(method, Training(width=8), "float32", Options(), [drawn("three", method)])
+            losses.append(made.update().losses[0].item() * (size if weight != "gamma" else 1.0))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
+
+
+def drawn(dataset: str, method: Any = None, **options: Any) -> Replica:
+    return prepare(load_dataset(dataset)(**options), method or load_method("erm")(), Training(width=8), 5)
+
+
+def test_a_share_of_each_environment_is_held_out() -> None:
+    whole, part = (drawn("colored_mnist", train_size=400, held_out=share).data for share in (None, 0.2))
+    again = drawn("colored_mnist", load_method("irm")(), train_size=400, held_out=0.2).data
+    validation = part.tests["validation"]
+    assert "validation" not in whole.tests and whole.tests["test"].x.equal(part.tests["test"].x)
+    assert validation.environment.bincount().tolist() == [40, 40]
+    assert part.train.environment.bincount().tolist() == [160, 160]
+    rows = [{(bytes(x.numpy()), *of) for x, *of in zip(s.x, s.y.tolist(), s.attribute.tolist(), strict=True)}
+            for s in (whole.train, part.train, validation)]  # fmt: skip
+    assert rows[1] | rows[2] == rows[0] and not rows[1] & rows[2]
+    assert again.train.x.equal(part.train.x) and again.tests["validation"].y.equal(validation.y)
+    assert part.train.attribute.tolist() == sorted(part.train.attribute.tolist()), "in the dataset's order"
+    with pytest.raises(BadData, match="held_out=0.001 of 200 training examples is 0: another share"):
+        drawn("colored_mnist", train_size=400, held_out=0.001)
+
+
+def test_training_domain_validation_chooses_a_step(command: Command, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "seeds: 0\nselection: validation_accuracy\ndatasets:\n  - dataset: colored_mnist\n"
+        "    options: {train_size: 300}\n    training: {width: 8, steps: 8, evaluate: 2, lr: 0.01}\n"
+        "    methods: [{method: erm, options: {held_out: 0.2}}, {method: irm, label: without}]\n"
+    )
+    said = " ".join(command("plan", grid).stdout.split())
+    assert "n/a: rule validation_accuracy needs the split validation" in said
+    assert "no rule can choose on validation, colored_mnist has no such split: --set colored_mnist.held_out=0.2" in said
+    command("run", grid, "--store", tmp_path / "store")
+    record = recorded(tmp_path / "store")["erm"]
+    assert record.dataset_options == {"train_size": 300, "held_out": 0.2}
+    assert sum(record.splits["validation"].n) == 60 and sum(record.splits["train_e0"].n) == 120
+    assert isinstance(at_its_best(record, "validation_accuracy"), Selected)
+
+
+def test_what_cannot_be_held_out(command: Command, tmp_path: Path) -> None:
+    plan = ("plan", "--method", "erm", "--seeds", 0, "--dataset")
+    for dataset, share, words in (
+        ("dominoes", 0.2, "dominoes has a split validation of its own: leave held_out out"),
+        ("two_moon", 1, "held_out of two_moon must lie in 0..0.9, not 1"),
+    ):
+        said = command(*plan, dataset, "--set", f"{dataset}.held_out={share}", code=2).stderr
+        assert words in said and said.count("\n") == 1
+    registry.add_plugin(added(tmp_path, "shapes", SHAPES))
+    with pytest.raises(BadData, match="held_out=0.2, but load gives a split 'validation' already: leave it out"):
+        drawn("shapes", held_out=0.2)
+    registry.forget_plugins()
+    (tmp_path / "taken.py").write_text(SHAPES.replace("    classes = 3\n", "    groups: int = 3\n", 1))
+    with pytest.raises(UserError, match="field 'groups' is an option of every dataset already: choose another name"):
+        registry.add_plugin(tmp_path / "taken.py")

@@ -17,7 +17,6 @@ from spurbench.bench.plugins.method import Method
 from spurbench.bench.training import forward
 from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.losses import problem_of
-from spurbench.bench.training.optimization import Optimization
 from spurbench.bench.training.replica import Replica, prepare
 
 METHODS = [name for name, info in registry.methods().items() if info.trains and not info.base]
@@ -155,31 +154,6 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
     assert torch.equal(run(second, 3), weights(unbroken, 0))
     ours, theirs = (one.state(0)["networks"][0]["buffers"] for one in (second, unbroken))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
-
-
-@pytest.mark.parametrize("name", ["adam", "sgd", "nesterov"])
-def test_optimizers_do_torch_optims_arithmetic(name: str) -> None:
-    """The learning rate falls to a tenth after half of the steps and again after three quarters."""
-    nesterov = name == "nesterov"
-    chosen = {"optimizer": "adam"} if name == "adam" else {"optimizer": "sgd", "momentum": 0.9, "nesterov": nesterov}
-    training = Training(**chosen, lr=0.1, weight_decay=0.01, steps=20, drops="0.5,0.75")
-    torch.manual_seed(0)
-    ours, theirs = ([torch.ones(3, 2), torch.ones(4)] for _ in range(2))
-    own = Optimization(ours, training)
-    reference: torch.optim.Optimizer = (
-        torch.optim.Adam(theirs, lr=0.1, weight_decay=0.01)
-        if name == "adam"
-        else torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
-    )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(reference, [10, 15])
-    for _ in range(20):
-        for a, b in zip(ours, theirs, strict=True):
-            b.grad = torch.randn_like(b)
-            a.grad = b.grad.clone()
-        own.step()
-        reference.step()
-        schedule.step()
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_zero_columns_are_left_out_and_change_nothing() -> None:

@@ -111,6 +111,14 @@ def test_numbers_are_stored_as_the_type_of_their_field(tmp_path):
     assert expand(one, {}).cells[0].ids == expand(other, {}).cells[0].ids
 
 
+def test_a_mapping_takes_over_what_an_anchor_has(tmp_path):
+    rows = "[{method: sd, training: &short {steps: 3, lr: 1}}, {method: erm, training: {lr: 2, <<: *short}}]"
+    file = tmp_path / "g.yaml"
+    file.write_text(f"datasets:\n  - dataset: two_moon\n    methods: {rows}\n")
+    cell = load_grid(file).cells[1]
+    assert (cell.training["steps"], cell.training["lr"]) == (3, 2.0)
+
+
 MISTAKES = [
     (
         "{method: erm, training: {stpes: 3}}",
@@ -143,6 +151,9 @@ MISTAKES = [
     ("{method: erm, seeds: 3-1}", "6: seeds 3-1: expected first ≤ last"),
     ("{method: erm, seeds: two}", "6: seeds must be whole numbers or ranges such as 0-9, not 'two'"),
     ("{method: erm, method: sd}", "6: the key 'method' is given twice"),
+    ("{<<: erm}", "6: '<<' takes a mapping such as *anchor"),
+    ("{<<: {method: erm}, <<: {method: sd}}", "6: the key '<<' is given twice"),
+    ("{<<: {method: erm, seed: 1}}", "6: unknown key 'seed'"),
     ("{label: x}", "6: the key 'method' is missing in methods"),
     ("{method: erm, label: 3}", "6: label in methods should be a valid string, not 3"),
     ("{method: erm", "not valid YAML"),

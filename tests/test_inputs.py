@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -208,3 +209,56 @@ def test_networks_that_cannot_be_had_are_named(tmp_path: Any) -> None:
     torch.save(made.body.state_dict(), other)
     again = build_network((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
     assert torch.equal(again.state_dict()["conv1.weight"], made.body.state_dict()["conv1.weight"])
+
+
+# ---- batches that do not fit ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["erm", "group_dro", "coral", "mixup", "lff"])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_batch_in_micro_batches_has_the_gradient_of_the_whole(name: str, stacked: bool) -> None:
+    """Also for losses that are no sums over examples, of features, and for what is mixed first."""
+    whole, cut = (
+        engine(name, [3, 4], Options(micro_batch=3, accumulate=on, history=1), steps=2) for on in (False, True)
+    )
+    if stacked:
+        whole, cut = (
+            Engine(e.method, e.training, "float32", e.options, e.replicas, stacked=True) for e in (whole, cut)
+        )
+    for one in (whole, cut):
+        for _ in range(2):
+            one.update()
+    assert all(torch.allclose(weights(whole, r), weights(cut, r), atol=1e-5) for r in (0, 1))
+
+
+def test_one_graph_at_a_time_is_in_memory() -> None:
+    class Saved:
+        def __init__(self, x: torch.Tensor) -> None:
+            self.x = x
+            alive.add(self)
+
+    for accumulate in (False, True):
+        one = engine("erm", [0], Options(micro_batch=2, accumulate=accumulate, history=1))
+        alive = weakref.WeakSet[Any]()
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.x):
+            done = one.stacks[0].forward([[part for part in one.batches.micro_batches(0)[0][0].cut(2, 0)]])
+        assert len(done.outputs[0]) == 4 and bool(alive) != accumulate
+
+
+def test_dropout_draws_the_same_both_times() -> None:
+    fields: dict[str, Any] = {"network": "mlp", "width": 16, "dropout": 0.5, "steps": 4}
+    once, twice = (
+        engine("erm", [3, 4], Options(micro_batch=3, accumulate=True, history=1), **fields) for _ in range(2)
+    )
+    once.stacks[0].accumulate = False
+    for one in (once, twice):
+        one.train()
+    assert all(torch.equal(weights(once, r), weights(twice, r)) for r in (0, 1))
+
+
+def test_batch_statistics_are_of_the_whole_batch() -> None:
+    fields: dict[str, Any] = {"network": "mlp", "width": 16, "batch_norm": True}
+    whole, asked = (engine("erm", [0], Options(micro_batch=3, accumulate=on), **fields) for on in (False, True))
+    for one in (whole, asked):
+        one.update()
+    assert torch.equal(weights(whole, 0), weights(asked, 0))

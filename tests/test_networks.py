@@ -70,7 +70,7 @@ def test_ours_are_read_as_they_are_imported(kind: str) -> None:
 def test_no_setting_can_take_the_name_of_another_field() -> None:
     others = [name for kind in ("schedule", "sampling") for name in choices()[kind].options()]
     assert TAKEN == {"network", "optimizer", "variant", *others}
-    assert {one.name for one in SHARED["optimizer"]} == {"lr", "weight_decay"}
+    assert {one.name for one in SHARED["optimizer"]} == {"lr", "weight_decay", "weight_decay_of"}
 
 
 @pytest.mark.parametrize("name", ["mlp", "small_conv", "vgg15_bn", "preact_resnet110", "timm:resnet18"])

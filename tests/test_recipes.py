@@ -21,10 +21,11 @@ from spurbench.bench.store.store import Store
 RUNS = {  # grid → number of runs, and a hash of their ids in order: a change here is a change of what was published
     "celeba": (90, "691482a84928a9ee"),
     "celeba_twin": (48, "6703599fcb8e06ce"),
-    "celeba_twin_methods": (100, "95500d511dc53714"),
+    "celeba_twin_methods": (148, "d39a5f8e5e665a97"),
     "colored_mnist": (50, "f2dc3cf675e0a29a"),
     "cifar10": (40, "935ec583d5a15b57"),
     "cifar2": (7, "a5a847b8d9224fe0"),
+    "dominoes": (108, "0c3c484c00e61eb1"),
     "paper": (328, "09e9a9609b8a4926"),
     "quick": (47, "54782a371ff90a8a"),
     "trial": (4, "7c3385d1494fd6e8"),

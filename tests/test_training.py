@@ -17,14 +17,14 @@ SOME = {
     "width": 7, "hidden_layers": 2, "init": "xavier", "dropout": 0.5, "batch_norm": True, "pretrained": "timm",
     "momentum": 0.5, "nesterov": True, "balanced": True, "augment": "flip", "lr": 0.1, "weight_decay": 0.2,
     "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2, "sam": 0.1, "average": "ema", "decay": 0.9,
-    "average_from": 0.3,
+    "average_from": 0.3, "weight_decay_of": "matrices", "lr_schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0,
 }  # fmt: skip
 OWNERS = {
     "network": {
         "mlp": {"width", "hidden_layers", "init", "dropout", "batch_norm"},
         "small_conv": set(), "vgg15_bn": set(), "preact_resnet110": set(), "timm:resnet18": {"pretrained"},
     },
-    "optimizer": {"sgd": {"momentum", "nesterov"}, "adam": set()},
+    "optimizer": {"sgd": {"momentum", "nesterov"}, "adam": set(), "adamw": set()},
     "batch": {None: set(), 8: {"balanced", "augment"}},
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_a_field_is_of_its_choice_alone(choice: str) -> None:
 
 def test_every_field_is_of_one_choice() -> None:
     shared = {"lr", "weight_decay", "steps", "drops", "evaluate", "logits", "sam", *OWNERS}
-    shared |= {"average", "decay", "average_from"}
+    shared |= {"average", "decay", "average_from", "weight_decay_of", "lr_schedule", "warmup", "clip_norm"}
     owned = [name for choice in OWNERS.values() for names in choice.values() for name in names]
     assert len(owned) == len(set(owned))
     assert shared | set(owned) == set(training_fields()) == set(SOME) | set(OWNERS)
@@ -61,6 +61,18 @@ def test_every_field_is_of_one_choice() -> None:
             "evaluate has no effect with steps 5; it asks for evaluations before the last step",
         ),
         ({"widht": 5}, "no field 'widht'; did you mean width?"),
+        (
+            {"lr_schedule": "cosine", "drops": "0.5"},
+            "drops has no effect with lr_schedule cosine; it is of a constant lr",
+        ),
+        (
+            {"lr_schedule": "cosin"},
+            "lr_schedule of training must be constant or cosine or linear, not 'cosin'; did you",
+        ),
+        ({"weight_decay_of": "matrices"}, "weight_decay_of has no effect with weight_decay 0; give one above 0"),
+        ({"warmup": 1.5}, "warmup of training must be a share below 1 or a number of steps, not 1.5"),
+        ({"warmup": -1}, "warmup of training must be a share below 1 or a number of steps, not -1"),
+        ({"clip_norm": -1}, "clip_norm of training must lie in 0..1e+30, not -1"),
         ({"width": 0}, "width of training must lie in 1..1e"),
         ({"network": "vgg15"}, "no network 'vgg15'; did you mean vgg15_bn"),
     ],
@@ -114,6 +126,9 @@ def identity_of(training: dict[str, Any]) -> str:
         ({"batch": 8}, {"batch": 8, "balanced": False}),
         ({"weight_decay": 0.0}, {"weight_decay": -0.0}),
         ({"lr": 1}, {"lr": 1.0}),
+        ({}, {"lr_schedule": "constant", "warmup": 0, "clip_norm": 0.0, "weight_decay_of": None}),
+        ({"weight_decay": 0.1}, {"weight_decay": 0.1, "weight_decay_of": "all", "warmup": 1}),
+        ({"warmup": 10}, {"warmup": 10.0}),
     ],
 )
 def test_equal_science_has_one_identity(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.checks import data_checks
-from spurbench.bench.checks.answers import Check, Failure, ask
+from spurbench.bench.checks.questions import Check, Failure, ask
 from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.plugin_files.reader import PluginInfo

@@ -16,6 +16,7 @@ from spurbench.bench.core.terminal import plural
 from spurbench.bench.grid import ad_hoc
 from spurbench.bench.grid import load as grids
 from spurbench.bench.grid.cells import Grid, only
+from spurbench.bench.grid.schema import PRECISIONS
 from spurbench.bench.launch.runner import Outstanding, Result, Settings, run_grid
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import name_among
@@ -47,8 +48,8 @@ def choose_grid(
     chosen = grids.load_grid(name, sets)
     if precision is None:
         return chosen
-    if precision not in ("float32", "bf16"):
-        raise unknown("precision", precision, ("bf16", "float32"))
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     cells = [replace(cell, precision=precision) for cell in chosen.cells]
     once = {repr(cell): cell for cell in cells}  # the grid may have had it in both
     return replace(chosen, name=f"{chosen.name}-{precision}", cells=tuple(once.values()))

@@ -240,10 +240,12 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     """Complaints about what the dataset's class declares and the data of this seed lack."""
     train = data.train
     present = set() if train.environment is None else set(train.environment.bincount().nonzero()[:, 0].tolist())
-    if "environments" in dataset.provides and len(present) < 2:
-        yield f"the class provides environments; the training examples come from {len(present)}, expected 2 or more"
+    if "environments" in dataset.provides and not present:
+        yield "the class provides environments; the training examples have none"
     if "subsets" in dataset.provides and not train.subsets:
         yield "the class provides subsets; the training examples have none"
+    if dataset.held_out and "validation" in data.tests:
+        yield f"held_out={dataset.held_out:g}, but load gives a split 'validation' already: leave it out"
     if absent := set(range(data.environments)) - present:
         yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
     if data.attributes > 1 and train.attribute is None:

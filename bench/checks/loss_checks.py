@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spurbench.bench.checks.answers import Check, Failure, ask, describe_error
+from spurbench.bench.checks.questions import Check, Failure, ask, describe_error
 from spurbench.bench.plugins.method import VALUE, Batch, Finished, Method, Problem, Seen, batch_of
 
 State = dict[str, Tensor]
@@ -239,11 +239,17 @@ def make_unbalanced_sample(classes: int, groups: list[int]) -> Sample:
     return Sample(drawn.logits, replace(drawn.batch, environment=environment))
 
 
+def in_one_environment(sample: Sample) -> Sample:
+    """A sample whose examples are of the only environment that there is."""
+    return Sample(sample.logits, replace(sample.batch, problem=replace(sample.batch.problem, environments=1)))
+
+
 def check_single_examples(method: Method, classes: int) -> str:
-    """Batches in which a class, group or environment has one example or none."""
+    """Batches in which a class, group or environment has one example or none, and a single environment."""
     last = 2 * classes - 1
-    for groups in ([0] * 11 + [last], [0] * 12, [last] * 12):
-        sample = make_unbalanced_sample(classes, groups).seen_by(method)
+    samples = [make_unbalanced_sample(classes, groups) for groups in ([0] * 11 + [last], [0] * 12, [last] * 12)]
+    for whole in (*samples, in_one_environment(samples[1])):
+        sample = whole.seen_by(method)
         try:
             with_gradient(method, sample, init_state(method, sample))
         except Failure as failure:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from spurbench.bench.checks.answers import Check, Failure, ask, describe_error
 from spurbench.bench.checks.hook_checks import check_draws, check_hooks, check_mixing, check_start
 from spurbench.bench.checks.loss_checks import (
     FIELDS,
@@ -20,6 +19,7 @@ from spurbench.bench.checks.loss_checks import (
     try_loss,
 )
 from spurbench.bench.checks.purity import check_determinism, check_inputs, check_memory, retained_values
+from spurbench.bench.checks.questions import Check, Failure, ask, describe_error
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option
 from spurbench.bench.plugin_files.reader import PluginInfo, describe, unknown_need

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from spurbench.bench.checks.answers import Failure
 from spurbench.bench.checks.loss_checks import (
     COUNTS,
     LATER,
@@ -26,6 +25,7 @@ from spurbench.bench.checks.loss_checks import (
     tensors_of,
     with_gradient,
 )
+from spurbench.bench.checks.questions import Failure
 from spurbench.bench.plugins.method import Edited, Method, untouched
 
 UNUSUAL_SEED = 190_702_893  # that no method will set by itself

@@ -87,6 +87,7 @@ def submit(
     device: Annotated[str, typer.Option(help="auto: a GPU if the task has one, else the CPU; cpu; cuda.")] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Rerun failed runs.")] = False,
     compile_: options.Compile = False,
+    micro_batch: options.MicroBatch = None,
     keep_weights: options.KeepWeights = False,
     dry_run: DryRun = False,
     node_local: NodeLocal = False,
@@ -119,7 +120,14 @@ def submit(
     how = SubmitOptions(jobs_per_task, max_parallel, dry_run, node_local, snapshot)
     check_folder(to, where, how)
     folder = Store(where) if dry_run and not where.exists() else Store.open(where, create=True)
-    settings = Settings(device=device, retry=retry, only=only or [], compile=compile_, keep_weights=keep_weights)
+    settings = Settings(
+        device=device,
+        retry=retry,
+        only=only or [],
+        micro_batch=micro_batch,
+        compile=compile_,
+        keep_weights=keep_weights,
+    )
     sent = send(
         to, chosen, folder, settings, how,
         lambda of_cell: combine(to.resources, *below, (grid, of_cell), above),

@@ -43,7 +43,7 @@ def plan(
     """
     from spurbench.bench.api import running
     from spurbench.bench.grid.cells import only as chosen
-    from spurbench.bench.grid.expand import count_bases, expand, summarize
+    from spurbench.bench.grid.expand import count_bases, expand, summarize, without_validation
     from spurbench.bench.plugins.registry import add_plugins
     from spurbench.bench.records.run import used
 
@@ -68,6 +68,8 @@ def plan(
     print(f"{plural(total, 'run')} in {plural(len(rows), 'cell')}, {plural(updates, 'update')}")
     for name, (runs, more) in count_bases(planned).items():
         print(f"and {plural(runs, 'run')} of {name} that others start from, {plural(more, 'update')}")
+    for name in without_validation(planned):
+        print(f"no rule can choose on validation, {name} has no such split: --set {name}.held_out=0.2 makes one")
 
 
 def estimate(
@@ -83,6 +85,7 @@ def estimate(
     precision: options.Precision = None,
     threads: options.Threads = None,
     compile_: options.Compile = False,
+    micro_batch: options.MicroBatch = None,
     plugin: options.Plugin = None,
     json_: options.Json = False,
 ) -> None:
@@ -102,7 +105,8 @@ def estimate(
     add_plugins(plugin)
     asked = running.choose_grid(grid, dataset or [], method or [], None, set_ or [], precision, draws, rule)
     rows = []
-    for row in estimates.estimate(chosen(asked, only or []), Settings(device, None, threads, compile=compile_), steps):
+    settings = Settings(device, None, threads, micro_batch=micro_batch, compile=compile_)
+    for row in estimates.estimate(chosen(asked, only or []), settings, steps):
         rows.append(row)
         print(f"{len(rows)}: {row['dataset']} × {terminal.line(row['label'])}", file=sys.stderr)
     if json_:
@@ -145,6 +149,7 @@ def run(
     ] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60,
     compile_: options.Compile = False,
+    micro_batch: options.MicroBatch = None,
     keep_weights: options.KeepWeights = False,
     plugin: options.Plugin = None,
 ) -> None:
@@ -175,7 +180,8 @@ def run(
         time_limit,
         only or [],
         checkpoint_seconds,
-        compile=compile_,
-        keep_weights=keep_weights,
+        micro_batch,
+        compile_,
+        keep_weights,
     )
     raise typer.Exit(running.run(chosen, where, settings))

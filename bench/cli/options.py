@@ -51,11 +51,17 @@ Rule = Annotated[
     str | None, typer.Option(help="Rule by which --draws chooses; by default the dataset's: held out, worst group.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")]
-Precision = Annotated[str | None, typer.Option(help="float32 or bf16, instead of the grid's.")]
+Precision = Annotated[str | None, typer.Option(help="float32, bf16 or, on GPUs, fp16, instead of the grid's.")]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=1, max=1024, help="Threads per process; by default chosen by measurements, at most OMP_NUM_THREADS."
+    ),
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Examples that are in the network at once, for batches that do not fit: exact, a third slower."
     ),
 ]
 KeepWeights = Annotated[

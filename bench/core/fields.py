@@ -15,7 +15,7 @@ WHOLE = 2**63 - 1  # readers of JSON have 64 bits for a whole number
 EXACT = 2**53  # above, a number written with a point or an exponent need not be the whole number that was meant
 MOST_TEXT, MOST_PARTS = 1000, 10_000  # characters of one text, parts of a list or mapping
 TYPE_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
-Limits = tuple[float, float] | tuple[str, ...] | re.Pattern[str] | Callable[[str], None]
+Limits = tuple[float, float] | tuple[str, ...] | re.Pattern[str] | Callable[[Any], None]
 """Beyond the type: (lowest, highest), the allowed words, a pattern, or a check that raises ValueError."""
 
 
@@ -63,6 +63,11 @@ def setting(
     """
     given = {"low": low, "high": high, "choices": choices, "above": above, "hint": hint}
     return dataclasses.field(default=default, metadata={"setting": given})
+
+
+def none_if(*same: Any) -> Callable[[Any], Any]:
+    """One spelling for a field whose values `same` mean what leaving it out does."""
+    return lambda value: None if value in same else value
 
 
 class NoEffect(ValueError):

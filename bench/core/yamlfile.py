@@ -18,6 +18,7 @@ MOST_BYTES = 4_000_000
 Where = tuple[str | int, ...]
 """The path to a value: keys and list positions from the root."""
 MOST_CHARACTERS, MOST_VALUES = 4_000_000, 200_000  # in a file; an anchor counts wherever it is used
+SHARE = "<<"  # the key for what a mapping has in common with another one
 LONGEST_KEY, LONGEST_TEXT = 100, 10_000  # characters
 
 
@@ -117,7 +118,7 @@ def build(node: yaml.Node, where: Where, lines: dict[Where, int], name: str) -> 
 
 
 def build_mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found, own = shared_part(node, where, lines, name), set[str]()
     for key_node, value in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -125,11 +126,23 @@ def build_mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int],
         key = str(key_node.value)
         if reason := unwritable(key, LONGEST_KEY):
             raise UserError(f"{name}:{line}: the key {quote_value(key)} has {reason}")
-        if key in found:
+        if key in own:
             raise UserError(f"{name}:{line}: the key '{key}' is given twice (line {lines[(*where, key)]})")
+        own.add(key)
         lines[(*where, key)] = line
-        found[key] = build(value, (*where, key), lines, name)
+        if key != SHARE:
+            found[key] = build(value, (*where, key), lines, name)
     return found
+
+
+def shared_part(node: yaml.MappingNode, where: Where, lines: dict[Where, int], name: str) -> dict[str, Any]:
+    """What a mapping takes over from another one with the key `<<`."""
+    for key, value in node.value:
+        if key.value == SHARE:
+            if not isinstance(value, yaml.MappingNode):
+                raise UserError(f"{name}:{key.start_mark.line + 1}: '<<' takes a mapping such as *anchor")
+            return build_mapping(value, where, lines, name)
+    return {}
 
 
 def plain(node: yaml.Node, name: str) -> Any:

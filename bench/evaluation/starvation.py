@@ -29,7 +29,7 @@ from torch.func import functional_call, grad, vjp, vmap
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.dataset import Inputs, map_inputs
-from spurbench.bench.training.batching import in_dtype, select_rows
+from spurbench.bench.training.batching import in_dtype, select_rows, to_device
 from spurbench.bench.training.model import Model
 
 Array = NDArray[Any]
@@ -124,12 +124,14 @@ def find_features(model: Model, x: Inputs, sign: Tensor, count: int) -> tuple[Te
     """U [n, count] and the strengths [count] of a network as it is now, on raw inputs `x`."""
     network = model.network
     parameters = {name: p.detach().cpu().double() for name, p in model.parameters.items()}
-    buffers = {name: b.cpu().double() if b.is_floating_point() else b.cpu() for name, b in network.named_buffers()}
+    untrained = {name: p.detach() for name, p in network.named_parameters() if not p.requires_grad}
+    fixed: Any = in_dtype(untrained | dict(network.named_buffers()), torch.float64)
+    fixed = to_device(fixed, torch.device("cpu"))
     inputs = in_dtype(model.preprocessing(x), torch.float64)
     count = min(count, len(sign))
 
     def logits(own: Parameters, some: Inputs) -> Tensor:
-        return to_one_logit(functional_call(network, own | buffers, (some,)))
+        return to_one_logit(functional_call(network, own | fixed, (some,)))
 
     size = sum(parameter.numel() for parameter in parameters.values())
     with model.evaluating():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,9 +66,15 @@ def adhoc_grid(
 
 
 def trained(method: str) -> bool:
-    """Whether a method trains; one that there is not is complained of elsewhere."""
+    """Whether a method trains, or the run that it starts from; one that there is not is complained of elsewhere."""
     known = registry.methods().get(method)
-    return known is None or known.trains
+    return known is None or known.trains or has_base(method)
+
+
+def has_base(method: str) -> bool:
+    """Whether a method starts from another run: fields of training are for both then, and stand in their block."""
+    known = registry.methods().get(method)
+    return known is not None and bool(known.base)
 
 
 def searchable(method: str) -> bool:
@@ -81,17 +87,18 @@ def search_of(dataset: str, block: dict[str, Any], draws: int, rule: str | None)
     """A search on the first of a block's seeds, by a rule that the dataset can serve if none is given."""
     info = registry.datasets().get(dataset)
     published = recipes_of(info).seeds or [0]
+    options = block["methods"][0].get("options", {})
     seeds = located(Origin(""), (), lambda: parse_seeds(block["seeds"])) if "seeds" in block else published
-    return {"draws": draws, "seeds": seeds[:1], "rule": rule or (usual_rule(info) if info else None)}
+    return {"draws": draws, "seeds": seeds[:1], "rule": rule or (usual_rule(info, options) if info else None)}
 
 
-def usual_rule(dataset: PluginInfo) -> str | None:
+def usual_rule(dataset: PluginInfo, options: Mapping[str, Any]) -> str | None:
     """The rule that a search goes by if none is named, of those that the dataset has what is needed for.
 
     What is held out comes before training, what is not the test set before what is; then the rule that looks at more
     splits, and the one that uses groups where there are some.
     """
-    splits = registry.splits_of(dataset)
+    splits = registry.splits_of(dataset, options)
     usable = [name for name in registry.rules() if registry.rule(name).criteria and lack(name, splits) is None]
 
     def rank(name: str) -> tuple[bool, bool, int, bool]:
@@ -112,7 +119,8 @@ def places(changes: Changes, dataset: str, method: str, block: int, sets: Sequen
     """Where the values of `--set` stand in an ad hoc grid, each with its option."""
     row: Where = ("datasets", block, "methods", 0)
     options = {given.partition("=")[0].strip(): f"--set {cut(given)}" for given in sets}
-    return {(*row, place, name): options[f"{owner}.{name}"]
+    home = {place: row[:2] if place == "training" and has_base(method) else row for place, _ in placed(dataset, method)}
+    return {(*home[place], place, name): options[f"{owner}.{name}"]
             for place, owner in placed(dataset, method) for name in changes.get(owner, {})}  # fmt: skip
 
 
@@ -124,4 +132,5 @@ def starting_point(dataset: str, method: str, changes: Changes) -> dict[str, Any
         if changes.get(name):
             row[place] = changes[name]
     seeds = {} if recipes.seeds else {"seeds": "0-9"}
-    return {**seeds, "precision": "float32", "dataset": dataset, "methods": [row]}
+    shared = {"training": row.pop("training")} if "training" in row and has_base(method) else {}
+    return {**seeds, "precision": "float32", "dataset": dataset, **shared, "methods": [row]}

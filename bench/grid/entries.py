@@ -70,7 +70,7 @@ class Entry:
         by_recipe = self.recipe.rule(self.untouched) if self.recipe else None
         stated = self.sheet.selection if "selection" in self.sheet.model_fields_set else None
         rule = self.block.selection or stated or by_recipe or self.sheet.selection
-        settings = [(*self.where, place) for place in ("hyper_parameters", "training")]
+        settings = [(*self.where, "hyper_parameters"), (*self.where, "training"), (*self.where[:2], "training")]
         changed = any(where[:-1] in settings for where in self.origin.given)
         return (
             "none" if changed and registry.rule(rule).oracle else rule

@@ -12,7 +12,7 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.rule import Scores
 from spurbench.bench.records.plan import Cell, Draw, Plan, Search, decided
 from spurbench.bench.records.record import SCHEMA, Summary, is_settled
-from spurbench.bench.records.run import run_ids
+from spurbench.bench.records.run import run_ids, trains_by
 from spurbench.bench.records.selection import at_its_best, lack, mean_scores
 
 
@@ -149,6 +149,15 @@ def summarize(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
+def without_validation(plan: Plan) -> list[str]:
+    """The datasets of cells of which it is known that they hold out no split `validation`."""
+    known = registry.datasets()
+    infos = {cell.dataset: known[cell.dataset] for cell in plan.cells if cell.dataset in known}
+    splits = ((cell.dataset, registry.splits_of(infos[cell.dataset], cell.dataset_options))
+              for cell in plan.cells if cell.dataset in infos)  # fmt: skip
+    return sorted({name for name, there in splits if "validation" not in there})
+
+
 def describe_bases(cell: Cell) -> str | None:
     """What the runs of a cell start from, in words."""
     each = [cell.base, *(draw.base for draw in cell.draws)]
@@ -158,7 +167,8 @@ def describe_bases(cell: Cell) -> str | None:
         after = f"step {steps[0]:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}"
         found.append(f"starts from {base['method']}, {after}")
     if cell.inferred_by:
-        found.append(f"groups inferred by {cell.inferred_by['infer']['method']}")
+        use = "" if trains_by(cell.inferred_by) else "selection by "
+        found.append(f"{use}groups inferred by {cell.inferred_by['infer']['method']}")
     return "; ".join(found) or None
 
 

@@ -37,7 +37,7 @@ from spurbench.bench.grid.recipes import chosen
 from spurbench.bench.grid.schema import BaseSheet, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search_space import Axis, axis, choices, declared, space_name, varies
 from spurbench.bench.plugins import registry
-from spurbench.bench.records.run import INFERRED
+from spurbench.bench.records.run import INFERRED, SELECTION, trains_by
 from spurbench.bench.records.selection import choice_of, lack
 
 
@@ -81,10 +81,11 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         by_default = row.recipe.published
     given = "published" in row.entry.model_fields_set
     rule = search.rule if search else row.rule
-    inferred_by = inferring_run(row)
-    splits = registry.splits_of(row.dataset)
+    inferred_by = inferring_run(row, settings)
+    splits = registry.splits_of(row.dataset, settings["options"])
     splits += (INFERRED,) if inferred_by and "validation" in splits else ()
-    unserved = lack(search.rule, splits) if search else None
+    chooses = search is not None or (row.method.trains and settings["training"].get("evaluate") is not None)
+    unserved = lack(rule, splits) if chooses else None
     return CellSpec(
         dataset=row.dataset.name,
         dataset_options=settings["options"],
@@ -96,7 +97,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         training=settings["training"],
         precision=settled_precision(row.block.precision or row.sheet.precision),
         seeds=tuple(row.seeds),
-        na=registry.requirements(row.method, row.dataset, inferred_by is not None) or unserved,
+        na=registry.requirements(row.method, row.dataset, settings["options"], trains_by(inferred_by)) or unserved,
         selection=choice_of(rule),
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
@@ -221,6 +222,9 @@ def budget_text(sheet: SearchSheet, draws: int, rule: str) -> str:
 
 # ---- runs to start from ---------------------------------------------------------------------------------------------
 
+GROUPED = {"groups", "environments", "validation groups"}
+"""What methods need that inferred groups stand in for."""
+
 Description = dict[str, Any]
 """A run to start from, as it is in the identity of those that do: `base` or `inferred_by` of a `Run`."""
 
@@ -278,8 +282,8 @@ def step_of(value: int | float, steps: int) -> int:
     return int(found)
 
 
-def inferring_run(row: Entry) -> Description | None:
-    """The run that infers groups for those of an entry, if it takes inferred ones, and the method that does."""
+def inferring_run(row: Entry, settings: Settings) -> Description | None:
+    """The run that infers groups for those of an entry, if it takes such, the method that does, and their use."""
     sheet = row.entry.groups
     if sheet is None or sheet.from_ is None:
         return None
@@ -293,7 +297,9 @@ def inferring_run(row: Entry) -> Description | None:
         raise row.origin.error(where, f"{info.name} infers no groups; these do: {', '.join(able) or 'none'}")
     own = describe_run(row, entry, where)
     method = {"method": info.name, "hyper_parameters": own["hyper_parameters"]}
-    return {"infer": method} | (own["base"] if "base" in own else {"step": own["training"].get("steps", 0)} | own)
+    takes = GROUPED & row.method.needs or settings["training"].get("balanced")
+    use = {"use": SELECTION} if sheet.use == SELECTION or not takes else {}
+    return {"infer": method} | use | (own["base"] if "base" in own else {"step": own["training"].get("steps", 0)} | own)
 
 
 def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
@@ -313,10 +319,10 @@ def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
     settings, given, several = settle(base)
     if several:
         raise row.origin.error(where, f"{several[0].key} varies: a base has one value of it")
-    inferred_by = inferring_run(base)
-    if lacking := registry.requirements(method, row.dataset, inferred_by is not None):
-        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
+    inferred_by = inferring_run(base, settings)
     full = completed(base, in_effect(base, settings, given))
+    if lacking := registry.requirements(method, row.dataset, full["options"], trains_by(inferred_by)):
+        raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     found = {
         "method": method.name,
         "hyper_parameters": full["hyper_parameters"],

@@ -17,7 +17,8 @@ from spurbench.bench.core.yamlfile import Origin, Where
 from spurbench.bench.plugins import registry
 
 Seeds = Annotated[list[int], BeforeValidator(parse_seeds)]
-Precision = Literal["float32", "bf16", "auto"]
+PRECISIONS = ("float32", "bf16", "fp16")
+Precision = Literal["float32", "bf16", "fp16", "auto"]
 Sheet = TypeVar("Sheet", bound=BaseModel)
 BY_DEFAULT = "defaults"  # instead of a recipe
 Given = dict[str, Any]
@@ -72,6 +73,8 @@ class GroupsSheet(Strict):
 
     by: list[str] | None = Field(default=None, min_length=1)  # named attributes: with y they make the groups
     from_: str | None = Field(default=None, alias="from")  # name of the method that infers them
+    # selection: they only choose settings and steps; by default they also train, where the method takes groups
+    use: Literal["training", "selection"] = "training"
     hyper_parameters: Given = {}  # of that method
     training: Given = {}  # of a method that infers from its own runs, over the block's
     base: BaseSheet | None = None  # of a method that infers from another run
@@ -81,7 +84,7 @@ def one_kind(groups: GroupsSheet) -> GroupsSheet:
     """What says which groups, and nothing about a method where none infers them."""
     if groups.by is None and groups.from_ is None:
         raise ValueError("groups: give 'by', a list of named attributes, or 'from', a method that infers them")
-    given = [key for key in ("hyper_parameters", "training", "base") if key in groups.model_fields_set]
+    given = [key for key in ("use", "hyper_parameters", "training", "base") if key in groups.model_fields_set]
     if groups.from_ is None and given:
         raise ValueError(f"{given[0]} in groups is of a method that infers them: give it as 'from'")
     return groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,16 +13,16 @@ from spurbench.bench.checks import start_checks
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Data, Inputs, Split, split_inputs
+from spurbench.bench.plugins.dataset import Inputs, Split
 from spurbench.bench.plugins.method import CannotBegin, Finished, Method, Seen
 from spurbench.bench.plugins.network import Networks
-from spurbench.bench.records.run import INFERRED, Run
+from spurbench.bench.records.run import INFERRED, Run, trains_by
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.batching import Preprocessing, generator_for, to_device
+from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.execution import Options
-from spurbench.bench.training.forward import watched
-from spurbench.bench.training.replica import Frozen, Replica, find_head, head_network
+from spurbench.bench.training.model import outputs_of
+from spurbench.bench.training.replica import Replica, find_head, freeze, frozen_network, head_network
 
 
 class BaseFailed(CannotBegin):
@@ -54,25 +54,26 @@ def begin(replica: Replica, run: Run, setup: Setup, store: Store) -> Replica:
     if start.network == "base":
         copy_into(replica.networks, look.networks)
     if start.network == "head":
-        freeze(replica, look)
+        freeze_base(replica, look)
         replica.networks = [head_network(start.head or finished.head, start.from_base)]
     return replica
 
 
 def with_inferred_groups(replica: Replica, run: Run, options: Options, store: Store) -> Replica:
-    """The replica with the attribute that another method infers, in training and on validation."""
+    """The replica with the attribute that another method infers: a split to choose by, and perhaps to train by."""
     assert run.inferred_by is not None
     how = run.inferred_by["infer"]
     method = registry.load_method(how["method"])(**how["hyper_parameters"])
     look = Look(run.base_run(run.inferred_by), run.inferred_by["step"], options, store)
     data, found = replica.data, dict[str, Tensor]()
     for name in ("train", *([VALIDATION] if VALIDATION in data.tests else [])):
-        seen = look.seen(name, data, method, {})
+        seen = look.seen(name, replica, method)
         found[name] = method.infer(seen, generator_for(run.seed, f"infer {name}"))
         if found[name].dtype != torch.int64 or found[name].shape != seen.y.shape or (found[name] < 0).any():
             raise CannotBegin(f"{how['method']}.infer gave no attribute: expected [n] of torch.int64, 0 or more")
     values = 1 + max(int(attribute.max()) for attribute in found.values())
-    replica.inferred, replica.values = found["train"], values
+    if trains_by(run.inferred_by):
+        replica.inferred, replica.values = found, values
     if VALIDATION in found:
         split = replace(data.tests[VALIDATION], attribute=found[VALIDATION], values=values, subsets={})
         replica.data = replace(data, tests=data.tests | {INFERRED: split})
@@ -81,13 +82,10 @@ def with_inferred_groups(replica: Replica, run: Run, options: Options, store: St
 
 def show(look: Look, replica: Replica, method: Method, earlier: Look | None = None) -> Finished:
     """A finished run as a method is shown it: what it has declared, and no more."""
-    inferred = {"train": replica.inferred}
-    if INFERRED in replica.data.tests:
-        inferred[VALIDATION] = replica.data.tests[INFERRED].attribute
     wanted = ["train", *([VALIDATION] if {"validation", "validation groups"} & method.needs else [])]
     if lacking := [name for name in wanted[1:] if name not in replica.data.tests]:
         raise CannotBegin(f"the data have no split '{lacking[0]}'")
-    seen = {name: look.seen(name, replica.data, method, inferred, replica.values) for name in wanted}
+    seen = {name: look.seen(name, replica, method) for name in wanted}
     before = None if earlier is None else show(earlier, replica, method)
     return Finished(seen["train"], seen.get(VALIDATION), look.head, before)
 
@@ -121,7 +119,7 @@ class Look:
     @cached_property
     def replica(self) -> Replica:
         """The run's data, and its networks after that step."""
-        replica = self.setup.draw(self.run)
+        replica = self.setup.draw(self.run, self.store)
         copy_into(replica.networks, self.networks)
         return replica
 
@@ -134,21 +132,12 @@ class Look:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        data = self.replica.data
-        return Preprocessing(self.setup.method.transform, data.mean, data.std, numbers=self.replica.preprocess)
+        return self.replica.preprocessing(self.setup.method)
 
-    def seen(
-        self,
-        name: str,
-        data: Data,
-        method: Method,
-        inferred: Mapping[str, Tensor | None],
-        values: int | None = None,
-    ) -> Seen:
+    def seen(self, name: str, replica: Replica, method: Method) -> Seen:
         """What the run makes of a split, with the labels of it that a method has declared."""
-        split = data.train if name == "train" else data.tests[name]
-        if inferred.get(name) is not None:
-            split = replace(split, attribute=inferred[name], values=values, environment=inferred[name])
+        data = replica.data
+        split = replica.regrouped(name, data.train if name == "train" else data.tests[name])
         groups = ("groups" if name == "train" else "validation groups") in method.needs
         if groups and split.attribute is None:
             raise CannotBegin(f"the split '{name}' has no groups")
@@ -165,23 +154,11 @@ class Look:
             weights.save_outputs(self.store, self.run.id, self.step, name, kept)
         return kept
 
-    @torch.no_grad()
     def compute(self, x: Inputs) -> dict[str, Tensor]:
-        """Logits and features of raw inputs, float32, in evaluation mode."""
-        networks, device = self.replica.networks, torch.device(self.options.device)
-        for network in networks:
-            network.to(device).eval()
+        """Logits and features of raw inputs."""
+        networks, options = self.replica.networks, self.options
         head = find_head(networks[0], self.setup.training)
-        parts: dict[str, list[Tensor]] = {}
-        for raw in split_inputs(x, self.options.micro_batch):
-            inputs = self.preprocessing(to_device(raw, device))
-            with watched(head) as given:
-                outputs = {"logits": networks[0](inputs), "features": given[0]}
-            if len(networks) > 1:
-                outputs["second_logits"] = networks[1](inputs)
-            for name, output in outputs.items():
-                parts.setdefault(name, []).append(output.float().cpu())
-        return {name: torch.cat(each) for name, each in parts.items()}
+        return outputs_of(networks, head, self.preprocessing, x, torch.device(options.device), options.micro_batch)
 
 
 def copy_into(networks: Sequence[nn.Module], saved: Networks) -> None:
@@ -211,8 +188,7 @@ def train_on_validation(replica: Replica, method: Method) -> None:
     if {"groups", "environments"} & method.needs and "validation groups" not in method.needs:
         raise CannotBegin("it trains on validation by groups, and has not declared the need 'validation groups'")
     split = replica.data.tests[VALIDATION]
-    inferred = replica.data.tests.get(INFERRED)
-    replica.trained_on = split if inferred is None else replace(inferred, environment=inferred.attribute)
+    replica.trained_on = replica.regrouped(VALIDATION, split)
     rest = torch.ones(len(split.y), dtype=torch.bool)
     if replica.start.draw.rows is not None:
         rest[replica.start.draw.rows] = False
@@ -223,19 +199,15 @@ def train_on_validation(replica: Replica, method: Method) -> None:
     replica.data = replace(replica.data, tests=tests)
 
 
-def freeze(replica: Replica, look: Look) -> None:
-    """Let the replica's data be the base's features of them."""
-    base = look.replica.networks[0]
-    head = find_head(base, look.setup.training)
-    name = next(name for name, module in base.named_modules() if module is head)
-    data = replica.data
-    replica.frozen = Frozen(base, name, data, look.preprocessing)
+def freeze_base(replica: Replica, look: Look) -> None:
+    """Let the replica train on the base's features of its data."""
 
-    def features(name: str, split: Split) -> Split:
+    def features(name: str, split: Split) -> Tensor:
         found = look.outputs(VALIDATION if name == INFERRED else name)["features"]
-        return replace(split, x=found if split.index is None else found[split.index])
+        return found if split.index is None else found[split.index]
 
-    tests = {name: features(name, split) for name, split in data.tests.items()}
-    replica.data = replace(data, train=features("train", data.train), tests=tests, mean=(0.0,), std=(1.0,))
     if replica.trained_on is not None:
-        replica.trained_on = features(VALIDATION, replica.trained_on)
+        replica.trained_on = replace(replica.trained_on, x=features(VALIDATION, replica.trained_on))
+    base = look.replica
+    frozen = base.frozen or frozen_network(base, look.setup.training, look.preprocessing)
+    freeze(replica, replace(frozen, data=replica.frozen.data if replica.frozen else replica.data), features)

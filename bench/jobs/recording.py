@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import torch
 from msgspec.structs import replace
 
 from spurbench.bench.core import machine
+from spurbench.bench.core.errors import BadSeed
+from spurbench.bench.jobs.bases import BaseFailed
 from spurbench.bench.jobs.memory import peak_memory
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.method import CannotBegin
 from spurbench.bench.provenance import commit, plugin_code
 from spurbench.bench.records.record import SCHEMA, Cause, Cost, Provenance, Record
 from spurbench.bench.records.run import Run
@@ -66,6 +70,26 @@ def finish(record: Record) -> Record:
 def fail(record: Record, kind: str, message: str, detail: str = "") -> Record:
     """The record of a run that came to nothing, with its cause."""
     return finish(record.with_(status="failed", cause=Cause(kind, message, detail)))
+
+
+def find_cause(run: Run, error: BaseException) -> tuple[str, str]:
+    """Why a run failed: the kind, and a line for the user."""
+    if isinstance(error, BadSeed):
+        return "bad_data", str(error)
+    if isinstance(error, BaseFailed):
+        return "base_failed", str(error)
+    if isinstance(error, CannotBegin):
+        return "cannot_begin", str(error)
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "out_of_memory", message + suggest_remedy(run)
+    return "exception", message
+
+
+def suggest_remedy(run: Run) -> str:
+    """What to change after running out of memory."""
+    batch = run.training.get("batch")
+    return f"; try training.batch {max(1, batch // 2)}" if batch else "; try a smaller training set or network"
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------

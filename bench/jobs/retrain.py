@@ -109,7 +109,7 @@ def engine_before(records: Sequence[Summary], store: Store) -> Engine:
     edits.check_unedited(records[0])
     memory.tune_process(job.options.threads)
     make_bases(job, store, lambda step: None, lambda: False, Redo())
-    return setup.make_engine([bases.begin(setup.draw(run), run, setup, store) for run in job.runs])
+    return setup.make_engine([bases.begin(setup.draw(run, store), run, setup, store) for run in job.runs])
 
 
 def as_recorded(record: Summary, model: Model) -> bool:

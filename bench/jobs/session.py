@@ -71,7 +71,7 @@ Result = Callable[[], Record]
 def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) -> list[tuple[Record, Result]]:
     """Train a stack; for each run what is known of it so far and how to get its record."""
     if saved[0] is not None:
-        job = replace(job, options=replace(job.options, threads=saved[0].threads, micro_batch=saved[0].micro_batch))
+        job = replace(job, options=replace(job.options, **saved[0].computed))
     setup = set_up(job)
     memory.tune_process(job.options.threads)
     memory.reset_peak_memory(job.options.device)
@@ -96,7 +96,7 @@ def load_run(run: Run, setup: Setup, store: Store) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.begin_record(run, setup.job.options)
     with data_files.watching(run.dataset) as files:
-        replica = setup.draw(run)
+        replica = setup.draw(run, store)
         checksum = setup.dataset.checksum()
     replica = bases.begin(replica, run, setup, store)
     provenance = structs.replace(record.provenance, data=checksum, files=files)
@@ -171,7 +171,7 @@ class Session:
             files = record.provenance.files
             checkpoints.save(
                 Checkpoint(run.id, edits.versions_of(record), files, options.threads, options.micro_batch, resumed,
-                           self.engine.state(r)),
+                           self.engine.state(r), options.accumulate),
                 self.context.store,
             )  # fmt: skip
 
@@ -196,9 +196,9 @@ class Session:
 
 def marked_by(replica: Replica) -> torch.Tensor | None:
     """The training examples that were taken to be of minorities, [n] bool: by the method, or by inferred groups."""
-    if replica.start.marked is not None or replica.inferred is None:
+    if replica.start.marked is not None or not replica.inferred:
         return replica.start.marked
-    y, inferred = replica.data.train.y, replica.inferred
+    y, inferred = replica.data.train.y, replica.inferred["train"]
     sizes = torch.stack([inferred[y == one].bincount(minlength=replica.values or 1) for one in range(int(y.max()) + 1)])
     return inferred != sizes.argmax(1)[y]
 

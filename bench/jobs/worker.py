@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from spurbench.bench.core.errors import BadSeed, UserError
-from spurbench.bench.jobs import recording
-from spurbench.bench.jobs.failures import NOT_THE_RUNS, find_cause, is_full
+from spurbench.bench.core.errors import BadSeed, StoreTrouble, UserError
+from spurbench.bench.jobs import recording, regrouping
 from spurbench.bench.jobs.job import Job, Redo
 from spurbench.bench.jobs.session import Context, Outdated, Report, Result, Stopped, start_over, train_stack
 from spurbench.bench.plugins import registry
@@ -25,6 +26,9 @@ from spurbench.bench.store.checkpoints import Checkpoint
 from spurbench.bench.store.claims import Lost, kept_alive
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
+
+NOT_THE_RUNS = (Stopped, Lost, Outdated, StoreTrouble, KeyboardInterrupt)
+"""What ends work on a run and is no fault of the run's."""
 
 TRIES = 3  # to have the networks of a base
 
@@ -97,6 +101,7 @@ def make_bases(job: Job, store: Store, report: Report, stop: Callable[[], bool],
 def do_runs(job: Job, context: Context) -> None:
     """Do runs from their checkpoints, if they have any; those that stand at the same step train as one stack."""
     saved: dict[str, Checkpoint | None] = {}
+    job = replace(job, runs=[run for run in job.runs if not done_from_predictions(run, job, context)])
     for run in job.runs:
         made_by(run)  # before the plug-ins are imported: what is edited later is not in them
         try:
@@ -105,6 +110,15 @@ def do_runs(job: Job, context: Context) -> None:
             context.troubles[str(error)] = None
     for runs in group_stackable([run for run in job.runs if run.id in saved], saved):
         attempt(replace(job, runs=runs), [saved[run.id] for run in runs], context)
+
+
+def done_from_predictions(run: Run, job: Job, context: Context) -> bool:
+    """Whether a run has its record by now, because it is another one but for what the predictions of that tell."""
+    if job.keep or not regrouping.is_possible(run, context.store):
+        return False
+    begun = recording.begin_record(run, job.options)
+    conclude(run, begun, partial(regrouping.regroup, run, begun, job.options, context.store), context)
+    return True
 
 
 def load_checkpoint(run: Run, options: Options, store: Store) -> Checkpoint | None:
@@ -123,12 +137,12 @@ def made_by(run: Run) -> edits.Version:
 
 
 def group_stackable(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) -> list[list[Run]]:
-    """The runs that may train as one stack; one by one where a method cannot be lifted or dropout draws."""
+    """The runs that may train as one stack; one by one where a method cannot be lifted."""
     found: dict[object, list[Run]] = {}
     for run in runs:
-        alone = run.training.get("dropout") or not registry.load_method(run.method).stackable
+        alone = not registry.load_method(run.method).stackable
         at = saved[run.id]
-        found.setdefault(run.id if alone else at and (at.step, at.threads, at.micro_batch), []).append(run)
+        found.setdefault(run.id if alone else at and (at.step, *at.computed.values()), []).append(run)
     return list(found.values())
 
 
@@ -173,4 +187,9 @@ def give_up(run: Run, record: Record, error: BaseException, context: Context) ->
         context.troubles[str(error)] = None
         return
     with suppress(Lost):
-        context.settle(recording.fail(record, *find_cause(run, error), traceback.format_exc()))
+        context.settle(recording.fail(record, *recording.find_cause(run, error), traceback.format_exc()))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk has no room: not a run's fault, whoever wrote."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -17,14 +17,16 @@ from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.memory import peak_memory, reset_peak_memory, tune_process
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.runner import Settings, step_flops
+from spurbench.bench.launch.runner import Settings, options_of, step_flops
+from spurbench.bench.plugins.dataset import count_inputs, split_inputs
 from spurbench.bench.records.plan import Cell
 from spurbench.bench.records.run import Run
 from spurbench.bench.training.engine import kernels_for
-from spurbench.bench.training.execution import Options
+from spurbench.bench.training.replica import Frozen
 
 COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
            "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
+SAMPLE = 32  # examples by which the time for features is measured
 
 
 def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, Any]]:
@@ -43,8 +45,9 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
         if row["updates"] and not row["starts_from"]:
             known["total_seconds"] = 0.0
             for run, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
-                options = Options(where.devices[0], where.job_threads(step_flops(run)), where.micro_batch)
-                known |= measure(Job([run], cell.label, replace(options, compile=settings.compile)), steps)
+                threads = where.job_threads(step_flops(run))
+                options = replace(options_of(settings, where), device=where.devices[0], threads=threads)
+                known |= measure(Job([run], cell.label, options), steps)
                 known["seconds"] = known["seconds_per_step"] * run.training["steps"]
                 known["total_seconds"] += known["seconds_per_step"] * updates
         yield known
@@ -71,7 +74,8 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     training = setup.training
     tune_process(job.options.threads)
     reset_peak_memory(device)
-    engine = setup.make_engine([setup.draw(run) for run in job.runs])
+    replicas = [setup.draw(run) for run in job.runs]
+    engine = setup.make_engine(replicas)
     model, times = engine.model(0), []
     with kernels_for(training.batch):
         for _ in range(steps + 1):
@@ -80,21 +84,34 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
             if device.startswith("cuda"):
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - begun)
+    frozen = replicas[0].frozen
     return {
         "network": training.network.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters.values()),
+        "parameters": sum(parameter[0].numel() for parameter in engine.stacks[0].parameters.values()),
         "rows": training.batch or len(model.data.train.y),
         "threads": job.options.threads,
         "seconds_per_step": statistics.median(times[1:]),
         "memory_mb": round(peak_memory(device) / 2**20),
         "steps": training.steps,
+        **({"features_seconds": features_seconds(frozen, torch.device(device))} if frozen else {}),
     }
+
+
+def features_seconds(frozen: Frozen, device: torch.device) -> float:
+    """How long a frozen network takes for the features of all examples, by its time for some."""
+    some = next(split_inputs(frozen.data.train.x, SAMPLE))
+    begun = time.perf_counter()
+    frozen.features(some, device, SAMPLE)
+    each = (time.perf_counter() - begun) / count_inputs(some)
+    return each * sum(len(split.y) for split in (frozen.data.train, *frozen.data.tests.values()))
 
 
 def total(rows: Sequence[dict[str, Any]]) -> str:
     """The time of all rows together, in words."""
     seconds = sum(row.get("total_seconds", 0) for row in rows)
-    return f"{duration(seconds)} for one process; scoring and attacks come on top"
+    frozen = sum({row["dataset"]: row["features_seconds"] for row in rows if "features_seconds" in row}.values())
+    features = f"; the features of frozen networks take {duration(frozen)}, once" if frozen else ""
+    return f"{duration(seconds)} for one process; scoring and attacks come on top{features}"
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:

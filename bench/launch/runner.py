@@ -34,7 +34,7 @@ class Settings:
     time_limit: float | None = None  # seconds that a run may take
     only: Sequence[str] = ()  # cells to run, by dataset, method, label or dataset/method; the plan stays whole
     checkpoint_seconds: float = 60.0
-    micro_batch: int | None = None  # rows; by default what suits the device
+    micro_batch: int | None = None  # rows, of minibatches too; by default what suits the device, minibatches whole
     compile: bool = False
     keep_weights: bool = False  # keep the networks of every run after its last step
 
@@ -137,8 +137,7 @@ def launch_round(
 
 def arrange_jobs(planned: list[Planned], wanted: set[str], plan: placement.Layout, settings: Settings) -> list[Job]:
     """The jobs of the wanted runs under a layout."""
-    rows = settings.micro_batch or plan.micro_batch
-    options = Options(checkpoint_seconds=settings.checkpoint_seconds, micro_batch=rows, compile=settings.compile)
+    options = options_of(settings, plan)
     keep = {one.run.id: one.keep for one in planned if one.keep}
 
     def arranged(job: Job) -> Job:
@@ -151,6 +150,16 @@ def arrange_jobs(planned: list[Planned], wanted: set[str], plan: placement.Layou
         pairs = [(one.run, one.label) for one in planned if bool(one.keep) == first]
         jobs += gather(pairs, wanted, lambda run, seeds: plan.job_height(step_flops(run), seeds), options)
     return [arranged(job) for job in jobs]
+
+
+def options_of(settings: Settings, layout: placement.Layout) -> Options:
+    """How the jobs of a layout are computed."""
+    return Options(
+        micro_batch=settings.micro_batch or layout.micro_batch,
+        accumulate=settings.micro_batch is not None,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        compile=settings.compile,
+    )
 
 
 def step_flops(run: Run) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import ROOT
+from spurbench.bench.plugins import registry
 
 FILE = ROOT / "datasets" / "published.yaml"
 STATUSES = ("verified", "third-party", "recalled")
@@ -53,7 +54,8 @@ class Comparison:
     ) -> Published | None:
         """The verified number for a cell's `published` key, if the cell's data are those of the publication."""
         for one in self.by_key.get((dataset, key or "", split, metric), []):
-            same = all(options.get(name) == value for name, value in one.dataset_options.items())
+            named = dict.fromkeys((*one.dataset_options, *registry.SHARED_OPTIONS))
+            same = all(options.get(name) == one.dataset_options.get(name) for name in named)
             if same and one.status == "verified":
                 return one
         return None

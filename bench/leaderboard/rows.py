@@ -17,7 +17,7 @@ from spurbench.bench.provenance.commit import describe_code
 from spurbench.bench.records import selection
 from spurbench.bench.records.metrics import Column, direction, limits, partial, step_of, unit_of, value
 from spurbench.bench.records.record import Summary
-from spurbench.bench.records.run import bases_in
+from spurbench.bench.records.run import bases_in, trains_by
 from spurbench.bench.records.selection import Selected, rule_of
 
 INFORMATION = {"environments", "groups", "colour channels"}  # those needs of methods that others may not see
@@ -143,7 +143,7 @@ def used_by(result: CellResult) -> Used:
         known = [(one.needs if (one := methods.get(base["method"])) else (), base) for base in bases]
         found["base"] = list(dict.fromkeys(one for pair in known for one in known_in_training(*pair)))
     if fitted := [need for need in ("validation groups", "validation") if need in needs][:1]:
-        inferred = "inferred " if result.inferred_by and "groups" in fitted[0] else ""
+        inferred = "inferred " if trains_by(result.inferred_by) and "groups" in fitted[0] else ""
         found["refit"] = [inferred + (fitted[0] if "groups" in fitted[0] else "validation labels")]
     at_steps = [record for record in result.done.values() if isinstance(record, Selected)]
     for stage, records in (("search", list(result.done.values()) if result.search else []), ("selection", at_steps)):
@@ -157,7 +157,7 @@ def known_in_training(needs: Iterable[str], fields: Mapping[str, Any]) -> list[s
     seen = (set(needs) | ({"groups"} if (fields.get("training") or {}).get("balanced") else set())) & INFORMATION
     method = registry.methods().get(fields["method"])
     by_itself = method is not None and method.infers and bool(method.base)
-    inferred = "inferred " if fields.get("inferred_by") or by_itself else ""
+    inferred = "inferred " if trains_by(fields.get("inferred_by")) or by_itself else ""
     return ["labels", *(one if one == "colour channels" else inferred + one for one in sorted(seen))]
 
 

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from spurbench.bench.core.errors import say_unknown
-from spurbench.bench.core.fields import Condition, Option
+from spurbench.bench.core.fields import Condition, Option, none_if
 from spurbench.bench.plugin_files.discovery import listed, load_class
 from spurbench.bench.plugin_files.literals import MISSING, UNREAD
 from spurbench.bench.plugin_files.reader import PluginInfo
@@ -32,20 +32,28 @@ class Component:
 
 
 DEFAULTS = {"network": "mlp", "optimizer": "sgd"}
+DECAYS = Condition("weight_decay", lambda values: values.get("weight_decay", 0.0) > 0, "give one above 0")
 SHARED: Mapping[str, tuple[Option, ...]] = {
     "network": (
         # outputs of the network; by default one for two classes, else one a class
         Option("logits", "int | None", None, limits=(1, 10**6)),
+        # train the last layer alone: what the rest makes of the data is computed once and kept
+        Option("freeze", "bool | None", None, normal=none_if(False)),
     ),
     "optimizer": (
         Option("lr", "float", 0.01, limits=(0.0, 1e30)),  # learning rate
-        Option("weight_decay", "float", 0.0, limits=(0.0, 1e30)),  # times a weight, added to its gradient
+        # times a weight, added to its gradient (adamw: times lr and a weight, taken from the weight)
+        Option("weight_decay", "float", 0.0, limits=(0.0, 1e30)),
+        # what decays: all parameters, or matrices and kernels alone, not biases and norms
+        Option(
+            "weight_decay_of", "str | None", None, limits=("all", "matrices"), normal=none_if("all"), only=(DECAYS,)
+        ),
     ),
 }
 """The fields of every network, and of every optimizer."""
 TAKEN = frozenset({
-    *DEFAULTS, "variant", "steps", "drops", "evaluate", "sam", "average", "decay", "average_from", "batch", "balanced",
-    "augment",
+    *DEFAULTS, "variant", "steps", "lr_schedule", "drops", "warmup", "clip_norm", "evaluate", "sam", "average", "decay",
+    "average_from", "batch", "balanced", "augment",
 })  # fmt: skip
 """Names of other fields of training, which no network or optimizer may have for its own."""
 
@@ -103,13 +111,9 @@ def own_options(info: PluginInfo) -> Iterator[Option]:
             option,
             search={},
             limits=(limits["low"], limits["high"]) if bounded else limits["choices"],
-            normal=none_if_false if option.type == "bool | None" else None,
+            normal=none_if(False) if option.type == "bool | None" else None,
             only=tuple(conditions),
         )
-
-
-def none_if_false(on: Any) -> Any:
-    return on or None
 
 
 def is_above(name: str, least: float, default: Any, hint: str) -> Condition:

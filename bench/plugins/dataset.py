@@ -126,6 +126,22 @@ class Data:
         tests = {name: of(split) for name, split in self.tests.items()}
         return replace(self, train=of(self.train), tests=tests, attributes=prod(sizes), grouped_by=tuple(names))
 
+    def hold_out(self, share: float, generator: torch.Generator) -> Data:
+        """The same with a share of the training examples, of each environment alike, as the split `validation`.
+
+        Errors: BadData where that leaves no example in one of the two.
+        """
+        train, held = self.train, torch.zeros_like(self.train.y, dtype=torch.bool)
+        of = torch.zeros_like(train.y) if train.environment is None else train.environment
+        for e in sorted(set(of.tolist())):
+            rows = (of == e).nonzero()[:, 0]
+            count = round(share * len(rows))
+            if not 0 < count < len(rows):
+                raise BadData(f"held_out={share:g} of {len(rows):,} training examples is {count}: another share")
+            held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+        rest, validation = (replace(train.take(which.nonzero()[:, 0]), index=None) for which in (~held, held))
+        return replace(self, train=rest, tests={"validation": validation} | self.tests)
+
 
 @dataclass(frozen=True)
 class Pgd:
@@ -211,6 +227,7 @@ class Dataset(ABC):
     grouped_by: ClassVar[tuple[str, ...]] = ()  # those of them that groups are made of by default; (): all
 
     groups: str | None = field(default=None, kw_only=True)  # those chosen instead, "background,cooccurring"
+    held_out: float | None = field(default=None, kw_only=True)  # share of training that becomes the split `validation`
 
     @property
     def called(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,19 +124,22 @@ def metric(name: str) -> Metric | None:
     return WorstGroup(of) if of and of.higher_is_better is not None else None
 
 
-def requirements(method: PluginInfo, dataset: PluginInfo, inferred: bool = False) -> str | None:
+def requirements(
+    method: PluginInfo, dataset: PluginInfo, options: Mapping[str, Any] = {}, inferred: bool = False
+) -> str | None:
     """Why the method cannot run on the dataset ('needs environments'), or None; with groups that are `inferred`."""
     inferred = inferred or (method.infers and bool(method.base))  # by itself, from its base
     given = dataset.provides | INNATE | ({"groups", "environments"} if inferred else set())
-    if dataset.splits is None or "validation" in dataset.splits:
+    if "validation" in splits_of(dataset, options):
         given |= {"validation"} | ({"validation groups"} if inferred or "groups" in dataset.provides else set())
     lacking = method.needs - given
     return f"needs {' and '.join(need for need in needs_known() if need in lacking)}" if lacking else None
 
 
-def splits_of(dataset: PluginInfo) -> tuple[str, ...]:
+def splits_of(dataset: PluginInfo, options: Mapping[str, Any] = {}) -> tuple[str, ...]:
     """The splits its records may have; what is held out is known only once the data are read, unless it says so."""
     found = ["train", *(("validation", "test") if dataset.splits is None else dataset.splits)]
+    found += ["validation"] if options.get("held_out") else []
     found += ["train_e0"] if "environments" in dataset.provides else []
     return (*found, *(f"{split}{SUBSET}" for split in found if "subsets" in dataset.provides))
 
@@ -144,10 +147,11 @@ def splits_of(dataset: PluginInfo) -> tuple[str, ...]:
 def dataset_options(dataset: PluginInfo) -> list[Option]:
     """All options of a dataset: its own, and those of every dataset, which are in no identity unless they are given."""
     groups = Option("groups", "str | None", None, normal=partial(spell_groups, dataset))
-    return [*dataset.options, groups]
+    held_out = Option("held_out", "float | None", None, limits=(0.0, 0.9), normal=partial(allow_holding_out, dataset))
+    return [*dataset.options, groups, held_out]
 
 
-SHARED_OPTIONS = ("groups",)
+SHARED_OPTIONS = ("groups", "held_out")
 """The names of the options of every dataset."""
 
 
@@ -162,6 +166,13 @@ def spell_groups(dataset: PluginInfo, text: str | None) -> str | None:
     if wrong := next((name for name in names if name not in dataset.named), None):
         raise ValueError(say_unknown(f"named attribute of {dataset.name}", wrong, dataset.named))
     return None if names in ([], sorted(dataset.grouped_by or dataset.named)) else ",".join(names)
+
+
+def allow_holding_out(dataset: PluginInfo, share: float | None) -> float | None:
+    """The share of training to hold out, or None. Errors: ValueError for a dataset that has a validation split."""
+    if share and dataset.splits and "validation" in dataset.splits:
+        raise ValueError(f"{dataset.name} has a split validation of its own: leave held_out out")
+    return share or None
 
 
 def add_plugin(path: str | Path) -> PluginInfo:

@@ -15,7 +15,7 @@ from math import inf
 from typing import Any
 
 from spurbench.bench.core.errors import UserError, say_unknown
-from spurbench.bench.core.fields import Condition, Limits, Option, check_value, drop_ineffective
+from spurbench.bench.core.fields import Condition, Limits, Option, check_value, drop_ineffective, none_if
 from spurbench.bench.plugin_files.components import (
     DEFAULTS,
     SHARED,
@@ -45,9 +45,17 @@ def shares(text: str | None) -> str | None:
     return ",".join(f"0.{one}" for one in sorted(digits)) or None  # in the order of their digits shares are in order
 
 
+def share_or_steps(value: float) -> None:
+    """Raise ValueError for what is neither a share of the steps nor a number of them."""
+    if value < 0 or value > 1 and value != int(value):
+        raise ValueError(f"warmup of training must be a share below 1 or a number of steps, not {value}")
+
+
 ON_THE_WAY = Condition("steps", lambda v: (v.get("evaluate") or 1) < v.get("steps", inf),
                        "it asks for evaluations before the last step, which is always scored")  # fmt: skip
 
+CONSTANT = Condition("lr_schedule", lambda v: v.get("lr_schedule") is None, "it is of a constant lr between drops")
+UNFROZEN = Condition("freeze", lambda v: not v.get("freeze"), "the features of each image are computed once")
 BY_EMA = Condition("average", lambda v: v.get("average") == "ema", "it is of the exponential average (average: ema)")
 BY_SWA = Condition("average", lambda v: v.get("average") == "swa", "it is of the plain average (average: swa)")
 
@@ -57,8 +65,14 @@ class Schedule:
     """How long, and what happens on the way."""
 
     steps: int = field(1000, (0, 10**9))  # updates
+    # how lr goes on after the warm-up: constant, or down to 0 by half a cosine or a straight line
+    lr_schedule: str | None = field(None, ("constant", "cosine", "linear"), none_if("constant"))
     # shares of the steps after which lr falls to a tenth, as "0.5,0.75"
-    drops: str | None = field(None, re.compile(r"0?\.\d+(,0?\.\d+)*"), shares)
+    drops: str | None = field(None, re.compile(r"0?\.\d+(,0?\.\d+)*"), shares, only=(CONSTANT,))
+    # steps over which lr rises to its value in equal parts, or their share of all; None: no warm-up
+    warmup: int | float | None = field(None, share_or_steps, none_if(0, 1))
+    # largest norm of the gradient of a network; a longer one is shortened to it; None: none is
+    clip_norm: float | None = field(None, (0.0, 1e30), none_if(0))
     # steps between two evaluations of the held-out splits, among which a rule chooses; None: only at the end
     evaluate: int | None = field(None, (1, 10**9), only=(ON_THE_WAY,))
     # SAM's ρ: gradients are taken where the loss is highest at about this distance from the weights; None: at them
@@ -81,8 +95,9 @@ class Minibatches(Sampling):
     """What a step sees: some examples."""
 
     # draw examples, with replacement, so that every group is equally frequent
-    balanced: bool | None = field(None, normal=lambda on: on or None)
-    augment: str | None = field(None, ("crop", "flip", "crop,flip"))  # of training images; crops are padded by 4 pixels
+    balanced: bool | None = field(None, normal=none_if(False))
+    # of training images; crops are padded by 4 pixels
+    augment: str | None = field(None, ("crop", "flip", "crop,flip"), only=(UNFROZEN,))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     method: Name
     hyper_parameters: dict[str, Any]
     training: dict[str, Any]  # the fields that have an effect
-    precision: Name  # float32 or bf16
+    precision: Name  # float32, bf16 or fp16
     seed: Whole
     status: Literal["done", "failed"]
     needs: list[Name]  # what the method saw beyond logits and labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -50,7 +50,13 @@ class Run:
     @property
     def bases(self) -> list[tuple[Run, list[int]]]:
         """The runs that are to be done before it, of the same data and seed, and the steps of them that it needs."""
-        return [(self.base_run(of), steps_needed(of)) for of in (self.base, self.inferred_by) if of is not None]
+        found = [(self.base_run(of), steps_needed(of)) for of in (self.base, self.inferred_by) if of is not None]
+        return found + ([(self.trained_alike, [])] if self.trained_alike else [])
+
+    @property
+    def trained_alike(self) -> Run | None:
+        """The same run without inferred groups, if those only choose its settings and its step."""
+        return replace(self, inferred_by=None) if self.inferred_by and not trains_by(self.inferred_by) else None
 
     def base_run(self, of: Mapping[str, Any]) -> Run:
         """The run that `base` or `inferred_by` describes."""
@@ -59,6 +65,7 @@ class Run:
 
 OPTIONAL = ("base", "inferred_by")
 INFERRED = "inferred_validation"  # the split of validation with inferred groups, by which rules may choose
+SELECTION = "selection"
 SHARED = ("dataset", "dataset_options", "protocol_version", "precision")  # with the runs it starts from
 
 
@@ -83,6 +90,11 @@ def bases_in(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def steps_needed(base: Mapping[str, Any]) -> list[int]:
     """The steps after which a base's weights are needed, in order."""
     return sorted({base["step"], *([base["earlier"]] if base.get("earlier") else [])})
+
+
+def trains_by(inferred_by: Mapping[str, Any] | None) -> bool:
+    """Whether a run is trained by inferred groups; otherwise, if it has any, they only choose its settings and step."""
+    return inferred_by is not None and inferred_by.get("use") != SELECTION
 
 
 SEED = "the seed, 4c1f0e9b7a62"  # stands where it is to be; no text of a user's

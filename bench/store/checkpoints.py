@@ -29,6 +29,12 @@ class Checkpoint:
     micro_batch: int
     resumed: int  # times it had been resumed when this was saved
     state: dict[str, Any]  # of the engine
+    accumulate: bool = False  # whether minibatches are cut into micro-batches
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """The options that round: by name."""
+        return {"threads": self.threads, "micro_batch": self.micro_batch, "accumulate": self.accumulate}
 
     @property
     def step(self) -> int:

@@ -57,6 +57,11 @@ def keep(store: Store, run_id: str, logits: Mapping[str, Array], labels: Mapping
     for split, of in labels.items():
         labels_by_kind = {"y": of.y, "group": of.group, "id": np.arange(len(of.y)) if of.id is None else of.id}
         arrays |= {f"{what}/{split}": array.astype(np.int32) for what, array in labels_by_kind.items()}
+    return write_arrays(store, run_id, arrays)
+
+
+def write_arrays(store: Store, run_id: str, arrays: Arrays) -> str:
+    """Make the file of a run hold these arrays; its path in the store."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     path = path_of(store, run_id)

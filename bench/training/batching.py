@@ -33,6 +33,13 @@ class MicroBatch:
     x: Inputs
     columns: slice | None = None
 
+    def cut(self, size: int, axis: int) -> list[MicroBatch]:
+        """The same in parts of at most `size` examples, which are along an axis."""
+        if isinstance(self.x, Tensor):
+            return [MicroBatch(x, self.columns) for x in torch.split(self.x, size, axis)]
+        named = [torch.split(part, size, axis) for part in self.x.values()]
+        return [MicroBatch(dict(zip(self.x, parts, strict=True)), self.columns) for parts in zip(*named, strict=True)]
+
 
 def generator_for(seed: int, name: str) -> torch.Generator:
     """A generator at the start of a seed's named stream."""

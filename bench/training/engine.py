@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.before_training import Draw
 from spurbench.bench.plugins.dataset import Inputs, Training
 from spurbench.bench.plugins.method import Method
@@ -29,17 +30,18 @@ from spurbench.bench.training.batching import (
     FullBatch,
     MicroBatch,
     MiniBatch,
-    Preprocessing,
     prefers_channels_last,
 )
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
-from spurbench.bench.training.optimization import Average, Optimization
+from spurbench.bench.training.optimization import Average, LossScale, Optimization
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
-from spurbench.bench.training.stack import ReplicaStack, has_buffers, pays_to_stack
+from spurbench.bench.training.stack import ForwardPass, Noise, ReplicaStack, has_batch_statistics, pays_to_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -95,11 +97,18 @@ class Engine:
         stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
         self.uses_features = "features" in method.needs
         heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
+        seeds = [replica.seed for replica in replicas]
+        self.noise = Noise(seeds, self.device)
         self.stacks = [
-            ReplicaStack(each, self.device, stacked, precision == "bf16", of_each)
+            ReplicaStack(each, self.device, stacked, LOW.get(precision), self.noise, options.accumulate, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
-        self.optimizer = Optimization([p for stack in self.stacks for p in stack.parameters.values()], training)
+        if training.steps and not all(stack.parameters for stack in self.stacks):
+            raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
+        self.scale = LossScale(len(replicas), self.device) if precision == "fp16" else None
+        self.overflown: list[int] = []  # replicas whose last gradients are not finite in fp16
+        self.cut = options.accumulate and not any(has_batch_statistics(network) for network in networks[0])
+        self.optimizer = Optimization([list(stack.parameters.values()) for stack in self.stacks], training)
         averaged = range(len(replicas) if training.schedule.average else 0)
         self.averages = [Average(self.stacks[0].tensors_of(r), training.schedule) for r in averaged]
         self.targets = Targets(method, replicas, self.stacks[0].passes, self.device)
@@ -109,7 +118,6 @@ class Engine:
             outputs=1 if isinstance(networks[0][0], OneLogit) else replicas[0].data.classes,
             features=width_of(heads[0][0]) if heads else 0,
         )  # fmt: skip
-        seeds = [replica.seed for replica in replicas]
         self.mixing = Mixing(method, self.losses.problems, seeds, stacked) if method.mixes() else None
         for stack in self.stacks if options.compile else ():
             stack.compile()
@@ -117,12 +125,7 @@ class Engine:
     def _make_batches(self) -> Batches:
         stack, data = self.stacks[0], [replace(one.data, train=one.examples) for one in self.replicas]
         channels_last = prefers_channels_last(stack.networks[0], self.device)
-        preprocessing = [
-            Preprocessing()
-            if one.frozen
-            else Preprocessing(self.method.transform, d.mean, d.std, channels_last, one.preprocess)
-            for one, d in zip(self.replicas, data, strict=True)
-        ]
+        preprocessing = [one.preprocessing(self.method, channels_last) for one in self.replicas]
         seeds, sampling = [replica.seed for replica in self.replicas], self.training.sampling
         if isinstance(sampling, Minibatches) and self.replicas[0].frozen:
             sampling = replace(sampling, augment=None)  # features are no images
@@ -131,7 +134,7 @@ class Engine:
             chosen = sampling if isinstance(sampling, Minibatches) else Minibatches()
             return MiniBatch(data, stack.passes, preprocessing, self.device, chosen, seeds, draws)
         rows = self.options.micro_batch * 4 // stack.dtype.itemsize  # as many bytes in bf16
-        if has_buffers(stack.networks[0]):  # batch statistics need all of the batch
+        if has_batch_statistics(stack.networks[0]):  # they need all of the batch
             rows = len(data[0].train.y)
         skip_zeros = stack.first_weight is not None
         return FullBatch(data, stack.passes, preprocessing, self.device, rows, stack.dtype, skip_zeros)
@@ -156,11 +159,16 @@ class Engine:
         targets = self.targets.at(self.step, self.batches.rows(self.step))
         if self.mixing is not None:
             inputs, targets = self.mixing.mix(self.step, inputs, targets)
+        if self.cut:
+            size, axis = self.options.micro_batch, self.stacks[0].axis
+            inputs = [[part for one in parts for part in one.cut(size, axis)] for parts in inputs]
         step = self._set_gradients(inputs, targets)
         if self.training.schedule.sam:
             with self.losses.unchanged(), self._uphill(self.training.schedule.sam):
                 self._set_gradients(inputs, targets)
-        self.optimizer.step()
+        self.optimizer.step(self.overflown)
+        if self.scale:
+            self.scale.adapt(self.overflown)
         self.step += 1
         for average in self.averages:
             average.follow(self.step)
@@ -174,12 +182,27 @@ class Engine:
         with torch.enable_grad():  # the method's graph begins at logits and features
             losses = self.losses(targets, logits, features, self.step)
         *by_logits, by_features = differentiate(losses, [*logits, features])
-        weight_penalty = self.method.weight_penalty(self.step)
-        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
-        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
-            stack.backward(done, by_logits[i], none if i or not features else by_features, weight_penalty)
+        self._pull_back(passes, by_logits, by_features)
         labels = self._by_replica([of_pass["y"] for of_pass in targets])
         return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
+
+    def _pull_back(self, passes: list[ForwardPass], by_logits: list[list[Tensor]], by_features: list[Tensor]) -> None:
+        """Set the gradients of parameters, given the loss's by logits and features."""
+        weight_penalty, scale = self.method.weight_penalty(self.step), self.scale
+        if scale:
+            of = self.stacks[0].passes
+            by_logits = [[scale.scale(*pair) for pair in zip(each, of, strict=True)] for each in by_logits]
+            by_features = [scale.scale(*pair) for pair in zip(by_features, of, strict=False)]
+        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
+        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
+            stack.backward(
+                done, by_logits[i], none if i or not by_features else by_features, 0 if scale else weight_penalty
+            )
+        if scale:
+            self.overflown = scale.unscale([g for stack in self.stacks for g in stack.gradients.values()])
+            for stack in self.stacks:
+                for name, gradient in stack.gradients.items():
+                    gradient.add_(stack.parameters[name], alpha=2 * weight_penalty)
 
     @contextmanager
     def _uphill(self, distance: float) -> Iterator[None]:
@@ -243,8 +266,9 @@ class Engine:
             "average": self.averages[r].means if self.averages else {},
             "method": self.losses.state(r),
             "progress": self.observer.state(r),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "scale": self.scale.state(r) if self.scale else None,
+            "random": self.noise.states[r][0],
+            "cuda_random": self.noise.states[r][1],
         }
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -257,11 +281,11 @@ class Engine:
             for name, mean in average.means.items():
                 mean.copy_(state["average"][name])
         self.optimizer.restore([state["optimizer"] for state in states])
+        if self.scale:
+            self.scale.restore([state["scale"] for state in states])
         self.losses.restore([state["method"] for state in states])
         self.observer.restore([state["progress"] for state in states])
-        torch.set_rng_state(states[0]["random"].cpu())
-        if states[0]["cuda_random"] is not None:
-            torch.cuda.set_rng_state(states[0]["cuda_random"].cpu(), self.device)
+        self.noise.restore([(state["random"], state["cuda_random"]) for state in states])
 
 
 def call(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> Tensor:

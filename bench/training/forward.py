@@ -44,9 +44,9 @@ class OneLogit(nn.Module):
 
 
 def is_plain(network: nn.Module) -> bool:
-    """Whether a network is affine layers with ReLU between them, which `by_hand` differentiates."""
+    """Whether a network is affine layers with ReLU between them, all trained, which `by_hand` differentiates."""
     body = network.body if isinstance(network, OneLogit) else network
-    return isinstance(body, Layers) and body.plain
+    return isinstance(body, Layers) and body.plain and all(p.requires_grad for p in body.parameters())
 
 
 def first_weight(network: nn.Module, features: bool) -> str | None:
@@ -125,22 +125,24 @@ def by_autograd(network: nn.Module, x: Inputs, head: nn.Module | None) -> Output
     return Output(z.detach(), given[0].detach() if head else None, backward)
 
 
-def lifted(network: nn.Module, parameters: Tensors, x: Inputs, head: nn.Module | None) -> Output:
-    """Stacked replicas of any network without buffers, and the way back, by autograd."""
+def lifted(network: nn.Module, parameters: Tensors, fixed: Tensors, x: Inputs, head: nn.Module | None) -> Output:
+    """Stacked replicas of any network without buffers, and the way back, by autograd; `fixed` parameters have none."""
 
-    def outputs(own: Tensors, inputs: Inputs) -> tuple[Tensor, ...]:
+    def outputs(own: Tensors, fixed: Tensors, inputs: Inputs) -> tuple[Tensor, ...]:
         with watched(head) as given:
-            found: Tensor = functional_call(network, own, (inputs,))
+            found: Tensor = functional_call(network, own | fixed, (inputs,))
         return (found, *given)
 
     with torch.enable_grad():
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        found = vmap(outputs)(leaves, x)
+        found = vmap(outputs)(leaves, fixed, x)
 
     def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
         slopes = [gradient] if of_features is None else [gradient, of_features]
         pairs = [(output, slope) for output, slope in zip(found, slopes, strict=False) if output.requires_grad]
-        gradients = torch.autograd.grad([output for output, _ in pairs], list(leaves.values()), [g for _, g in pairs])
+        gradients = torch.autograd.grad(
+            [output for output, _ in pairs], list(leaves.values()), [g for _, g in pairs], materialize_grads=True
+        )
         return dict(zip(leaves, gradients, strict=True))
 
     return Output(found[0].detach(), found[1].detach() if head else None, backward)

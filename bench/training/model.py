@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,34 @@ from torch import Tensor, nn
 
 from spurbench.bench.plugins.dataset import Data, Inputs, split_inputs
 from spurbench.bench.training.batching import Preprocessing, to_device
+from spurbench.bench.training.forward import watched
+
+
+@torch.no_grad()
+def outputs_of(
+    networks: Sequence[nn.Module],
+    head: nn.Module,  # of the first
+    preprocessing: Preprocessing,
+    x: Inputs,
+    device: torch.device,
+    rows: int,  # that pass at once
+) -> dict[str, Tensor]:
+    """Logits and features of raw inputs, [n] or [n, C] and [n, D], float32 on the CPU, in evaluation mode.
+
+    With a second network there are its `second_logits`, too.
+    """
+    for network in networks:
+        network.to(device).eval()
+    parts: dict[str, list[Tensor]] = {}
+    for raw in split_inputs(x, rows):
+        inputs = preprocessing(to_device(raw, device))
+        with watched(head) as given:
+            outputs = {"logits": networks[0](inputs), "features": given[0]}
+        if len(networks) > 1:
+            outputs["second_logits"] = networks[1](inputs)
+        for name, output in outputs.items():
+            parts.setdefault(name, []).append(output.float().cpu())
+    return {name: torch.cat(each) for name, each in parts.items()}
 
 
 @dataclass(frozen=True)

@@ -15,24 +15,30 @@ from torch import Tensor, nn
 from spurbench.bench.checks import data_checks
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
-from spurbench.bench.plugin_files.components import known_network
+from spurbench.bench.plugin_files.components import SHARED, known_network
 from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
 from spurbench.bench.plugins.network import FLOATS, Network, kind_of
-from spurbench.bench.training.batching import Preprocessing
+from spurbench.bench.training.batching import Preprocessing, generator_for
 from spurbench.bench.training.forward import OneLogit
+from spurbench.bench.training.model import outputs_of
 from spurbench.bench.training.networks.mlp import Layers
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The network of a finished run, of which only the last layer is trained on; and the data as it takes them."""
+    """A network of which only the last layer is trained on, and the data as it takes them."""
 
     network: nn.Module
     head: str  # name of its last layer
     data: Data
     preprocessing: Preprocessing
+
+    def features(self, x: Inputs, device: torch.device, rows: int) -> Tensor:
+        """What its last layer is given of raw inputs, [n, D]; so many pass at once."""
+        head = self.network.get_submodule(self.head)
+        return outputs_of([self.network], head, self.preprocessing, x, device, rows)["features"]
 
     def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
         """A copy of the network with another last layer."""
@@ -52,8 +58,8 @@ class Replica:
     networks: list[nn.Module]
     preprocess: Callable[[Inputs], Inputs] = partial(map_inputs, to_numbers)  # the dataset's own
     start: Start = field(default_factory=Start)
-    inferred: Tensor | None = None  # [n] an attribute of the training examples in place of the dataset's
-    values: int | None = None  # of the inferred one
+    inferred: Mapping[str, Tensor] = field(default_factory=dict)  # split → [n] attribute instead of the dataset's
+    values: int | None = None  # values of the inferred one
     trained_on: Split | None = None  # instead of the training split
     frozen: Frozen | None = None  # if its network is the last layer alone, and its data are features
 
@@ -61,10 +67,23 @@ class Replica:
     def examples(self) -> Split:
         """The examples that it trains on, with the labels that a method may be given."""
         found = self.trained_on or self.data.train
-        if self.inferred is not None and self.trained_on is None:
-            found = replace(found, attribute=self.inferred, values=self.values, environment=self.inferred)
+        if self.trained_on is None:
+            found = self.regrouped("train", found)
         start = self.start
         return found if start.environment is None else replace(found, environment=start.environment)
+
+    def preprocessing(self, method: Method, channels_last: bool = False) -> Preprocessing:
+        """What is done to its raw inputs; nothing to features."""
+        if self.frozen:
+            return Preprocessing()
+        return Preprocessing(method.transform, self.data.mean, self.data.std, channels_last, self.preprocess)
+
+    def regrouped(self, name: str, split: Split) -> Split:
+        """A split with the inferred attribute, if there is one, as its attribute and its environment."""
+        attribute = self.inferred.get(name)
+        if attribute is None:
+            return split
+        return replace(split, attribute=attribute, values=self.values, environment=attribute)
 
     @property
     def group(self) -> Tensor:
@@ -81,7 +100,7 @@ class Replica:
     @property
     def environments(self) -> int:
         """How many environments there are."""
-        changed = self.start.environment is not None or self.inferred is not None
+        changed = self.start.environment is not None or bool(self.inferred)
         given = self.examples.environment
         return int(given.max()) + 1 if changed and given is not None else self.data.environments
 
@@ -104,11 +123,11 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
     data = data.grouped(dataset.group_names(data)) if data.named else data
+    data = data.hold_out(dataset.held_out, generator_for(seed, "held out")) if dataset.held_out else data
     networks = [network]
     if "second network" in method.needs:
         torch.manual_seed(stream(seed, "second network"))
         networks.append(build(data.train.x))
-    torch.manual_seed(stream(seed, "training"))  # dropout
     return Replica(seed, data, networks, dataset.preprocess)
 
 
@@ -129,8 +148,9 @@ def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOA
 
 
 def network_settings(training: Training) -> dict[str, Any]:
-    """What a network is made with: all that was set of it, but for the number of logits."""
-    return {name: value for name, value in training.network.settings.items() if name != "logits"}
+    """What a network is made with: all that was set of it, but for what every network has."""
+    shared = [option.name for option in SHARED["network"]]
+    return {name: value for name, value in training.network.settings.items() if name not in shared}
 
 
 def find_head(network: nn.Module, training: Training) -> nn.Module:
@@ -143,12 +163,39 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
         return body
     if isinstance(body, Layers) and len(body) == 1:
         return body[0]
-    maker: Network = load_component("network", training.network.name, network_settings(training))
+    name = training.network.name
+    maker: Network = load_component("network", name, network_settings(training))
     try:
-        return body.get_submodule(maker.head(body))
+        place = maker.head(body)
     except (AttributeError, IndexError, StopIteration):
-        name = training.network.name
         raise UserError(f"where the features of this network are is not known: {name} did not build it") from None
+    layers: dict[str, nn.Module] = dict(body.named_modules())
+    if not place or place not in layers:
+        last = ", ".join(list(layers)[-3:])
+        raise UserError(
+            f"the network {name} says that its head is '{place}', which is no layer of it; its last are {last}"
+        )
+    return layers[place]
+
+
+def frozen_network(replica: Replica, training: Training, preprocessing: Preprocessing) -> Frozen:
+    """A replica's first network, to be frozen but for its head.
+
+    Errors: UserError if its head is no affine layer, or is not found.
+    """
+    network = replica.networks[0]
+    head = find_head(network, training)
+    width_of(head)
+    place = next(name for name, module in network.named_modules() if module is head)
+    return Frozen(network, place, replica.data, preprocessing)
+
+
+def freeze(replica: Replica, frozen: Frozen, features: Callable[[str, Split], Tensor]) -> None:
+    """Let a replica's data be what the head of a frozen network is given of each split, [n, D]."""
+    data = replica.data
+    tests = {name: replace(split, x=features(name, split)) for name, split in data.tests.items()}
+    train = replace(data.train, x=features("train", data.train))
+    replica.frozen, replica.data = frozen, replace(data, train=train, tests=tests, mean=Data.mean, std=Data.std)
 
 
 class Shifted(nn.Module):

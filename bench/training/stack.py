@@ -5,14 +5,17 @@ Axes in names: R replicas, B examples of the batch, b of a micro-batch, C classe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
+from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.dataset import Inputs
 from spurbench.bench.training import forward
 from spurbench.bench.training.batching import MicroBatch, Pass, in_dtype
@@ -39,11 +42,66 @@ class ForwardPass:
         return torch.cat(parts, self.axis).float() if len(parts) > 1 else parts[0].detach().float()
 
 
-class ReplicaStack:
-    """R replicas of one network; parameters and gradients are [R, ...].
+RandomState = tuple[Tensor, Tensor | None]
+"""The states of the CPU's random numbers and, if there is one, the GPU's."""
 
-    On a CPU, or with batch statistics, the replicas pass through networks of their own, one by one, so that their
-    activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
+
+class Noise:
+    """The random numbers that networks draw themselves, as dropout does: each replica goes on with those of its seed.
+
+    They are drawn from torch's own generators, which are handed from replica to replica, unless the first forward pass
+    draws nothing. Replicas that pass all at once must draw nothing.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.device = device
+        self.drawn: bool | None = None  # None: not known yet
+        self.states: list[RandomState] = []
+        for seed in seeds:
+            torch.manual_seed(stream(seed, "training"))
+            self.states.append(self.now())
+
+    def now(self) -> RandomState:
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+    def put(self, state: RandomState) -> None:
+        """Let torch's generators draw next what they drew after `now` gave this state."""
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
+
+    def restore(self, states: Sequence[RandomState]) -> None:
+        """Go on from such states, wherever they were loaded to."""
+        self.states = [(cpu.cpu(), None if cuda is None else cuda.cpu()) for cpu, cuda in states]
+
+    @contextmanager
+    def again(self, state: RandomState) -> Iterator[None]:
+        """What is drawn inside the block has been drawn before, from this state on."""
+        now = self.now()
+        self.put(state)
+        yield
+        self.put(now)
+
+    @contextmanager
+    def of(self, replicas: Pass) -> Iterator[None]:
+        """What is drawn inside the block is drawn for a replica."""
+        if self.drawn is False or isinstance(replicas, slice):
+            yield
+            return
+        before = self.states[replicas]
+        self.put(before)
+        yield
+        self.states[replicas] = after = self.now()
+        if self.drawn is None:
+            pairs = zip(before, after, strict=True)
+            self.drawn = any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs)
+
+
+class ReplicaStack:
+    """R replicas of one network; `parameters` are those that require gradients, and they and `gradients` are [R, ...].
+
+    On a CPU, or with batch statistics or dropout, the replicas pass through networks of their own, one by one, so that
+    their activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
     """
 
     def __init__(
@@ -51,20 +109,22 @@ class ReplicaStack:
         networks: Sequence[nn.Module],
         device: torch.device,
         stacked: bool,
-        bf16: bool,
+        low: torch.dtype | None,  # precision of the forward pass, if it is not float32
+        noise: Noise,
+        accumulate: bool,  # see Options
         heads: Sequence[nn.Module] = (),  # the networks' own, if features are wanted
     ) -> None:
-        self.device = device
+        self.device, self.noise, self.accumulate = device, noise, accumulate
         self.heads: Sequence[nn.Module | None] = heads or [None] * len(networks)
         self.networks = [network.to(device).train() for network in networks]
         self.stacked, self.axis = stacked, 1 if stacked else 0
         self.passes: list[Pass] = [slice(None)] if stacked else list(range(len(networks)))
         self.plain = forward.is_plain(self.networks[0])
-        self.dtype = torch.bfloat16 if bf16 and self.plain else torch.float32  # of parameters in the forward pass
-        self.autocast = bf16 and not self.plain
+        self.dtype = low if low and self.plain else torch.float32  # of parameters in the forward pass
+        self.autocast = None if self.plain else low
         self.first_weight = forward.first_weight(self.networks[0], bool(heads))
-        self.parameters = {name: torch.stack([dict(network.named_parameters())[name].detach() for network in networks])
-                           for name, _ in networks[0].named_parameters()}  # fmt: skip
+        self.parameters = stack_parameters(self.networks, trained=True)
+        self.fixed = stack_parameters(self.networks, trained=False) if stacked else {}
         self.gradients = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             parameter.grad = self.gradients[name]
@@ -75,7 +135,8 @@ class ReplicaStack:
     def _share_memory(self) -> None:
         """Let the parameters of each replica's own network, and their gradients, be views of the stacked ones."""
         for r, network in enumerate(self.networks):
-            for name, parameter in network.named_parameters():
+            for name in self.parameters:
+                parameter = network.get_parameter(name)
                 parameter.data, parameter.grad = self.parameters[name][r], self.gradients[name][r]
 
     def _by_pass(self, tensors: Tensors) -> list[Tensors]:
@@ -89,12 +150,13 @@ class ReplicaStack:
 
     def forward(self, inputs: list[list[MicroBatch]]) -> ForwardPass:
         """Forward all replicas, micro-batch by micro-batch; `inputs` has a list of micro-batches for each pass."""
-        outputs = [
-            [self._forward_one(network, head, parameters, part) for part in parts]
-            for network, head, parameters, parts in zip(
-                self.networks, self.heads, self._cast_parameters(), inputs, strict=False
-            )
-        ]
+        outputs = []
+        for replicas, network, head, parameters, parts in zip(
+            self.passes, self.networks, self.heads, self._cast_parameters(), inputs, strict=False
+        ):
+            with self.noise.of(replicas):
+                one = self._forward_twice if self.accumulate else self._forward_one
+                outputs.append([one(network, head, parameters, part) for part in parts])
         return ForwardPass(inputs, outputs, self.axis)
 
     def _cast_parameters(self) -> list[Tensors]:
@@ -110,10 +172,21 @@ class ReplicaStack:
         x = in_dtype(part.x, self.dtype)
         if self.plain and isinstance(x, Tensor):
             return forward.by_hand(parameters, x.flatten(self.axis + 1))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             if self.stacked:
-                return forward.lifted(network, parameters, x, head)
+                return forward.lifted(network, parameters, self.fixed, x, head)
             return forward.by_autograd(network, x, head)
+
+    def _forward_twice(self, *given: Any) -> Output:
+        """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""
+        state, output = self.noise.now(), self._forward_one(*given)
+
+        def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
+            with self.noise.again(state):
+                output = self._forward_one(*given)
+            return output.backward(gradient, of_features, into)
+
+        return Output(output.logits, output.features, backward)
 
     def backward(
         self,
@@ -151,7 +224,7 @@ class ReplicaStack:
         """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""
         if not self.stacked:
             return self.networks[r]
-        network, parameters = self.networks[r], self.parameters_of(r)
+        network, parameters = self.networks[r], self.all_parameters_of(r)
         return lambda x: functional_call(network, parameters, (x,))
 
     def tensors_of(self, r: int) -> Tensors:
@@ -161,18 +234,29 @@ class ReplicaStack:
     def parameters_of(self, r: int) -> Tensors:
         return {name: parameter[r] for name, parameter in self.parameters.items()}
 
+    def all_parameters_of(self, r: int) -> Tensors:
+        """Also those of one replica that do not require gradients; in the order of its network."""
+        own = {name: parameter.detach() for name, parameter in self.networks[r].named_parameters()}
+        return own | {name: parameter[r] for name, parameter in (self.parameters | self.fixed).items()}
+
     def state(self, r: int) -> dict[str, Any]:
         """Parameters and buffers (batch statistics and the like) of one replica."""
-        parameters = {name: parameter.clone() for name, parameter in self.parameters_of(r).items()}
+        parameters = {name: parameter.clone() for name, parameter in self.all_parameters_of(r).items()}
         return {"parameters": parameters, "buffers": dict(self.networks[r].named_buffers())}
 
     @torch.no_grad()
     def restore(self, r: int, state: dict[str, Any]) -> None:
         """Copy such a state of a replica back."""
-        own = {"parameters": self.parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
+        own = {"parameters": self.all_parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
         for kind, tensors in own.items():
             for name, value in state[kind].items():
                 tensors[name].copy_(value)
+
+
+def stack_parameters(networks: Sequence[nn.Module], trained: bool) -> Tensors:
+    """The parameters of networks that require gradients, or those that do not, [R, ...]."""
+    names = [name for name, parameter in networks[0].named_parameters() if parameter.requires_grad == trained]
+    return {name: torch.stack([network.get_parameter(name).detach() for network in networks]) for name in names}
 
 
 def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
@@ -186,9 +270,15 @@ def split(gradient: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]
 
 
 def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
-    """Whether replicas go through the network all at once: on a GPU, if they share no batch statistics."""
-    return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0])
+    """Whether replicas go through the network all at once: on a GPU, without batch statistics and dropout."""
+    noisy = any(isinstance(module, _DropoutNd) and module.p for module in networks[0].modules())
+    return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0]) and not noisy
 
 
 def has_buffers(network: nn.Module) -> bool:
     return any(True for _ in network.buffers())
+
+
+def has_batch_statistics(network: nn.Module) -> bool:
+    """Whether what it makes of an example depends on the batch: buffers that are saved with it are taken for that."""
+    return not {name for name, _ in network.named_buffers()}.isdisjoint(network.state_dict())

@@ -1,4 +1,4 @@
-"""Answers to questions about a plug-in: each one line, whatever it raises."""
+"""Questions about a plug-in, each answered in one line, whatever it raises."""
 
 from __future__ import annotations
 
