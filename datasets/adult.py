@@ -28,7 +28,7 @@ LABEL, ATTRIBUTE, SHARES = "income-per-year", "sex", "0.6,0.2,0.2"
 @dataclass(frozen=True)
 class Adult(RowDataset):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
-    named: ClassVar[tuple[str, ...]] = (ATTRIBUTE,)
+    named: ClassVar[tuple[str, ...]] = ("sex",)
     conflicting: ClassVar[tuple[int, ...]] = (2,)
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "accuracy"), ("train", "accuracy"))  # fmt: skip
