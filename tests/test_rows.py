@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from spurbench.bench.records.run import identity
 from spurbench.bench.store.store import Store
 from spurbench.bench.tabular import tokens
 from spurbench.bench.training.replica import prepare
+from spurbench.datasets.data import text_twins
 
 ERM = registry.load_method("erm")()
 SPLITS = ["train", "train", "validation", "test"]
@@ -122,6 +125,12 @@ def test_quoted_newlines_and_numbers_that_are_names(tmp_path: Path) -> None:
     assert dataset.data(0).train.attribute is not None  # what is no input may still be the attribute
 
 
+def test_row_numbers_of_pandas_are_left_out(tmp_path: Path) -> None:
+    lines = ["," + HEADER, *(f"{i},{row}" for i, row in enumerate(ROWS))]
+    numbered = made("own_table", csv_file(tmp_path, lines))
+    assert numbered.prepared().facts["columns"][0] == "age"
+
+
 def test_a_drawn_split(tmp_path: Path) -> None:
     """Each group is parted by the shares; the seed decides who is where; two shares leave out validation."""
     lines = ["n,y,a", *(f"{i},{i % 2},{i // 2 % 2}" for i in range(400))]
@@ -203,7 +212,7 @@ TABLES: dict[str, tuple[Sequence[str], dict[str, str], str]] = {
     "a row cut off": ([HEADER, *ROWS, "12,cl"], {}, "1 row without exactly 5 columns; the first has 2: '12,cl'"),
     "an open quotation mark": ([HEADER, *ROWS[:-1], '35,driver,0,x,"test'], {}, "marks are not in pairs"),
     "two columns of one name": ([HEADER.replace("age", "job"), *ROWS], {}, "2 columns are called 'job'"),
-    "a column without a name": ([HEADER.replace("age", ""), *ROWS], {}, "column 1 has no name"),
+    "a column without a name": ([HEADER.replace("job", ""), *ROWS], {}, "column 2 has no name"),
     "no rows": ([HEADER], {}, "has no rows"),
     "rows in two splits": ([HEADER, *ROWS, ROWS[0].replace("train", "test")], {},
                            "1 row of test also in train, the first is row 8, whose inputs are those of row 1: delete"),
@@ -493,3 +502,66 @@ def test_another_table_is_not_adult(tmp_path: Path) -> None:
         with pytest.raises(BadData, match=re.escape(words)):
             dataset_files.prepare("adult", folder)
     assert not list((root() / "adult").glob("*"))
+
+
+# ---- published texts ------------------------------------------------------------------------------------------------
+
+
+def twin_words(folder: Path) -> Path:
+    """A tokenizer of whole words, for twins."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = [*WORDS, *text_twins.WORDS, *text_twins.IDENTITIES, "stupid", "lovely", "wrong", "true", "maybe", "Never!"]
+    found = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="[UNK]"))
+    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    found.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    (folder / "words").mkdir()
+    found.save(str(folder / "words" / "tokenizer.json"))
+    return folder / "words"
+
+
+def twin(name: str, folder: Path, n: int = 600) -> Any:
+    """A dataset prepared from its twin, which is not taken for the true one."""
+    {"civilcomments": text_twins.civilcomments, "multinli": text_twins.multinli}[name](folder / name, n, 0)
+    sets = [f"{name}.tokenizer={twin_words(folder)}", f"{name}.length=20"]
+    with pytest.raises(BadData, match=r"train rows, expected \[.*Is it complete\?"):
+        dataset_files.prepare(name, folder / name, sets)
+    assert not (root() / name / "original").exists()
+    said = dataset_files.prepare(name, folder / name, [*sets, f"{name}.origin=twin"])
+    assert said.endswith(f"; run it with --set {name}.origin=twin")
+    return registry.load_dataset(name)(origin="twin")
+
+
+def test_civilcomments(tmp_path: Path) -> None:
+    """Overlapping identities are subsets, shares of at least a half count, groups are of named ones."""
+    dataset = twin("civilcomments", tmp_path)
+    data = dataset.data(0)
+    with open(tmp_path / "civilcomments" / "civilcomments_v1.0" / "all_data_with_identities.csv", newline="") as opened:
+        rows = [row for row in csv.DictReader(opened) if row["split"] == "train"]
+    assert data.train.y.tolist() == [int(float(row["toxicity"]) >= 0.5) for row in rows]
+    for name, member in data.train.subsets.items():
+        assert member.tolist() == [float(row[name]) >= 0.5 for row in rows]
+    assert torch.stack(list(data.train.subsets.values())).sum(0).max() > 1 and len(data.train.subsets) == 8
+    assert dataset.group_names(data) == ["identity_any"]
+    assert dataclasses.replace(dataset, groups="black").group_names(data) == ["black"]
+    assert data.train.x.keys() == {"ids", "mask"} and list(data.tests) == ["validation", "test"]
+
+
+def test_multinli(tmp_path: Path) -> None:
+    """Pairs without an agreed label are left out, and the list of the split is checked against labels and negations."""
+    dataset = twin("multinli", tmp_path)
+    data = dataset.data(0)
+    with open(tmp_path / "multinli" / "metadata_random.csv", newline="") as opened:
+        listed = list(csv.DictReader(opened))
+    for name, place in {"train": "0", "validation": "1", "test": "2"}.items():
+        split, rows = data.train if name == "train" else data.tests[name], [r for r in listed if r["split"] == place]
+        assert split.y.tolist() == [int(row["gold_label"]) for row in rows]
+        assert split.named["negation"].tolist() == [int(row["sentence2_has_negation"]) for row in rows]
+    assert data.train.x.keys() == {"ids", "mask", "types"} and data.classes == 3
+    lines = (tmp_path / "multinli" / "metadata_random.csv").read_text().splitlines()
+    wrong = [*lines[:-1], ",".join([*lines[-1].split(",")[:2], "1", "0"])]
+    (tmp_path / "multinli" / "metadata_random.csv").write_text("\n".join(wrong) + "\n")
+    with pytest.raises(BadData, match="'sentence2_has_negation' is not that of the labelled pairs"):
+        dataset_files.prepare("multinli", tmp_path / "multinli", ["multinli.origin=other"])
+    with pytest.raises(BadData, match=r"has no multinli_1.0_train.jsonl; expected"):
+        dataset_files.prepare("multinli", tmp_path)

@@ -127,8 +127,13 @@ def read_npz(file: Path) -> Columns:
 
 
 def columns_of(file: Path, table: pa.Table) -> Columns:
-    """The columns of a table; raises BadData for two of one name, or for text that is not UTF-8."""
+    """The columns of a table, without the row numbers that pandas writes into an unnamed first one.
+
+    Raises BadData for two columns of one name, or for text that is not UTF-8.
+    """
     names = table.column_names
+    if names and not names[0]:
+        table, names = table.remove_column(0), names[1:]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadData(f"{file}: {names.count(twice[0])} columns are called '{cut(twice[0])}'; keep only one")
     if unnamed := [i for i, name in enumerate(names, 1) if not name.strip()]:

@@ -29,6 +29,8 @@ class RowDataset(PreparedDataset):
     kinds: ClassVar[tuple[str, ...]]  # endings of files that can be read
     keep_duplicates: ClassVar[bool] = True  # of rows in several splits, which are counted
     other_name: ClassVar[str] = ""  # how to give other rows another name, if that can be
+    run_only: ClassVar[tuple[str, ...]] = ("groups",)  # options that do not change what is prepared
+    defaults: ClassVar[Mapping[str, Any]] = {}  # of options that are None
 
     @abstractmethod
     def rows(self, file: Path) -> Rows:
@@ -39,11 +41,33 @@ class RowDataset(PreparedDataset):
         return "original"
 
     def find(self) -> Prepared | None:
-        return Prepared.find(self.home, self.asked)
+        found = Prepared.find(self.home, self.asked)
+        if found and (other := self.find_differences(found)):
+            otherwise = self.other_name and f", or give the rows another name, {self.other_name}"
+            raise BadData(
+                f"{found.folder} was prepared with {other}: leave these options out, delete it and prepare it again"
+                f"{otherwise}"
+            )
+        return found
+
+    def find_differences(self, found: Prepared) -> str:
+        """Which options were others when it was prepared; those that are None are taken from there."""
+        made = found.facts.get("options", {})
+        return ", ".join(
+            f"{name} {made[name]}, not {value}"
+            for name, value in self.options().items()
+            if getattr(self, name) is not None and made.get(name, value) != value
+        )
 
     def options(self) -> dict[str, str]:
-        """The options that decide what is prepared."""
-        return {}
+        """The options that decide what is prepared, as texts."""
+        names = [f.name for f in fields(self) if f.name not in self.run_only]
+        return {name: "" if (value := self.option(name)) is None else str(value) for name in names}
+
+    def option(self, name: str) -> Any:
+        """The value of an option, where it is not given its default in preparing."""
+        given = getattr(self, name)
+        return self.defaults.get(name) if given is None else given
 
     def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
         """Prepare from the file; says what was done. Raises UserError for a file that cannot be used."""
@@ -58,13 +82,19 @@ class RowDataset(PreparedDataset):
         file = self.find_file(Path(os.path.realpath(source)))
         if here:
             return self.confirm(here, file)
-        made = writing.prepare_rows(self.home, self.asked, self.rows(file), self.options(), self.keep_duplicates)
+        rows = self.rows(file)
+        rows.files = [file, *self.files_beside(file)]
+        made = writing.prepare_rows(self.home, self.asked, rows, self.options(), self.keep_duplicates)
         return f"prepared {made} ({made.folder}){self.run_hint}"
 
     @property
     def run_hint(self) -> str:
         """How to run what was prepared, if its options must be given."""
         return ""
+
+    def files_beside(self, file: Path) -> list[Path]:
+        """Further files that are read."""
+        return []
 
     def find_file(self, source: Path) -> Path:
         """The file to read, of what the user gave; raises BadData if there is none."""
@@ -77,7 +107,7 @@ class RowDataset(PreparedDataset):
         """Says that this file is already prepared; raises UserError if its content is another."""
         from spurbench.bench.tabular.writing import content_of
 
-        if content_of(file) == here.facts.get("content"):
+        if content_of(file, *self.files_beside(file)) == here.facts.get("content"):
             return f"already prepared: {here} ({here.folder})"
         otherwise = self.other_name and f", or give the rows another name, {self.other_name}"
         raise UserError(
@@ -91,7 +121,7 @@ class OwnRows(RowDataset):
     """Rows of a user's: the options matter when they are prepared, after that their name is enough."""
 
     named: ClassVar[tuple[str, ...] | None] = None
-    run_only: ClassVar[tuple[str, ...]] = ("name", "groups")  # options that do not change what is prepared
+    run_only: ClassVar[tuple[str, ...]] = ("name", "groups")
     defaults: ClassVar[Mapping[str, Any]] = {
         "label": "y", "attribute": "a", "split_by": "split", "split_seed": 0, "duplicates": "refuse",
     }  # fmt: skip
@@ -123,33 +153,6 @@ class OwnRows(RowDataset):
     def run_hint(self) -> str:
         return f"; run it with --set {self.called}.name={self.name}"
 
-    def find(self) -> Prepared | None:
-        found = super().find()
-        if found and (other := self.find_differences(found)):
-            raise BadData(
-                f"{found.folder} was prepared with {other}: leave these options out, delete it and prepare it again, "
-                f"or give the rows another name, {self.other_name}"
-            )
-        return found
-
-    def find_differences(self, found: Prepared) -> str:
-        """Which options were others when it was prepared; those that are None are taken from there."""
-        made = found.facts.get("options", {})
-        return ", ".join(
-            f"{name} {made[name]}, not {value}"
-            for name, value in self.options().items()
-            if getattr(self, name) is not None and made.get(name, value) != value
-        )
-
-    def options(self) -> dict[str, str]:
-        names = [f.name for f in fields(self) if f.name not in self.run_only]
-        return {name: "" if (value := self.option(name)) is None else str(value) for name in names}
-
-    def option(self, name: str) -> Any:
-        """The value of an option, where it is not given its default in preparing."""
-        given = getattr(self, name)
-        return self.defaults.get(name) if given is None else given
-
     # ---- preparing ----------------------------------------------------------------------------------------------
 
     @property
@@ -171,6 +174,44 @@ class OwnRows(RowDataset):
         absent = self.attribute is None and named not in columns
         attributes = [] if absent else [each for each in named.split(",") if each]
         return known_of(file, columns, name, attributes, split_by, self.option("split_seed"), self.called)
+
+
+@dataclass(frozen=True)
+class PublishedTexts(RowDataset):
+    """Published texts: tokenised as its protocol does, and its counts asserted unless they are called otherwise."""
+
+    run_only: ClassVar[tuple[str, ...]] = ("groups", "origin")
+    published: ClassVar[Mapping[str, tuple[int, ...]]]  # split → how many rows, or how many of each group
+
+    origin: str = "original"  # or what else the texts were prepared from, such as "twin"
+    tokenizer: str | None = None  # a folder, or a name on the hub, where they are prepared; None: the protocol's
+    length: int | None = None  # tokens of a text that are kept, at most; None: as the protocol has it
+
+    @property
+    def asked(self) -> str:
+        return self.check_name(self.origin, self.origin)
+
+    @property
+    def other_name(self) -> str:  # type: ignore[override]
+        return f"--set {self.called}.origin=NAME"
+
+    @property
+    def run_hint(self) -> str:
+        return "" if self.origin == "original" else f"; run it with --set {self.called}.origin={self.origin}"
+
+    def check_counts(self, file: Path, known: Known) -> None:
+        """Raise BadData unless each split has as many rows, or as many of each group, as was published."""
+        from spurbench.bench.tabular.codes import SPLITS
+
+        group = joint(known.label, known.attributes.values())
+        for place, split in enumerate(SPLITS if self.origin == "original" else ()):
+            wanted, own = self.published[split], group[known.split == place]
+            found = (len(own),) if len(wanted) == 1 else tuple((own == g).sum().item() for g in range(len(wanted)))
+            if found != wanted:
+                raise BadData(
+                    f"{file}: {list(found)} {split} rows, expected {list(wanted)}. Is it complete? To use it as other "
+                    f"data, name it: {self.other_name}"
+                )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -54,6 +54,7 @@ class Rows:
     notes: list[str] = field(default_factory=list)
     subsets: Mapping[str, Array] = field(default_factory=dict)  # name → [n] bool
     shared: Mapping[str, Array] = field(default_factory=dict)  # arrays of no split, by name
+    files: list[Path] = field(default_factory=list)  # all that were read, the first of them `file`
 
 
 def prepare_rows(name: str, called: str, rows: Rows, options: Mapping[str, str], keep_duplicates: bool) -> Prepared:
@@ -176,7 +177,7 @@ def collect_facts(
     return {
         "schema": SCHEMA, "name": name, "version": called, "options": dict(options), "examples": rows.examples,
         "layout": rows.layout or f"{rows.file.suffix[1:]} file", "from": printable(str(rows.file)),
-        "content": content_of(rows.file), "classes": [*map(printable, rows.label.names)],
+        "content": content_of(*rows.files), "classes": [*map(printable, rows.label.names)],
         "attributes": {printable(key): [*map(printable, codes.names)] for key, codes in rows.attributes.items()},
         "subsets": list(rows.subsets), "columns": [*map(printable, rows.columns)],
         "splits": dict(splits), "shared": dict(shared), "notes": rows.notes,
@@ -191,7 +192,10 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)[:500]
 
 
-def content_of(file: Path) -> str:
-    """SHA-256 of a file."""
-    with open(file, "rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()
+def content_of(*files: Path) -> str:
+    """SHA-256 of files one after another."""
+    found = sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            file_digest(opened, lambda: found)
+    return found.hexdigest()
