@@ -66,16 +66,12 @@ class MultiNLI(PublishedTexts):
         return [file.with_name(name) for name in (*PARTS[1:], METADATA)]
 
     def rows(self, file: Path) -> Any:
-        import pyarrow as pa
-
         from spurbench.bench.tabular import codes, reading, tokens
 
-        parts = [reading.read_columns(file.with_name(part), self.kinds) for part in PARTS]
+        parts = {path: reading.read_columns(path, self.kinds) for path in map(file.with_name, PARTS)}
         names = ("gold_label", "sentence1", "sentence2")
-        columns = {name: pa.chunked_array([chunk for part in parts for chunk in
-                   reading.column(file, part, name, self.called).chunks]) for name in names}  # fmt: skip
-        labelled = np.array([label in LABELS for label in columns["gold_label"].to_pylist()])
-        columns = {name: values.filter(pa.array(labelled)) for name, values in columns.items()}
+        columns = reading.join_columns(parts, names, self.called)
+        columns = reading.keep_rows(columns, [label in LABELS for label in columns["gold_label"].to_pylist()])
         y = np.array([LABELS.index(label) for label in columns["gold_label"].to_pylist()], np.int64)
         a = np.array([has_negation(text) for text in columns["sentence2"].to_pylist()], np.int64)
         known = Known(codes.Codes(y, LABELS), {"negation": codes.Codes(a, ["no", "yes"])},

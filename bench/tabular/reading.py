@@ -166,3 +166,14 @@ def column(file: Path, columns: Columns, name: str, option: str) -> Any:
         hint = f"the nearest is '{near[0]}'" if near else f"there are: {', '.join(map(cut, list(columns)[:12]))}"
         raise BadData(f"{file}: no column '{cut(name)}'; {hint}; name it with --set {option}=COLUMN")
     return columns[name]
+
+
+def join_columns(parts: Mapping[Path, Columns], names: Sequence[str], option: str) -> Columns:
+    """Columns of several files one after another; errors as for `column`."""
+    found = {name: [column(file, columns, name, option) for file, columns in parts.items()] for name in names}
+    return {name: pa.chunked_array([chunk for part in each for chunk in part.chunks]) for name, each in found.items()}
+
+
+def keep_rows(columns: Columns, kept: Any) -> Columns:
+    """The rows of columns that are kept, [n] bool."""
+    return {name: values.filter(pa.array(kept)) for name, values in columns.items()}
