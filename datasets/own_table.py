@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spurbench.bench.plugins.dataset import Training
-from spurbench.bench.tabular.row_dataset import Known, OwnRows
+from spurbench.bench.tabular.own_rows import OwnRows
+from spurbench.bench.tabular.row_dataset import Known
 
 
 @dataclass(frozen=True)

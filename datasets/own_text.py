@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.dataset import Training
-from spurbench.bench.tabular.row_dataset import Known, OwnRows
+from spurbench.bench.tabular.own_rows import OwnRows
+from spurbench.bench.tabular.row_dataset import Known
 
 
 @dataclass(frozen=True)

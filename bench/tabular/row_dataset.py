@@ -1,4 +1,4 @@
-"""Base classes of datasets whose examples are rows of a file: from the file to prepared splits."""
+"""Base classes of published datasets whose examples are rows of a file: from the file to prepared splits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from spurbench.bench.tabular.codes import Codes, Integers
     from spurbench.bench.tabular.reading import Columns
     from spurbench.bench.tabular.writing import Rows
-
-DUPLICATES = ("refuse", "keep")
 
 
 @dataclass(frozen=True)
@@ -114,66 +112,6 @@ class RowDataset(PreparedDataset):
             f"{here.folder} holds {here}, from {here.facts['from']}, and {file} has another content: delete "
             f"{here.folder} to prepare it anew{otherwise}"
         )
-
-
-@dataclass(frozen=True)
-class OwnRows(RowDataset):
-    """Rows of a user's: the options matter when they are prepared, after that their name is enough."""
-
-    named: ClassVar[tuple[str, ...] | None] = None
-    run_only: ClassVar[tuple[str, ...]] = ("name", "groups")
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "label": "y", "attribute": "a", "split_by": "split", "split_seed": 0, "duplicates": "refuse",
-    }  # fmt: skip
-
-    name: str = ""  # what the prepared rows are called; the following matter when they are prepared
-    label: str | None = None  # the column of the class; None: y
-    attribute: str | None = None  # columns of spurious attributes, as "a,b"; None: a, if there is that column
-    split_by: str | None = None  # the column of the split, or shares to draw it by, "0.6,0.2,0.2"; None: split
-    split_seed: int | None = None  # of that draw; None: 0
-    duplicates: str | None = None  # of rows in several splits: refuse or keep; None: refuse
-
-    @abstractmethod
-    def inputs(self, file: Path, columns: Columns, known: Known) -> Rows:
-        """What the columns hold beside the labels."""
-
-    # ---- which version ------------------------------------------------------------------------------------------
-
-    @property
-    def asked(self) -> str:
-        if not self.name:
-            raise UserError(f"which rows? --set {self.called}.name=NAME says what they are called")
-        return self.check_name(self.name, self.name)
-
-    @property
-    def other_name(self) -> str:  # type: ignore[override]
-        return f"--set {self.called}.name=NAME"
-
-    @property
-    def run_hint(self) -> str:
-        return f"; run it with --set {self.called}.name={self.name}"
-
-    # ---- preparing ----------------------------------------------------------------------------------------------
-
-    @property
-    def keep_duplicates(self) -> bool:  # type: ignore[override]
-        return bool(self.option("duplicates") == "keep")
-
-    def rows(self, file: Path) -> Rows:
-        from spurbench.bench.tabular.reading import read_columns
-
-        if (duplicates := self.option("duplicates")) not in DUPLICATES:
-            raise UserError(f"{self.called}.duplicates is {duplicates!r}; expected {' or '.join(DUPLICATES)}")
-        columns = read_columns(file, self.kinds)
-        return self.inputs(file, columns, self.labels(file, columns))
-
-    def labels(self, file: Path, columns: Columns) -> Known:
-        """Classes, attributes and splits of all rows; raises BadData for columns that cannot be."""
-        name, split_by = self.option("label"), self.option("split_by")
-        named = self.option("attribute")
-        absent = self.attribute is None and named not in columns
-        attributes = [] if absent else [each for each in named.split(",") if each]
-        return known_of(file, columns, name, attributes, split_by, self.option("split_seed"), self.called)
 
 
 @dataclass(frozen=True)

