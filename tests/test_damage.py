@@ -44,6 +44,7 @@ seeds: 0-1
 selection: validation_worst_group
 datasets:
   - dataset: two_moon
+    options: {held_out: 0.2}
     training: {steps: 20, evaluate: 10}
     methods:
       - erm

@@ -15,13 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spurbench.bench.checks.data_checks import warn_of_copies
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.jobs import session
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.counts import by_group
-from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training
+from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Pgd, Split, Training
 from spurbench.bench.plugins.registry import load_dataset, load_method
 from spurbench.bench.records.metrics import value
 from spurbench.bench.records.record import Summary
+from spurbench.bench.records.run import Run
 from spurbench.bench.records.selection import Selected, at_its_best
 from spurbench.bench.store.predictions import load_predictions
 from spurbench.bench.store.store import Store
@@ -142,9 +145,11 @@ def test_tokens_stay_integers_on_every_way(tokens: type[Dataset], changes: dict[
 
 
 def test_a_network_is_given_no_inputs_that_it_cannot_take(tokens: type[Dataset]) -> None:
-    with pytest.raises(UserError, match="^the network mlp takes floats, not dict$"):
+    with pytest.raises(
+        UserError, match="^the network mlp takes inputs of the kind floats; these are of the kind dict$"
+    ):
         engine(tokens(), [0], network="mlp")
-    with pytest.raises(ValueError, match="Mixup mixes inputs, and these are dict, not floats"):
+    with pytest.raises(ValueError, match="Mixup mixes floats; these inputs are of the kind dict"):
         engine(tokens(), [0], "mixup").train()
     with pytest.raises(UserError, match="augment=flip changes pictures; these inputs are several tensors"):
         engine(tokens(), [0], batch=20, augment="flip")
@@ -153,7 +158,7 @@ def test_a_network_is_given_no_inputs_that_it_cannot_take(tokens: type[Dataset])
 def test_tokens_from_the_command_line(command: Command, tmp_path: Path) -> None:
     """Training, scoring, a base whose features are kept, and a checkpoint of each."""
     (tmp_path / "bag.py").write_text(BAG.lstrip())
-    plugins = ("--plugin", tmp_path / "bag.py", "--plugin", added(tmp_path, "tokens", TOKENS))
+    plugins = ("--plugin", added(tmp_path, "tokens", TOKENS), "--plugin", tmp_path / "bag.py")
     methods = [word for name in ("erm", "group_dro", "dfr") for word in ("--method", name)]
     store = tmp_path / "store"
     command("run", *plugins, "--dataset", "tokens", *methods, "--seeds", "0-1", "--store", store)
@@ -195,6 +200,12 @@ def broken(x: Inputs, **changes: Any) -> Replica:
     return prepare(type("Rows", (Rows,), {"load": load})(), load_method("erm")(), Training(), 0)
 
 
+def test_attacks_are_for_pixels() -> None:
+    attacked = type("Rows", (Rows,), {"attacks": lambda self: {"pgd": Pgd()}})()
+    with pytest.raises(BadData, match=r"'pgd' changes pixels; these inputs are a tensor \[12, 2\] of torch.int64"):
+        prepare(attacked, load_method("erm")(), Training(), 0)
+
+
 @pytest.mark.parametrize(
     ("x", "changes", "words"),
     [
@@ -203,8 +214,12 @@ def broken(x: Inputs, **changes: Any) -> Replica:
         ({"ids": torch.tensor(1)}, {}, "the input 'ids' is a single number"),
         ({"ids": torch.ones(4, 2), "mask": torch.ones(3, 2)}, {}, "3 inputs 'mask' for 4 examples"),
         ({"age": torch.tensor([1.0, 2.0, torch.nan, 3.0])}, {}, r"1 of 4 inputs 'age' .* \(1 NaN, 0 infinite\), the"),
-        ({"ids": torch.ones(4, 2)}, {"mean": (0.5,)}, r"Data\(mean=\(0.5,\).*; dict are not normalised"),
-        (torch.ones(4, 2).long(), {"std": (0.5,)}, "integers are not normalised"),
+        (
+            {"ids": torch.ones(4, 2)},
+            {"mean": (0.5,)},
+            r"Data\(mean=\(0.5,\).*; inputs of the kind dict are not normalised",
+        ),
+        (torch.ones(4, 2).long(), {"std": (0.5,)}, "of the kind integers are not normalised"),
     ],
 )
 def test_inputs_by_name_that_are_not_right(x: Any, changes: dict[str, Any], words: str) -> None:
@@ -252,6 +267,7 @@ datasets:
     [
         ("{method: erm, groups: [colour, plaec]}", ":4: no named attribute of shapes 'plaec'; did you mean place?"),
         ("{method: erm, options: {groups: plaec}}", ":4: no named attribute of shapes 'plaec'; did you mean place?"),
+        ("{method: erm, groups: [size], options: {groups: place}}", ":4: groups stand here and among the options"),
         ("{method: erm, groups: []}", ":4: by in groups: list should have at least 1 item"),
         ("{method: erm, groups: {training: {}}}", ":4: groups: give 'by', a list of named attributes, or 'from'"),
         ("{method: erm, groups: {by: [size], base: {}}}", ":4: base in groups is of a method that infers them"),
@@ -274,6 +290,11 @@ def test_groups_on_the_command_line(command: Command, tmp_path: Path) -> None:
     )
     plans = [json.loads(command(*adhoc, f"shapes.groups={text}", "--json").stdout) for text in ("size,colour", '""')]
     assert [plan["cells"][0]["dataset_options"] for plan in plans] == [{"groups": "colour,size"}, {}]
+    (tmp_path / "grid.yaml").write_text(
+        "seeds: 0\ndatasets: [{dataset: shapes, methods: [{method: erm, groups: [size]}]}]"
+    )
+    said = command(*adhoc[:3], tmp_path / "grid.yaml", "--set", "shapes.groups=place", "--json").stdout
+    assert json.loads(said)["cells"][0]["dataset_options"] == {"groups": "place"}
 
 
 def test_worst_over_overlapping_subsets(command: Command, tmp_path: Path) -> None:
@@ -415,7 +436,7 @@ def test_a_share_of_each_environment_is_held_out() -> None:
     assert rows[1] | rows[2] == rows[0] and not rows[1] & rows[2]
     assert again.train.x.equal(part.train.x) and again.tests["validation"].y.equal(validation.y)
     assert part.train.attribute.tolist() == sorted(part.train.attribute.tolist()), "in the dataset's order"
-    with pytest.raises(BadData, match="held_out=0.001 of 200 training examples is 0: another share"):
+    with pytest.raises(BadData, match="seed 5: held_out=0.001 of 200 training examples is 0: change it"):
         drawn("colored_mnist", train_size=400, held_out=0.001)
 
 
@@ -424,12 +445,14 @@ def test_training_domain_validation_chooses_a_step(command: Command, tmp_path: P
     grid.write_text(
         "seeds: 0\nselection: validation_accuracy\ndatasets:\n  - dataset: colored_mnist\n"
         "    options: {train_size: 300}\n    training: {width: 8, steps: 8, evaluate: 2, lr: 0.01}\n"
-        "    methods: [{method: erm, options: {held_out: 0.2}}, {method: irm, label: without}]\n"
+        "    methods:\n      - {method: erm, options: {held_out: 0.2}}\n      - {method: irm, label: without}\n"
     )
     said = " ".join(command("plan", grid).stdout.split())
     assert "n/a: rule validation_accuracy needs the split validation" in said
     assert "no rule can choose on validation, colored_mnist has no such split: --set colored_mnist.held_out=0.2" in said
     command("run", grid, "--store", tmp_path / "store")
+    grid.write_text(grid.read_text() + "      - {method: afr, options: {held_out: 0.2}, base: llr}\n")
+    assert "starts from llr, step 8" in " ".join(command("plan", grid).stdout.split()), "which needs validation"
     record = recorded(tmp_path / "store")["erm"]
     assert record.dataset_options == {"train_size": 300, "held_out": 0.2}
     assert sum(record.splits["validation"].n) == 60 and sum(record.splits["train_e0"].n) == 120
@@ -451,3 +474,18 @@ def test_what_cannot_be_held_out(command: Command, tmp_path: Path) -> None:
     (tmp_path / "taken.py").write_text(SHAPES.replace("    classes = 3\n", "    groups: int = 3\n", 1))
     with pytest.raises(UserError, match="field 'groups' is an option of every dataset already: choose another name"):
         registry.add_plugin(tmp_path / "taken.py")
+
+
+def test_copies_of_training_examples_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    known = type("Rows", (Rows,), {"keep_duplicates": True})()
+    data = prepare(Rows(), load_method("erm")(), Training(), 0).data
+    said = "12 of 12 examples of test have the inputs of a training example"
+    assert (warn_of_copies(data, Rows()), warn_of_copies(data, known)) == (said, None)
+    other = replace(data, tests={"test": replace(data.train, x=data.train.x + 100)})
+    assert warn_of_copies(other, Rows()) is None
+    by_name = replace(data.train, x={"ids": data.train.x, "mask": data.train.x > 3})
+    half = replace(by_name, x=by_name.x | {"mask": data.train.x > 11})
+    assert "8 of 12 examples of half" in str(warn_of_copies(replace(data, train=by_name, tests={"half": half}), Rows()))
+    for _ in range(2):
+        session.warn_once(Run("rows", {}, 1, "erm", {}, {}, "float32", 3), data, Rows())
+    assert capsys.readouterr().err == f"rows, seed 3: {said}\n"

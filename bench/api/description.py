@@ -48,6 +48,7 @@ def facts(info: PluginInfo) -> dict[str, Any]:
         found = {
             "provides": ", ".join(sorted(info.provides)), "held out": ", ".join(info.splits or ()),
             "main columns": ", ".join(" ".join(column) for column in headline),
+            "named attributes": ", ".join(info.named or ()), "groups of": ", ".join(info.grouped_by),
             "training": ", ".join(f"{name}={show_value(value)}" for name, value in info.training.items()),
         }  # fmt: skip
     elif info.kind == "method":
@@ -71,9 +72,11 @@ def facts(info: PluginInfo) -> dict[str, Any]:
 
 
 def options_of(info: PluginInfo) -> list[Option]:
-    """Every field that can be set, including those that all networks or all optimizers have."""
+    """Every field that can be set, including those that all networks, optimizers or datasets have."""
     if info.kind in SHARED:
         return [*SHARED[info.kind], *own_options(info)]
+    if info.kind == "dataset":
+        return [one for one in registry.dataset_options(info) if one.name != "groups" or info.named != ()]
     return list(info.options)
 
 

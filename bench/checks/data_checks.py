@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,9 @@ NAME = re.compile(r"(?!train$|train_e\d+$)\w[\w.-]*")  # of a test split; names 
 WORD = re.compile(r"\w[\w .-]*")  # what attributes, their values and subsets may be called
 CHUNK_VALUES = 1 << 24  # input values checked at a time
 MOST_GROUPS = 10_000
+LOOKED_AT = 1000  # examples of each held-out split that are looked for among those of training
+SMALL, MANY = 1 << 26, 200_000  # bytes and examples of training up to which they are: a tenth of a second
+FEW = 0.01  # share of them that may also be in training: real pictures, texts and tables have copies
 
 
 def declared_classes(dataset: Dataset) -> int:
@@ -211,13 +215,14 @@ def is_number(x: Tensor) -> bool:
 
 def finite_complaints(what: str, x: Tensor) -> Iterator[str]:
     """A complaint about numbers that are none or infinite, as float32."""
-    parts = [part.float().flatten(1) for part in torch.split(x[:, None], max(1, CHUNK_VALUES // x[0].numel()))]
-    bad = torch.cat([~part.isfinite().all(1) for part in parts]).nonzero()[:, 0]
+    parts = torch.split(x[:, None], max(1, CHUNK_VALUES // x[0].numel()))
+    bad = torch.cat([~part.float().flatten(1).isfinite().all(1) for part in parts]).nonzero()[:, 0]
     if len(bad):
-        nan, infinite = (sum(int(of(part).sum()) for part in parts) for of in (torch.isnan, torch.isinf))
+        of = x[bad].float()
+        counts = f"{int(of.isnan().sum()):,} NaN, {int(of.isinf().sum()):,} infinite"
         yield (
-            f"{len(bad):,} of {len(x):,} {what} hold numbers that are not finite ({nan:,} NaN, {infinite:,} infinite), "
-            f"the first is example {int(bad[0])}"
+            f"{len(bad):,} of {len(x):,} {what} hold numbers that are not finite ({counts}), the first is example "
+            f"{int(bad[0])}"
         )
 
 
@@ -226,7 +231,8 @@ def scale_complaints(data: Data) -> Iterator[str]:
     x = data.train.x
     if isinstance(x, dict) or not is_number(x):
         if (data.mean, data.std) != (Data.mean, Data.std):
-            yield f"load gave Data(mean={data.mean!r}, std={data.std!r}); {kind_of(x)} are not normalised: leave it out"
+            given = f"load gave Data(mean={data.mean!r}, std={data.std!r})"
+            yield f"{given}; inputs of the kind {kind_of(x)} are not normalised: leave it out"
         return
     channels = x.shape[1]
     for name, values in (("mean", data.mean), ("std", data.std)):
@@ -246,6 +252,9 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
         yield "the class provides subsets; the training examples have none"
     if dataset.held_out and "validation" in data.tests:
         yield f"held_out={dataset.held_out:g}, but load gives a split 'validation' already: leave it out"
+    for n in train.environment.bincount().tolist() if train.environment is not None else [len(train.y)]:
+        if dataset.held_out and n and not 0 < (held := round(dataset.held_out * n)) < n:
+            yield f"held_out={dataset.held_out:g} of {n:,} training examples is {held}: change it"
     if absent := set(range(data.environments)) - present:
         yield f"Data(environments={data.environments}), but no training example is of environment {min(absent)}"
     if data.attributes > 1 and train.attribute is None:
@@ -264,6 +273,31 @@ def declaration_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
             yield f"the attack '{name}' is on split '{attack.split}', which load does not give"
         if isinstance(train.x, dict) or not is_number(train.x):
             yield f"the attack '{name}' changes pixels; these inputs are {describe_form(train.x)}"
+
+
+def warn_of_copies(data: Data, dataset: Dataset) -> str | None:
+    """A warning if examples that are held out are in training, too, by some of each split and where training is small.
+
+    No error: tables and texts have rows that are alike, and published numbers are with them.
+    """
+    tensors = data.train.x.values() if isinstance(data.train.x, dict) else [data.train.x]
+    if dataset.keep_duplicates or sum(part.nbytes for part in tensors) > SMALL or len(data.train.y) > MANY:
+        return None
+    training, found = set(row_bytes(data.train.x)), []
+    for name, split in data.tests.items():
+        few = split.take(torch.arange(0, len(split.y), -(-len(split.y) // LOOKED_AT)))
+        copies = sum(row in training for row in row_bytes(few.x))
+        if copies > FEW * len(few.y):
+            found.append(f"{copies:,} of {len(few.y):,} examples of {name}")
+    return f"{', '.join(found)} have the inputs of a training example" if found else None
+
+
+def row_bytes(x: Inputs) -> list[bytes]:
+    """The bytes of each example, of all its tensors."""
+    tensors = x.values() if isinstance(x, dict) else [x]
+    parts = [part.contiguous().view(len(part), -1).view(torch.uint8).numpy() for part in tensors]
+    joined = np.concatenate(parts, 1)
+    return [row.tobytes() for row in joined]
 
 
 def describe_form(x: Inputs) -> str:

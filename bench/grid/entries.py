@@ -108,6 +108,7 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
     settings: Settings = {}
     given: Given = {}
     axes: list[Axis] = []
+    own_groups = row.entry.groups.by if row.entry.groups else None
     layers = {
         "hyper_parameters": [(ENTRY, row.where, row.entry.hyper_parameters)],
         "training": [
@@ -115,8 +116,8 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
             (ENTRY, row.where, row.entry.training),
         ],
         "options": [
-            (BLOCK, row.where[:2], grouped(row.block.groups, row.block.options)),
-            (ENTRY, row.where, grouped(row.entry.groups.by if row.entry.groups else None, row.entry.options)),
+            (BLOCK, row.where[:2], grouped(row, row.where[:2], row.block.groups, row.block.options)),
+            (ENTRY, row.where, grouped(row, row.where, own_groups, row.entry.options)),
         ],
     }
     for place, sources in layers.items():
@@ -131,8 +132,10 @@ def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
     return settings, given, axes
 
 
-def grouped(groups: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with a list of `groups` among them."""
+def grouped(row: Entry, where: Where, groups: Sequence[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a list of `groups` among them; what the command line says is above it."""
+    if groups and "groups" in options and (*where, "options", "groups") not in row.origin.given:
+        raise row.origin.error((*where, "groups"), "groups stand here and among the options: give them once")
     return {**({"groups": ",".join(groups)} if groups else {}), **options}
 
 

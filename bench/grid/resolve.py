@@ -321,7 +321,8 @@ def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
         raise row.origin.error(where, f"{several[0].key} varies: a base has one value of it")
     inferred_by = inferring_run(base, settings)
     full = completed(base, in_effect(base, settings, given))
-    if lacking := registry.requirements(method, row.dataset, full["options"], trains_by(inferred_by)):
+    options = {**full["options"], **row.entry.options}
+    if lacking := registry.requirements(method, row.dataset, options, trains_by(inferred_by)):
         raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     found = {
         "method": method.name,

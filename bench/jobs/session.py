@@ -11,11 +11,12 @@ from functools import partial
 import torch
 from msgspec import structs
 
+from spurbench.bench.checks import data_checks
 from spurbench.bench.evaluation.monitor import Monitor
 from spurbench.bench.jobs import bases, memory, recording, scoring
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
-from spurbench.bench.plugins.dataset import Dataset
+from spurbench.bench.plugins.dataset import Data, Dataset
 from spurbench.bench.provenance import data_files, edits
 from spurbench.bench.records.record import Record
 from spurbench.bench.records.run import Run
@@ -35,6 +36,8 @@ class Outdated(Exception):
     """A checkpoint was made from other data than there are now; it is gone, the run starts over."""
 
 
+CHECKED: set[str] = set()
+"""The datasets, with their options, whose examples this process has looked at."""
 Report = Callable[[int], None]
 """Called with the steps done, now and then."""
 
@@ -92,12 +95,20 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
     return [(record, partial(session.result, r, setup.dataset)) for r, (record, _) in enumerate(drawn)]
 
 
+def warn_once(run: Run, data: Data, dataset: Dataset) -> None:
+    """Say what is doubtful about a dataset's examples, the first time in a process."""
+    if repr(dataset) not in CHECKED and (copies := data_checks.warn_of_copies(data, dataset)):
+        print(f"{run.dataset}, seed {run.seed}: {copies}", file=sys.stderr)
+    CHECKED.add(repr(dataset))
+
+
 def load_run(run: Run, setup: Setup, store: Store) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.begin_record(run, setup.job.options)
     with data_files.watching(run.dataset) as files:
         replica = setup.draw(run, store)
         checksum = setup.dataset.checksum()
+    warn_once(run, replica.data, setup.dataset)
     replica = bases.begin(replica, run, setup, store)
     provenance = structs.replace(record.provenance, data=checksum, files=files)
     return record.with_(provenance=provenance), replica

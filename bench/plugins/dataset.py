@@ -127,18 +127,12 @@ class Data:
         return replace(self, train=of(self.train), tests=tests, attributes=prod(sizes), grouped_by=tuple(names))
 
     def hold_out(self, share: float, generator: torch.Generator) -> Data:
-        """The same with a share of the training examples, of each environment alike, as the split `validation`.
-
-        Errors: BadData where that leaves no example in one of the two.
-        """
+        """The same with a share of the training examples, of each environment alike, as the split `validation`."""
         train, held = self.train, torch.zeros_like(self.train.y, dtype=torch.bool)
         of = torch.zeros_like(train.y) if train.environment is None else train.environment
         for e in sorted(set(of.tolist())):
             rows = (of == e).nonzero()[:, 0]
-            count = round(share * len(rows))
-            if not 0 < count < len(rows):
-                raise BadData(f"held_out={share:g} of {len(rows):,} training examples is {count}: another share")
-            held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+            held[rows[torch.randperm(len(rows), generator=generator)[: round(share * len(rows))]]] = True
         rest, validation = (replace(train.take(which.nonzero()[:, 0]), index=None) for which in (~held, held))
         return replace(self, train=rest, tests={"validation": validation} | self.tests)
 
@@ -225,6 +219,8 @@ class Dataset(ABC):
     conflicting: ClassVar[tuple[int, ...]] = ()  # groups whose attribute misleads about their label
     named: ClassVar[tuple[str, ...] | None] = ()  # its named attributes; None: known only once the data are read
     grouped_by: ClassVar[tuple[str, ...]] = ()  # those of them that groups are made of by default; (): all
+
+    keep_duplicates: ClassVar[bool] = False  # whether it is known that held-out examples may be in training, too
 
     groups: str | None = field(default=None, kw_only=True)  # those chosen instead, "background,cooccurring"
     held_out: float | None = field(default=None, kw_only=True)  # share of training that becomes the split `validation`

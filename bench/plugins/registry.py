@@ -289,6 +289,6 @@ def from_field(item: dataclasses.Field[Any]) -> Option:
 
 
 def add_plugins(paths: Iterable[str | Path] | None) -> None:
-    """Add each of some files, see `add_plugin`."""
-    for path in paths or ():
+    """Add each of some files, see `add_plugin`; datasets last, whose training may name a network among them."""
+    for path in sorted(map(Path, paths or ()), key=lambda path: describe(path, path.stem).kind == "dataset"):
         add_plugin(path)

@@ -149,7 +149,8 @@ def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOA
         raise UserError(str(error)) from None
     network: Network = load_component("network", training.network.name, network_settings(training))
     if kind not in network.takes:
-        raise UserError(f"the network {network.called} takes {' and '.join(sorted(network.takes))}, not {kind}")
+        takes = " or ".join(sorted(network.takes))
+        raise UserError(f"the network {network.called} takes inputs of the kind {takes}; these are of the kind {kind}")
     module = network.build(shape, outputs)
     return OneLogit(module) if outputs == 1 else module
 

@@ -76,7 +76,7 @@ class Mixing:
     def mix_one(self, r: int, step: int, x: Inputs, fields: Fields) -> tuple[Tensor, Tensor]:
         """Errors: ValueError for inputs that cannot be mixed, and if what is mixed has not the shape it must have."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(f"{type(self.method).__name__} mixes inputs, and these are {kind_of(x)}, not floats")
+            raise ValueError(f"{type(self.method).__name__} mixes floats; these inputs are of the kind {kind_of(x)}")
         problem = self.problems[r]
         generator = generator_for(self.seeds[r], f"mix {step}")
         mixed, soft = self.method.mix(x, batch_of(problem, fields), generator)
