@@ -24,20 +24,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spurbench.bench.api.notebook import Results, load, run
     from spurbench.bench.core.errors import BadData, UserError
-    from spurbench.bench.plugins.dataset import Data, Dataset, Margins, Pgd, Split, Training
+    from spurbench.bench.plugins.dataset import Build, Data, Dataset, Margins, Pgd, Split, Training
     from spurbench.bench.plugins.method import Batch, Means, Method, Problem, class_logits, hyper
     from spurbench.bench.plugins.network import Network, setting
     from spurbench.bench.plugins.optimizer import Optimizer
 
 __all__ = [
-    "BadData", "Batch", "Data", "Dataset", "Margins", "Means", "Method", "Network", "Optimizer", "Pgd", "Problem",
-    "Results", "Split", "Training", "UserError", "__version__", "class_logits", "hyper", "load", "run", "setting",
+    "BadData", "Batch", "Build", "Data", "Dataset", "Margins", "Means", "Method", "Network", "Optimizer", "Pgd",
+    "Problem", "Results", "Split", "Training", "UserError", "__version__", "class_logits", "hyper", "load", "run",
+    "setting",
 ]  # fmt: skip
 
 HOMES = {
     "api.notebook": ("Results", "load", "run"),
     "core.errors": ("BadData", "UserError"),
-    "plugins.dataset": ("Data", "Dataset", "Margins", "Pgd", "Split", "Training"),
+    "plugins.dataset": ("Build", "Data", "Dataset", "Margins", "Pgd", "Split", "Training"),
     "plugins.method": ("Batch", "Means", "Method", "Problem", "class_logits", "hyper"),
     "plugins.network": ("Network", "setting"),
     "plugins.optimizer": ("Optimizer",),

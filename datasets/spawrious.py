@@ -130,7 +130,7 @@ class Spawrious(Pictures):
         """All splits; the environment of a training image is that of the part it is in."""
         found = super().data(seed)
         second = {(part.place, part.breed) for part in self.parts["train"] if part.environment}
-        homes = [Path(id).parts[-4:-1] for id in self.prepared().labels("train")["ids"].tolist()]
+        homes = [Path(id).parts[-4:-1] for id in self.prepared().labels("train").ids.tolist()]
         o2o = self.setting.startswith("o2o")
         environment = torch.tensor([int(top == "1" if o2o else tuple(at) in second) for top, *at in homes])
         return replace(found, train=replace(found.train, environment=environment), environments=2)

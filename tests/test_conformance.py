@@ -8,7 +8,7 @@ import torch
 
 from spurbench.bench.checks.method_checks import check
 from spurbench.bench.checks.purity import forbid_random_draws
-from spurbench.bench.checks.scaffold import write_method
+from spurbench.bench.checks.scaffold import write_plugin
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.method import Edited, untouched
@@ -146,7 +146,7 @@ def test_every_shipped_method_passes(name):
 
 
 def test_a_new_method_passes_as_written(tmp_path):
-    answers = check(write_method("fresh", tmp_path))
+    answers = check(write_plugin("method", "fresh", tmp_path))
     assert all(answer.ok for answer in answers) and len(answers) == 18
 
 

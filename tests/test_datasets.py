@@ -157,3 +157,38 @@ def test_a_constant_prediction_has_no_margin() -> None:
         return torch.ones(len(x))
 
     assert set(measured(score)) == {"grid"}
+
+
+# ---- film notes -----------------------------------------------------------------------------------------------------
+
+NOTES = registry.load_dataset("film_notes")
+NOTES_MODULE: Any = __import__("sys").modules[NOTES.__module__]
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.7, 0.95, 1.0])
+def test_a_genre_agrees_as_often_as_asked(agreement: float) -> None:
+    """P(a | y) of training is the knob's, for either class; validation and test are even."""
+    dataset = NOTES(agreement=agreement)
+    data = prepare(dataset, ERM, dataset.training, 0).data
+    for split, share in ((data.train, agreement), *((test, 0.5) for test in data.tests.values())):
+        for y in (0, 1):
+            agreeing = (split.attribute == split.y)[split.y == y].double()
+            assert agreeing.mean() == pytest.approx(share, abs=3 * (share * (1 - share) / len(agreeing)) ** 0.5)
+
+
+def test_what_film_notes_say() -> None:
+    """One genre and five opinions, four fifths of them of the note's tone here; marks around 8 to 30 words."""
+    words = NOTES_MODULE.WORDS
+    assert len(set(words)) == len(words) <= NOTES.training.network["vocabulary"]
+    train = prepare(NOTES(clarity=0.8), ERM, NOTES.training, 0).data.train
+    ids, mask = train.x["ids"], train.x["mask"]
+    genre = (ids >= NOTES_MODULE.KINDS) & (ids < NOTES_MODULE.REST)
+    assert (genre.sum(1) == 1).all() and torch.equal((ids[genre] >= NOTES_MODULE.KINDS + 10).long(), train.attribute)
+    opinion = (ids >= NOTES_MODULE.TONES) & (ids < NOTES_MODULE.KINDS)
+    praise = (ids >= NOTES_MODULE.TONES + 10) & opinion
+    assert (opinion.sum(1) == 5).all()
+    assert (praise == (train.y[:, None] == 1))[opinion].double().mean() == pytest.approx(0.8, abs=0.01)
+    assert (ids[:, 0] == 2).all() and ((ids == 3).sum(1) == 1).all() and torch.equal(mask, ids != 0)
+    assert mask.sum(1).unique().tolist() == list(range(10, 33))
+    with pytest.raises(UserError, match="film_notes: examples=8000, agreement=1.5, .*; expected 0 to 1"):
+        prepare(NOTES(agreement=1.5), ERM, NOTES.training, 0)

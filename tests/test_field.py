@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.images import preparing
-from spurbench.bench.images.prepared import Prepared
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.counts import describe_shares
 from spurbench.bench.plugins.dataset import Data, Split
+from spurbench.bench.prepared.folder import Prepared
 from spurbench.datasets.cifar10 import CIFAR10
 from spurbench.datasets.corrupted_cifar10 import CorruptedCIFAR10
 from spurbench.datasets.data import corruptions, folder_twins, twins
@@ -389,7 +389,7 @@ def test_several_processes_give_the_same(made: Path, data_folder: Path, monkeypa
     before = data_of(dataset).train.x.clone()
     shutil.rmtree(data_folder)
     monkeypatch.setattr(preparing, "cores", lambda: 2)
-    monkeypatch.setattr("spurbench.bench.images.prepared.rows_per_part", lambda side: 128)
+    monkeypatch.setattr("spurbench.bench.prepared.hashes.MOST_ROWS", 128)
     again = data_of(prepared("corrupted_cifar10", made / "cifar")[0]).train.x
     assert len(list(data_folder.rglob("prepared.json"))) == 1 and torch.equal(again, before)
 

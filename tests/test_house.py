@@ -14,15 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
-    "core", "plugin_files", "plugins", "checks", "images", "records", "provenance", "grid", "store", "training",
-    "evaluation", "jobs", "launch", "cluster", "leaderboard", "formats", "figures", "api", "cli",
+    "core", "plugin_files", "plugins", "checks", "prepared", "images", "tabular", "records", "provenance", "grid",
+    "store", "training", "evaluation", "jobs", "launch", "cluster", "leaderboard", "formats", "figures", "api", "cli",
 )  # fmt: skip
 """The packages of bench/ in the order in which data walk through them: each imports only those before it."""
 OPEN_TO_PLUGINS = {
     "methods": {"torch", "numpy", "sklearn", "spurbench.bench.plugins.method", "spurbench.methods"},
     "datasets": {
         "torch", "numpy", "scipy", "sklearn", "spurbench.bench.plugins.dataset", "spurbench.bench.core.errors",
-        "spurbench.bench.images", "spurbench.datasets",
+        "spurbench.bench.images", "spurbench.bench.prepared", "spurbench.bench.tabular", "spurbench.datasets",
     },
     "bench/records/rules": {"spurbench.bench.plugins.rule"},
     "bench/evaluation/metrics": {

@@ -140,3 +140,20 @@ def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp
     net.write_text(NETWORK.replace("nn.Tanh()", "nn.ReLU()"))
     edits.clear_caches()
     assert edits.find_edited_plugins(own) == ["net.py"] and edits.find_edited_plugins(ours) == []
+
+
+def test_a_bag_of_words_is_a_mean() -> None:
+    """Of the embeddings that the mask shows; ids beyond the vocabulary are those of its rows."""
+    network = build_network(
+        {"ids": (4,), "mask": (4,)}, 3, Training(network="bag_of_words", vocabulary=5, embedding=2), "dict"
+    )
+    table, head = (network.get_submodule(name) for name in "01")
+    ids = torch.tensor([[1, 3, 4, 4], [6, 8, 0, 2]], dtype=torch.int32)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    mean = (table.weight[1] + table.weight[3]) / 2
+    assert torch.allclose(network({"ids": ids, "mask": mask}), head(mean).expand(2, 3))
+    assert torch.equal(network({"ids": ids, "mask": mask & False})[0], head.bias)  # a text without words
+    with pytest.raises(UserError, match="takes dict, not floats"):
+        build_network((3, 8, 8), 1, Training(network="bag_of_words"))
+    with pytest.raises(UserError, match="takes ids and their mask; these inputs are ids"):
+        build_network({"ids": (4,)}, 1, Training(network="bag_of_words"), "dict")

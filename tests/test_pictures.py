@@ -29,11 +29,11 @@ from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.images import preparing
 from spurbench.bench.images.decode import Crop, crop_image, decode
-from spurbench.bench.images.facts import FACTS
-from spurbench.bench.images.prepared import Prepared, root
-from spurbench.bench.images.preparing import locked
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.prepared.facts import FACTS
+from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.workplace import locked
 from spurbench.bench.training.replica import prepare
 from spurbench.datasets.cifar10 import CLASSES
 from spurbench.datasets.data import twins

@@ -17,11 +17,12 @@ from PIL import Image
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
-from spurbench.bench.images import decode_parts, facts, preparing
+from spurbench.bench.images import decode_parts
 from spurbench.bench.images.decode import Crop
-from spurbench.bench.images.facts import FACTS
-from spurbench.bench.images.prepared import root
 from spurbench.bench.plugins import registry
+from spurbench.bench.prepared import facts, workplace
+from spurbench.bench.prepared.facts import FACTS
+from spurbench.bench.prepared.folder import root
 
 OwnPictures, CelebA, CIFAR10 = (registry.load_dataset(name) for name in ("own_pictures", "celeba", "cifar10"))
 NAME, SIZE = "own_pictures.name=mine", "own_pictures.size=8"
@@ -180,17 +181,27 @@ def rewrite(file: Path, content: bytes) -> None:
 def test_what_an_older_version_prepared(mine: Path) -> None:
     """It noted neither options nor content; what its folder's name tells is enough, what it does not tell is not."""
     prepared(mine)
-    rewritten(here(), lambda found: [found.pop(key) for key in NEW])
+    rewritten(here(), as_before)
     assert own().split("train").y.tolist() == [0, 1, 0, 1] and prepared(mine).startswith("already prepared")
     with pytest.raises(UserError, match="is not where they came from"):
         prepared(Path(shutil.copytree(mine, mine.parent / "copy")))
     dataset_files.prepare("own_pictures", mine, ("own_pictures.name=mine-b", SIZE))
-    rewritten(root() / "own_pictures" / "mine-b-original-8", lambda found: [found.pop(key) for key in NEW])
+    rewritten(root() / "own_pictures" / "mine-b-original-8", as_before)
     with pytest.raises(BadData, match="was prepared with options that were not recorded then"):
         own(name="mine-b").prepared()
 
 
-NEW = ("options", "stamp", "content", "unused", "copies", "contradicting")
+NEW = ("options", "stamp", "content", "unused", "copies", "contradicting", "examples")
+
+
+def as_before(found: Any) -> None:
+    """Facts as the first version wrote them, of images alone."""
+    for key in NEW:
+        del found[key]
+    for split in found["splits"].values():
+        x = split.pop("arrays")["x"]
+        split.update(counts=split["counts"]["a"], pictures=x["file"], bytes=x["bytes"], parts=x["parts"])
+    found.update(schema=1, attributes=found["attributes"]["a"])
 
 
 def rewritten(folder: Path, change: Callable[[Any], Any]) -> None:
@@ -285,7 +296,7 @@ def array(change: Callable[[Any], Any]) -> Callable[[Path], Any]:
     def damage(folder: Path) -> None:
         np.save(folder / "test.npy", change(np.load(folder / "test.npy")))
         size = (folder / "test.npy").stat().st_size
-        rewritten(folder, lambda found: found["splits"]["test"].update(bytes=size))
+        rewritten(folder, lambda found: found["splits"]["test"]["arrays"]["x"].update(bytes=size))
 
     return damage
 
@@ -324,19 +335,19 @@ DAMAGE = {
     "a number of images that is a word": facts_with("splits", "test", "n", value="many"),
     "more images than there are": facts_with("splits", "test", "n", value=10**9),
     "fewer images": facts_with("splits", "test", "n", value=3),
-    "parts that are null": facts_with("splits", "test", "parts", value=None),
-    "parts that are others": facts_with("splits", "test", "parts", value=["0" * 64]),
-    "a file elsewhere": facts_with("splits", "test", "pictures", value="../../../mine/metadata.csv"),
+    "parts that are null": facts_with("splits", "test", "arrays", "x", "parts", value=None),
+    "parts that are others": facts_with("splits", "test", "arrays", "x", "parts", value=["0" * 64]),
+    "a file elsewhere": facts_with("splits", "test", "arrays", "x", "file", value="../../../mine/metadata.csv"),
     "a file by its whole path": facts_with("splits", "test", "labels", value="/etc/passwd"),
     "classes that are a number": facts_with("classes", value=2),
     "a class too many": facts_with("classes", value=["y0", "y1", "y2"]),
-    "an attribute less": facts_with("attributes", value=[]),
+    "an attribute less": facts_with("attributes", value={}),
     "another checksum": facts_with("checksum", value="0" * 64),
     "a checksum that is none": facts_with("checksum", value=7),
     "a layout with marks of terminals": facts_with("layout", value="\x1b[2J"),
     "another dataset's": facts_with("name", value="celeba"),
     "another version's": facts_with("version", value="yours-original-8"),
-    "another side": facts_with("side", value=16),
+    "another side": facts_with("splits", "test", "arrays", "x", "shape", value=[3, 4, 16]),
     "left out that is a number": facts_with("left_out", value=3),
     "no facts": lost(FACTS),
     "facts at the end of no link": dangling(FACTS),
@@ -421,7 +432,7 @@ def test_what_lies_in_the_folders_place(mine: Path) -> None:
     for make in (here().touch, lambda: here().symlink_to("nowhere")):
         make()
         for call in (lambda: prepared(mine), own().prepared):
-            with pytest.raises(BadData, match="should be a folder of prepared images: delete it"):
+            with pytest.raises(BadData, match="should be a folder of prepared data: delete it"):
                 call()
         here().unlink()
     here().mkdir()
@@ -452,7 +463,7 @@ def test_facts_that_are_not_those_asked_for(key: str, mine: Path) -> None:
 
 def test_what_a_newer_version_prepared(mine: Path) -> None:
     prepared(mine)
-    facts_of(b'{"schema": 2, "splits": "of another kind"}')(here())
+    facts_of(b'{"schema": 3, "splits": "of another kind"}')(here())
     with pytest.raises(UserError, match="was prepared by a newer spurbench"):
         own().prepared()
 
@@ -638,7 +649,7 @@ def test_what_killed_commands_left_goes_away(mine: Path, data_folder: Path, caps
     young = old(data_folder / "celeba" / ".twin-32.preparing", days=13)
     held = old(data_folder / "celeba" / ".twin-16.preparing", days=15)
     other = old(data_folder / "celeba" / ".notes", days=15)
-    with preparing.locked(held):
+    with workplace.locked(held):
         for entry in (held, held / "lock"):
             os.utime(entry, (0, 0))
         prepared(mine)
@@ -649,10 +660,10 @@ def test_what_killed_commands_left_goes_away(mine: Path, data_folder: Path, caps
 def test_a_lock_of_a_folder_that_has_got_its_name(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the opening of a lock and its taking the folder may be finished; its lock holds nothing any more."""
     work = data_folder / "x" / ".y.preparing"
-    monkeypatch.setattr(preparing.fcntl, "flock", lambda file, how: (work / "lock").unlink())
-    with pytest.raises(UserError, match="another command is preparing"), preparing.locked(work):
+    monkeypatch.setattr(workplace.fcntl, "flock", lambda file, how: (work / "lock").unlink())
+    with pytest.raises(UserError, match="another command is preparing"), workplace.locked(work):
         raise AssertionError
     (work / "lock").touch()
-    monkeypatch.setattr(preparing.fcntl, "flock", lambda file, how: (work / "lock").rename(work / "other"))
-    with pytest.raises(UserError, match="another command is preparing"), preparing.locked(work):
+    monkeypatch.setattr(workplace.fcntl, "flock", lambda file, how: (work / "lock").rename(work / "other"))
+    with pytest.raises(UserError, match="another command is preparing"), workplace.locked(work):
         raise AssertionError

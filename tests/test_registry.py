@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spurbench.bench.checks.scaffold import write_method
+from spurbench.bench.checks.scaffold import write_plugin
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.training_settings import Training
@@ -194,10 +194,10 @@ def test_bad_plugin_files(tmp_path):
 
 
 def test_new_method(tmp_path):
-    path = write_method("my_method", tmp_path)
+    path = write_plugin("method", "my_method", tmp_path)
     assert "class MyMethod(Method)" in path.read_text()
     with pytest.raises(UserError, match="already exists"):
-        write_method("my_method", tmp_path)
+        write_plugin("method", "my_method", tmp_path)
     for name, hint in [
         ("My-Method", "my_method"),
         ("2fast", "my_method"),
@@ -205,12 +205,12 @@ def test_new_method(tmp_path):
         ("../x", "x"),
     ]:
         with pytest.raises(UserError, match=f"cannot name a method.* such as {hint}$"):
-            write_method(name, tmp_path)
+            write_plugin("method", name, tmp_path)
     for name in ("selectors", "torch", "pytest", "spurbench"):
         with pytest.raises(UserError, match=f"'{name}' is the name of a module.* such as my_{name}$"):
-            write_method(name, tmp_path)
+            write_plugin("method", name, tmp_path)
     with pytest.raises(UserError, match="there is already a method 'erm'"):
-        write_method("erm", tmp_path)
+        write_plugin("method", "erm", tmp_path)
     with pytest.raises(UserError, match="cannot write .*No such file"):
-        write_method("other", tmp_path / "missing")
+        write_plugin("method", "other", tmp_path / "missing")
     assert [file.name for file in Path(tmp_path).iterdir()] == ["my_method.py"]

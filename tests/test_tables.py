@@ -12,7 +12,7 @@ from PIL import Image
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.images import tables
-from spurbench.bench.images.prepared import Prepared, root
+from spurbench.bench.prepared.folder import Prepared, root
 
 HEADER = "img_filename,y,a,split"
 LABELS = [(i % 2, i // 2 % 2, i // 4) for i in range(12)]  # y, a, split: four images each
@@ -59,7 +59,7 @@ def read() -> dict[str, tuple[int, int, int, int]]:
     here = Prepared.open(root() / "own_pictures" / "mine-original-8")
     found = {}
     for number, split in enumerate(("train", "validation", "test")):
-        labels, pixels = here.labels(split), here.images(split)
+        labels, pixels = here.labels(split).stored(), here.array(split, "x")
         for i, name in enumerate(labels["ids"].tolist()):
             found[os.path.basename(name)] = (*(int(labels[k][i]) for k in "ya"), number, int(pixels[i, 0, 0, 0]))
     return found

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from spurbench.bench.checks import start_checks
-from spurbench.bench.checks.loss_checks import KINDS, LATER, Failure, Sample, make_sample
+from spurbench.bench.checks.loss_checks import KINDS, LATER, Sample, make_sample
 from spurbench.bench.checks.purity import forbid_random_draws
+from spurbench.bench.checks.questions import Failure
 from spurbench.bench.plugins.method import Draw, Examples, Method, Start, untouched
 
 EXAMPLES = 60  # of the training set to draw from

@@ -6,16 +6,16 @@ Axes in names: R seeds stacked, B examples of the batch, C classes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spurbench.bench.checks.questions import Check, Failure, ask, describe_error
 from spurbench.bench.plugins.method import VALUE, Batch, Finished, Method, Problem, Seen, batch_of
 
 State = dict[str, Tensor]
@@ -31,19 +31,6 @@ COUNTS = ("group_counts", "class_counts")  # of a problem
 LATER = (1, 100, 10_000)  # steps by which delays and annealing are over
 WIDTH = 5  # of the features
 KINDS = (2, 3)  # classes: one logit, C logits
-
-
-@dataclass(frozen=True)
-class Check:
-    """The answer to one question about a method."""
-
-    name: str
-    ok: bool
-    message: str
-
-
-class Failure(Exception):
-    """A check that failed; its text says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -111,28 +98,6 @@ def values_of(method: Method, classes: int) -> Mapping[str, Tensor]:
 def make_sample(classes: int, seed: int = 0) -> Sample:
     """A sample of twelve examples, with every group several times."""
     return Sample.draw(seed, classes, (torch.arange(12) + seed) % (2 * classes))
-
-
-def ask(name: str, question: Callable[[Any], str], about: Any) -> Check:
-    """Ask one question; whatever it raises becomes a failed check of one line."""
-    try:
-        return Check(name, True, question(about))
-    except Failure as failure:
-        return Check(name, False, str(failure))
-    except (Exception, SystemExit) as error:
-        return Check(name, False, describe_error(error))
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception in one line, with the place in the method's file where it arose."""
-    text = " ".join(str(error).split())[:200]
-    trace, line = error.__traceback__, ""
-    while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename)
-        if "torch" not in file.parts and file.name not in {"conformance.py", "method.py"}:
-            line = f" ({file.name}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {text}{line}" if text else f"{type(error).__name__}{line}"
 
 
 def loss_of(method: Method, sample: Sample, state: State, step: int = 0) -> Tensor:

@@ -10,19 +10,16 @@ from spurbench.bench.checks.hook_checks import check_draws, check_hooks, check_m
 from spurbench.bench.checks.loss_checks import (
     FIELDS,
     KINDS,
-    Check,
-    Failure,
-    ask,
     check_gradient,
     check_large_logits,
     check_later_steps,
     check_single_examples,
     check_stacking,
     check_state,
-    describe_error,
     try_loss,
 )
 from spurbench.bench.checks.purity import check_determinism, check_inputs, check_memory, retained_values
+from spurbench.bench.checks.questions import Check, Failure, ask, describe_error
 from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.fields import Option
 from spurbench.bench.plugin_files.reader import PluginInfo, describe, unknown_need

@@ -19,13 +19,13 @@ import torch
 from spurbench.bench.checks.loss_checks import (
     COUNTS,
     LATER,
-    Failure,
     Sample,
     init_state,
     make_sample,
     tensors_of,
     with_gradient,
 )
+from spurbench.bench.checks.questions import Failure
 from spurbench.bench.plugins.method import Edited, Method, untouched
 
 UNUSUAL_SEED = 190_702_893  # that no method will set by itself

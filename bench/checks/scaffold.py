@@ -1,4 +1,4 @@
-"""`new-method`: a complete method file that runs and passes `check-method`, to start from."""
+"""`new-method` and `new-dataset`: a complete file that runs and passes its check, to start from."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pathlib import Path
 from spurbench.bench.core.errors import UserError, short
 from spurbench.bench.plugins import registry
 
-TEMPLATE = Path(__file__).parent / "templates" / "method.py.txt"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_method(name: str, folder: str | Path) -> Path:
-    """Write `folder/<name>.py` and return its path.
+def write_plugin(kind: str, name: str, folder: str | Path) -> Path:
+    """Write `folder/<name>.py`, a method or a dataset, and return its path.
 
     Errors: UserError for a name that is no lower-case identifier, a module's or taken, and if writing the file fails.
     """
     if not is_usable_name(name):
         better = re.sub(r"\W+", "_", name.lower()).strip("_")
-        hint = better if is_usable_name(better) and not is_taken(better) else "my_method"
+        hint = better if is_usable_name(better) and not is_taken(better) else f"my_{kind}"
         raise UserError(
-            f"'{short(name, 80)}' cannot name a method: expected lower-case letters, digits and '_', such as {hint}"
+            f"'{short(name, 80)}' cannot name a {kind}: expected lower-case letters, digits and '_', such as {hint}"
         )
     if is_taken(name):
         raise UserError(
             f"'{name}' is the name of a module of Python or of an installed package, which {name}.py would hide from "
             f"programs that start in its folder; choose another, such as my_{name}"
         )
-    if name in registry.methods():
-        raise UserError(f"there is already a method '{name}' ({registry.methods()[name].path}); choose another name")
+    if known := registry.plugins(kind).get(name):
+        raise UserError(f"there is already a {kind} '{name}' ({known.path}); choose another name")
     path = Path(folder) / f"{name}.py"
-    text = TEMPLATE.read_text(encoding="utf-8")
+    text = (TEMPLATES / f"{kind}.py.txt").read_text(encoding="utf-8")
     text = text.replace("@CLASS@", class_name(name)).replace("@TITLE@", name.replace("_", " ").capitalize())
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -46,7 +46,7 @@ def write_method(name: str, folder: str | Path) -> Path:
 
 
 def is_usable_name(name: str) -> bool:
-    """Whether a method's file may have this name."""
+    """Whether a plug-in's file may have this name."""
     return bool(re.fullmatch(r"[a-z][a-z0-9_]{0,60}", name)) and not keyword.iskeyword(name)
 
 

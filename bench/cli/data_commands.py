@@ -1,4 +1,4 @@
-"""The commands `data list`, `data prepare` and `data verify`, added to the command line."""
+"""The commands `data list`, `data prepare`, `data features` and `data verify`, added to the command line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from spurbench.bench.cli import options
 
 def add_to(app: typer.Typer) -> None:
     """Put the commands into the command line."""
-    data = typer.Typer(no_args_is_help=True, help="List, prepare and verify the files of datasets.")
+    data = typer.Typer(
+        no_args_is_help=True, help="List, prepare and verify the files of datasets, and make features of them."
+    )
     data.command("list")(list_)
     data.command()(prepare)
+    data.command()(features)
     data.command()(verify)
     app.add_typer(data, name="data")
 
@@ -37,7 +40,7 @@ def list_(plugin: options.Plugin = None, json_: options.Json = False) -> None:
 def prepare(
     dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
     source: Annotated[
-        Path | None, typer.Option("--from", help="Folder of its files or of their archive; downloaded if left out.")
+        Path | None, typer.Option("--from", help="Its files: a folder, or a file of rows; downloaded if left out.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A dataset option, as for run: cifar10.origin=jpeg.")
@@ -46,11 +49,13 @@ def prepare(
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; by default one per core.")] = None,
     plugin: options.Plugin = None,
 ) -> None:
-    """Decode a dataset's images once, for all runs on this machine; run it again to continue where it stopped.
+    """Decode images, or read a table, texts or embeddings, once for all runs on this machine.
 
-    They are kept under $SPURBENCH_DATA, by default ~/.cache/spurbench/data.
+    If it is stopped, the same command continues. What is prepared is kept under $SPURBENCH_DATA, by default
+    ~/.cache/spurbench/data.
 
     [dim]spurbench data prepare celeba --from ~/celeba[/dim]
+    [dim]spurbench data prepare own_table --from rows.csv --set own_table.name=mine[/dim]
     """
     from spurbench.bench.api import dataset_files
     from spurbench.bench.core.processes import stoppable
@@ -59,6 +64,34 @@ def prepare(
     add_plugins(plugin)
     with stoppable():
         print(dataset_files.prepare(dataset, source, set_ or [], allow_bad, jobs))
+
+
+def features(
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset.")],
+    network: Annotated[str, typer.Option(help="Name of a network, such as timm:resnet18.")],
+    name: Annotated[str, typer.Option(help="What the features are called; by default after dataset and network.")] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of the dataset or a setting of the network: training.side=96."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of data and weights that are drawn at random.")] = 0,
+    device: Annotated[str, typer.Option(help="Where the network computes: cpu or cuda.")] = "cpu",
+    plugin: options.Plugin = None,
+) -> None:
+    """Compute what a network makes of each example, once; the dataset own_features has them by their name.
+
+    If it is stopped, the same command continues.
+
+    [dim]spurbench data features dominoes --network timm:resnet18 --set training.pretrained=timm[/dim]
+    """
+    from spurbench.bench.api.feature_extraction import Request, extract
+    from spurbench.bench.core.processes import stoppable
+    from spurbench.bench.plugins.registry import add_plugins
+
+    add_plugins(plugin)
+    called = name or f"{dataset}-{network.replace(':', '-').rpartition('/')[2]}"
+    with stoppable():
+        print(extract(Request(dataset, network, called, set_ or [], seed, device)))
 
 
 def verify(

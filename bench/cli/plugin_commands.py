@@ -1,4 +1,4 @@
-"""The commands about methods, datasets and this machine: `list`, `new-method`, `check-method` and `doctor`."""
+"""The commands about plug-ins and this machine: `list`, `new-…` and `check-…` for methods and datasets, `doctor`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def add_to(app: typer.Typer) -> None:
     app.command("list")(list_)
     app.command("new-method")(new_method)
     app.command("check-method")(check_method)
+    app.command("new-dataset")(new_dataset)
+    app.command("check-dataset")(check_dataset)
     app.command()(doctor)
 
 
@@ -77,9 +79,9 @@ def new_method(
     folder: Annotated[Path, typer.Option(help="Folder to write it to.")] = Path(),
 ) -> None:
     """Write a complete method file to start from."""
-    from spurbench.bench.checks.scaffold import write_method
+    from spurbench.bench.checks.scaffold import write_plugin
 
-    path = write_method(name, folder)
+    path = write_plugin("method", name, folder)
     file = terminal.shell(path)
     print(f"wrote {path}\nnext:  spurbench check-method {file}\n"
           f"       spurbench run --plugin {file} --dataset two_moon --method {name}")  # fmt: skip
@@ -93,6 +95,41 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method, o
     bad = print_answers((one.name, one.ok, one.message) for one in checks)
     if bad:
         raise UserError(f"{method} fails {len(bad)} of {plural(len(checks), 'check')}")
+
+
+def new_dataset(
+    name: Annotated[str, typer.Argument(help="Name of the dataset, lower case with underscores.")],
+    folder: Annotated[Path, typer.Option(help="Folder to write it to.")] = Path(),
+) -> None:
+    """Write a complete dataset file to start from."""
+    from spurbench.bench.checks.scaffold import write_plugin
+
+    path = write_plugin("dataset", name, folder)
+    file = terminal.shell(path)
+    print(f"wrote {path}\nnext:  spurbench check-dataset {file}\n"
+          f"       spurbench run --plugin {file} --dataset {name} --method erm --method group_dro")  # fmt: skip
+
+
+def check_dataset(
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset, or its .py file.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A dataset option: celeba.origin=twin.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Files to prepare it from, for these checks alone: its twin's folder.")
+    ] = None,
+) -> None:
+    """Check a dataset: draws, splits, groups and P(a | y), copies across splits, what methods are handed, memory.
+
+    [dim]spurbench check-dataset mine.py --set mine.agreement=0.8[/dim]
+    [dim]spurbench check-dataset celeba --from twin --set celeba.origin=twin --set celeba.size=32[/dim]
+    """
+    from spurbench.bench.api.dataset_check import check
+    from spurbench.bench.plugins.registry import add_plugin
+
+    name = add_plugin(dataset).name if dataset.endswith(".py") else dataset
+    checks = check(name, set_ or [], source)
+    bad = print_answers((one.name, one.ok, one.message) for one in checks)
+    if bad:
+        raise UserError(f"{dataset} fails {len(bad)} of {plural(len(checks), 'check')}")
 
 
 def doctor(json_: options.Json = False) -> None:

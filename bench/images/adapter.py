@@ -11,25 +11,22 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
-
-import torch
-from torch import nn
 
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.listing import Listing, make_printable
-from spurbench.bench.images.prepared import Prepared, root
-from spurbench.bench.plugins.dataset import Build, Data, Dataset, Split
+from spurbench.bench.plugins.dataset import Data
+from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.prepared_dataset import PreparedDataset
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-LONGEST_NAME, LARGEST_SIDE = 200, 4096
+LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
-class Pictures(Dataset):
+class Pictures(PreparedDataset):
     """A dataset of prepared images; `origin` is part of a run's identity, so that versions are never mixed up."""
 
     published: ClassVar[Mapping[str, tuple[int, ...]]] = {}  # images of each group, by split
@@ -42,14 +39,11 @@ class Pictures(Dataset):
     origin: str = "original"  # or what else the images were prepared from, such as "jpeg"
 
     @property
-    def home(self) -> str:
-        """The name under which its images are prepared."""
-        return self.called
+    def asked(self) -> str:
+        return self.version(self.origin)
 
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return len(self.prepared().facts["classes"])
+    def find(self) -> Prepared | None:
+        return self.find_ready(self.origin)
 
     @property
     @abstractmethod
@@ -73,11 +67,6 @@ class Pictures(Dataset):
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Images of each group, by split, that the published files must give."""
         return self.published
-
-    @property
-    def chosen(self) -> Mapping[str, str]:
-        """The options that decide, besides origin and size, which images and labels are prepared."""
-        return {}
 
     def version(self, origin: str) -> str:
         """The name of a prepared version, unique to this choice of options.
@@ -120,11 +109,6 @@ class Pictures(Dataset):
             return shares and f"; P(a | y): {shares}"
         return ""
 
-    def set_options(self) -> str:
-        """The options that differ from their defaults, as the command line takes them, each after a space."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return "".join(f" --set {shlex.quote(f'{self.called}.{name}={value}')}" for name, value in own.items())
-
     def find_ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
         """The prepared version of an origin; if allowed, also one that leaves out unreadable images.
 
@@ -133,28 +117,15 @@ class Pictures(Dataset):
         if not 1 <= self.crop.side <= LARGEST_SIDE:
             side = f"images of {self.crop.side} × {self.crop.side} pixels"
             raise UserError(f"{side}: size must be 1 or more, and at most {LARGEST_SIDE:,}")
-        found = Prepared.find(self.home, self.check_name(origin))
+        found = Prepared.find(self.home, self.check_name(self.version(origin), origin, *self.chosen.values()))
         if found and (other := self.find_differences(found, origin)):
             raise BadData(f"{found.folder} was prepared with {other}: delete it and prepare it again")
         return found or (self.find_ready(f"{origin}-incomplete") if allow_bad else None)
 
-    def check_name(self, origin: str) -> str:
-        """The name of the prepared version; raises UserError if a value of the user's cannot be part of it."""
-        for text in (origin, *self.chosen.values()):
-            if not NAME.fullmatch(text):
-                can = "expected letters, digits, '_', '-' and '.', the last two not at its beginning"
-                raise UserError(f"{text[:80]!r} cannot name a folder: {can}")
-        name = self.version(origin)
-        if len(name) > LONGEST_NAME:
-            raise UserError(f"'{name[:40]}…' cannot name a folder: {len(name)} characters, at most {LONGEST_NAME}")
-        if self.home == "downloads":
-            raise UserError(f"a dataset called {self.home} would lie among the downloads: choose another name")
-        return name
-
     def find_differences(self, found: Prepared, origin: str) -> str:
         """What a prepared version was made with instead of these options; empty if it is the one asked for."""
         asked = {"origin": origin, "crop": asdict(self.crop), "options": dict(self.chosen)}
-        made: dict[str, object] = {"options": dict(self.chosen), **found.facts}
+        made: dict[str, object] = {"options": dict(self.chosen)} | dict(found.facts)
         if "options" not in found.facts and not self.told_by_name:
             return f"options that were not recorded then, perhaps not {asked['options']}"
         return ", ".join(f"{key} {made[key]}, not {value}" for key, value in asked.items() if made[key] != value)
@@ -185,63 +156,8 @@ class Pictures(Dataset):
         """The option that gives other images a name of their own."""
         return f"--set {self.called}.origin=NAME"
 
-    # ---- loading ------------------------------------------------------------------------------------------------
-
-    def prepared(self) -> Prepared:
-        """The prepared images; raises BadData, saying how to prepare them, if there are none."""
-        found = self.find_ready(self.origin)
-        if found:
-            return found
-        set_ = self.set_options()
-        others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home) if isinstance(one, Prepared))
-        raise BadData(
-            f"{self.home} is not prepared as '{self.version(self.origin)}' in {root() / self.home}: "
-            f"spurbench data prepare {shlex.quote(self.called)}{set_ and ' --from FOLDER'}{set_}"
-            + (f"; there is: {others}" if others else "")
-        )
-
-    def split(self, name: str) -> Split:
-        """One prepared split, with memory-mapped pixels."""
-        here = self.prepared()
-        labels = here.labels(name)
-        a = torch.from_numpy(labels["a"]) if "a" in labels else None
-        return Split(torch.from_numpy(here.images(name)), torch.from_numpy(labels["y"]), a)
-
     def data(self, seed: int) -> Data:
-        """All splits; `seed` is for data that are drawn at random."""
-        facts = self.prepared().facts
-        tests = {name: self.split(name) for name in facts["splits"] if name != "train"}
-        attributes = max(1, len(facts["attributes"]))
-        return Data(self.split("train"), tests, self.classes, attributes, mean=self.mean, std=self.std)
-
-    def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
-        data = self.data(seed)
-        torch.manual_seed(seed)
-        return data, build(data.train.x[:2])
-
-    # ---- what `data` commands say -------------------------------------------------------------------------------
-
-    def checksum(self) -> str:
-        return self.prepared().checksum
-
-    def files(self) -> str:
-        from spurbench.bench.images.preparing import find_unfinished
-
-        found = [str(one) for one in Prepared.versions(self.home)]
-        found += [f"{left} is unfinished: the same command continues it" for left in find_unfinished(self.home)]
-        missing = f"not prepared: spurbench data prepare {shlex.quote(self.called)} --from FOLDER"
-        return "; ".join(found) or missing
-
-    def verify(self, thorough: bool = True) -> str:
-        found = list(Prepared.versions(self.home))
-        bad = [str(one) for one in found if not isinstance(one, Prepared)]
-        for one in found if thorough else ():
-            if isinstance(one, Prepared):
-                bad += one.damage()
-        if bad:
-            raise BadData("; ".join(bad))
-        words = ", SHA-256 as prepared" if thorough else ""
-        return "; ".join(f"{one}{words}" for one in found) or "not prepared, nothing to verify"
+        return replace(super().data(seed), mean=self.mean, std=self.std)
 
 
 def is_from(here: Prepared, folder: Path) -> bool:
@@ -295,7 +211,7 @@ DOWNLOADS = {"wilds": download_by_wilds, "torchvision": download_by_torchvision}
 
 def download_once(dataset: Pictures) -> Path:
     """The folder of the downloaded files; raises UserError, saying what to do manually, if that fails."""
-    from spurbench.bench.images.preparing import locked
+    from spurbench.bench.prepared.workplace import locked
 
     folder = root() / "downloads" / dataset.home
     if folder.is_dir():

@@ -21,8 +21,8 @@ from spurbench.bench.core.machine import cores
 from spurbench.bench.core.processes import run_in_processes
 from spurbench.bench.images.decode import UNREADABLE, Crop, Pixels, decode
 from spurbench.bench.images.listing import Alteration, Listing, Rows
-from spurbench.bench.images.prepared import split_rows
 from spurbench.bench.images.tables import Integers
+from spurbench.bench.prepared.hashes import split_rows
 
 Unreadable = list[tuple[int, str]]  # row, reason
 MIN_PARALLEL = 100  # images; starting processes takes longer than decoding fewer than this
@@ -67,7 +67,7 @@ def split_parts(work: Path, name: str, rows: Rows, crop: Crop) -> list[Part]:
             None if rows.files is None else rows.files[at], None if rows.pixels is None else rows.pixels[at],
             digest("\n".join(rows.stamps[at]).encode()), rows.alter, None if rows.a is None else rows.a[at],
         )
-        for at in split_rows(len(rows.ids), crop.side)
+        for at in split_rows(len(rows.ids), 3 * crop.side**2)
     ]  # fmt: skip
 
 

@@ -1,19 +1,14 @@
 """Decode a listing once, in parts and several processes; if killed at any moment, it continues from what was finished.
 
-The facts are written after every part, and the folder gets its name last. What a killed preparation leaves behind is
-deleted by a later one if it was not continued for KEEP_WEEKS.
+The facts are written after every part, and the folder gets its name last.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,12 +23,20 @@ from spurbench.bench.core.machine import cores
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.decode_parts import Mark, Part, Unreadable, decode_all, read_mark, split_parts
-from spurbench.bench.images.facts import FACTS, SCHEMA, Facts, SplitFacts
 from spurbench.bench.images.listing import Listing, Rows, make_printable
-from spurbench.bench.images.prepared import Prepared, combined_checksum, labels_hash, part_hashes, root, split_rows
 from spurbench.bench.images.tables import Integers
+from spurbench.bench.prepared.facts import FACTS, SCHEMA, ArrayFacts, Facts, SplitFacts
+from spurbench.bench.prepared.folder import Labels, Prepared
+from spurbench.bench.prepared.hashes import combined_checksum, labels_hash, part_hashes, row_bytes, split_rows
+from spurbench.bench.prepared.workplace import (
+    check_space,
+    delete_abandoned,
+    delete_all_but,
+    locked,
+    move_into_place,
+    workplace,
+)
 
-KEEP_WEEKS = 2
 MARKS_VERSION = 2  # version of the marks; work with others is not continued
 
 
@@ -55,7 +58,7 @@ def prepare(listing: Listing, request: PreparationRequest, origin: str) -> Prepa
     Raises BadData, with their number and names, if some cannot be decoded and that is not allowed; if they are left
     out, the origin ends in `-incomplete`.
     """
-    work = root() / request.name / f".{request.naming(origin)}.preparing"
+    work = workplace(request.name, request.naming(origin))
     with locked(work):
         delete_abandoned(work)
         here = find_complete(work, listing, request, origin)
@@ -77,17 +80,6 @@ def find_complete(work: Path, listing: Listing, request: PreparationRequest, ori
     return None
 
 
-def move_into_place(here: Prepared) -> Prepared:
-    """The folder under its own name, without the files that were only needed on the way."""
-    kept = {FACTS} | {file for part in here.facts["splits"].values() for file in (part["pictures"], part["labels"])}
-    target = here.folder.parent / here.facts["version"]
-    if os.path.lexists(target):
-        raise UserError(f"{target} already exists: delete it to prepare it anew")
-    delete_all_but(here.folder, kept)
-    os.rename(here.folder, target)
-    return Prepared.open(target)
-
-
 def begin_work(work: Path, listing: Listing, crop: Crop) -> None:
     """Discard what was prepared before from another source, with other sizes or by another Pillow."""
     plan = {"listing": listing.fingerprint, "crop": asdict(crop), "pillow": version("pillow"), "schema": SCHEMA}
@@ -100,65 +92,7 @@ def begin_work(work: Path, listing: Listing, crop: Crop) -> None:
     if not same:
         delete_all_but(work, {"lock"})
         write_atomically(file, json.dumps(plan).encode())
-    needed = sum(len(rows.ids) for rows in listing.splits.values()) * 3 * crop.side**2
-    needed -= sum(old.stat().st_blocks * 512 for old in work.glob("*.npy"))
-    free = shutil.disk_usage(work).free
-    if needed > free:
-        raise UserError(
-            f"{work} needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free; "
-            "set SPURBENCH_DATA to another folder"
-        )
-
-
-def delete_all_but(work: Path, kept: set[str]) -> None:
-    """Delete everything in a folder except what is kept."""
-    for entry in work.iterdir():
-        if entry.name in kept:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-# ---- who is at work -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """Only one command prepares a folder at a time; the lock ends with its process, however that ends."""
-    work.mkdir(parents=True, exist_ok=True)
-    lock = work / "lock"
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):  # the latter if it has just finished
-            raise UserError(f"another command is preparing {work}: wait for it, or end it") from None
-        yield
-
-
-def delete_abandoned(work: Path) -> None:
-    """Delete what killed preparations and downloads left behind, unless in use now or in the last weeks."""
-    lock = work / "lock"
-    os.utime(lock)
-    now = lock.stat().st_mtime  # by the file system's clock, like all these times
-    for left in find_unfinished():
-        with suppress(OSError, UserError):
-            if left != work and now - last_written(left) > KEEP_WEEKS * 7 * 86400:
-                with locked(left):
-                    shutil.rmtree(left)
-                print(f"deleted {left}, which was not continued for {KEEP_WEEKS} weeks", file=sys.stderr)
-
-
-def find_unfinished(name: str = "*") -> list[Path]:
-    """The folders of a dataset's preparations and downloads that are under way or were killed."""
-    return sorted([*root().glob(f"{name}/.*.preparing/"), *root().glob(f"downloads/.{name}.downloading/")])
-
-
-def last_written(folder: Path) -> float:
-    return max(entry.stat().st_mtime for entry in (folder, *folder.rglob("*")))
+    check_space(work, sum(len(rows.ids) for rows in listing.splits.values()) * 3 * crop.side**2)
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------
@@ -176,6 +110,7 @@ def finish(
     facts: Facts = collect_facts(listing, marks, splits) | {  # type: ignore[assignment]
         "name": request.name, "version": request.naming(origin), "origin": origin, "options": dict(request.options),
         "side": request.crop.side, "crop": asdict(request.crop),
+        "examples": f"images of {request.crop.side} × {request.crop.side}",
     }  # fmt: skip
     write_atomically(work / FACTS, json.dumps(facts, indent=1).encode())
     return Prepared.open(work, facts["version"])
@@ -217,15 +152,20 @@ def collect_facts(
     return {
         "schema": SCHEMA, "layout": listing.layout, "from": make_printable(str(listing.folder)),
         "listing": listing.fingerprint, "stamp": listing.stamp, "content": listing.content(digests),
-        "classes": list(listing.classes), "attributes": list(listing.attributes), "splits": splits,
+        "classes": list(listing.classes), "attributes": attributes_of(listing), "splits": splits,
         "left_out": [
             [make_printable(listing.splits[name].ids[row]), make_printable(why)]
             for name, every in marks.items() for row, why in list_unreadable(every)
         ],
         "unused": len(listing.unused), "copies": copies, "contradicting": contradicting,
-        "checksum": combined_checksum(splits), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checksum": combined_checksum(splits, {}), "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("pillow", "numpy")},
     }  # fmt: skip
+
+
+def attributes_of(listing: Listing) -> dict[str, list[str]]:
+    """The names of the attribute's values, by its name; empty if there is none."""
+    return {"a": list(listing.attributes)} if listing.attributes else {}
 
 
 def list_unreadable(every: list[Mark]) -> Unreadable:
@@ -269,18 +209,22 @@ def split_facts(work: Path, name: str, listing: Listing, every: list[Mark]) -> S
     lacking = len(listing.classes) - len(set(kept.y.tolist())) if name == "train" else not len(keep)
     if lacking:
         raise BadData(f"{listing.folder}: without the images that cannot be read, {name} lacks a class or is empty")
-    labels = {"y": kept.y, "ids": np.array(kept.ids)} | ({} if kept.a is None else {"a": kept.a})
+    attributes = attributes_of(listing)
+    labels = Labels(kept.y, np.array(kept.ids), {} if kept.a is None else dict.fromkeys(attributes, kept.a))
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **labels)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **labels.stored())  # type: ignore[arg-type]
     write_atomically(work / f"{name}-labels.npz", buffer.getvalue())
     images, hashes = work / f"{name}.npy", [one["sha256"] for one in every]
     if len(keep) < len(rows.ids):
         images = write_kept_rows(images, keep)
         hashes = part_hashes(np.load(images, mmap_mode="r", allow_pickle=False))
+    shape = list(np.load(images, mmap_mode="r", allow_pickle=False).shape[1:])
+    x: ArrayFacts = {
+        "file": images.name, "bytes": images.stat().st_size, "shape": shape, "dtype": "uint8", "parts": hashes
+    }  # fmt: skip
     return {
-        "n": len(keep), "counts": kept.counts(len(listing.classes), max(1, len(listing.attributes))),
-        "pictures": images.name, "bytes": images.stat().st_size, "parts": hashes,
-        "labels": f"{name}-labels.npz", "labels_sha256": labels_hash(labels),
+        "n": len(keep), "counts": labels.counts(len(listing.classes), attributes), "arrays": {"x": x},
+        "labels": f"{name}-labels.npz", "labels_sha256": labels_hash(labels.stored()),
     }  # fmt: skip
 
 
@@ -288,7 +232,7 @@ def write_kept_rows(images: Path, keep: Integers) -> Path:
     """Write the kept rows of an array to a file of their own beside it."""
     source, target = np.load(images, mmap_mode="r", allow_pickle=False), images.with_stem(f"{images.stem}-kept")
     copy = np.lib.format.open_memmap(target, "w+", np.uint8, (len(keep), *source.shape[1:]))
-    for at in split_rows(len(keep), source.shape[-1]):
+    for at in split_rows(len(keep), row_bytes(source)):
         copy[at] = source[keep[at]]
     copy.flush()
     return target

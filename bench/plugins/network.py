@@ -38,6 +38,9 @@ class Network(ABC):
 
     variants: ClassVar[str] = ""
     takes: ClassVar[frozenset[str]] = frozenset({FLOATS})  # the kinds of inputs that it can be given
+    # of each channel of pixels in [0, 1], as its weights were trained; None: the dataset's
+    mean: ClassVar[tuple[float, ...] | None] = None
+    std: ClassVar[tuple[float, ...] | None] = None
 
     variant: str = ""
 

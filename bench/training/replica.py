@@ -122,6 +122,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         needed = "2, or 1" if classes == 2 else f"{classes}"
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
+    data = normalized_for(data, training)
     data = data.grouped(dataset.group_names(data)) if data.named else data
     data = data.hold_out(dataset.held_out, generator_for(seed, "held out")) if dataset.held_out else data
     networks = [network]
@@ -129,6 +130,12 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         torch.manual_seed(stream(seed, "second network"))
         networks.append(build(data.train.x))
     return Replica(seed, data, networks, dataset.preprocess)
+
+
+def normalized_for(data: Data, training: Training) -> Data:
+    """The data with the mean and deviation that the network's weights were trained with, if it says so."""
+    maker: Network = load_component("network", training.network.name, network_settings(training))
+    return data if maker.mean is None or maker.std is None else replace(data, mean=maker.mean, std=maker.std)
 
 
 def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOATS) -> nn.Module:

@@ -1,0 +1,185 @@
+"""`data features`: what a network makes of a dataset, kept as embeddings that are known by a name.
+
+They are computed in parts, each a file; if that is killed at any moment, the same command continues with those left.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spurbench.bench.api import dataset_files
+from spurbench.bench.api.dataset_check import Plain
+from spurbench.bench.core import terminal
+from spurbench.bench.core.assignments import parse_assignments
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import write_atomically
+from spurbench.bench.core.machine import cores
+from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.dataset import Data, Split, Training, map_inputs
+from spurbench.bench.prepared.folder import Prepared
+from spurbench.bench.prepared.prepared_dataset import UNNAMED
+from spurbench.bench.prepared.workplace import delete_abandoned, delete_all_but, locked, workplace
+from spurbench.bench.tabular.codes import Codes
+from spurbench.bench.tabular.own_rows import OwnEmbeddings
+from spurbench.bench.tabular.writing import Rows, prepare_rows
+from spurbench.bench.training.replica import Frozen, frozen_network, prepare
+
+TOGETHER = 32  # examples that pass the network at once
+IN_PART = 512  # examples of a part
+PLAN = "plan.json"
+KEPT = {"lock", PLAN}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be computed: the dataset with its options, the network with its settings, the name of the result."""
+
+    dataset: str
+    network: str
+    called: str
+    sets: Sequence[str] = ()
+    seed: int = 0
+    device: str = "cpu"
+
+
+def extract(request: Request) -> str:
+    """Compute the features of all splits, or continue that; says what was done.
+
+    Errors: UserError for an unknown name, a network that does not take the inputs, or a name that is taken.
+    """
+    home = embeddings_dataset()
+    if here := Prepared.find(home, request.called):
+        raise UserError(f"{here.folder} is there already: delete it, or give the features another name with --name")
+    own = [text for text in request.sets if not text.startswith("training.")]
+    dataset = dataset_files.with_options(request.dataset, own)
+    given = parse_assignments([text for text in request.sets if text not in own], [], [])["training"]
+    training = with_network(dataset.training, {"network": request.network} | given)
+    replica = prepare(dataset, Plain(), training, request.seed)
+    frozen = frozen_network(replica, training, replica.preprocessing(Plain()))
+    plan = {"dataset": request.dataset, "options": sorted(own), "data": dataset.checksum(), "seed": request.seed,
+            "network": training.network.name, "settings": training.network.settings}  # fmt: skip
+    work = workplace(home, f"{request.called}.features")
+    with locked(work):
+        delete_abandoned(work)
+        begin(work, plan)
+        parts = Parts(work, frozen, torch.device(request.device))
+        parts.compute()
+        made = prepare_rows(home, request.called, parts.rows(request, plan), {}, True)
+        shutil.rmtree(work)
+    hint = f"run it with --dataset {home} --set {home}.name={request.called}"
+    return f"prepared {made} ({made.folder}); {hint}"
+
+
+def with_network(training: Training, changes: Mapping[str, Any]) -> Training:
+    """A training with another network, of which nothing is set but what is given."""
+    others = training.network.settings.keys() | {"network"}
+    kept = {name: value for name, value in training.flat().items() if name not in others}
+    return Training(**(kept | dict(changes)))
+
+
+def embeddings_dataset() -> str:
+    """The dataset that has embeddings by their names."""
+    usable = [name for name, info in registry.datasets().items() if not info.problem and info.origin == "folder"]
+    return next(name for name in usable if issubclass(registry.load_dataset(name), OwnEmbeddings))
+
+
+def begin(work: Path, plan: Mapping[str, Any]) -> None:
+    """Discard what was computed of other data or by another network."""
+    text = json.dumps(plan, sort_keys=True, default=str).encode()
+    if not (work / PLAN).is_file() or (work / PLAN).read_bytes() != text:
+        delete_all_but(work, {"lock"})
+        write_atomically(work / PLAN, text)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The features of all splits, in files of IN_PART examples."""
+
+    work: Path
+    frozen: Frozen
+    device: torch.device
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        data = self.frozen.data
+        return {"train": data.train, **data.tests}
+
+    def files(self) -> Iterator[tuple[Path, Split, slice]]:
+        """The file of each part, and the examples that it is of."""
+        for name, split in self.splits.items():
+            for at in range(0, len(split.y), IN_PART):
+                rows = slice(at, min(at + IN_PART, len(split.y)))
+                yield self.work / f"{name}-{at:09}.npy", split, rows
+
+    def compute(self) -> None:
+        """Compute the parts that are not there, and show the progress."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        todo = [part for part in self.files() if not part[0].is_file()]
+        total = sum(len(split.y) for split in self.splits.values())
+        done = total - sum(rows.stop - rows.start for _, _, rows in todo)
+        console = Console(stderr=True)
+        shown = (TextColumn("computing features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        torch.set_num_threads(cores())
+        with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("", total=total, completed=done)
+            for file, split, rows in todo:
+                write_array(file, self.features(split, rows))
+                progress.advance(task, rows.stop - rows.start)
+
+    def features(self, split: Split, rows: slice) -> Tensor:
+        return self.frozen.features(map_inputs(lambda part: part[rows], split.x), self.device, TOGETHER)
+
+    def rows(self, request: Request, plan: Mapping[str, Any]) -> Rows:
+        """All parts as rows of numbers, one split after another."""
+        x = [np.load(file, mmap_mode="r", allow_pickle=False) for file, _, _ in self.files()]
+        starts = np.cumsum([0, *(len(part) for part in x)])
+        width = x[0].shape[1]
+
+        def make(rows: Any) -> dict[str, Any]:
+            part = np.searchsorted(starts, rows, side="right") - 1
+            found = np.empty((len(rows), width), np.float32)
+            for one in np.unique(part):
+                found[part == one] = x[one][rows[part == one] - starts[one]]
+            return {"x": found}
+
+        every, data = list(self.splits.values()), self.frozen.data
+        place = np.repeat(np.arange(len(every)), [len(split.y) for split in every])
+        label = codes_of([split.y for split in every], data.classes)
+        return Rows(
+            Path(request.dataset), label, attributes_of(data, every), place,
+            {"x": ((width,), "float32")}, make, f"embeddings of {terminal.plural(width, 'number')}",
+            f"{request.dataset} by {plan['network']}", files=[self.work / PLAN], splits=tuple(self.splits),
+        )  # fmt: skip
+
+
+def write_array(file: Path, values: Tensor) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, values.numpy())
+    write_atomically(file, buffer.getvalue())
+
+
+def codes_of(values: Sequence[Tensor], names: int | Sequence[str]) -> Codes:
+    """Labels or attributes of all splits, one after another."""
+    words = [str(value) for value in range(names)] if isinstance(names, int) else list(names)
+    return Codes(torch.cat(list(values)).numpy(), words)
+
+
+def attributes_of(data: Data, every: Sequence[Split]) -> dict[str, Codes]:
+    """The attributes of all splits by name."""
+    if data.named:
+        return {name: codes_of([split.named[name] for split in every], data.values_of(name)) for name in data.named}
+    given = [split.attribute for split in every if split.attribute is not None]
+    return {UNNAMED: codes_of(given, data.attributes)} if given else {}
