@@ -72,7 +72,7 @@ class Words(nn.Module):
     def forward(self, x):
         assert not x["ids"].is_floating_point() and x["mask"].dtype == torch.bool
         known = x["ids"].unsqueeze(-1) == torch.tensor([2**31 - 1, 0, 1])
-        return self.head((known & x["mask"].unsqueeze(-1)).float().sum(1))
+        return self.head((known & x["mask"].unsqueeze(-1)).to(self.head.weight).sum(1))
 '''
 
 PAGE = (Path(__file__).parents[1] / "docs" / "dataset.md").read_text()
@@ -403,7 +403,7 @@ def test_methods_take_three_classes_and_one_environment(command: Command, tmp_pa
     file, store = added(tmp_path, "three", THREE), tmp_path / "store"
     known = registry.methods()
     chosen = {name for name, one in known.items() if one.trains and {"environments", "groups"} & one.needs}
-    methods = sorted(chosen | {"erm", "lff", "jtt", "spare"})
+    methods = sorted(chosen - {"lisa_cutmix"} | {"erm", "lff", "jtt", "spare"})  # which takes pictures
     words = [word for name in methods if "validation" not in str(known[name].needs) for word in ("--method", name)]
     command("run", "--plugin", file, "--dataset", "three", *words, "--set", "eiil.updates=5", "--seeds", 0,
             "--store", store)  # fmt: skip
@@ -451,8 +451,8 @@ def test_training_domain_validation_chooses_a_step(command: Command, tmp_path: P
     assert "n/a: rule validation_accuracy needs the split validation" in said
     assert "no rule can choose on validation, colored_mnist has no such split: --set colored_mnist.held_out=0.2" in said
     command("run", grid, "--store", tmp_path / "store")
-    grid.write_text(grid.read_text() + "      - {method: afr, options: {held_out: 0.2}, base: llr}\n")
-    assert "starts from llr, step 8" in " ".join(command("plan", grid).stdout.split()), "which needs validation"
+    grid.write_text(grid.read_text() + "      - {method: llr, options: {held_out: 0.2}}\n")
+    assert "starts from erm, step 8" in " ".join(command("plan", grid).stdout.split()), "which needs validation"
     record = recorded(tmp_path / "store")["erm"]
     assert record.dataset_options == {"train_size": 300, "held_out": 0.2}
     assert sum(record.splits["validation"].n) == 60 and sum(record.splits["train_e0"].n) == 120

@@ -136,7 +136,7 @@ MISTAKES = [
     ),
     (
         "{method: erm, training: {optimizer: adm}}",
-        "optimizer of training must be sgd or adam, not 'adm'; did you me",
+        "optimizer of training must be sgd or adam or adamw, not 'adm'; did you me",
     ),
     (
         "{method: erm, training: {network: vgg15}}",
@@ -361,7 +361,7 @@ def test_mistakes_around_the_methods(tmp_path, text, message):
 def test_an_unknown_grid_gets_the_nearest():
     with pytest.raises(
         UserError,
-        match=r"no grid .papr.; did you mean paper\? there are: celeba, celeba_twin, celeba_twin_methods, cifar10",
+        match=r"no grid .papr.; did you mean paper\? there are: adult, celeba, celeba_twin, celeba_twin_methods, cifar10",
     ):
         load_grid("papr")
 

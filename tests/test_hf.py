@@ -154,7 +154,7 @@ def test_what_cannot_be_had_is_one_line(bert: Path, tmp_path: Path) -> None:
     refused("for this kind of AutoModel", folder(tmp_path / "vit", model_type="vit"), **random)
     refused("does not take texts of 20 tokens", bert, {"ids": (20,), "mask": (20,)}, **random)
     refused("takes ids and mask, and perhaps types; not ids, words", bert, {"ids": (8,), "words": (8,)}, **random)
-    refused("takes dict, not floats", bert, (8,), "floats", **random)
+    refused("takes inputs of the kind dict; these are of the kind floats", bert, (8,), "floats", **random)
     decoder = folder(tmp_path / "gpt", model_type="gpt2", n_embd=16, n_layer=1, n_head=2, pad_token_id=0)
     with pytest.raises(UserError, match="the head of hf:.* cannot be found"):
         find_head(made(decoder), Training(network=f"hf:{decoder}", weights="random"))

@@ -38,7 +38,7 @@ def test_rules_and_metrics_say_what_they_are(command: Any) -> None:
     rules = {row["name"]: row for row in rows(command, "rules")["rules"]}
     assert rules["worst_environment"]["uses"] == "training environments, test labels" and not rules["none"]["uses"]
     (optimizer,) = (row for row in rows(command, "optimizers")["optimizers"] if row["name"] == "sgd")
-    assert optimizer["settings"] == "lr=0.01, weight_decay=0.0, momentum=0.0, nesterov=None"
+    assert optimizer["settings"] == "lr=0.01, weight_decay=0.0, weight_decay_of=None, momentum=0.0, nesterov=None"
     assert "what it chooses" in command("list", "rules").stdout
 
 

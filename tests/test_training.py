@@ -19,12 +19,14 @@ SOME = {
     "steps": 9, "drops": "0.5", "evaluate": 3, "logits": 2, "sam": 0.1, "average": "ema", "decay": 0.9,
     "average_from": 0.3, "weight_decay_of": "matrices", "lr_schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0,
     "n_converge": 2, "n_tolerance": 4, "tolerance_ratio": 0.1, "weights": "random", "freeze": True,
+    "vocabulary": 9, "embedding": 3, "depth": 1, "side": 64,
 }  # fmt: skip
 OWNERS = {
     "network": {
         "mlp": {"width", "hidden_layers", "init", "dropout", "batch_norm"},
         "small_conv": set(), "vgg15_bn": set(), "preact_resnet110": set(), "timm:resnet18": {"pretrained"},
-        "hf:bert-base-uncased": {"weights"},
+        "hf:bert-base-uncased": {"weights"}, "bag_of_words": {"vocabulary", "embedding", "depth"},
+        "efficientnet_lite0": {"side"},
     },
     "optimizer": {"sgd": {"momentum", "nesterov"}, "adam": set(), "adamw": set()},
     "batch": {None: set(), 8: {"balanced", "augment"}},

@@ -87,7 +87,8 @@ class Hf(Network):
             return given
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name[1], revision=name[2], allow_patterns=[CONFIGURATION, f"{WEIGHTS}*"]))
+        wanted = [CONFIGURATION, *([f"{WEIGHTS}*"] if self.weights == "pretrained" else [])]
+        return Path(snapshot_download(name[1], revision=name[2], allow_patterns=wanted))
 
     def tried(self, classifier: Classifier, shape: Any) -> Classifier:
         """The classifier, once it has taken two texts of this length.
