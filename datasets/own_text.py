@@ -26,7 +26,7 @@ class OwnText(OwnRows):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "accuracy"), ("train", "accuracy"))  # fmt: skip
-    training: ClassVar[Training] = Training(optimizer="adam", lr=1e-5, steps=2000, batch=32)
+    training: ClassVar[Training] = Training(network="bag_of_words", optimizer="adam", lr=0.001, steps=2000, batch=32)
     kinds: ClassVar[tuple[str, ...]] = (".csv", ".jsonl", ".ndjson", ".parquet")
     defaults: ClassVar[Mapping[str, Any]] = {**OwnRows.defaults, "text": "text", "length": 128}
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spurbench.bench.api.dataset_check import check
 from spurbench.bench.checks.questions import Check
 from spurbench.bench.checks.scaffold import write_plugin
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins import registry
+from spurbench.datasets.data import twins
+
+PAGE = Path(__file__).parent.parent / "docs" / "dataset.md"
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +110,51 @@ def test_files_are_checked_where_they_are_not_prepared(tmp_path: Path, monkeypat
     assert {one.name for one in found.values() if not one.ok} == set()
     with pytest.raises(UserError, match="no dataset 'own_tables'; did you mean own_table"):
         check("own_tables")
+
+
+# ---- data of other libraries ----------------------------------------------------------------------------------------
+
+
+def headlines(folder: Path) -> None:
+    """A DatasetDict of Hugging Face's, saved."""
+    from datasets import Dataset, DatasetDict
+
+    def part(n: int, seed: int) -> Dataset:
+        random = np.random.default_rng(seed)
+        columns = {"input_ids": random.integers(0, 99, (n, 6)), "attention_mask": np.ones((n, 6), int)}
+        return Dataset.from_dict(columns | {"label": np.arange(n) % 2, "source": np.arange(n) // 2 % 2})
+
+    DatasetDict({"train": part(40, 0), "test": part(20, 1)}).save_to_disk(str(folder / "headlines"))
+
+
+def pets(folder: Path) -> None:
+    """Folders of pictures."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / "pets" / split / name).mkdir(parents=True)
+            for i in range(10):
+                picture = Image.fromarray(random.integers(0, 256, (40, 36, 3), dtype=np.uint8))
+                picture.save(folder / "pets" / split / name / f"{i}.png")
+
+
+def wild_birds(folder: Path) -> None:
+    """Waterbirds' twin, which the wilds package takes for the true one."""
+    (folder / "wilds").mkdir()
+    twins.waterbirds(folder / "wilds", 80, 40, 0)
+
+
+@pytest.mark.parametrize("make", [headlines, pets, wild_birds], ids=lambda make: make.__name__)
+def test_adapters_of_other_libraries(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
+    """Those that the page on datasets shows load, pass their checks and train; each has at most 15 lines of code."""
+    text = PAGE.read_text().partition(f"# {make.__name__}.py\n")[2].partition("```")[0]
+    code = text.partition('"""\n\n')[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 19  # with five of imports, or fewer
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path)
+    (tmp_path / f"{make.__name__}.py").write_text(text)
+    registry.add_plugin(f"{make.__name__}.py")
+    found = check(make.__name__)
+    assert not [one for one in found if not one.ok], found
+    run = f"run --plugin {make.__name__}.py --dataset {make.__name__} --method erm --seeds 0 --set training.steps=2"
+    command(*run.split(), "--store", tmp_path / "store")

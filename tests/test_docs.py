@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_AS_THEY_ARE = {"rescore", 
     "list", "plan", "status", "leaderboard", "pack", "merge", "new-method", "check-method", "data list",
-    "figure",
+    "new-dataset", "check-dataset", "figure",
 }  # fmt: skip
 """Commands that take seconds on the stores made here; of the others the options and what they name are checked."""
 NOT_HERE = ("stores/paper", "stores/celeba_twin", "paper results/", "/shared/", "figure fig5")

@@ -52,7 +52,7 @@ def test_a_plugin_by_its_name_shows_what_can_be_set(command: Any) -> None:
     }  # fmt: skip
     (mlp,) = rows(command, "mlp")
     settings = {row["name"]: row for row in mlp["options"]}
-    assert list(settings) == ["logits", "width", "hidden_layers", "init", "dropout", "batch_norm"]
+    assert list(settings) == ["logits", "freeze", "width", "hidden_layers", "init", "dropout", "batch_norm"]
     assert (settings["width"]["only"], settings["init"]["range"]) == ("hidden_layers above 0", "torch, xavier")
     (rule,) = rows(command, "worst_group")
     assert rule["criteria"] == "worst group, then average accuracy, then lower loss" and rule["oracle"]

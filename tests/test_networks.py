@@ -153,7 +153,7 @@ def test_a_bag_of_words_is_a_mean() -> None:
     mean = (table.weight[1] + table.weight[3]) / 2
     assert torch.allclose(network({"ids": ids, "mask": mask}), head(mean).expand(2, 3))
     assert torch.equal(network({"ids": ids, "mask": mask & False})[0], head.bias)  # a text without words
-    with pytest.raises(UserError, match="takes dict, not floats"):
+    with pytest.raises(UserError, match="takes inputs of the kind dict; these are of the kind floats"):
         build_network((3, 8, 8), 1, Training(network="bag_of_words"))
     with pytest.raises(UserError, match="takes ids and their mask; these inputs are ids"):
         build_network({"ids": (4,)}, 1, Training(network="bag_of_words"), "dict")

@@ -93,7 +93,7 @@ def check_data(dataset: Dataset, info: PluginInfo, training: Training) -> list[C
     questions: list[tuple[str, Callable[[Any], str]]] = [
         ("seeds", lambda data: check_seeds(dataset, first)),
         ("splits", lambda data: check_splits(data, dataset)),
-        ("copies", lambda data: check_copies(data, getattr(dataset, "keep_duplicates", False))),
+        ("copies", lambda data: check_copies(data, dataset.keep_duplicates)),
         *((f"groups of {name}", group_question(name)) for name in splits_of(first[0])),
         ("a method is handed", lambda data: describe_handed(data, info)),
         ("memory", describe_memory),

@@ -14,6 +14,7 @@ from torch import nn
 
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.plugins.dataset import Build, Data, Dataset, Split
+from spurbench.bench.plugins.registry import SHARED_OPTIONS
 from spurbench.bench.prepared.folder import Prepared, root
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -54,9 +55,8 @@ class PreparedDataset(Dataset):
 
     def set_options(self) -> str:
         """The options that differ from their defaults, as the command line takes them, each after a space."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        own.pop("groups", None)  # which are chosen for a run
-        return "".join(f" --set {shlex.quote(f'{self.called}.{name}={value}')}" for name, value in own.items())
+        names = [f.name for f in fields(self) if f.name not in SHARED_OPTIONS and getattr(self, f.name) != f.default]
+        return "".join(f" --set {shlex.quote(f'{self.called}.{name}={getattr(self, name)}')}" for name in names)
 
     def check_name(self, version: str, *parts: str) -> str:
         """A version's name; raises UserError if it, or a value of the user's in it, cannot name a folder."""

@@ -27,7 +27,7 @@ class OwnRows(RowDataset):
     """Rows of a user's: the options matter when they are prepared, after that their name is enough."""
 
     named: ClassVar[tuple[str, ...] | None] = None
-    run_only: ClassVar[tuple[str, ...]] = ("name", "groups")
+    run_only: ClassVar[tuple[str, ...]] = ("name",)
     defaults: ClassVar[Mapping[str, Any]] = {
         "label": "y", "attribute": "a", "split_by": "split", "split_seed": 0, "duplicates": "refuse",
     }  # fmt: skip
@@ -63,7 +63,9 @@ class OwnRows(RowDataset):
 
     @property
     def keep_duplicates(self) -> bool:  # type: ignore[override]
-        return bool(self.option("duplicates") == "keep")
+        here = self.find() if self.name else None
+        made = here.facts.get("options", {}).get("duplicates") if here else self.option("duplicates")
+        return bool(made == "keep")
 
     def rows(self, file: Path) -> Rows:
         from spurbench.bench.tabular.reading import read_columns
@@ -86,7 +88,7 @@ class OwnRows(RowDataset):
 class OwnEmbeddings(OwnRows):
     """What another network made of examples, and perhaps of the classes' names."""
 
-    run_only: ClassVar[tuple[str, ...]] = ("name", "groups", "start")
+    run_only: ClassVar[tuple[str, ...]] = ("name", "start")
     kinds: ClassVar[tuple[str, ...]] = (".npz", ".parquet")
 
     column: str | None = None  # of the embeddings; None: x

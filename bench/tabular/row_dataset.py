@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.plugins.registry import SHARED_OPTIONS
 from spurbench.bench.prepared.folder import Prepared
 from spurbench.bench.prepared.prepared_dataset import PreparedDataset
 
@@ -27,7 +28,7 @@ class RowDataset(PreparedDataset):
     kinds: ClassVar[tuple[str, ...]]  # endings of files that can be read
     keep_duplicates: ClassVar[bool] = True  # of rows in several splits, which are counted
     other_name: ClassVar[str] = ""  # how to give other rows another name, if that can be
-    run_only: ClassVar[tuple[str, ...]] = ("groups",)  # options that do not change what is prepared
+    run_only: ClassVar[tuple[str, ...]] = ()  # options that do not change what is prepared
     defaults: ClassVar[Mapping[str, Any]] = {}  # of options that are None
 
     @abstractmethod
@@ -59,7 +60,7 @@ class RowDataset(PreparedDataset):
 
     def options(self) -> dict[str, str]:
         """The options that decide what is prepared, as texts."""
-        names = [f.name for f in fields(self) if f.name not in self.run_only]
+        names = [f.name for f in fields(self) if f.name not in (*self.run_only, *SHARED_OPTIONS)]
         return {name: "" if (value := self.option(name)) is None else str(value) for name in names}
 
     def option(self, name: str) -> Any:
@@ -118,7 +119,7 @@ class RowDataset(PreparedDataset):
 class PublishedTexts(RowDataset):
     """Published texts: tokenised as its protocol does, and its counts asserted unless they are called otherwise."""
 
-    run_only: ClassVar[tuple[str, ...]] = ("groups", "origin")
+    run_only: ClassVar[tuple[str, ...]] = ("origin",)
     published: ClassVar[Mapping[str, tuple[int, ...]]]  # split → how many rows, or how many of each group
 
     origin: str = "original"  # or what else the texts were prepared from, such as "twin"
