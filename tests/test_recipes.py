@@ -19,6 +19,7 @@ from spurbench.bench.records.plan_merge import merge_plans
 from spurbench.bench.store.store import Store
 
 RUNS = {  # grid → number of runs, and a hash of their ids in order: a change here is a change of what was published
+    "adult": (34, "4deec3493014e162"),
     "celeba": (90, "691482a84928a9ee"),
     "celeba_twin": (48, "6703599fcb8e06ce"),
     "celeba_twin_methods": (148, "d39a5f8e5e665a97"),
