@@ -72,7 +72,7 @@ class Words(nn.Module):
     def forward(self, x):
         assert not x["ids"].is_floating_point() and x["mask"].dtype == torch.bool
         known = x["ids"].unsqueeze(-1) == torch.tensor([2**31 - 1, 0, 1])
-        return self.head((known & x["mask"].unsqueeze(-1)).float().sum(1))
+        return self.head((known & x["mask"].unsqueeze(-1)).to(self.head.weight).sum(1))
 '''
 
 PAGE = (Path(__file__).parents[1] / "docs" / "dataset.md").read_text()
