@@ -16,7 +16,7 @@ help:
 	@echo "make chaos  KILLS (200) random SIGKILLs and other trouble; nothing may be lost or done twice (half an hour)"
 	@echo "make chaos-slurm  the same between a store and a real SLURM started here (ten minutes, as root)"
 	@echo "make paper  what results/paper/ lacks of the grid 'paper', at full budget (hours on a CPU), then make results"
-	@echo "make results  leaderboards, figures and the tables of the docs from the records in results/paper/"
+	@echo "make results  leaderboards, figures and the tables of the docs from the committed records"
 	@echo "make docs   what of docs/ is made from the code: the reference, the methods, the list of modules"
 	@echo "make perf   speed measurements, written to results/perf/; a part of them: see tests/perf/measure.py --help"
 	@echo "make lint   ruff and mypy --strict"
@@ -46,9 +46,10 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in paper cifar2 celeba_twin colored_mnist; do \
+	for grid in paper cifar2 celeba_twin colored_mnist adult; do \
+	  records=results/$$grid/records.jsonl.gz; [ -e $$records ] || records=results/paper/records.jsonl.gz; \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
-	    $(BIN)/spurbench leaderboard results/paper/records.jsonl.gz --grid $$grid --format $${form%%:*} \
+	    $(BIN)/spurbench leaderboard $$records --grid $$grid --format $${form%%:*} \
 	      --out results/$$grid/leaderboard.$${form##*:} || exit 1; done; done
 	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
 	$(BIN)/spurbench figure twin results/paper/records.jsonl.gz --partial --out results/celeba_twin

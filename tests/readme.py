@@ -28,14 +28,21 @@ def blocks() -> dict[str, str]:
     by_cell = cells("paper")
     parts = [
         colored_mnist(by_cell), environments(cells("colored_mnist")), two_moon(by_cell), cifar2(cells("cifar2")),
-        celeba_twin(cells("celeba_twin")),
+        worst_groups(cells("celeba_twin"), "CelebA's synthetic twin", "Blond or not, on drawn images"),
+        worst_groups(cells("adult"), "Adult", "More than 50,000 dollars a year or not; groups by sex"),
     ]  # fmt: skip
     return {"README.md": summary(by_cell), "docs/results.md": "\n\n".join(parts)}
 
 
+def records(grid: str) -> Path:
+    """Where the records of a grid are: in its own folder, or beside the paper's."""
+    own = ROOT / "results" / grid / RECORDS.name
+    return own if own.exists() else RECORDS
+
+
 def cells(grid: str) -> Cells:
     """The rows of a grid's leaderboard."""
-    rows = json.loads(render(build_from_store(Store.open(RECORDS), grid=grid), "json"))
+    rows = json.loads(render(build_from_store(Store.open(records(grid)), grid=grid), "json"))
     by_cell: Cells = {}
     for row in rows:
         if row["n"] and not row["label"].startswith("figure 1"):
@@ -171,12 +178,13 @@ def nearest(values: list[float], wanted: float) -> int:
     return min(range(len(values)), key=lambda i: abs(values[i] - wanted))
 
 
-def celeba_twin(by_cell: Cells) -> str:
+def worst_groups(by_cell: Cells, title: str, what: str) -> str:
+    """The worst group and the average of each row, and what is gained over ERM."""
+    told = f"{what}: test accuracy in %, and the paired difference of the worst group to ERM with its 95 % t interval."
     lines = [
-        "## CelebA's synthetic twin",
+        f"## {title}",
         "",
-        "Blond or not, on drawn images: test accuracy in %, and the paired difference of the worst group to ERM with",
-        "its 95 % t interval.",
+        *textwrap.wrap(told, 110),
         "",
         "| method | worst group | Δ erm | average | runs |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -187,7 +195,8 @@ def celeba_twin(by_cell: Cells) -> str:
         gain = "" if low is None else f"{worst['baseline_difference']:+.1f} [{low:.1f}, {high:.1f}]"
         numbers = (spread(worst["mean"], worst["std_ddof0"]), gain, spread(all_["mean"], all_["std_ddof0"]))
         lines.append(f"| {label} | {' | '.join(numbers)} | {worst['n']}/{worst['n_planned']} |")
-    return "\n".join([*lines, "", *searched(by_cell, "celeba")])
+    (dataset,) = {dataset for dataset, _ in by_cell}
+    return "\n".join([*lines, "", *searched(by_cell, dataset)])
 
 
 def main() -> None:

@@ -35,16 +35,18 @@ def essence(text: str) -> list[dict[str, Any]]:
     return [{name: row[name] for name in FIELDS} for row in json.loads(text)]
 
 
-def test_the_leaderboard_comes_from_the_records() -> None:
-    made = essence(render(build_from_store(Store.open(README["RECORDS"]), grid="paper"), "json"))
-    kept = essence((ROOT / "results" / "paper" / "leaderboard.json").read_text())
-    assert len(made) == len(kept) > 20
+@pytest.mark.parametrize(("grid", "least"), [("paper", 20), ("adult", 14)])
+def test_the_leaderboard_comes_from_the_records(grid: str, least: int) -> None:
+    made = essence(render(build_from_store(Store.open(README["records"](grid)), grid=grid), "json"))
+    kept = essence((ROOT / "results" / grid / "leaderboard.json").read_text())
+    assert len(made) == len(kept) > least
     for one, other in zip(made, kept, strict=True):
         assert one == pytest.approx(other, nan_ok=True), "run `make results`"
 
 
-def test_no_committed_record_is_damaged_or_from_other_code() -> None:
-    records, unusable = Store.open(README["RECORDS"]).records()
+@pytest.mark.parametrize("grid", ["paper", "adult"])
+def test_no_committed_record_is_damaged_or_from_other_code(grid: str) -> None:
+    records, unusable = Store.open(README["records"](grid)).records()
     assert records and not unusable
     for record in records:
         assert record.provenance.commit and record.provenance.diff is None

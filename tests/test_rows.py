@@ -188,6 +188,8 @@ def rows_with(**changes: str) -> list[str]:
 TABLES: dict[str, tuple[Sequence[str], dict[str, str], str]] = {
     "no such column": ([HEADER, *ROWS], {"label": "yy"}, "no column 'yy'; the nearest is 'y'; name it with --set"),
     "no such attribute": ([HEADER, *ROWS], {"attribute": "jobs"}, "no column 'jobs'; the nearest is 'job'"),
+    "an attribute that cannot be part of a group's name": (
+        [HEADER.replace("job", "job (last)"), *ROWS], {"attribute": "job (last)"}, "column 'job (last)' cannot name"),
     "no such column to drop": ([HEADER, *ROWS], {"drop": "ages"}, "no column 'ages'; the nearest is 'age'"),
     "no split": ([HEADER.replace("split", "part"), *ROWS], {}, "no column 'split'"),
     "a label of test alone": (rows_with(y="2"), {}, "the label '2' appears in no training row, but in 1 other, the"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from spurbench.bench.core.errors import BadData, UserError
 from spurbench.bench.plugins.registry import SHARED_OPTIONS
 from spurbench.bench.prepared.folder import Prepared
-from spurbench.bench.prepared.prepared_dataset import PreparedDataset
+from spurbench.bench.prepared.prepared_dataset import WORD, PreparedDataset
 
 if TYPE_CHECKING:
     from spurbench.bench.tabular.codes import Codes, Integers
@@ -169,7 +169,7 @@ class Known:
 
 
 def known_of(
-    file: Path, columns: Columns, label: str, attributes: Iterable[str], split_by: str, seed: int, option: str
+    file: Path, columns: Columns, label: str, attributes: Sequence[str], split_by: str, seed: int, option: str
 ) -> Known:
     """Labels, attributes and splits from columns; `option` is how options of the dataset begin.
 
@@ -179,6 +179,10 @@ def known_of(
     from spurbench.bench.tabular.reading import column
 
     y = codes.codes(file, label, column(file, columns, label, f"{option}.label"))
+    if odd := [name for name in attributes if not WORD.fullmatch(name)]:
+        raise BadData(
+            f"{file}: column '{odd[0]}' cannot name an attribute: rename it, with letters, digits, '_', '-', '.'"
+        )
     of = {name: codes.codes(file, name, column(file, columns, name, f"{option}.attribute")) for name in attributes}
     if shares := codes.parse_shares(split_by):
         split = codes.draw_splits(shares, joint(y, of.values()), seed)
