@@ -64,6 +64,8 @@ def test_they_are_what_the_head_is_given(fresh: str) -> None:
         assert torch.equal(found.y, split.y) and torch.equal(found.attribute, split.attribute)
     with pytest.raises(UserError, match="mine is there already: delete it, or give the features another name"):
         extract(request("mine"))
+    with pytest.raises(UserError, match="'../mine' cannot name a folder"):
+        extract(request("../mine"))
 
 
 def test_killed_and_continued(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:

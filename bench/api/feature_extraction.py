@@ -27,7 +27,6 @@ from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split, Training, map_inputs
-from spurbench.bench.prepared.folder import Prepared
 from spurbench.bench.prepared.prepared_dataset import UNNAMED
 from spurbench.bench.prepared.workplace import delete_abandoned, delete_all_but, locked, workplace
 from spurbench.bench.tabular.codes import Codes
@@ -58,8 +57,9 @@ def extract(request: Request) -> str:
 
     Errors: UserError for an unknown name, a network that does not take the inputs, or a name that is taken.
     """
-    home = embeddings_dataset()
-    if here := Prepared.find(home, request.called):
+    target = embeddings_dataset(request.called)
+    home = target.home
+    if here := target.find():
         raise UserError(f"{here.folder} is there already: delete it, or give the features another name with --name")
     own = [text for text in request.sets if not text.startswith("training.")]
     dataset = dataset_files.with_options(request.dataset, own)
@@ -88,10 +88,10 @@ def with_network(training: Training, changes: Mapping[str, Any]) -> Training:
     return Training(**(kept | dict(changes)))
 
 
-def embeddings_dataset() -> str:
-    """The dataset that has embeddings by their names."""
+def embeddings_dataset(called: str) -> OwnEmbeddings:
+    """The dataset that has embeddings by their names, with this one."""
     usable = [name for name, info in registry.datasets().items() if not info.problem and info.origin == "folder"]
-    return next(name for name in usable if issubclass(registry.load_dataset(name), OwnEmbeddings))
+    return next(cls for name in usable if issubclass(cls := registry.load_dataset(name), OwnEmbeddings))(name=called)
 
 
 def begin(work: Path, plan: Mapping[str, Any]) -> None:

@@ -90,6 +90,7 @@ class OwnEmbeddings(OwnRows):
 
     run_only: ClassVar[tuple[str, ...]] = ("name", "start")
     kinds: ClassVar[tuple[str, ...]] = (".npz", ".parquet")
+    defaults: ClassVar[Mapping[str, Any]] = {**OwnRows.defaults, "column": "x"}
 
     column: str | None = None  # of the embeddings; None: x
     start: str | None = None  # the first weights of the head, of a run: prototypes; None: drawn from the seed
@@ -97,7 +98,7 @@ class OwnEmbeddings(OwnRows):
     def inputs(self, file: Path, columns: Columns, known: Known) -> Rows:
         from spurbench.bench.tabular.embeddings import embedding_rows
 
-        return embedding_rows(file, columns, known, self.column or "x", f"{self.called}.column")
+        return embedding_rows(file, columns, known, self.option("column"), f"{self.called}.column")
 
     def load(self, seed: int, build: Build) -> tuple[Data, nn.Module]:
         if self.start not in (None, "prototypes"):

@@ -1,4 +1,4 @@
-"""Base classes of published datasets whose examples are rows of a file: from the file to prepared splits."""
+"""Base classes of datasets whose examples are rows of a file: from the file to prepared splits."""
 
 from __future__ import annotations
 

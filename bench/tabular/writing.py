@@ -176,7 +176,8 @@ def collect_facts(
     shared: Mapping[str, ArrayFacts],
 ) -> Facts:  # fmt: skip
     return {
-        "schema": SCHEMA, "name": name, "version": called, "options": dict(options), "examples": rows.examples,
+        "schema": SCHEMA, "name": name, "version": called, "examples": rows.examples,
+        "options": {key: printable(value) for key, value in options.items()},
         "layout": rows.layout or f"{rows.file.suffix[1:]} file", "from": printable(str(rows.file)),
         "content": content_of(*rows.files), "classes": [*map(printable, rows.label.names)],
         "attributes": {printable(key): [*map(printable, codes.names)] for key, codes in rows.attributes.items()},
