@@ -67,7 +67,7 @@ def text_rows(
         types = {"types": tokens.padded(rows, longest, tokens.types, 0)[0]} if len(names) > 1 else {}
         return found | types
 
-    notes = [f"{tokenizer.get_vocab_size():,} kinds of them"]
+    notes = [f"a vocabulary of {tokenizer.get_vocab_size():,}"]
     notes += [f"{plural(tokens.cut, 'text')} cut to {length} tokens"] if tokens.cut else []
     return Rows(file, known.label, known.attributes, known.split, shapes, make, f"texts of {longest} tokens",
                 notes=notes + known.notes)  # fmt: skip
