@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,9 @@ def tokenise(tokenizer: Any, texts: Sequence[pa.ChunkedArray], length: int) -> T
     for batch in batches(texts):
         encoded = tokenizer.encode_batch_fast(batch)
         sizes.append(np.fromiter((len(one) for one in encoded), np.int64, len(encoded)))
-        ids.append(np.concatenate([np.array(one.ids, np.int64) for one in encoded]))
+        ids.append(np.fromiter(chain.from_iterable(one.ids for one in encoded), np.int64))
         if len(texts) > 1:
-            types.append(np.concatenate([np.array(one.type_ids, np.int32) for one in encoded]))
+            types.append(np.fromiter(chain.from_iterable(one.type_ids for one in encoded), np.int32))
         too_long += sum(bool(one.overflowing) for one in encoded)
     joined = np.concatenate(ids)
     if joined.max(initial=0) >= 2**31:
