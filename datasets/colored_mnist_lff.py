@@ -24,7 +24,7 @@ import torch
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.datasets.data.mnist import Digits
-from spurbench.datasets.data.shortcuts import assign, check_share
+from spurbench.datasets.data.shortcuts import assign, check_share, off_diagonal
 
 COLOURS = torch.tensor([hsv_to_rgb(hue / 10, 1, 1) for hue in range(10)])
 DEVIATIONS = (0.05, 0.02, 0.01, 0.005)  # of each channel, by severity
@@ -34,7 +34,7 @@ EVEN = 0.1  # agreement in the test split: that of chance
 @dataclass(frozen=True)
 class ColoredMNISTLfF(Digits):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
-    conflicting: ClassVar[tuple[int, ...]] = tuple(10 * y + a for y in range(10) for a in range(10) if a != y)
+    conflicting: ClassVar[tuple[int, ...]] = off_diagonal(10)
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "unbiased_accuracy"), ("test", "bias_conflicting_accuracy"), ("train", "accuracy"))  # fmt: skip
     splits: ClassVar[tuple[str, ...]] = ("test",)

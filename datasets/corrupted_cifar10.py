@@ -29,7 +29,7 @@ from spurbench.bench.images.listing import Listing
 from spurbench.bench.plugins.dataset import Training
 from spurbench.datasets.cifar10 import CIFAR10
 from spurbench.datasets.data.corruptions import TYPES, Corruptions, check_installed
-from spurbench.datasets.data.shortcuts import assign, assigned_counts, check_share
+from spurbench.datasets.data.shortcuts import assign, assigned_counts, check_share, off_diagonal
 
 EVEN = 0.1  # agreement in the test split: that of chance
 
@@ -37,7 +37,7 @@ EVEN = 0.1  # agreement in the test split: that of chance
 @dataclass(frozen=True)
 class CorruptedCIFAR10(Pictures):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
-    conflicting: ClassVar[tuple[int, ...]] = tuple(10 * y + a for y in range(10) for a in range(10) if a != y)
+    conflicting: ClassVar[tuple[int, ...]] = off_diagonal(10)
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "unbiased_accuracy"), ("test", "bias_conflicting_accuracy"), ("train", "accuracy"))  # fmt: skip
     splits: ClassVar[tuple[str, ...]] = ("test",)

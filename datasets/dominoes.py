@@ -27,18 +27,10 @@ from torch import Tensor
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.images.adapter import Pictures
 from spurbench.bench.images.decode import Crop
-from spurbench.bench.images.idx import labelled
+from spurbench.bench.images.idx import read_splits
 from spurbench.bench.images.listing import Listing, Rows
 from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.datasets.cifar10 import CIFAR10, CLASSES
-
-MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-PARTS = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
@@ -69,17 +61,15 @@ class Dominoes(Pictures):
 
     def listing(self, folder: Path) -> Listing | None:
         """The digits 0 and 1."""
-        splits, doubts = {}, []
-        for split, part in PARTS.items():
-            found = labelled(folder, part, MD5)
-            if found is None:
-                return None
-            pixels, y, changed = found
+        found = read_splits(folder)
+        if found is None:
+            return None
+        splits = {}
+        for name, (pixels, y) in found[0].items():
             rows = np.flatnonzero(y < 2)
             grey = np.pad(pixels[rows], ((0, 0), (2, 2), (2, 2)))
-            splits[split] = Rows([f"{split}/{row:05}" for row in rows], y[rows], pixels=np.stack([grey] * 3, 1))
-            doubts += changed
-        return Listing("MNIST's idx files", folder, splits, ("0", "1"), doubts=doubts)
+            splits[name] = Rows([f"{name}/{row:05}" for row in rows], y[rows], pixels=np.stack([grey] * 3, 1))
+        return Listing("MNIST's idx files", folder, splits, ("0", "1"), doubts=found[1])
 
     def data(self, seed: int) -> Data:
         if not 0 <= self.agreement <= 1:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from spurbench.bench.plugins.dataset import Data, Split, Training
 from spurbench.datasets.data.mnist import Digits
-from spurbench.datasets.data.shortcuts import check_share, scatter
+from spurbench.datasets.data.shortcuts import check_share, off_diagonal, scatter
 
 COLOURS = torch.tensor([[255, 0, 0], [209, 255, 0], [0, 255, 92], [0, 116, 255], [185, 0, 255]], dtype=torch.uint8)
 CORNERS = {"magnitude_easy": 28, "magnitude_medium": 4, "magnitude_hard": 2, "variance_easy": 7}
@@ -38,7 +38,7 @@ VALIDATION, EVEN = 12_000, 0.2
 @dataclass(frozen=True)
 class SpuCoMNIST(Digits):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
-    conflicting: ClassVar[tuple[int, ...]] = tuple(5 * y + a for y in range(5) for a in range(5) if a != y)
+    conflicting: ClassVar[tuple[int, ...]] = off_diagonal(5)
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "bias_conflicting_accuracy"), ("test", "accuracy"))  # fmt: skip
     splits: ClassVar[tuple[str, ...]] = ("validation", "test")

@@ -19,17 +19,15 @@ from torch import Tensor, nn
 from spurbench.bench.api import dataset_files
 from spurbench.bench.checks import data_checks
 from spurbench.bench.checks.questions import Check, Failure, ask
-from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.plugin_files.reader import PluginInfo
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
+from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training, tensors_in
 from spurbench.bench.plugins.method import Batch, Method
 from spurbench.bench.training.replica import prepare
 
 Loaded = tuple[Data, Tensor]
 """The data of a seed, and weights drawn in the place of its network's."""
-FEW = 0.01  # share of a held-out split that may also be in training: real pictures and tables have copies
 SECTIONS = ("Source", "Licence")
 OTHER_SEED = 987_654_321  # where global generators are before seed 0 is loaded again
 
@@ -54,9 +52,8 @@ def check(name: str, sets: Sequence[str] = (), source: Path | None = None) -> li
     if info is None or info.problem:
         registry.dataset_info(name)  # raises with the nearest name, or with the problem
     assert info is not None
-    own = [text for text in sets if not text.startswith("training.")]
+    own, given = dataset_files.split_sets(sets)
     dataset = dataset_files.with_options(name, own)
-    given = parse_assignments([text for text in sets if text not in own], [], [])["training"]
     training = dataclasses.replace(dataset.training, **given)
     with data_folder(source):
         checks = [Check("imports", True, f"{info.class_name} from {info.path}"), ask("docstring", check_text, info)]
@@ -94,7 +91,7 @@ def check_data(dataset: Dataset, info: PluginInfo, training: Training) -> list[C
         ("seeds", lambda data: check_seeds(dataset, first)),
         ("splits", lambda data: check_splits(data, dataset)),
         ("copies", lambda data: check_copies(data, dataset.keep_duplicates)),
-        *((f"groups of {name}", group_question(name)) for name in splits_of(first[0])),
+        *((f"groups of {name}", group_question(name)) for name in first[0].splits),
         ("a method is handed", lambda data: describe_handed(data, info)),
         ("memory", describe_memory),
         ("files", lambda data: dataset.verify(thorough=False)),
@@ -123,7 +120,7 @@ def check_options(cls: type[Dataset]) -> str:
 def describe_loaded(dataset: Dataset, loaded: list[Loaded], start: float) -> str:
     """Load seed 0, with every check that a run makes; what came of it."""
     loaded.append(load(dataset, 0))
-    counts = ", ".join(f"{name} {len(split.y):,}" for name, split in splits_of(loaded[0][0]).items())
+    counts = ", ".join(f"{name} {len(split.y):,}" for name, split in loaded[0][0].splits.items())
     return f"{counts}; seed 0 took {time.perf_counter() - start:.1f} s"
 
 
@@ -132,8 +129,7 @@ def load(dataset: Dataset, seed: int) -> Loaded:
     data_checks.declared_classes(dataset)
     found = dataset.load(seed, lambda x: nn.Linear(3, 1))
     data, network = data_checks.check_loaded(found, dataset, Plain(), seed)
-    data = data.grouped(dataset.group_names(data)) if data.named else data
-    return data, torch.cat([weights.flatten() for weights in network.parameters()])
+    return dataset.in_groups(data), torch.cat([weights.flatten() for weights in network.parameters()])
 
 
 def describe_network(dataset: Dataset, training: Training) -> str:
@@ -141,10 +137,6 @@ def describe_network(dataset: Dataset, training: Training) -> str:
     (network,) = prepare(dataset, Plain(), training, 0).networks
     weights = sum(weights.numel() for weights in network.parameters())
     return f"{training.network.name} takes the inputs, {weights:,} parameters"
-
-
-def splits_of(data: Data) -> dict[str, Split]:
-    return {"train": data.train, **data.tests}
 
 
 # ---- seeds ----------------------------------------------------------------------------------------------------------
@@ -155,8 +147,8 @@ def check_seeds(dataset: Dataset, first: Loaded) -> str:
     for disturb in (torch.manual_seed, np.random.seed, random.seed):
         disturb(OTHER_SEED)
     (data, weights), (again, same_weights) = first, load(dataset, 0)
-    for name, split in splits_of(data).items():
-        if not same_split(split, splits_of(again)[name]):
+    for name, split in data.splits.items():
+        if not same_split(split, again.splits[name]):
             raise Failure(
                 f"split '{name}' differs when seed 0 is loaded again: draw from generators that the seed sets"
             )
@@ -165,7 +157,7 @@ def check_seeds(dataset: Dataset, first: Loaded) -> str:
     other, other_weights = load(dataset, 1)
     if torch.equal(weights, other_weights):
         raise Failure("seeds 0 and 1 have the same network: call torch.manual_seed(seed) before build")
-    same = all(same_split(split, splits_of(other)[name]) for name, split in splits_of(data).items())
+    same = all(same_split(split, other.splits[name]) for name, split in data.splits.items())
     return f"seed 0 is the same when loaded again; seed 1 has {'the same' if same else 'other'} data, another network"
 
 
@@ -177,8 +169,14 @@ def same_split(one: Split, other: Split) -> bool:
 
 
 def tensors_of(split: Split) -> list[Tensor | None]:
-    x = list(split.x.values()) if isinstance(split.x, dict) else [split.x]
-    return [*x, split.y, split.attribute, split.environment, *split.named.values(), *split.subsets.values()]
+    return [
+        *tensors_in(split.x),
+        split.y,
+        split.attribute,
+        split.environment,
+        *split.named.values(),
+        *split.subsets.values(),
+    ]
 
 
 # ---- splits ---------------------------------------------------------------------------------------------------------
@@ -189,12 +187,12 @@ def check_splits(data: Data, dataset: Dataset) -> str:
     if dataset.splits is not None and set(dataset.splits) != set(data.tests):
         raise Failure(f"the class names the splits {', '.join(dataset.splits)}; load gives {', '.join(data.tests)}")
     for name, metric in dataset.headline:  # others are measures of its own
-        if registry.metric(metric) and name not in (*splits_of(data), "environments"):
-            raise Failure(f"headline names the split '{name}'; load gives {', '.join(splits_of(data))}")
+        if registry.metric(metric) and name not in (*data.splits, "environments"):
+            raise Failure(f"headline names the split '{name}'; load gives {', '.join(data.splits)}")
     absent = "" if "validation" in data.tests else "; no validation: rules that choose by it cannot be used"
     classes = f"{data.classes} classes"
     environments = f", {plural(data.environments, 'environment')}" if data.environments else ""
-    return f"{', '.join(splits_of(data))}; {classes}{environments}{absent}"
+    return f"{', '.join(data.splits)}; {classes}{environments}{absent}"
 
 
 def check_copies(data: Data, known: bool) -> str:
@@ -202,7 +200,7 @@ def check_copies(data: Data, known: bool) -> str:
     training = example_hashes(data.train)
     counts = {name: int(np.isin(example_hashes(split), training).sum()) for name, split in data.tests.items()}
     said = ", ".join(f"{count:,} of {len(data.tests[name].y):,} in {name}" for name, count in counts.items() if count)
-    if not known and any(count > FEW * len(data.tests[name].y) for name, count in counts.items()):
+    if not known and any(count > data_checks.FEW * len(data.tests[name].y) for name, count in counts.items()):
         raise Failure(f"inputs that training has too: {said}")
     return f"inputs that training has too: {said}" if said else "no input of a held-out split is in training"
 
@@ -212,18 +210,15 @@ def example_hashes(split: Split) -> Any:
     from spurbench.bench.prepared.hashes import hash_rows
 
     found = np.zeros(len(split.y), np.uint64)
-    for part in split.x.values() if isinstance(split.x, dict) else [split.x]:
+    for part in tensors_in(split.x):
         size = max(1, (32 << 20) // max(1, part[:1].nbytes))
-        rows = (
-            part[at : at + size].contiguous().flatten(1).view(torch.uint8).numpy() for at in range(0, len(part), size)
-        )
-        hashes = [hash_rows(each) for each in rows]
-        found = found * np.uint64(3) + np.concatenate(hashes)
+        for at in (slice(start, start + size) for start in range(0, len(part), size)):
+            found[at] = hash_rows(part[at].contiguous().flatten(1).view(torch.uint8).numpy(), found[at])
     return found
 
 
 def group_question(name: str) -> Callable[[Data], str]:
-    return lambda data: describe_groups(splits_of(data)[name], data)
+    return lambda data: describe_groups(data.splits[name], data)
 
 
 def describe_groups(split: Split, data: Data) -> str:
@@ -257,8 +252,7 @@ def describe_handed(data: Data, info: PluginInfo) -> str:
 
 def describe_memory(data: Data) -> str:
     """How large the inputs are, and how much of that is files that all runs on a machine share."""
-    parts = [part for split in splits_of(data).values()
-             for part in (split.x.values() if isinstance(split.x, dict) else [split.x])]  # fmt: skip
+    parts = [part for split in data.splits.values() for part in tensors_in(split.x)]
     mapped = sum(part.nbytes for part in parts if is_mapped(part))
     total = sum(part.nbytes for part in parts)
     return f"{total / 1e6:,.1f} MB of inputs, {mapped / 1e6:,.1f} MB of them memory-mapped files that runs share"

@@ -56,6 +56,12 @@ def with_options(name: str, sets: Sequence[str]) -> Dataset:
     return registry.load_dataset(name)(**chosen)
 
 
+def split_sets(sets: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Of settings as `run` takes them those of a dataset, as they are, and the fields of training by name."""
+    training = [text for text in sets if text.startswith("training.")]
+    return [text for text in sets if text not in training], parse_assignments(training, [], [])["training"]
+
+
 def verify(name: str | None = None, thorough: bool = True) -> Iterator[tuple[str, bool, str]]:
     """Each dataset, whether its files are in order, and what was found; unless `thorough`, only what takes no time."""
     if name:

@@ -21,7 +21,6 @@ from torch import Tensor
 from spurbench.bench.api import dataset_files
 from spurbench.bench.api.dataset_check import Plain
 from spurbench.bench.core import terminal
-from spurbench.bench.core.assignments import parse_assignments
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
@@ -60,9 +59,8 @@ def extract(request: Request) -> str:
     home = target.home
     if here := target.find():
         raise UserError(f"{here.folder} is there already: delete it, or give the features another name with --name")
-    own = [text for text in request.sets if not text.startswith("training.")]
+    own, given = dataset_files.split_sets(request.sets)
     dataset = dataset_files.with_options(request.dataset, own)
-    given = parse_assignments([text for text in request.sets if text not in own], [], [])["training"]
     training = with_network(dataset.training, {"network": request.network} | given)
     replica = prepare(dataset, Plain(), training, request.seed)
     frozen = frozen_network(replica, training, replica.preprocessing(Plain()))
@@ -111,8 +109,7 @@ class Parts:
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        data = self.frozen.data
-        return {"train": data.train, **data.tests}
+        return self.frozen.data.splits
 
     def files(self) -> Iterator[tuple[Path, Split, slice]]:
         """The file of each part, and the examples that it is of."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import BadData, BadSeed, say_unknown
-from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, count_inputs
+from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, count_inputs, tensors_in
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.network import kind_of
 
@@ -56,8 +56,7 @@ def complaints(loaded: Any, dataset: Dataset, method: Method, inferred: bool) ->
     if not isinstance(network, nn.Module):
         yield f"load gave {describe_kind(network)} for a network; expected what build(x) returns"
     yield from data_complaints(data, dataset)
-    splits = {"train": data.train, **data.tests}
-    for name, split in splits.items():
+    for name, split in data.splits.items():
         yield from (f"split '{name}': {found}" for found in split_complaints(split, data))
     yield from scale_complaints(data)
     yield from declaration_complaints(data, dataset)
@@ -81,7 +80,7 @@ def data_complaints(data: Data, dataset: Dataset) -> Iterator[str]:
     for name in data.tests:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             yield f"a test split cannot be called {name!r}: expected letters, digits, '_', '-' and '.', not train"
-    for name, split in {"train": data.train, **data.tests}.items():
+    for name, split in data.splits.items():
         if not isinstance(split, Split):
             yield f"split '{name}' is {describe_kind(split)}; expected a Split"
     yield from named_complaints(data, dataset)
@@ -280,8 +279,8 @@ def warn_of_copies(data: Data, dataset: Dataset) -> str | None:
 
     No error: tables and texts have rows that are alike, and published numbers are with them.
     """
-    tensors = data.train.x.values() if isinstance(data.train.x, dict) else [data.train.x]
-    if dataset.keep_duplicates or sum(part.nbytes for part in tensors) > SMALL or len(data.train.y) > MANY:
+    size = sum(part.nbytes for part in tensors_in(data.train.x))
+    if dataset.keep_duplicates or size > SMALL or len(data.train.y) > MANY:
         return None
     training, found = set(row_bytes(data.train.x)), []
     for name, split in data.tests.items():
@@ -294,8 +293,7 @@ def warn_of_copies(data: Data, dataset: Dataset) -> str | None:
 
 def row_bytes(x: Inputs) -> list[bytes]:
     """The bytes of each example, of all its tensors."""
-    tensors = x.values() if isinstance(x, dict) else [x]
-    parts = [part.contiguous().view(len(part), -1).view(torch.uint8).numpy() for part in tensors]
+    parts = [part.contiguous().view(len(part), -1).view(torch.uint8).numpy() for part in tensors_in(x)]
     joined = np.concatenate(parts, 1)
     return [row.tobytes() for row in joined]
 

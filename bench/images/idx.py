@@ -15,6 +15,13 @@ from spurbench.bench.images.listing import first, other_than
 from spurbench.bench.images.tables import Integers
 
 MOST_BYTES = 1 << 30
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+PARTS = {"train": "train", "test": "t10k"}
 SUBFOLDERS = ("", "MNIST/raw", "raw", "mnist")
 
 
@@ -33,7 +40,20 @@ def read_idx(folder: Path, name: str) -> bytes | None:
     return content
 
 
-def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Pixels, Integers, list[str]] | None:
+def read_splits(folder: Path) -> tuple[dict[str, tuple[Pixels, Integers]], list[str]] | None:
+    """Images [n, 28, 28] and digits [n] of each split, and which files are not the published ones; None without any."""
+    splits, doubts = {}, []
+    for split, part in PARTS.items():
+        found = labelled(folder, part)
+        if found is None:
+            return None
+        pixels, y, changed = found
+        splits[split] = pixels, y
+        doubts += changed
+    return splits, doubts
+
+
+def labelled(folder: Path, part: str) -> tuple[Pixels, Integers, list[str]] | None:
     """Images [n, 28, 28] and digits [n] of `train` or `t10k`, and which files are not the published ones."""
     names = {"images": f"{part}-images-idx3-ubyte", "labels": f"{part}-labels-idx1-ubyte"}
     content = {kind: read_idx(folder, name) for kind, name in names.items()}
@@ -54,5 +74,5 @@ def labelled(folder: Path, part: str, md5: dict[str, str]) -> tuple[Pixels, Inte
     ):
         if (has := np.frombuffer(file, ">i4", len(header)).tolist()) != header:
             raise BadData(f"{folder}: {name} begins with {has}, expected {header}")
-    doubts = other_than(md5, {names[kind]: hashlib.md5(content[kind] or b"").hexdigest() for kind in names})
+    doubts = other_than(MD5, {names[kind]: hashlib.md5(content[kind] or b"").hexdigest() for kind in names})
     return pixels.reshape(-1, 28, 28), y, doubts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from msgspec import structs
 
@@ -10,6 +9,7 @@ from spurbench.bench.evaluation import counting
 from spurbench.bench.jobs import bases, recording
 from spurbench.bench.jobs.bases import VALIDATION
 from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.scoring import labels_of
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.plugins.dataset import Data, Split
 from spurbench.bench.records.record import Look, Record, Splits
@@ -56,8 +56,7 @@ def with_inferred_counts(record: Record, source: str, split: Split, store: Store
     data = Data(split, {}, record.classes or 2, record.attributes or 1)
     for name in [name for name in arrays if name.partition("@")[0] == VALIDATION]:
         arrays[name.replace(VALIDATION, INFERRED)] = arrays[name]
-    labels = {"y": split.y.numpy(), "group": split.group(data.attributes).numpy(), "id": arrays[f"id/{VALIDATION}"]}
-    arrays |= {f"{kind}/{INFERRED}": array.astype(np.int32) for kind, array in labels.items()}
+    arrays |= predictions.label_arrays(INFERRED, labels_of(split, data))
 
     def with_counts(splits: Splits, name: str) -> Splits:
         return {**splits, INFERRED: counting.count(torch.from_numpy(arrays[name]), split, data)}

@@ -12,7 +12,7 @@ from spurbench.bench.core.seeds import stream
 from spurbench.bench.evaluation import counting
 from spurbench.bench.evaluation.monitor import Progress
 from spurbench.bench.jobs.recording import fail, finish
-from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score
+from spurbench.bench.plugins.dataset import Attack, Data, Dataset, Pgd, Score, Split
 from spurbench.bench.records.record import Curve, Record
 from spurbench.bench.store import artifacts, predictions
 from spurbench.bench.store.store import Store
@@ -21,7 +21,7 @@ from spurbench.bench.training.model import Model
 
 def score_random_guess(record: Record, data: Data) -> Record:
     """The record of a reference row that predicts uniformly at random."""
-    parts = [counting.parts_of(name, split, data) for name, split in ({"train": data.train} | data.tests).items()]
+    parts = [counting.parts_of(name, split, data) for name, split in data.splits.items()]
     counts = {name: counting.count_random_guess(split, data) for of in parts for name, (split, _) in of.items()}
     return finish(described(record, data).with_(status="done", cause=None, splits=counts))
 
@@ -52,9 +52,8 @@ def score(
     record = described(record, data).with_(history=progress.history, conflicting=list(dataset.misleading()))
     if progress.diverged is not None:
         return fail(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
-    every = {"train": data.train} | data.tests
-    logits = {name: score(split.x) for name, split in every.items()}
-    counts = counting.count_splits(logits, every, data)
+    logits = {name: score(split.x) for name, split in data.splits.items()}
+    counts = counting.count_splits(logits, data.splits, data)
     if off := [name for name, split in counts.items() if not isfinite(split.loss_sum + split.entropy_sum)]:
         return fail(record, "diverged", f"the loss on {', '.join(off)} is not finite")
     measures, curves = finite(dataset.measures(whole.score, whole.data)), dict[str, Curve]()
@@ -134,11 +133,11 @@ def make_drawings(dataset: Dataset, score: Score, data: Data) -> dict[str, Any]:
 
 def keep_predictions(run_id: str, logits: Mapping[str, torch.Tensor], data: Data, store: Store) -> str:
     """Keep the logits of every split, with what its examples are; their path in the store."""
-    splits = {"train": data.train} | data.tests
-    labels = {
-        name: predictions.Labels(
-            split.y.numpy(), split.group(data.attributes).numpy(), None if split.index is None else split.index.numpy()
-        )
-        for name, split in splits.items()
-    }
+    labels = {name: labels_of(split, data) for name, split in data.splits.items()}
     return predictions.keep(store, run_id, {name: z.numpy() for name, z in logits.items()}, labels)
+
+
+def labels_of(split: Split, data: Data) -> predictions.Labels:
+    """What the examples of a split are, as it is kept beside their logits."""
+    index = None if split.index is None else split.index.numpy()
+    return predictions.Labels(split.y.numpy(), split.group(data.attributes).numpy(), index)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Dataset, Inputs, Training, count_inputs, split_inputs
+from spurbench.bench.plugins.dataset import Dataset, Inputs, Training, count_inputs, split_inputs, tensors_in
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Sampling, Schedule
 from spurbench.bench.records.run import Run, trains_by
@@ -73,7 +73,7 @@ def make_features(frozen: Frozen, x: Inputs, options: Options, store: Store | No
     first = frozen.features(next(split_inputs(x, FEW)), device, FEW)
     if store is None:
         return first.repeat(-(-count_inputs(x) // len(first)), 1)[: count_inputs(x)]
-    key = hash_tensors(first, *(x.values() if isinstance(x, dict) else [x]))
+    key = hash_tensors(first, *tensors_in(x))
     kept = weights.load_outputs(store, key, 0, "frozen")
     if kept is None:
         kept = {"features": frozen.features(x, device, options.micro_batch)}

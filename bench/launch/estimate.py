@@ -103,7 +103,7 @@ def features_seconds(frozen: Frozen, device: torch.device) -> float:
     begun = time.perf_counter()
     frozen.features(some, device, SAMPLE)
     each = (time.perf_counter() - begun) / count_inputs(some)
-    return each * sum(len(split.y) for split in (frozen.data.train, *frozen.data.tests.values()))
+    return each * sum(len(split.y) for split in frozen.data.splits.values())
 
 
 def total(rows: Sequence[dict[str, Any]]) -> str:

@@ -43,9 +43,14 @@ def split_inputs(x: Inputs, size: int) -> Iterator[Inputs]:
         yield map_inputs(itemgetter(slice(at, at + size)), x)
 
 
+def tensors_in(x: Inputs) -> list[Tensor]:
+    """The tensors that inputs are made of."""
+    return [x] if isinstance(x, Tensor) else list(x.values())
+
+
 def count_inputs(x: Inputs) -> int:
     """n, the number of examples."""
-    return len(x if isinstance(x, Tensor) else next(iter(x.values())))
+    return len(tensors_in(x)[0])
 
 
 def to_numbers(x: Tensor) -> Tensor:
@@ -101,6 +106,11 @@ class Data:
     grouped_by: Sequence[str] = ()  # the named attributes that `attribute` is made of; `grouped` sets it
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """Training as `train`, and those held out."""
+        return {"train": self.train, **self.tests}
+
+    @property
     def groups(self) -> list[str]:
         """Names of the groups in the order of the counts in a record."""
         if self.attributes == 1:
@@ -142,8 +152,8 @@ class Data:
         """P(a | y) of each split in words, one named attribute after the other; empty without attributes."""
         if self.named and not self.grouped_by:
             return "; ".join(self.grouped([name]).described_shares for name in self.named)
-        splits, groups = {"train": self.train, **self.tests}, len(self.groups)
-        counts = {name: part.group(self.attributes).bincount(minlength=groups) for name, part in splits.items()}
+        groups = len(self.groups)
+        counts = {name: part.group(self.attributes).bincount(minlength=groups) for name, part in self.splits.items()}
         return describe_shares({name: n.tolist() for name, n in counts.items()}, self.groups, self.classes)
 
 
@@ -249,6 +259,10 @@ class Dataset(ABC):
         """The named attributes that the groups of this seed's data are made of, in the order of the data."""
         chosen = self.groups.split(",") if self.groups else self.grouped_by or tuple(data.named)
         return [name for name in data.named if name in chosen]
+
+    def in_groups(self, data: Data) -> Data:
+        """The data with the groups that these attributes make, if they have named ones."""
+        return data.grouped(self.group_names(data)) if data.named else data
 
     def misleading(self) -> tuple[int, ...]:
         """`conflicting`, where the groups are those that it numbers."""

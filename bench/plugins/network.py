@@ -6,7 +6,7 @@ One file holds one network; its docstring says what it is, and its Source. `trai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,6 +78,11 @@ class Network(ABC):
             raise UserError(f"the network {self.called} takes pictures; these inputs have the shape {list(shape)}")
         channels, height, width = shape
         return channels, height, width
+
+    def check_tokens(self, shape: Mapping[str, Any]) -> None:
+        """Errors: UserError for inputs that are not tokens and which of them there are, and perhaps more."""
+        if not {"ids", "mask"} <= shape.keys():
+            raise UserError(f"the network {self.called} takes ids and their mask; these inputs are {', '.join(shape)}")
 
 
 def init_kaiming(module: nn.Module) -> None:

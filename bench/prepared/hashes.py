@@ -58,11 +58,14 @@ def combined_checksum(splits: Mapping[str, Any], shared: Mapping[str, Any]) -> s
     return sha256("\n".join(words).encode()).hexdigest()
 
 
-def hash_rows(values: Array) -> Array:
-    """A number for each row [b] that equal rows share, and different ones only by an unlikely chance."""
+def hash_rows(values: Array, before: Array) -> Array:
+    """A number for each row [b] that equal rows share, and different ones only by an unlikely chance.
+
+    `before` are such numbers of what else the same examples have, [b] of uint64; 0 if there is nothing.
+    """
     flat = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
     flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4))).view(np.uint32)
     odd = np.random.default_rng(flat.shape[1]).integers(0, 2**63, flat.shape[1], dtype=np.uint64) * 2 + 1
     found: Array = flat.astype(np.uint64) @ odd
-    mixed: Array = found ^ (found >> np.uint64(29))
+    mixed: Array = before * np.uint64(3) + (found ^ (found >> np.uint64(29)))
     return mixed

@@ -55,9 +55,14 @@ def keep(store: Store, run_id: str, logits: Mapping[str, Array], labels: Mapping
     """
     arrays = dict(logits)
     for split, of in labels.items():
-        labels_by_kind = {"y": of.y, "group": of.group, "id": np.arange(len(of.y)) if of.id is None else of.id}
-        arrays |= {f"{what}/{split}": array.astype(np.int32) for what, array in labels_by_kind.items()}
+        arrays |= label_arrays(split, of)
     return write_arrays(store, run_id, arrays)
+
+
+def label_arrays(split: str, of: Labels) -> Arrays:
+    """The labels of a split as they are kept, by their names in the file."""
+    labels_by_kind = {"y": of.y, "group": of.group, "id": np.arange(len(of.y)) if of.id is None else of.id}
+    return {f"{what}/{split}": array.astype(np.int32) for what, array in labels_by_kind.items()}
 
 
 def write_arrays(store: Store, run_id: str, arrays: Arrays) -> str:

@@ -105,7 +105,7 @@ def write_arrays(work: Path, split: str, rows: Rows, chosen: Integers) -> Array:
     for at in (slice(start, start + size) for start in range(0, len(chosen), size)):
         for name, values in rows.make(chosen[at]).items():
             targets[name][at] = values
-            prints[at] = prints[at] * np.uint64(3) + hash_rows(targets[name][at])
+            prints[at] = hash_rows(targets[name][at], prints[at])
     for target in targets.values():
         target.flush()
     return prints

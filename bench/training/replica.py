@@ -123,7 +123,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
         raise UserError(f"training.logits is {training.logits}; {classes} classes need {needed}")
     data, network = data_checks.check_loaded(dataset.load(seed, build), dataset, method, seed, inferred)
     data = normalized_for(data, training)
-    data = data.grouped(dataset.group_names(data)) if data.named else data
+    data = dataset.in_groups(data)
     data = data.hold_out(dataset.held_out, generator_for(seed, "held out")) if dataset.held_out else data
     networks = [network]
     if "second network" in method.needs:
@@ -134,7 +134,7 @@ def prepare(dataset: Dataset, method: Method, training: Training, seed: int, inf
 
 def normalized_for(data: Data, training: Training) -> Data:
     """The data with the mean and deviation that the network's weights were trained with, if it says so."""
-    maker: Network = load_component("network", training.network.name, network_settings(training))
+    maker = network_maker(training)
     return data if maker.mean is None or maker.std is None else replace(data, mean=maker.mean, std=maker.std)
 
 
@@ -147,7 +147,7 @@ def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOA
         known_network(training.network.name)
     except ValueError as error:
         raise UserError(str(error)) from None
-    network: Network = load_component("network", training.network.name, network_settings(training))
+    network = network_maker(training)
     if kind not in network.takes:
         takes = " or ".join(sorted(network.takes))
         raise UserError(f"the network {network.called} takes inputs of the kind {takes}; these are of the kind {kind}")
@@ -155,10 +155,12 @@ def build_network(shape: Any, outputs: int, training: Training, kind: str = FLOA
     return OneLogit(module) if outputs == 1 else module
 
 
-def network_settings(training: Training) -> dict[str, Any]:
-    """What a network is made with: all that was set of it, but for what every network has."""
+def network_maker(training: Training) -> Network:
+    """What builds the network of a training, with all that was set of it but for what every network has."""
     shared = [option.name for option in SHARED["network"]]
-    return {name: value for name, value in training.network.settings.items() if name not in shared}
+    own = {name: value for name, value in training.network.settings.items() if name not in shared}
+    found: Network = load_component("network", training.network.name, own)
+    return found
 
 
 def find_head(network: nn.Module, training: Training) -> nn.Module:
@@ -172,7 +174,7 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
     if isinstance(body, Layers) and len(body) == 1:
         return body[0]
     name = training.network.name
-    maker: Network = load_component("network", name, network_settings(training))
+    maker = network_maker(training)
     try:
         place = maker.head(body)
     except (AttributeError, IndexError, StopIteration):

@@ -10,9 +10,8 @@ import numpy as np
 
 from spurbench.bench.images.adapter import Pictures
 from spurbench.bench.images.decode import Crop
-from spurbench.bench.images.idx import labelled
+from spurbench.bench.images.idx import read_splits
 from spurbench.bench.images.listing import Listing, Rows
-from spurbench.datasets.dominoes import MD5, PARTS
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,11 @@ class Digits(Pictures):
         return Crop(28, exact=True)
 
     def listing(self, folder: Path) -> Listing | None:
-        splits, doubts = {}, []
-        for split, part in PARTS.items():
-            found = labelled(folder, part, MD5)
-            if found is None:
-                return None
-            pixels, y, changed = found
-            ids = [f"{split}/{row:05}" for row in range(len(y))]
-            splits[split] = Rows(ids, y, pixels=np.repeat(pixels[:, None], 3, 1))
-            doubts += changed
-        return Listing("MNIST's idx files", folder, splits, tuple("0123456789"), doubts=doubts)
+        found = read_splits(folder)
+        if found is None:
+            return None
+        splits = {
+            name: Rows([f"{name}/{row:05}" for row in range(len(y))], y, pixels=np.repeat(pixels[:, None], 3, 1))
+            for name, (pixels, y) in found[0].items()
+        }
+        return Listing("MNIST's idx files", folder, splits, tuple("0123456789"), doubts=found[1])

@@ -21,6 +21,11 @@ def check_share(dataset: str, **shares: float) -> None:
             raise UserError(f"{dataset}: {name} must lie in 0..1, not {share}")
 
 
+def off_diagonal(values: int) -> tuple[int, ...]:
+    """The groups y × values + a whose attribute is not y."""
+    return tuple(values * y + a for y in range(values) for a in range(values) if a != y)
+
+
 def assign(y: Integers, values: int, agreement: float) -> Integers:
     """An attribute [n] that is y for the share `agreement` of each class, else every other value equally often.
 

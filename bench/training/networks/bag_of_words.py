@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.network import DICT, Network, setting
 
 
@@ -24,8 +23,7 @@ class BagOfWords(Network):
     depth: int = setting(0, low=0, high=1000)  # hidden layers, each as wide as an embedding
 
     def build(self, shape: Any, outputs: int) -> nn.Module:
-        if not {"ids", "mask"} <= shape.keys():
-            raise UserError(f"the network {self.called} takes ids and their mask; these inputs are {', '.join(shape)}")
+        self.check_tokens(shape)
         layers = [layer for _ in range(self.depth) for layer in (nn.Linear(self.embedding, self.embedding), nn.ReLU())]
         return Bag(nn.Embedding(self.vocabulary, self.embedding), *layers, nn.Linear(self.embedding, outputs))
 

@@ -27,8 +27,7 @@ class Wordllama(Network):
 
     def build(self, shape: Any, outputs: int) -> nn.Module:
         """Errors: UserError also if the package is not installed."""
-        if not {"ids", "mask"} <= shape.keys():
-            raise UserError(f"the network {self.called} takes ids and their mask; these inputs are {', '.join(shape)}")
+        self.check_tokens(shape)
         try:
             from safetensors.torch import load_file
         except ImportError:
