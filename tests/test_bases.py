@@ -402,6 +402,21 @@ def test_swad_looks_at_validation_and_rows_say_so(store: Store, tmp_path: Path) 
         load_grid("g.yaml")
 
 
+def test_swad_and_bases_look_at_what_their_row_holds_out(store: Store, tmp_path: Path) -> None:
+    """Also where the row itself, not its block, has the option, and where that varies."""
+    swad = "training: {average: swad, evaluate: 9}"
+    llr = f"{{method: llr, base: {{{swad}}}, options: {{held_out: 0.2}}}}"
+    rows = f"[{{method: erm, {swad}, options: {{held_out: [0.1, 0.2]}}}}, {llr}]"
+    (tmp_path / "g.yaml").write_text(f"seeds: 0\ndatasets:\n  - dataset: two_moon\n    methods: {rows}\n")
+    cells = load_grid("g.yaml").cells
+    assert [cell.dataset_options["held_out"] for cell in cells] == [0.1, 0.2, 0.2] and not any(c.na for c in cells)
+    assert (cells[2].base or {})["training"]["average"] == "swad"
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0\ndatasets:\n  - dataset: two_moon\n    options: {held_out: [0.1, 0.2]}\n    methods: [llr]\n"
+    )
+    assert [(cell.base or {})["method"] for cell in load_grid("g.yaml").cells] == ["erm", "erm"]
+
+
 # ---- edited, failed, damaged ----------------------------------------------------------------------------------------
 
 MINE = '''"""Mine: ERM with a factor.

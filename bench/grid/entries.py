@@ -180,14 +180,14 @@ def in_effect(row: Entry, settings: Settings, given: Given) -> Settings:
             beside = given.get((place, error.key))
             more = f"; make it an entry for each {error.key}" if beside and beside.several else ""
             raise row.origin.error(given[place, error.name].where, f"{error}{more}") from None
-    check_split(row, kept["training"], given)
+    check_split(row, kept["training"], kept["options"], given)
     return kept
 
 
-def check_split(row: Entry, training: Mapping[str, Any], given: Given) -> None:
+def check_split(row: Entry, training: Mapping[str, Any], options: Mapping[str, Any], given: Given) -> None:
     """Errors: UserError for a training that looks at a held-out split which the dataset is known not to have."""
     split = split_looked_at(training)
-    if split and split not in registry.splits_of(row.dataset):
+    if split and split not in registry.splits_of(row.dataset, options):
         source = given.get(("training", "average"))
         message = f"average {training['average']} goes by the split '{split}', which {row.dataset.name} does not have"
         raise row.origin.error(source.where if source else row.where, message)
