@@ -14,9 +14,9 @@ from spurbench.bench.api import dataset_files, feature_extraction
 from spurbench.bench.api.feature_extraction import Request, extract
 from spurbench.bench.checks.scaffold import write_plugin
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.training_settings import Training
-from spurbench.bench.prepared.folder import root
 from spurbench.bench.training.replica import build_network, find_head
 
 

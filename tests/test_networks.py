@@ -135,7 +135,7 @@ def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp
     assert own.done and own.training["units"] == 5
     assert set(ours.provenance.code) == {"method", "dataset"}
     assert own.provenance.code["network"] == plugin_code.code(net)
-    assert own.provenance.paths["network"] == str(net)
+    assert own.provenance.paths["network"] == net.name
     assert edits.find_edited_plugins(own) == []
     net.write_text(NETWORK.replace("nn.Tanh()", "nn.ReLU()"))
     edits.clear_caches()

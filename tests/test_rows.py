@@ -18,8 +18,8 @@ import torch
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.plugins import registry
-from spurbench.bench.prepared.folder import root
 from spurbench.bench.records.run import identity
 from spurbench.bench.store.store import Store
 from spurbench.bench.tabular import tokens

@@ -12,6 +12,7 @@ from spurbench.bench.core.files import at_home
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.yamlfile import Origin, load
 from spurbench.bench.grid.cells import Grid
+from spurbench.bench.plugin_files.places import without_folders
 from spurbench.bench.records.selection import choice_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def load_grid(name_or_path: str, sets: Sequence[str] = ()) -> Grid:
     found = replace(resolve(data, origin, stem, sets), place=fingerprint(place)[:16])
     if not sets:
         return found
-    notes = (*found.notes, f"set by hand: {', '.join(sets)}")
+    notes = (*found.notes, f"set by hand: {without_folders(', '.join(sets))}")
     return replace(found, name=f"{found.name}-set-{fingerprint(sorted(sets))[:8]}", notes=notes)
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.listing import Listing, make_printable
 from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.folder import Prepared
 from spurbench.bench.prepared.prepared_dataset import PreparedDataset
 
 LARGEST_SIDE = 4096
@@ -213,7 +214,7 @@ def download_once(dataset: Pictures) -> Path:
     """The folder of the downloaded files; raises UserError, saying what to do manually, if that fails."""
     from spurbench.bench.prepared.workplace import locked
 
-    folder = root() / "downloads" / dataset.home
+    folder = data_folder() / "downloads" / dataset.home
     if folder.is_dir():
         return folder
     work = folder.with_name(f".{dataset.home}.downloading")

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder
 from spurbench.bench.plugins.dataset import Build, Data, Dataset, Split
 from spurbench.bench.plugins.registry import SHARED_OPTIONS
-from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.folder import Prepared
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 WORD = re.compile(r"\w[\w .-]*")  # what can be part of a group's name
@@ -82,7 +83,7 @@ class PreparedDataset(Dataset):
         set_ = self.set_options()
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home) if isinstance(one, Prepared))
         raise BadData(
-            f"{self.home} is not prepared as '{self.asked}' in {root() / self.home}: "
+            f"{self.home} is not prepared as '{self.asked}' in {data_folder() / self.home}: "
             f"spurbench data prepare {shlex.quote(self.called)}{set_ and f' --from {self.source}'}{set_}"
             + (f"; there is: {others}" if others else "")
         )
