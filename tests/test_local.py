@@ -214,6 +214,40 @@ def test_runs_that_hang_are_ended_after_their_time(tmp_path: Path, monkeypatch: 
         assert record.cause.message == "stopped after 0.2 s a run; nothing is saved"
 
 
+class Busy:
+    """A process that does not end when asked to; meanwhile the user presses Ctrl-C once more."""
+
+    def __init__(self, asked: list[int]) -> None:
+        self.asked, self.sent = asked, list[str]()
+        self.sentinel, self.other = os.pipe()
+
+    def terminate(self) -> None:
+        self.sent.append("terminate")
+        self.asked.append(signal.SIGINT)
+
+    def kill(self) -> None:
+        self.sent.append("kill")
+        os.close(self.other)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_what_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else this test would not end."""
+    from collections import deque
+
+    from spurbench.bench.launch import local
+    from spurbench.bench.launch.placement import choose
+
+    monkeypatch.setattr(local, "GRACE", float("inf"))
+    asked = [int(signal.SIGINT)]
+    process: Any = Busy(asked)
+    store = Store.open(tmp_path / "store", create=True)
+    pool = local.Pool(deque(), choose("cpu", 1, 1, 1), store, Quiet(), local.Terms())
+    pool.workers = [local.Worker(process, None, "cpu")]  # type: ignore[arg-type]
+    pool.stop(asked)
+    assert process.sent == ["terminate", "kill"] and len(asked) == 2
+    os.close(process.sentinel)
+
+
 def test_no_processes_for_a_debugger(command: Any, tmp_path: Path) -> None:
     """The records are those of workers; what needs a process is refused."""
     plugin = tmp_path / "wrong.py"

@@ -79,7 +79,7 @@ def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, 
                 pool.wait_for_news()
         finally:
             pool.outcome.interrupted = bool(pool.workers)
-            pool.stop()
+            pool.stop(asked)
     return pool.outcome
 
 
@@ -230,14 +230,13 @@ class Pool:
                 self.outcome.refused.append(f"{job.title}: seed {run.seed}: {how}; its earlier record is kept")
             self.store.claims.release(run.id)
 
-    def stop(self) -> None:
-        """Ask every worker to save its state, and wait for it; a second Ctrl-C does not wait."""
+    def stop(self, asked: list[int]) -> None:
+        """Ask every worker to save its state, and wait for it until a second signal is among those `asked`."""
         for worker in self.workers:
             worker.process.terminate()
-        until = time.monotonic() + GRACE
-        with suppress(KeyboardInterrupt):
-            for worker in self.workers:
-                worker.process.join(max(0.1, until - time.monotonic()))
+        until, left = time.monotonic() + GRACE, {worker.process.sentinel for worker in self.workers}
+        while left and len(asked) < 2 and time.monotonic() < until:
+            left -= set(wait(list(left), timeout=0.2))  # type: ignore[arg-type]
         for worker in self.workers:
             worker.process.kill()
 
