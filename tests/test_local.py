@@ -264,3 +264,26 @@ class Quiet:
     def started(self, job: Any) -> None: ...
     def progress(self, job: Any, step: int) -> None: ...
     def ended(self, job: Any, failures: Any, refused: bool = False) -> None: ...
+
+
+def test_a_job_that_is_tried_again_has_one_bar() -> None:
+    import io
+
+    from rich.console import Console
+
+    from spurbench.bench.api.progress import Bars
+    from spurbench.bench.grid.ad_hoc import adhoc_grid
+    from spurbench.bench.grid.expand import expand
+    from spurbench.bench.jobs.job import gather
+    from spurbench.bench.training.execution import Options
+
+    pairs = [(run, cell.label) for run, cell in expand(adhoc_grid("two_moon", ["erm"], "0"), {}).runs()]
+    (job,) = gather(pairs, {run.id for run, _ in pairs}, lambda run, seeds: 1, Options())
+    bars = Bars(Console(file=io.StringIO()), [job], 1)
+    bars.started(job)
+    bars.progress(job, 7)
+    bars.started(job)  # its process was killed: another one has it
+    assert [(task.completed, task.description) for task in bars.bars.tasks[1:]] == [(0, job.title)]
+    bars.ended(job, [])
+    assert [task.completed for task in bars.bars.tasks] == [1]
+    bars.close()
