@@ -52,6 +52,7 @@ class Entry:
     method: PluginInfo
     fields: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)  # place → name → option
     recipe: Recipe | None = None
+    commanded: Mapping[str, Any] = field(default_factory=dict)  # fields of training for its bases, by `--set`
     chain: tuple[str, ...] = ()  # the methods whose runs start from this one's, if it is a base
 
     def of(self, place: str) -> str:
@@ -105,8 +106,11 @@ def check_idle(row: Entry, name: str, where: Where) -> None:
         raise row.origin.error(where, f"{name} has no effect with {row.method.name}, {why}")
 
 
-def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
-    """Every entry of a grid with what it is about. Errors: UserError for an unknown dataset, method or recipe."""
+def rows(sheet: GridSheet, origin: Origin, commanded: Mapping[str, Any] = {}) -> Iterator[Entry]:
+    """Every entry of a grid with what it is about; `commanded` as in an `Entry`.
+
+    Errors: UserError for an unknown dataset, method or recipe.
+    """
     for i, block in enumerate(sheet.datasets):
         here: Where = ("datasets", i)
         dataset = located(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
@@ -114,7 +118,8 @@ def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
             there: Where = (*here, "methods", j)
             method = located(origin, (*there, "method"), partial(registry.method_info, entry.method))
             recipe = located(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
-            yield Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method), recipe)
+            fields = fields_of(dataset, method)
+            yield Entry(sheet, block, entry, there, origin, dataset, method, fields, recipe, commanded)
 
 
 def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:

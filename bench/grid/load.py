@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,13 +61,16 @@ def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
 
 def resolve(data: Any, origin: Origin, name: str, sets: Sequence[str] = ()) -> Grid:
     """The grid of a file's content, with the values of the command line in it; `name` if the file gives none."""
-    from spurbench.bench.grid.overrides import overridden
+    from spurbench.bench.grid.overrides import check_used, overridden
     from spurbench.bench.grid.resolve import cells_of  # pydantic comes with these
     from spurbench.bench.grid.schema import validate
 
     sheet: GridSheet = validate(data, origin)
+    commanded: Mapping[str, Any] = {}
+    left: set[str] = set()
     if sets:
-        sheet, origin = overridden(sheet, origin, sets)
-    cells = tuple(cells_of(sheet, origin))
+        sheet, origin, commanded, left = overridden(sheet, origin, sets)
+    cells = tuple(cells_of(sheet, origin, commanded))
+    check_used(left, cells, sheet, origin)
     rule = choice_of(sheet.selection)
     return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)

@@ -34,6 +34,7 @@ from spurbench.bench.grid.entries import (
     split,
     with_values,
 )
+from spurbench.bench.grid.overrides import ON_COMMAND, follow
 from spurbench.bench.grid.recipes import chosen
 from spurbench.bench.grid.schema import BaseSheet, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search_space import Axis, axis, choices, declared, space_name, varies
@@ -42,13 +43,13 @@ from spurbench.bench.records.run import INFERRED, SELECTION, trains_by
 from spurbench.bench.records.selection import choice_of, lack
 
 
-def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[CellSpec]:
-    """Every cell of the grid, in the file's order.
+def cells_of(sheet: GridSheet, origin: Origin, commanded: Mapping[str, Any] = {}) -> Iterator[CellSpec]:
+    """Every cell of the grid, in the file's order; `commanded` as in an `Entry`.
 
     Errors: UserError with file and line, also for two rows of one table with the same label.
     """
     labels: set[str] = set()
-    for row in rows(sheet, origin):
+    for row in rows(sheet, origin, commanded):
         for cell in row_cells(row):
             table = [cell.dataset, dict(cell.dataset_options), cell.precision, cell.label]
             if fingerprint(table) in labels:
@@ -327,6 +328,9 @@ def describe_run(row: Entry, of: Settings, entry: MethodSheet, where: Where) -> 
     if varied := [axis.key for axis in axes if axis.place != "options"]:
         raise row.origin.error(where, f"{varied[0]} varies: a base has one value of it")
     settings["options"] = of["options"]
+    commanded = follow(base, of, settings)
+    settings["training"] |= commanded
+    given |= noted(base, COMMAND, "training", ON_COMMAND, commanded)
     inferred_by = inferring_run(base, settings)
     full = completed(base, in_effect(base, settings, given))
     if lacking := registry.requirements(method, row.dataset, full["options"], trains_by(inferred_by)):
