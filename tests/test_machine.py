@@ -398,3 +398,27 @@ def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:
         command("leaderboard", results, "--format", "csv", "--out", out)
     reader.join(60)
     assert link.is_symlink() and pipe.is_fifo() and got[0] == target.read_bytes() and len(got[0]) > 1000
+
+
+def test_a_small_step_takes_one_thread_whatever_network_it_is_of() -> None:
+    """Counted with the network, which stays as it is; so does the random stream, and what is in the identity."""
+    import torch
+    from torch import nn
+
+    from spurbench.bench.jobs.job import Job
+    from spurbench.bench.jobs.setup import set_up
+    from spurbench.bench.plugins.registry import load_dataset
+    from spurbench.bench.records.run import Run
+    from spurbench.bench.training.execution import Options, count_flops
+
+    network = nn.Sequential(nn.Linear(10, 20), nn.BatchNorm1d(20), nn.Dropout(0.5))
+    network[1].eval()
+    state = torch.get_rng_state()
+    assert count_flops(network, torch.zeros(1, 10)) == 3 * 2 * 10 * 20
+    assert [part.training for part in network] == [True, False, True] and network[1].num_batches_tracked == 0
+    assert torch.get_rng_state().equal(state)
+    for width, threads in ((4, 1), (10_000, 3)):
+        training = load_dataset("two_moon").training.flat() | {"width": width, "hidden_layers": 2}
+        run = Run("two_moon", {"examples": 40}, 1, "erm", {}, training, "float32", 0)
+        setup = set_up(Job([run], "erm", Options(threads=3)))
+        assert setup.threads(setup.draw(run)) == threads

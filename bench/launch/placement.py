@@ -14,9 +14,9 @@ from math import inf
 from typing import Any
 
 from spurbench.bench.core.machine import cores, find_devices, most_threads
+from spurbench.bench.training.execution import BIG_STEP
 
 INPUTS = 100  # of a network, about
-BIG_STEP = 1e9  # floating-point operations; below, handing work to a second thread costs more than it gains
 SMALL_HEIGHT = 5  # seeds in one process when steps are small; more gain little and wait for each other
 GPU_HEIGHT = 16
 
@@ -74,7 +74,8 @@ def share(processes: int) -> int:
 def step_flops(training: Mapping[str, Any], rows: int) -> float:
     """Operations of one step on so many examples, forward and backward; the order of magnitude of an MLP's is used.
 
-    Networks for images count as large: a job trains one seed, and processes side by side fill the cores.
+    Networks other than MLPs count as large until they are made: a job trains one seed, and processes side by side fill
+    the cores. Where there are more cores than jobs, a job counts what its network does before it takes several threads.
     """
     if training.get("network") != "mlp":
         return inf if training else 0.0  # without settings nothing is trained
