@@ -13,6 +13,7 @@ from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.recipes import Recipe, chosen, recipes_of
 from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
 from spurbench.bench.grid.search_space import Axis, axis, varies
+from spurbench.bench.plugin_files.components import word_for
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
 from spurbench.bench.plugins.training_settings import choices, split_looked_at, training_fields
@@ -216,7 +217,18 @@ def source_of(row: Entry, given: Given, settings: Settings) -> str:
         own += [name if place == "hyper_parameters" else f"{place}.{name}" for name in names]
     origin = f"published: {row.recipe.source}" if row.recipe else "defaults"
     more = f" and {len(own) - MOST_NAMES} more" if len(own) > MOST_NAMES else ""
-    return origin + (f", but for {', '.join(own[:MOST_NAMES])}{more}" if own else "")
+    changed = f", but for {', '.join(own[:MOST_NAMES])}{more}" if own else ""
+    return origin + changed + random_features(settings["training"])
+
+
+def random_features(training: Mapping[str, Any]) -> str:
+    """What to say of a network that is frozen with the weights that it was drawn with, where it could have others."""
+    if not training.get("freeze") or training.get("pretrained"):
+        return ""
+    fields = choices()["network"].fields[word_for("network", training.get("network"))]
+    if not any(one.name == "pretrained" for one in fields):
+        return ""
+    return "; FROZEN WITH RANDOM WEIGHTS: set training.pretrained for features of a trained network"
 
 
 def firsts(axes: Sequence[Axis]) -> dict[int, Any]:
