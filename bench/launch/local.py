@@ -236,7 +236,7 @@ class Pool:
             worker.process.terminate()
         until, left = time.monotonic() + GRACE, {worker.process.sentinel for worker in self.workers}
         while left and len(asked) < 2 and time.monotonic() < until:
-            left -= set(wait(list(left), timeout=0.2))  # type: ignore[arg-type]
+            left -= set(wait(list(left), timeout=0.2))
         for worker in self.workers:
             worker.process.kill()
 

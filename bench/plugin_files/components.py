@@ -108,7 +108,7 @@ def own_options(info: PluginInfo) -> Iterator[Option]:
     """The settings of a network or optimizer, with their limits and conditions."""
     defaults = {option.name: option.default for option in info.options}
     for option in info.options:
-        limits = UNLIMITED | dict(option.search)
+        limits = {**UNLIMITED, **option.search}
         bounded = (limits["low"], limits["high"]) != (-inf, inf)
         above = (limits["above"] or {}).items()
         conditions = [is_above(name, least, defaults[name], limits["hint"]) for name, least in above]

@@ -31,15 +31,19 @@ def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
 
 def unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     """(name, value) of a target: of a name, or of several with as many values, `a, b = 1, 2`."""
-    several = isinstance(target, ast.Tuple | ast.List)
-    starred = several and any(isinstance(one, ast.Starred) for one in target.elts)
+    several = ast.Tuple | ast.List
     if isinstance(target, ast.Name):
         yield target.id, value
-    elif several and isinstance(value, ast.Tuple | ast.List) and len(target.elts) == len(value.elts) and not starred:
+    elif isinstance(target, several) and isinstance(value, several) and pairs(target.elts, value.elts):
         for one, part in zip(target.elts, value.elts, strict=True):
             yield from unpacked(one, part)
     else:
         yield from unread(target)
+
+
+def pairs(targets: list[ast.expr], values: list[ast.expr]) -> bool:
+    """Whether each target has a value of its own; `*rest` may have several, or none."""
+    return len(targets) == len(values) and not any(isinstance(one, ast.Starred) for one in (*targets, *values))
 
 
 def unread(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:

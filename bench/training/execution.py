@@ -37,4 +37,4 @@ def count_flops(network: Any, x: Any) -> float:
     finally:
         for module, was in training.items():
             module.training = was
-    return 3.0 * counter.get_total_flops()
+    return 3.0 * int(counter.get_total_flops())
