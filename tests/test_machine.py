@@ -18,6 +18,7 @@ from spurbench.bench.core.errors import MESSAGE, UserError, reason
 from spurbench.bench.core.files import at_home, home
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import placement
+from spurbench.bench.launch.pools import find_pool
 from spurbench.bench.plugin_files import entry_points
 from spurbench.bench.provenance import commit
 
@@ -250,7 +251,8 @@ def installed(tmp_path: Path) -> Path:
     commands = [f"{name} = broken_{name}:add" for name in BROKEN] + ["gone = nosuch:add", "good = working:add"]
     kinds = [f"[spurbench.{kind}s]\nbad = !!!\ngone = nosuch\n{kind} = broken_raises" for kind in ("method", "dataset")]
     text = "\n".join(["[spurbench.commands]", *commands, "[spurbench.launchers]", "q = working:Launcher",
-                      "r = broken_raises:q", *kinds])  # fmt: skip
+                      "r = broken_raises:q", "[spurbench.pools]", "q = working:Launcher", "e = broken_ends",
+                      *kinds])  # fmt: skip
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -271,6 +273,17 @@ def test_broken_entry_points_are_named_and_stop_no_others(made: Path, installed:
     assert done.returncode == 0 and b"irm" in done.stdout
     done = told(made, "list", PYTHONPATH=path)
     assert done.returncode == 0 and b"entry point nosuch: no such module" in b" ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("q", "spurbench.pools: q = working:Launcher of broken: expected a class derived from spurbench.bench.launch.pool"),
+    ("e", "spurbench.pools: e = broken_ends of broken: SystemExit: bye"),
+])  # fmt: skip
+def test_a_pool_that_cannot_be_used(name: str, words: str, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(installed))
+    with pytest.raises(UserError) as error:
+        find_pool(name)
+    assert words in str(error.value)
 
 
 def test_a_package_with_a_damaged_list_of_entry_points_is_named(
