@@ -395,6 +395,41 @@ def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.Mon
     assert placement.choose("cpu", 2, None, 10).threads == 1 and placement.choose("cpu", 2, 5, 10).threads == 5
 
 
+@pytest.mark.parametrize(
+    ("nodes", "asked", "device", "processes", "threads"),
+    [
+        ([(8, 0), (4, 0)], ("auto", None, None, 100), "cpu", 12, 1),
+        ([(8, 0), (4, 0), (0, 0)], ("cpu", None, None, 2), "cpu", 2, 4),  # 6 would leave the second node empty
+        ([(8, 0), (4, 0)], ("cpu", 3, 8, 100), "cpu", 3, 8),
+        ([(64, 0), (16, 4), (16, 4)], ("auto", None, None, 100), "cuda", 8, 4),
+        ([(64, 0), (16, 4)], ("cuda", 8, None, 100), "cuda", 8, 2),
+        ([(64, 0), (16, 4)], ("cpu", None, None, 100), "cpu", 80, 1),
+    ],
+)
+def test_runs_are_laid_out_over_nodes(
+    nodes: Any, asked: Any, device: str, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in machine.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    found = placement.choose_on_nodes(nodes, *asked)
+    assert (found.devices, found.threads) == ((device,) * processes, threads)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("auto", 0, None, 9), "--jobs 0 starts no process"),
+        (("cuda", None, None, 9), "no node has a GPU"),
+        (("cuda:1", None, None, 9), "no device 'cuda:1'; did you mean cuda?"),
+        (("auto", None, 9, 9), "no node has 9 cores for a process; the most is 8"),
+    ],
+)
+def test_what_nodes_do_not_have(asked: Any, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        placement.choose_on_nodes([(8, 0)], *asked)
+    assert words in str(error.value)
+
+
 def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:
     """A link is followed; a pipe is written to, and stays one."""
     import threading
