@@ -37,7 +37,6 @@ from spurbench.bench.training.replica import Frozen, frozen_network, prepare
 TOGETHER = 32  # examples that pass the network at once
 IN_PART = 512  # examples of a part
 PLAN = "plan.json"
-KEPT = {"lock", PLAN}
 
 
 @dataclass(frozen=True)
