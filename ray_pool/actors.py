@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,7 +21,7 @@ from spurbench.bench.core.terminal import plural
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch import placement, snapshot
 from spurbench.bench.launch.placement import Layout
-from spurbench.bench.launch.pool import End, News, Pool, Process, Terms, do_job
+from spurbench.bench.launch.pool import Ended, News, Pool, Process, Terms, do_job
 from spurbench.bench.store.claims import STALE_VARIABLE
 
 OBJECT_STORE = 100 * 2**20  # bytes: little passes between processes
@@ -34,7 +35,8 @@ class RayPool(Pool):
         try:
             import ray
         except ImportError as error:
-            raise UserError(f"--launcher ray needs the package ray ({reason(error)}): pip install ray") from None
+            why = f"--launcher ray needs the package ray ({reason(error)})"
+            raise UserError(f"{why}: pip install 'spurbench[ray]'") from None
         self.ray: Any = ray
         self.gpus_each = 0.0  # of a process
         self.code: tuple[Path, list[str]] | None = None
@@ -86,47 +88,41 @@ class Remote(Process):
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self.ray, self.actor, self.news, self.begun = ray, actor, actor.hear.remote(), False
-        self.work: Any = None  # on the job it has
-        self.ended = End("it was killed", outside=True)
 
     def give(self, job: Job | None) -> None:
         if job is None:
             return self.kill()
-        self.work = self.actor.work.remote(job.to_dict())
+        self.actor.work.remote(job.to_dict())
 
     def hear(self) -> News:
         try:
             kind, value = self.ray.get(self.news)
         except self.ray.exceptions.RayError as error:
             why = str(error).strip().splitlines()[-1].split(". ")[0]
-            if getattr(error, "actor_init_failed", True):
+            if getattr(error, "actor_init_failed", not self.begun):
                 raise UserError(f"Ray cannot start a process: {why}") from None
-            kind, value = "ended", End(why, outside=True)
+            kind, value = "ended", (why, True)
         if kind == "ended":
-            self.ended = value
             self.kill()
-            raise EOFError
+            raise Ended(*value)
         self.begun, self.news = True, self.actor.hear.remote()
         return kind, value
 
     def stop(self) -> None:
-        self.actor.stop.remote()
-
-    def join(self, seconds: float) -> None:
-        if self.begun:  # else Ray may never find room for it
-            self.ray.wait([self.work], timeout=seconds)
+        if self.begun:
+            self.actor.stop.remote()
+        else:  # Ray may not have found room for it
+            self.kill()
 
     def kill(self) -> None:
         self.ray.kill(self.actor)
-
-    def end(self) -> End:
-        return self.ended
 
 
 class Actor:
     """A process on a node. Its methods run side by side: one does a job, another tells what it says."""
 
     def __init__(self, folder: str, store: Path, terms: Terms) -> None:
+        import_module("spurbench.bench.jobs.worker")  # a node without torch fails here, not with a job
         self.store, self.terms, self.asked = store, terms, False
         self.news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         with suppress(OSError):  # a relative path means the same as it did for the command, where it can
@@ -138,10 +134,10 @@ class Actor:
         try:
             do_job(job, self.store, self.terms, lambda kind, value: self.news.put((kind, value)), lambda: self.asked)
         except Stopped:
-            self.news.put(("ended", End("it was asked to", outside=True)))
+            self.news.put(("ended", ("it was asked to", True)))
         except BaseException as error:
             traceback.print_exc()
-            self.news.put(("ended", End(reason(error), outside=False)))
+            self.news.put(("ended", (reason(error), False)))
 
     def hear(self) -> tuple[str, Any]:
         return self.news.get()

@@ -15,7 +15,7 @@ from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.launch import dispatch
 from spurbench.bench.launch.local import Local
 from spurbench.bench.launch.placement import Layout
-from spurbench.bench.launch.pool import End, Pool, Process, Terms, do_job
+from spurbench.bench.launch.pool import Ended, Pool, Process, Terms, do_job
 from spurbench.bench.launch.runner import Settings, run_grid
 from spurbench.bench.plugins import registry
 from spurbench.bench.store.claims import Claims, encode, holder
@@ -234,14 +234,10 @@ class Lost(Process):
 
     def hear(self) -> Any:
         if not self.news:
-            raise EOFError
+            raise Ended("its machine is gone", outside=True)
         return self.news.pop(0)
 
-    def end(self) -> End:
-        return End("its machine is gone", outside=True)
-
     def stop(self) -> None: ...
-    def join(self, seconds: float) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -264,6 +260,20 @@ class Late(Inside):
         super().give(self.job)
 
 
+class Deaf(Late):
+    """One that does not end when it is asked to; the user is in a hurry."""
+
+    def give(self, job: Any) -> None:
+        super().give(job)
+        signal.raise_signal(signal.SIGINT)
+
+    def stop(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self.gone = True
+
+
 class Failing(Lost):
     """One that cannot be started."""
 
@@ -275,15 +285,18 @@ class Pretended(Pool):
     """A pool whose processes are these, one after the other."""
 
     def __init__(self, *kinds: type[Lost]) -> None:
-        self.kinds = iter(kinds)
+        self.kinds, self.made, self.waits = iter(kinds), list[Any](), 0
 
     def lay_out(self, device: str, jobs: int | None, threads: int | None, runs: int) -> Layout:
         return Layout(("cpu",), 1, 1)
 
     def start(self, layout: Layout, store: Path, terms: Terms) -> Process:
-        return next(self.kinds)(Store.open(store).claims)
+        self.made.append(next(self.kinds)(Store.open(store).claims))
+        return self.made[-1]
 
     def wait(self, processes: Any, seconds: float) -> Any:
+        self.waits += 1
+        assert self.waits < 100_000, "waited too long"
         return [process for process in processes if process.news or process.gone]
 
 
@@ -300,6 +313,12 @@ def test_processes_elsewhere(kinds: Any, settings: dict[str, Any], refused: list
     result = run_grid(grid, store, Settings(**settings), lambda *_: Quiet(), Pretended(*kinds))
     assert result.refused == refused and not result.interrupted
     assert [record.status for record in store.records()[0]] == ([] if refused else ["done"])
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    grid, store, pool = adhoc_grid("two_moon", ["erm"], "0", []), Store.open(tmp_path, create=True), Pretended(Deaf)
+    result = run_grid(grid, store, Settings(), lambda *_: Quiet(), pool)
+    assert result.interrupted and result.unsaved and pool.made[0].gone
 
 
 def test_no_processes_for_a_debugger(command: Any, tmp_path: Path) -> None:

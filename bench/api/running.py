@@ -131,7 +131,8 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
     for line in result.refused:
         say(f"spurbench: {line}")
     if result.interrupted:
-        say(f"stopped with {left} left and their state saved; run the same command again to continue")
+        state = "not all of their state" if result.unsaved else "their state"
+        say(f"stopped with {left} left and {state} saved; run the same command again to continue")
         return 130
     failed = [record.cause.kind for record in end.own_records if record.cause]
     if failed:

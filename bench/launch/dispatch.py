@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.processes import interruptible
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch.placement import Layout
-from spurbench.bench.launch.pool import News, Pool, Process, Terms
+from spurbench.bench.launch.pool import Ended, News, Pool, Process, Terms
 from spurbench.bench.records.record import Record, is_settled
 from spurbench.bench.store.store import Store, checkpoint_of
 
@@ -40,6 +39,7 @@ class Outcome:
     refused: list[str] = field(default_factory=list)
     failed: int = 0
     interrupted: bool = False
+    unsaved: bool = False  # whether a process was ended before it had saved its state
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Worker:
 
 
 def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, terms: Terms, pool: Pool) -> Outcome:
-    """Run all jobs; returns when none is left or after Ctrl-C or SIGTERM, every state saved."""
+    """Run all jobs; returns when none is left or after Ctrl-C or SIGTERM, states saved."""
     launched = Launch(deque(jobs), layout, store, watcher, terms, pool)
     with interruptible(once=layout.inside) as asked:
         if layout.inside:
@@ -69,7 +69,7 @@ def launch(jobs: Iterable[Job], layout: Layout, store: Store, watcher: Watcher, 
                 launched.wait_for_news()
         finally:
             launched.outcome.interrupted = bool(launched.workers)
-            launched.stop()
+            launched.stop(asked)
     return launched.outcome
 
 
@@ -128,8 +128,8 @@ class Launch:
         for process in self.pool.wait(list(by_process), 1.0):
             try:
                 self.receive(by_process[process], process.hear())
-            except EOFError:
-                self.replace_ended(by_process[process])
+            except Ended as end:
+                self.replace_ended(by_process[process], end)
             except UserError as error:
                 self.drop(by_process[process], str(error))
         for worker in self.workers:
@@ -172,14 +172,14 @@ class Launch:
         self.outcome.failed += len(failures)
         self.watcher.ended(job, failures, refused)
 
-    def replace_ended(self, worker: Worker) -> None:
+    def replace_ended(self, worker: Worker, end: Ended) -> None:
         """Where a process has ended: its job is tried again or has failed, and another process takes its place."""
         self.workers.remove(worker)
         for id, held in self.store.claims.living().items() if worker.who else ():
             if worker.who.items() <= held.items():  # that of another machine's process would seem to live on
                 self.store.claims.remove(id)
         said = len(self.outcome.refused)
-        if worker.job is not None and not self.try_again(worker, worker.job):
+        if worker.job is not None and not self.try_again(worker, worker.job, end):
             self.report_end(worker.job, len(self.outcome.refused) > said)
         if self.queue:
             self.start(worker.device)
@@ -191,9 +191,8 @@ class Launch:
         if why not in self.outcome.refused:
             self.outcome.refused.append(why)
 
-    def try_again(self, worker: Worker, job: Job) -> bool:
+    def try_again(self, worker: Worker, job: Job, end: Ended) -> bool:
         """Whether the job of a process that ended goes back into the queue; if not, its runs get failed records."""
-        end = worker.process.end()
         if worker.over is not None:
             kept = any(checkpoint_of(self.store, run.id).exists() for run in job.runs)
             saved = f"the state near step {worker.step:,} of {job.steps:,} is saved" if kept else "nothing is saved"
@@ -204,7 +203,7 @@ class Launch:
             self.queue.appendleft(job)
             return True
         times = f", {self.deaths[job.name]} times (memory?)" if end.outside else ""
-        self.fail(job, "killed" if end.outside else "crash", f"the worker process ended: {end.how}{times}")
+        self.fail(job, "killed" if end.outside else "crash", f"the worker process ended: {end}{times}")
         return False
 
     def fail(self, job: Job, kind: str, how: str) -> None:
@@ -221,13 +220,19 @@ class Launch:
                 self.outcome.refused.append(f"{job.title}: seed {run.seed}: {how}; its earlier record is kept")
             self.store.claims.release(run.id)
 
-    def stop(self) -> None:
-        """Ask every worker to save its state, and wait for it; a second Ctrl-C does not wait."""
-        for worker in self.workers:
-            worker.process.stop()
+    def stop(self, asked: Sequence[int]) -> None:
+        """Ask every worker to save its state, and wait for it; after a second Ctrl-C no longer."""
+        left = [worker.process for worker in self.workers]
+        for process in left:
+            process.stop()
         until = time.monotonic() + GRACE
-        with suppress(KeyboardInterrupt):
-            for worker in self.workers:
-                worker.process.join(max(0.1, until - time.monotonic()))
-        for worker in self.workers:
-            worker.process.kill()
+        while left and len(asked) < 2 and time.monotonic() < until:
+            for process in self.pool.wait(left, 1.0):
+                try:
+                    if process.hear()[0] in ("done", "refused"):
+                        process.give(None)
+                except (Ended, UserError):
+                    left.remove(process)
+        for process in left:
+            process.kill()
+        self.outcome.unsaved = bool(left)

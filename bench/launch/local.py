@@ -17,7 +17,7 @@ from spurbench.bench.core.processes import environment
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch import placement
 from spurbench.bench.launch.placement import Layout
-from spurbench.bench.launch.pool import End, News, Pool, Process, Terms, do_job
+from spurbench.bench.launch.pool import Ended, News, Pool, Process, Terms, do_job
 
 OUTSIDE = (0, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # 0: it was asked to save and end
 
@@ -36,23 +36,21 @@ class Spawned(Process):
     def hear(self) -> News:
         try:
             return self.pipe.recv()  # type: ignore[no-any-return]
-        except ConnectionResetError:
-            raise EOFError from None
+        except (EOFError, ConnectionResetError):
+            raise self.end() from None
 
     def stop(self) -> None:
         self.process.terminate()
 
-    def join(self, seconds: float) -> None:
-        self.process.join(seconds)
-
     def kill(self) -> None:
         self.process.kill()
 
-    def end(self) -> End:
+    def end(self) -> Ended:
+        """How it ended."""
         self.process.join()
         code = self.process.exitcode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return End(how, -code in OUTSIDE)
+        return Ended(how, -code in OUTSIDE)
 
 
 class Local(Pool):

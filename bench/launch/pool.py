@@ -29,12 +29,12 @@ class Terms:
     seconds: float | None = None  # that a run may take; None: as long as it does
 
 
-@dataclass(frozen=True)
-class End:
-    """How a process ended: in words, and whether something outside it was the cause, so that its job may succeed."""
+class Ended(Exception):
+    """How a process ended, and whether something outside it was the cause, so that its job may succeed elsewhere."""
 
-    how: str
-    outside: bool
+    def __init__(self, how: str, outside: bool) -> None:
+        super().__init__(how)
+        self.outside = outside
 
 
 class Process(ABC):
@@ -48,7 +48,7 @@ class Process(ABC):
     def hear(self) -> News:
         """What it says next, once the pool has found it to say something.
 
-        Errors: EOFError if it has ended; UserError if it could not be started.
+        Errors: Ended if it has; UserError if it could not be started.
         """
 
     @abstractmethod
@@ -56,16 +56,8 @@ class Process(ABC):
         """Ask it to save the state of its job and to end."""
 
     @abstractmethod
-    def join(self, seconds: float) -> None:
-        """Wait until it has ended, at most so long."""
-
-    @abstractmethod
     def kill(self) -> None:
         """End it at once, if it has not ended."""
-
-    @abstractmethod
-    def end(self) -> End:
-        """How it ended."""
 
 
 class Pool(ABC):

@@ -173,3 +173,4 @@ def add(result: Result, outcome: Outcome) -> None:
     result.refused += outcome.refused
     result.failed += outcome.failed
     result.interrupted |= outcome.interrupted
+    result.unsaved |= outcome.unsaved
