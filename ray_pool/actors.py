@@ -35,8 +35,7 @@ class RayPool(Pool):
         try:
             import ray
         except ImportError as error:
-            why = f"--launcher ray needs the package ray ({reason(error)})"
-            raise UserError(f"{why}: pip install 'spurbench[ray]'") from None
+            raise UserError(f"--launcher ray needs the package ray ({error}): pip install 'spurbench[ray]'") from None
         self.ray: Any = ray
         self.gpus_each = 0.0  # of a process
         self.code: tuple[Path, list[str]] | None = None
@@ -57,11 +56,14 @@ class RayPool(Pool):
             raise UserError(f"no Ray at {address or 'this machine'}: {reason(error)}") from None
 
     def lay_out(self, device: str, jobs: int | None, threads: int | None, runs: int) -> Layout:
-        there = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        nodes = [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in there]
+        nodes = self.nodes()
         layout = placement.choose_on_nodes(nodes, device, jobs, threads, runs)
         self.gpus_each = sum(gpus for _, gpus in nodes) / len(layout.devices) if layout.devices[0] == "cuda" else 0
         return replace(layout, place=f"Ray, {plural(len(nodes), 'node')}")
+
+    def nodes(self) -> list[tuple[int, int]]:
+        there = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in there]
 
     def start(self, layout: Layout, store: Path, terms: Terms) -> Process:
         """It imports the code, and adds the plug-ins, as they were when the first process was started."""
@@ -76,6 +78,8 @@ class RayPool(Pool):
     def wait(self, processes: Sequence[Process], seconds: float) -> Sequence[Process]:
         by_news = {process.news: process for process in processes if isinstance(process, Remote)}
         ready, _ = self.ray.wait(list(by_news), timeout=seconds)
+        if not (ready or any(process.begun for process in by_news.values()) or self.nodes()):
+            raise UserError("Ray has no node left: once it has, the same command continues from what was saved")
         return [by_news[news] for news in ready]
 
     def close(self) -> None:
