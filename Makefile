@@ -1,5 +1,6 @@
 # Every target sets itself up: a virtual environment in VENV, made anew when pyproject.toml changes.
 VENV ?= .venv
+EXTRAS ?= dev
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -72,7 +73,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "torch==2.14.1" || $(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $(STAMP)
 
 clean:

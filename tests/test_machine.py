@@ -18,6 +18,7 @@ from spurbench.bench.core.errors import MESSAGE, UserError, reason
 from spurbench.bench.core.files import at_home, home
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import placement
+from spurbench.bench.launch.pools import find_pool
 from spurbench.bench.plugin_files import entry_points
 from spurbench.bench.provenance import commit
 
@@ -250,7 +251,8 @@ def installed(tmp_path: Path) -> Path:
     commands = [f"{name} = broken_{name}:add" for name in BROKEN] + ["gone = nosuch:add", "good = working:add"]
     kinds = [f"[spurbench.{kind}s]\nbad = !!!\ngone = nosuch\n{kind} = broken_raises" for kind in ("method", "dataset")]
     text = "\n".join(["[spurbench.commands]", *commands, "[spurbench.launchers]", "q = working:Launcher",
-                      "r = broken_raises:q", *kinds])  # fmt: skip
+                      "r = broken_raises:q", "[spurbench.pools]", "q = working:Launcher", "e = broken_ends",
+                      *kinds])  # fmt: skip
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -271,6 +273,17 @@ def test_broken_entry_points_are_named_and_stop_no_others(made: Path, installed:
     assert done.returncode == 0 and b"irm" in done.stdout
     done = told(made, "list", PYTHONPATH=path)
     assert done.returncode == 0 and b"entry point nosuch: no such module" in b" ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("q", "spurbench.pools: q = working:Launcher of broken: expected a class derived from spurbench.bench.launch.pool"),
+    ("e", "spurbench.pools: e = broken_ends of broken: SystemExit: bye"),
+])  # fmt: skip
+def test_a_pool_that_cannot_be_used(name: str, words: str, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(installed))
+    with pytest.raises(UserError) as error:
+        find_pool(name)
+    assert words in str(error.value)
 
 
 def test_a_package_with_a_damaged_list_of_entry_points_is_named(
@@ -380,6 +393,41 @@ def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.Mon
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     assert placement.choose("cpu", 2, None, 10).threads == 1 and placement.choose("cpu", 2, 5, 10).threads == 5
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "device", "processes", "threads"),
+    [
+        ([(8, 0), (4, 0)], ("auto", None, None, 100), "cpu", 12, 1),
+        ([(8, 0), (4, 0), (0, 0)], ("cpu", None, None, 2), "cpu", 2, 4),  # 6 would leave the second node empty
+        ([(8, 0), (4, 0)], ("cpu", 3, 8, 100), "cpu", 3, 8),
+        ([(64, 0), (16, 4), (16, 4)], ("auto", None, None, 100), "cuda", 8, 4),
+        ([(64, 0), (16, 4)], ("cuda", 8, None, 100), "cuda", 8, 2),
+        ([(64, 0), (16, 4)], ("cpu", None, None, 100), "cpu", 80, 1),
+    ],
+)
+def test_runs_are_laid_out_over_nodes(
+    nodes: Any, asked: Any, device: str, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in machine.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    found = placement.choose_on_nodes(nodes, *asked)
+    assert (found.devices, found.threads) == ((device,) * processes, threads)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("auto", 0, None, 9), "--jobs 0 starts no process"),
+        (("cuda", None, None, 9), "no node has a GPU"),
+        (("cuda:1", None, None, 9), "no device 'cuda:1'; did you mean cuda?"),
+        (("auto", None, 9, 9), "no node has 9 cores for a process; the most is 8"),
+    ],
+)
+def test_what_nodes_do_not_have(asked: Any, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        placement.choose_on_nodes([(8, 0)], *asked)
+    assert words in str(error.value)
 
 
 def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:
