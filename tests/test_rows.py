@@ -73,6 +73,8 @@ def test_a_table(tmp_path: Path) -> None:
     lines = [HEADER, *ROWS[:3], ROWS[3].replace("30", ""), *ROWS[4:]]
     dataset = made("own_table", csv_file(tmp_path, lines))
     data = dataset.data(0)
+    said = dataset_files.prepare("own_table", None, ["own_table.name=mine"])
+    assert said.endswith("; P(a | y): train y0a0 0.500, y1a0 0.500; validation at most 1.000; test at most 1.000")
     facts = dataset.prepared().facts
     assert facts["columns"] == ["age", "job=clerk", "job=nurse", "job=pilot", "a=x", "a=z"]
     ages = np.array([20, 40, 30, 30])
@@ -550,7 +552,7 @@ def twin(name: str, folder: Path, n: int = 600) -> Any:
         dataset_files.prepare(name, folder / name, sets)
     assert not (root() / name / "original").exists()
     said = dataset_files.prepare(name, folder / name, [*sets, f"{name}.origin=twin"])
-    assert said.endswith(f"; run it with --set {name}.origin=twin")
+    assert f"; run it with --set {name}.origin=twin; P(a | y): train y0" in said
     return registry.load_dataset(name)(origin="twin")
 
 

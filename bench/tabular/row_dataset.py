@@ -77,14 +77,14 @@ class RowDataset(PreparedDataset):
             raise UserError(f"{self.called} is prepared from a file: --from {self.source} ({', '.join(self.kinds)})")
         if source is None:
             assert here is not None
-            return f"already prepared: {here} ({here.folder}, from {here.facts['from']})"
+            return f"already prepared: {here} ({here.folder}, from {here.facts['from']}){self.shares_hint()}"
         file = self.find_file(Path(os.path.realpath(source)))
         if here:
             return self.confirm(here, file)
         rows = self.rows(file)
         rows.files = [file, *self.files_beside(file)]
         made = writing.prepare_rows(self.home, self.asked, rows, self.options(), self.keep_duplicates)
-        return f"prepared {made} ({made.folder}){self.run_hint}"
+        return f"prepared {made} ({made.folder}){self.run_hint}{self.shares_hint()}"
 
     @property
     def run_hint(self) -> str:
@@ -107,7 +107,7 @@ class RowDataset(PreparedDataset):
         from spurbench.bench.tabular.writing import content_of
 
         if content_of(file, *self.files_beside(file)) == here.facts.get("content"):
-            return f"already prepared: {here} ({here.folder})"
+            return f"already prepared: {here} ({here.folder}){self.shares_hint()}"
         otherwise = self.other_name and f", or give the rows another name, {self.other_name}"
         raise UserError(
             f"{here.folder} holds {here}, from {here.facts['from']}, and {file} has another content: delete "
