@@ -63,8 +63,10 @@ def test_they_are_what_the_head_is_given(fresh: str) -> None:
         found = splits("mine")[name]
         assert torch.allclose(found.x, network.body[1](network.body[0](split.x)), atol=1e-6)
         assert torch.equal(found.y, split.y) and torch.equal(found.attribute, split.attribute)
+    assert extract(request("mine")).startswith("already prepared: mine: 120 embeddings")
+    assert not list((root() / "own_features").glob(".*"))
     with pytest.raises(UserError, match="mine is there already: delete it, or give the features another name"):
-        extract(request("mine"))
+        extract(request("mine", "training.init=xavier"))
     with pytest.raises(UserError, match="'../mine' cannot name a folder"):
         extract(request("../mine"))
     with pytest.raises(UserError, match="no device 'cuda:9' here; there are: auto, cpu"):
