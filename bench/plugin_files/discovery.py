@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint
-from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,8 +78,7 @@ def load_class(info: PluginInfo) -> Any:
     found = getattr(module, info.class_name, None)
     if not isinstance(found, type):
         raise UserError(f"{info.kind} '{info.name}': no class {info.class_name} once imported ({info.path})")
-    if isabstract(found):
-        lacks = ", ".join(sorted(found.__abstractmethods__))
+    if lacks := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
         raise UserError(f"{info.kind} '{info.name}': its class {info.class_name} lacks {lacks} ({info.path})")
     return found
 
