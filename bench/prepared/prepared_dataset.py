@@ -6,6 +6,7 @@ import re
 import shlex
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -115,6 +116,13 @@ class PreparedDataset(Dataset):
         return data, build(data.train.x)
 
     # ---- what `data` commands say -------------------------------------------------------------------------------
+
+    def shares_hint(self) -> str:
+        """How often labels come with attributes; empty without attributes, or while other files are missing."""
+        with suppress(BadData):
+            shares = self.data(0).described_shares
+            return shares and f"; P(a | y): {shares}"
+        return ""
 
     def checksum(self) -> str:
         return self.prepared().checksum
