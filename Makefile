@@ -47,7 +47,7 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in paper cifar2 celeba_twin colored_mnist adult; do \
+	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult; do \
 	  records=results/$$grid/records.jsonl.gz; [ -e $$records ] || records=results/paper/records.jsonl.gz; \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	    $(BIN)/spurbench leaderboard $$records --grid $$grid --format $${form%%:*} \
