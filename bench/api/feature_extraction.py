@@ -5,13 +5,16 @@ They are computed in parts, each a file; if that is killed at any moment, the sa
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -81,7 +84,7 @@ def resolve(request: Request) -> tuple[Frozen, dict[str, Any]]:
     dataset = dataset_files.with_options(request.dataset, own)
     training = with_network(dataset.training, {"network": request.network} | given)
     replica = prepare(dataset, Plain(), training, request.seed)
-    frozen = frozen_network(replica, training, replica.preprocessing(Plain()))
+    frozen = frozen_network(replica, training, replica.preprocessing(Plain(), channels_last=True))
     weights = hash_tensors(*(part.flatten() for part in frozen.network.state_dict().values()))
     return frozen, {
         "dataset": request.dataset, "options": sorted(own), "data": dataset.checksum(), "seed": request.seed,
@@ -110,6 +113,10 @@ def begin(work: Path, plan: Mapping[str, Any]) -> None:
         write_atomically(work / PLAN, text)
 
 
+Part = tuple[Path, Split, slice]
+"""The file of a part, and the examples that it is of."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The features of all splits, in files of IN_PART examples."""
@@ -122,8 +129,7 @@ class Parts:
     def splits(self) -> dict[str, Split]:
         return self.frozen.data.splits
 
-    def files(self) -> Iterator[tuple[Path, Split, slice]]:
-        """The file of each part, and the examples that it is of."""
+    def files(self) -> Iterator[Part]:
         for name, split in self.splits.items():
             for at in range(0, len(split.y), IN_PART):
                 rows = slice(at, min(at + IN_PART, len(split.y)))
@@ -139,15 +145,30 @@ class Parts:
         done = total - sum(rows.stop - rows.start for _, _, rows in todo)
         console = Console(stderr=True)
         shown = (TextColumn("computing features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        torch.set_num_threads(cores())
         with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("", total=total, completed=done)
-            for file, split, rows in todo:
-                write_array(file, self.features(split, rows))
-                progress.advance(task, rows.stop - rows.start)
+            for made in self.side_by_side(todo):
+                progress.advance(task, made)
 
-    def features(self, split: Split, rows: slice) -> Tensor:
-        return self.frozen.features(map_inputs(lambda part: part[rows], split.x), self.device, TOGETHER)
+    def side_by_side(self, parts: Sequence[Part]) -> Iterator[int]:
+        """Compute parts on every core; yields the examples of each."""
+        torch.set_num_threads(1)  # several in one network wait for each other
+        workers, copies = cores() if self.device.type == "cpu" else 1, SimpleQueue[Frozen]()
+        for _ in range(workers):
+            copies.put(replace(self.frozen, network=copy.deepcopy(self.frozen.network)))
+        pool = ThreadPoolExecutor(workers)
+        try:
+            yield from pool.map(lambda part: self.compute_one(part, copies), parts)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def compute_one(self, part: Part, copies: SimpleQueue[Frozen]) -> int:
+        """Write the file of a part, by a copy of the network that no other thread has; how many examples it is of."""
+        file, split, rows = part
+        frozen = copies.get()
+        write_array(file, frozen.features(map_inputs(lambda of: of[rows], split.x), self.device, TOGETHER))
+        copies.put(frozen)
+        return int(rows.stop - rows.start)
 
     def rows(self, request: Request, plan: Mapping[str, Any]) -> Rows:
         """All parts as rows of numbers, one split after another."""
