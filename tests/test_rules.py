@@ -48,6 +48,10 @@ OURS = {  # name → text, criteria, uses, oracle: they stand in plans that were
         "worst-group accuracy on validation", ["worst_group", "average_accuracy", "lower_loss"],
         ("validation groups",), False,
     ),
+    "validation_unbiased": (
+        "unbiased accuracy on validation", ["mean_over_groups", "average_accuracy", "lower_loss"],
+        ("validation groups",), False,
+    ),
     "validation_worst_subset": (
         "worst-subset accuracy on validation", ["worst_group", "average_accuracy", "lower_loss"],
         ("validation subsets",), False,

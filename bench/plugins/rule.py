@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from math import fsum, inf, isfinite
 from typing import ClassVar
 
-from spurbench.bench.plugins.counts import SUBSET, Counted, accuracy, worst_group_accuracy
+from spurbench.bench.plugins.counts import SUBSET, Counted, accuracy, unbiased_accuracy, worst_group_accuracy
 
 Splits = Mapping[str, Counted]
 Criterion = Callable[[Sequence[Counted]], float | None]
@@ -37,6 +37,11 @@ def least_accuracy(each: Sequence[Counted]) -> float | None:
 def worst_group(each: Sequence[Counted]) -> float | None:
     """The smallest accuracy of a group of a split."""
     return least([worst_group_accuracy(counts) for counts in each])
+
+
+def mean_over_groups(each: Sequence[Counted]) -> float | None:
+    """The smallest mean, over the groups that have examples, of a split."""
+    return least([unbiased_accuracy(counts) for counts in each])
 
 
 def lower_loss(each: Sequence[Counted]) -> float | None:
