@@ -39,10 +39,13 @@ class Ledger:
     """What the host has waited for, as `kind: operation at file:line`, in order."""
 
     waits: list[str] = field(default_factory=list)
+    forbidden: bool = False  # as torch.cuda.set_sync_debug_mode("error") has it
     random: Tensor = field(default_factory=lambda: torch.Generator().manual_seed(0).get_state())
 
     def note(self, kind: str, what: object) -> None:
         self.waits.append(f"{kind}: {what} at {caller()}")
+        if self.forbidden:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {self.waits[-1]}")
 
     def counted(self) -> Counter[str]:
         return Counter(self.waits)
@@ -283,6 +286,10 @@ def seed_all(seed: int) -> None:
     LEDGER.random = torch.Generator().manual_seed(seed % 2**63).get_state()
 
 
+def set_debug_mode(mode: str) -> None:
+    LEDGER.forbidden = mode == "error"
+
+
 def set_random(state: Tensor, device: Any = None) -> None:
     assert not is_card(state), "a generator's state is a tensor of the host's"
     LEDGER.random = state.clone()
@@ -296,7 +303,7 @@ def simulated() -> Iterator[Ledger]:
     cuda: dict[str, Callable[..., Any]] = nothing | {
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
         "get_device_name": lambda *_: NAME, "max_memory_allocated": lambda *_: 2**20, "manual_seed_all": seed_all,
-        "mem_get_info": lambda *_: (2**30, 2**31), "set_rng_state": set_random,
+        "set_sync_debug_mode": set_debug_mode, "mem_get_info": lambda *_: (2**30, 2**31), "set_rng_state": set_random,
         "get_rng_state": lambda *_: LEDGER.random.clone(),
     }  # fmt: skip
     with ExitStack() as here:

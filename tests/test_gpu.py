@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import json
 import os
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import cycle, product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -236,6 +239,46 @@ def test_seeds_that_do_not_fit_together_leave_no_memory_behind(monkeypatch: pyte
     monkeypatch.setattr(Engine, "update", short_of_memory)
     found, _ = finish(jobs_of(Case("erm"), "cpu", "float32"), "cpu")
     assert [(record.status, record.cost.replicas) for record in found] == [("done", 1)] * 2
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What `make gpu` runs, on two of its cells."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "perf"))
+    found = importlib.import_module("gpu")
+    monkeypatch.setattr(found, "STEPS", 4)
+    monkeypatch.setattr(found, "CELLS", {name: found.CELLS[name] for name in ("full batch, irm", "two networks, lff")})
+    monkeypatch.setattr(found, "SPEED", dict(list(found.SPEED.items())[:1]))
+    return found
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_what_a_person_with_a_gpu_runs(device: str, measured: ModuleType, tmp_path: Path) -> None:
+    with simulated() if device != "cpu" else nullcontext(), pytest.raises(SystemExit) as ended:
+        measured.main(["--device", device, "--tiny", "--name", "here", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "gpu-here.json").read_text())
+    assert ended.value.code == 0 and set(measured.SECTIONS) <= found.keys()
+    assert found["agreement"]["full batch, irm, float32"]["off"] < 1e-5
+    assert found["waits"] == dict.fromkeys(measured.CELLS, {"ok": True, "why": ""})
+    assert found["speed"] and all(isinstance(one["ms"], float) for one in found["speed"].values())
+
+
+def test_what_is_wrong_on_a_gpu_is_named(
+    measured: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def waiting(engine: Engine) -> Step:
+        step = update(engine)
+        step.losses[0].item()
+        return step
+
+    update = Engine.update
+    monkeypatch.setattr(Engine, "update", waiting)
+    monkeypatch.setattr(measured, "TOLERANCE", {"float32": -1.0})
+    monkeypatch.setattr(measured, "SECTIONS", {name: measured.SECTIONS[name] for name in ("agreement", "waits")})
+    with simulated(), pytest.raises(SystemExit) as ended:
+        measured.main(["--device", "cuda:0", "--tiny", "--name", "here", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and "lff, float32; waits: full batch, irm; waits: two networks, lff" in said
 
 
 def test_the_simulated_gpu_refuses_what_a_gpu_refuses() -> None:
