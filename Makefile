@@ -13,7 +13,7 @@ help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
 	@echo "make gpu    is training on this machine's GPU right, and how fast? eight minutes; see docs/gpu.md"
-	@echo "make gpu-check  every method, network and precision on a simulated GPU (an hour; none is needed)"
+	@echo "make gpu-check  every method, network and precision on a simulated GPU (hours; none is needed)"
 	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
 	@echo "make chaos  KILLS (200) random SIGKILLs and other trouble; nothing may be lost or done twice (half an hour)"
 	@echo "make chaos-slurm  the same between a store and a real SLURM started here (ten minutes, as root)"

@@ -86,6 +86,7 @@ class Tiny(Dataset):
             return {}
         return {"pgd": Pgd(steps=2, random_start=True), "margin": Margins(split="test", steps=4, tries=3)}
 '''
+GENTLE = {"optimizer": "sgd", "lr": 1e-4}  # statistics of four examples in deep networks amplify rounding
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # fields of the network, options of the dataset
     "plain": ({"network": "mlp", "width": 8, "hidden_layers": 2}, {}),
     "linear": ({"network": "mlp", "hidden_layers": 0}, {}),
@@ -93,9 +94,9 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # fields of the 
     "batch norm": ({"network": "mlp", "width": 8, "batch_norm": True}, {}),
     "small_conv": ({"network": "small_conv", "augment": "crop,flip"}, {"pixels": 16, "attacked": True}),
     "bag_of_words": ({"network": "bag_of_words", "vocabulary": 99, "embedding": 4, "depth": 1}, {"kind": "tokens"}),
-    "vgg15_bn": ({"network": "vgg15_bn"}, {"pixels": 32, "attacked": True}),
-    "preact_resnet110": ({"network": "preact_resnet110"}, {"pixels": 8}),
-    "timm": ({"network": "timm:resnet18"}, {"pixels": 32}),
+    "vgg15_bn": ({"network": "vgg15_bn", **GENTLE}, {"pixels": 32}),
+    "preact_resnet110": ({"network": "preact_resnet110", **GENTLE}, {"pixels": 8}),
+    "timm": ({"network": "timm:resnet18", **GENTLE}, {"pixels": 32}),
     "frozen": ({"network": "small_conv", "freeze": True}, {"pixels": 16}),
 }
 PRECISIONS = {"float32": 1e-4, "bf16": 0.1, "fp16": 0.02}  # how far logits may be from the CPU's
@@ -133,7 +134,7 @@ def cases() -> Iterator[Case]:
     for network, precision in zip(QUICK_NETWORKS, cycle(PRECISIONS), strict=False):
         yield Case("group_dro", network, precision, 2)
     yield Case("coral", "small_conv", "float32", 2)
-    yield from (Case("lff", more=more) for more in MORE)
+    yield from (Case("sd", more=more) for more in MORE)
 
 
 @pytest.fixture(autouse=True)
@@ -243,11 +244,12 @@ def test_seeds_that_do_not_fit_together_leave_no_memory_behind(monkeypatch: pyte
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """What `make gpu` runs, on two of its cells."""
+    """What `make gpu` runs, on few of its cells."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "perf"))
     found = importlib.import_module("gpu")
     monkeypatch.setattr(found, "STEPS", 4)
     monkeypatch.setattr(found, "CELLS", {name: found.CELLS[name] for name in ("full batch, irm", "two networks, lff")})
+    monkeypatch.setattr(found, "TOLERANCE", {"float32": 1e-5, "fp16": 0.05})
     monkeypatch.setattr(found, "SPEED", dict(list(found.SPEED.items())[:1]))
     return found
 
