@@ -1,5 +1,6 @@
 # Every target sets itself up: a virtual environment in VENV, made anew when pyproject.toml changes.
 VENV ?= .venv
+EXTRAS ?= dev
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -54,7 +55,7 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in paper cifar2 celeba_twin colored_mnist adult; do \
+	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult; do \
 	  records=results/$$grid/records.jsonl.gz; [ -e $$records ] || records=results/paper/records.jsonl.gz; \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	    $(BIN)/spurbench leaderboard $$records --grid $$grid --format $${form%%:*} \
@@ -80,7 +81,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "torch==2.14.1" || $(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $(STAMP)
 
 clean:

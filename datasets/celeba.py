@@ -37,6 +37,7 @@ MD5 = {
 @dataclass(frozen=True)
 class CelebA(Pictures):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
+    splits: ClassVar[tuple[str, ...]] = ("validation", "test")
     conflicting: ClassVar[tuple[int, ...]] = (0, 3)
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "accuracy"), ("train", "accuracy"))  # fmt: skip

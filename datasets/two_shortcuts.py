@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import pi
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -65,10 +64,6 @@ class TwoShortcuts(Dataset):
         half = (0.5, 0.5, 0.5)
         values = {"background": ("wall", "meadow"), "marker": ("red", "yellow")}
         return Data(train, {"validation": validation, "test": test}, mean=half, std=half, named=values)
-
-    def prepare(self, source: Path | None = None, allow_bad: bool = False, processes: int | None = None) -> str:
-        said = super().prepare(source, allow_bad, processes)
-        return f"{said}; with seed 0 P(a | y): {self.data(0).described_shares}"
 
 
 def compose(size: int, agreements: tuple[float, float], random: torch.Generator) -> Split:

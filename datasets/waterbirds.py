@@ -26,6 +26,7 @@ HOMES = ("", "waterbirds_v1.0", "waterbird_complete95_forest2water2", "data/wate
 @dataclass(frozen=True)
 class Waterbirds(Pictures):
     provides: ClassVar[frozenset[str]] = frozenset({"groups"})
+    splits: ClassVar[tuple[str, ...]] = ("validation", "test")
     conflicting: ClassVar[tuple[int, ...]] = (1, 2)
     headline: ClassVar[tuple[tuple[str, str], ...]] = (
         ("test", "worst_group_accuracy"), ("test", "adjusted_accuracy"), ("train", "accuracy"))  # fmt: skip

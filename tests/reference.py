@@ -277,7 +277,7 @@ def renewed(page: Path, what: str, text: str) -> str:
 def modules() -> str:
     """Every package in the order of imports, and its modules, each with the first sentence of its docstring."""
     house = runpy.run_path(str(ROOT / "tests" / "test_house.py"))
-    folders = [*(ROOT / "bench" / name for name in house["PACKAGES"]), ROOT / "slurm"]
+    folders = [*(ROOT / "bench" / name for name in house["PACKAGES"]), *(ROOT / name for name in house["LAUNCHERS"])]
     return "\n\n".join(part for folder in folders for part in package(folder))
 
 

@@ -382,9 +382,39 @@ def test_network_fields_are_for_the_bases_of_heads(store: Store) -> None:
     runs_of("erm, afr")
     cells = load_grid("g.yaml", sets).cells
     assert [(cell.training["width"], cell.training["lr"]) for cell in cells] == [(9, 0.2), (16, 0.2)]
+    assert (cells[1].base or {})["training"]["width"] == 9
     cells = adhoc_grid("shortcut", ["erm", "afr"], "0", sets).cells
     assert [(cell.training["width"], cell.training["lr"]) for cell in cells] == [(9, 0.2), (9, 0.2)]
     assert (cells[1].base or {})["training"]["width"] == 9
+
+
+@pytest.mark.parametrize("row", [
+    "{method: jtt, training: {lr: 0.3}, base: {training: {lr: 0.4, momentum: 0.9}}}",
+    "{method: group_dro, groups: {from: eiil, base: {training: {lr: 0.4, momentum: 0.9}}}}",
+    "{method: jtt, base: {training: {lr: 0.4, momentum: 0.9}}, search: "
+    "{draws: 2, rule: validation_worst_group, training: {steps: 9}, space: {upweight: [4, 6]}}}",
+])  # fmt: skip
+def test_what_is_set_reaches_the_runs_that_rows_start_from(row: str, store: Store) -> None:
+    """Above what the file says of them, where it has an effect; and with several values each row has its own."""
+    runs_of(row)
+
+    def found(*sets: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The training of each cell, or of each draw of its search, and that of the run it starts from."""
+        cells = load_grid("g.yaml", sets).cells
+        each: list[Any] = [one for cell in cells for one in (cell.search.draws if cell.search else [cell])]
+        return [(one.training, (getattr(one, "inferred_by", None) or one.base)["training"]) for one in each]
+
+    assert {base["lr"] for _, base in found()} == {0.4}
+    for trainings in found("training.lr=0.2", "training.steps=8"):
+        assert [(one["lr"], one["steps"]) for one in trainings] == [(0.2, 8)] * 2
+    for own, base in found("training.optimizer=adam"):
+        assert own["optimizer"] == base["optimizer"] == "adam" and "momentum" not in base
+    if "search" not in row:
+        assert [(own["lr"], base["lr"]) for own, base in found("training.lr=[0.1, 0.2]")] == [(0.1, 0.1), (0.2, 0.2)]
+    with pytest.raises(UserError, match="--set training.pretrained=timm: no cell of g.yaml has a use for it"):
+        found("training.pretrained=timm")
+    with pytest.raises(UserError, match="--set training.lr=fast: lr of training must be a number"):
+        found("training.lr=fast")
 
 
 def test_swad_looks_at_validation_and_rows_say_so(store: Store, tmp_path: Path) -> None:
@@ -400,6 +430,21 @@ def test_swad_looks_at_validation_and_rows_say_so(store: Store, tmp_path: Path) 
     (tmp_path / "g.yaml").write_text(f"seeds: 0\ndatasets:\n  - dataset: two_moon\n    methods: [{row}]\n")
     with pytest.raises(UserError, match="g.yaml:4: average swad goes by the split 'validation', which two_moon does"):
         load_grid("g.yaml")
+
+
+def test_swad_and_bases_look_at_what_their_row_holds_out(store: Store, tmp_path: Path) -> None:
+    """Also where the row itself, not its block, has the option, and where that varies."""
+    swad = "training: {average: swad, evaluate: 9}"
+    llr = f"{{method: llr, base: {{{swad}}}, options: {{held_out: 0.2}}}}"
+    rows = f"[{{method: erm, {swad}, options: {{held_out: [0.1, 0.2]}}}}, {llr}]"
+    (tmp_path / "g.yaml").write_text(f"seeds: 0\ndatasets:\n  - dataset: two_moon\n    methods: {rows}\n")
+    cells = load_grid("g.yaml").cells
+    assert [cell.dataset_options["held_out"] for cell in cells] == [0.1, 0.2, 0.2] and not any(c.na for c in cells)
+    assert (cells[2].base or {})["training"]["average"] == "swad"
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0\ndatasets:\n  - dataset: two_moon\n    options: {held_out: [0.1, 0.2]}\n    methods: [llr]\n"
+    )
+    assert [(cell.base or {})["method"] for cell in load_grid("g.yaml").cells] == ["erm", "erm"]
 
 
 # ---- edited, failed, damaged ----------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_what_a_page_shows_runs(page: Path, folder: Path, command: Callable[...,
 
 def follow(words: list[str], command: Callable[..., Any]) -> None:
     """Run a line of a page, or check it."""
-    if not words or words[0] in ("pip", "source", "slurm/local_cluster.sh"):
+    if not words or words[0] in ("pip", "source", "export", "slurm/local_cluster.sh"):
         return
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), words

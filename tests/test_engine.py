@@ -166,12 +166,13 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
 
 
 def test_zero_columns_are_left_out_and_change_nothing() -> None:
-    engine = engine_of("erm", [0], "cpu", 100)
-    cm = registry.load_dataset("colored_mnist")(train_size=600)
-    method = method_named("erm")
+    """Also not the order of the examples, although those that are zero in the same columns go through together."""
+    cm = registry.load_dataset("colored_mnist")(train_size=1000)
+    method = method_named("irm_domainbed")  # its penalty is of every second example
     training = replace(cm.training, width=16, steps=4)
     engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    assert min(part.x.shape[-1] for part in engine.batches.micro_batches(0)[0]) < 200
+    widths = [part.x.shape[-1] for part in engine.batches.micro_batches(0)[0]]
+    assert sum(widths) / len(widths) < 120 and not any(width % 16 for width in widths)  # of 392
     full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
     full.stacks[0].first_weight = None
     full.batches = full._make_batches()

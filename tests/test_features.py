@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from spurbench.bench.api import dataset_files, feature_extraction
 from spurbench.bench.api.feature_extraction import Request, extract
 from spurbench.bench.checks.scaffold import write_plugin
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.training_settings import Training
-from spurbench.bench.prepared.folder import root
 from spurbench.bench.training.replica import build_network, find_head
 
 
@@ -51,7 +52,7 @@ def test_they_are_what_the_head_is_given(fresh: str) -> None:
     """Beside the labels and attributes of each example, in every split."""
     said = extract(request("mine"))
     assert said.startswith("prepared mine: 120 embeddings of 5 numbers, fresh by mlp")
-    assert said.endswith("run it with --dataset own_features --set own_features.name=mine")
+    assert "; run it with --dataset own_features --set own_features.name=mine; P(a | y): train y0a0 0." in said
     dataset = registry.load_dataset(fresh)(examples=40)
 
     def build(x: Any) -> Any:
@@ -62,10 +63,14 @@ def test_they_are_what_the_head_is_given(fresh: str) -> None:
         found = splits("mine")[name]
         assert torch.allclose(found.x, network.body[1](network.body[0](split.x)), atol=1e-6)
         assert torch.equal(found.y, split.y) and torch.equal(found.attribute, split.attribute)
+    assert extract(request("mine")).startswith("already prepared: mine: 120 embeddings")
+    assert not list((root() / "own_features").glob(".*"))
     with pytest.raises(UserError, match="mine is there already: delete it, or give the features another name"):
-        extract(request("mine"))
+        extract(request("mine", "training.init=xavier"))
     with pytest.raises(UserError, match="'../mine' cannot name a folder"):
         extract(request("../mine"))
+    with pytest.raises(UserError, match="no device 'cuda:9' here; there are: auto, cpu"):
+        extract(replace(request("other"), device="cuda:9"))
 
 
 def test_killed_and_continued(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +99,18 @@ def test_killed_and_continued(fresh: str, monkeypatch: pytest.MonkeyPatch) -> No
         extract(request("other"))
     extract(request("other", "training.init=xavier"))
     assert len(seen) == 5 + 9  # nine parts, none of them taken over
+    made, seen[:] = feature_extraction.frozen_network, [0]
+    with pytest.raises(KeyboardInterrupt):
+        extract(request("third"))
+
+    def other_weights(*given: Any) -> Any:
+        frozen = made(*given)
+        next(frozen.network.parameters()).data.add_(1)
+        return frozen
+
+    monkeypatch.setattr(feature_extraction, "frozen_network", other_weights)
+    extract(request("third"))
+    assert len(seen) == 5 + 9
 
 
 def test_of_rows_on_the_command_line(tmp_path: Path, command: Any) -> None:

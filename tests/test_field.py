@@ -233,6 +233,13 @@ def test_scattered_as_often_as_asked(share: float) -> None:
 Knob = Callable[[float], Data]
 
 
+def test_what_is_drawn_says_its_shares_too() -> None:
+    notes = dataset_files.prepare("film_notes", None, ["film_notes.agreement=1.0"])
+    assert "; P(a | y): train y0 genre=horror 1.000, y1 genre=comedy 1.000; validation at most 0.5" in notes
+    assert "P(a | y): train y0a0 0.8" in dataset_files.prepare("colored_mnist")
+    assert dataset_files.prepare("two_moon") == "nothing to prepare (none: drawn from the seed)"
+
+
 @pytest.mark.parametrize("share", [0.5, 0.9])
 @pytest.mark.parametrize("name", list(SHARES))
 def test_the_knob_moves_the_measured_share(name: str, share: float, made: Path) -> None:

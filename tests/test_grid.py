@@ -23,7 +23,7 @@ from spurbench.bench.grid.expand import expand, summarize
 from spurbench.bench.grid.load import load_grid, shipped_grids
 from spurbench.bench.jobs.job import gather
 from spurbench.bench.launch import runner
-from spurbench.bench.launch.local import Outcome
+from spurbench.bench.launch.dispatch import Outcome
 from spurbench.bench.records.plan import kept_as
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
@@ -534,7 +534,7 @@ def test_searches_are_run_before_what_can_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "launch_round", one_round)
     text = SMALL.replace("METHOD", "erm\n      - {method: sd, search: {draws: 3, rule: train_accuracy, seeds: 5}}")
     grid = grid_of(tmp_path, text)
-    runner.run_grid(grid, Store.open(tmp_path / "store", create=True), runner.Settings(), lambda jobs, layout: None)
+    runner.run_grid(grid, Store.open(tmp_path / "store", create=True), runner.Settings(), None, None)
     assert len(rounds) == 1 and len(rounds[0]) == 3 and rounds[0] == set(expand(grid, {}).draw_ids)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -217,6 +221,38 @@ def test_texts_from_end_to_end(tokens: Path, bert: Path, command: Any, tmp_path:
         counts = record.splits["test"]
         assert record.method == "jtt" or sum(counts.correct) / sum(counts.n) > 0.7, record.method
         assert any(name.endswith("config.json") for name in record.provenance.files)
+
+
+def test_a_run_holds_what_a_folder_contains_and_not_where_it_is(bert: Path, tmp_path: Path) -> None:
+    """Planning reads it without importing torch."""
+
+    def network(path: Path | str) -> str:
+        return Training(network=f"hf:{path}", weights="random").network.name
+
+    (tmp_path / "elsewhere").mkdir()
+    name = network(bert)
+    assert name == network(shutil.copytree(bert, tmp_path / "elsewhere" / "bert")) == network(name.removeprefix("hf:"))
+    assert re.fullmatch("hf:bert#[0-9a-f]{16}", name) and "bert" in str(made(name.removeprefix("hf:")))[:200].lower()
+    (bert / "notes.txt").write_text("nothing to the network")
+    assert network(bert) == name
+    sets = f"['training.network=hf:{bert}', 'training.weights=random']"
+    code = f"""
+import sys
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+grid = adhoc_grid("film_notes", ["erm"], "0", {sets})
+print(grid.cells[0].training["network"], "torch" in sys.modules, grid.notes)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{name} False") and str(tmp_path) not in said
+    shutil.rmtree(tmp_path / "elsewhere")
+    network(bert)  # the last place that it was given in
+    config = bert / "config.json"
+    config.write_text(config.read_text().replace("32", "48"))
+    with pytest.raises(UserError, match="bert is bert#[0-9a-f]{16} by now, not bert#[0-9a-f]{16}: give its path again"):
+        made(name.removeprefix("hf:"))
+    assert network(bert) != name
+    with pytest.raises(UserError, match="where hf#0123456789abcdef is on this machine is not known"):
+        made("hf#0123456789abcdef")
 
 
 def test_a_frozen_model_trains_its_head_on_kept_features(tokens: Path, bert: Path, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ OPEN_TO_PLUGINS = {
         "numpy", "sklearn", "spurbench.bench.plugins.counts", "spurbench.bench.plugins.metric",
     },
 }  # fmt: skip
+LAUNCHERS = ("slurm", "ray_pool")
+ROOMS = ("bench", "methods", "datasets", *LAUNCHERS)
 PLUGINS = {path.stem for room in ("methods", "datasets") for path in (ROOT / room).glob("*.py")}
 
 
@@ -40,7 +42,7 @@ def name_of(path: Path) -> str:
     return "spurbench." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-MODULES = {name_of(path): path for path in files("bench", "slurm", "methods", "datasets") if path.stem != "__init__"}
+MODULES = {name_of(path): path for path in files(*ROOMS) if path.stem != "__init__"}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -72,7 +74,9 @@ def test_plugins_know_only_their_interface(room: str) -> None:
 def test_bench_names_no_plugin_and_no_cluster() -> None:
     for path in files("bench"):
         for name in imports(path):
-            assert not re.match(r"spurbench\.(methods|datasets|slurm)\b|submitit", name), f"{path.name} imports {name}"
+            assert not re.match(r"spurbench\.(methods|datasets|slurm|ray_pool)\b|(submitit|ray)\b", name), (
+                f"{path.name} imports {name}"
+            )
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert node.value not in PLUGINS - {"random", "oracle"}, f"{path.name}:{node.lineno} names {node.value}"
@@ -106,7 +110,7 @@ def test_no_two_modules_of_one_name() -> None:
 
 
 def test_sizes() -> None:
-    for path in files("bench", "slurm", "datasets"):
+    for path in files("bench", *LAUNCHERS, "datasets"):
         assert len(path.read_text().splitlines()) <= 350, f"{path} has two nouns in it"
     for path in (ROOT / "methods").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 80, path
@@ -121,14 +125,14 @@ def test_a_package_has_few_enough_modules_to_be_known(name: str) -> None:
 
 def test_only_bench_is_a_package_with_init() -> None:
     """datasets/__init__.py would hide Hugging Face's datasets from whoever works in the repository's folder."""
-    for room in ("methods", "datasets", "slurm"):
+    for room in ("methods", "datasets", *LAUNCHERS):
         assert not list((ROOT / room).rglob("__init__.py"))
     assert (ROOT / "bench" / "__init__.py").exists()
 
 
 def test_every_folder_is_packaged() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    holding = {path.parent for room in ("bench", "methods", "datasets", "slurm") for path in (ROOT / room).rglob("*.*")}
+    holding = {path.parent for room in ROOMS for path in (ROOT / room).rglob("*.*")}
     wanted = {f"spurbench.{'.'.join(path.relative_to(ROOT).parts)}" for path in holding if path.name[0] not in "._"}
     assert wanted | {"spurbench"} == listed
 

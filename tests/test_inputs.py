@@ -209,6 +209,13 @@ def test_networks_that_cannot_be_had_are_named(tmp_path: Any) -> None:
     torch.save(made.body.state_dict(), other)
     again = build_network((3, 32, 32), 2, Training(network="timm:resnet18", pretrained=str(other)))
     assert torch.equal(again.state_dict()["conv1.weight"], made.body.state_dict()["conv1.weight"])
+    named = Training(network="timm:resnet18", pretrained=str(other)).flat()["pretrained"]
+    assert named.startswith("weights.pt#") and Training(network="timm:resnet18", pretrained=named)
+    (tmp_path / "in").mkdir()
+    moved = other.rename(tmp_path / "in" / other.name)
+    assert Training(network="timm:resnet18", pretrained=str(moved)).flat()["pretrained"] == named
+    with pytest.raises(UserError, match="pretrained: no file none.pt; expected timm, or a file"):
+        Training(network="timm:resnet18", pretrained="none.pt")
 
 
 # ---- batches that do not fit ----------------------------------------------------------------------------------------

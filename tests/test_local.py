@@ -10,6 +10,15 @@ from typing import Any
 
 import pytest
 
+from spurbench.bench.core.errors import UserError
+from spurbench.bench.grid.ad_hoc import adhoc_grid
+from spurbench.bench.launch import dispatch
+from spurbench.bench.launch.local import Local
+from spurbench.bench.launch.placement import Layout
+from spurbench.bench.launch.pool import Ended, Pool, Process, Terms, do_job
+from spurbench.bench.launch.runner import Settings, run_grid
+from spurbench.bench.plugins import registry
+from spurbench.bench.store.claims import Claims, encode, holder
 from spurbench.bench.store.store import Store
 
 TWO_MOON = ["--dataset", "two_moon", "--seeds", "0", "--set", "two_moon.examples=100"]
@@ -193,25 +202,123 @@ def test_one_seed_that_fails_does_not_touch_the_others(command: Any, tmp_path: P
 
 def test_runs_that_hang_are_ended_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, by the launcher: they do not look whether they should stop."""
-    from spurbench.bench.grid.ad_hoc import adhoc_grid
-    from spurbench.bench.launch import local
-    from spurbench.bench.launch.runner import Settings, run_grid
-    from spurbench.bench.plugins import registry
-
     plugin = tmp_path / "wrong.py"
     plugin.write_text(PLUGIN.format(body="while True: pass"))
     registry.add_plugin(plugin)
-    monkeypatch.setattr(local, "HANGING", 0)
+    monkeypatch.setattr(dispatch, "HANGING", 0)
     store = Store.open(tmp_path / "store", create=True)
     grid = adhoc_grid("two_moon", ["wrong"], "0-1", ["training.steps=20", "training.dropout=0.5"])
     try:
-        result = run_grid(grid, store, Settings(device="cpu", jobs=2, time_limit=0.2), lambda *_: Quiet())
+        result = run_grid(grid, store, Settings(device="cpu", jobs=2, time_limit=0.2), lambda *_: Quiet(), Local())
     finally:
         registry.forget_plugins()
     assert result.failed == 2
     for record in store.records()[0]:
         assert record.cause and record.cause.kind == "time_limit"
         assert record.cause.message == "stopped after 0.2 s a run; nothing is saved"
+
+
+class Lost(Process):
+    """A process of another machine, which goes down with it: no one there gives the claim back."""
+
+    def __init__(self, claims: Claims) -> None:
+        self.claims, self.news, self.gone = claims, list[Any](), False
+
+    def give(self, job: Any) -> None:
+        (run,) = job.runs
+        self.claims.take(run.id)
+        who = {**holder(), "host": "elsewhere", "machine": "elsewhere", "pid": 1}
+        self.claims.path(run.id).write_bytes(encode({**who, "token": "another's"}))
+        self.news.append(("begun", who))
+        self.gone = True
+
+    def hear(self) -> Any:
+        if not self.news:
+            raise Ended("its machine is gone", outside=True)
+        return self.news.pop(0)
+
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Inside(Lost):
+    """One that is this process."""
+
+    def give(self, job: Any) -> None:
+        self.gone = job is None
+        if job:
+            do_job(job.to_dict(), self.claims.root.parent, Terms(), lambda *news: self.news.append(news), lambda: False)
+
+
+class Late(Inside):
+    """One that does its job only when it is asked to stop."""
+
+    def give(self, job: Any) -> None:
+        self.job, self.gone, self.news = job, job is None, [("begun", {})] if job else []
+
+    def stop(self) -> None:
+        super().give(self.job)
+
+
+class Deaf(Late):
+    """One that does not end when it is asked to; the user is in a hurry."""
+
+    def give(self, job: Any) -> None:
+        super().give(job)
+        signal.raise_signal(signal.SIGINT)
+
+    def stop(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self.gone = True
+
+
+class Failing(Lost):
+    """One that cannot be started."""
+
+    def hear(self) -> Any:
+        raise UserError("no torch there")
+
+
+class Pretended(Pool):
+    """A pool whose processes are these, one after the other."""
+
+    def __init__(self, *kinds: type[Lost]) -> None:
+        self.kinds, self.made, self.waits = iter(kinds), list[Any](), 0
+
+    def lay_out(self, device: str, jobs: int | None, threads: int | None, runs: int) -> Layout:
+        return Layout(("cpu",), 1, 1)
+
+    def start(self, layout: Layout, store: Path, terms: Terms) -> Process:
+        self.made.append(next(self.kinds)(Store.open(store).claims))
+        return self.made[-1]
+
+    def wait(self, processes: Any, seconds: float) -> Any:
+        self.waits += 1
+        assert self.waits < 100_000, "waited too long"
+        return [process for process in processes if process.news or process.gone]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings", "refused"),
+    [
+        ((Lost, Inside), {}, []),  # its run seems to be worked on for ten minutes, but is done at once
+        ((Late,), {"time_limit": 0.01}, []),  # it ends although it was not stopped in the middle of a job
+        ((Failing,), {}, ["no torch there"]),
+    ],
+)
+def test_processes_elsewhere(kinds: Any, settings: dict[str, Any], refused: list[str], tmp_path: Path) -> None:
+    grid, store = adhoc_grid("two_moon", ["erm"], "0", ["training.steps=20"]), Store.open(tmp_path, create=True)
+    result = run_grid(grid, store, Settings(**settings), lambda *_: Quiet(), Pretended(*kinds))
+    assert result.refused == refused and not result.interrupted
+    assert [record.status for record in store.records()[0]] == ([] if refused else ["done"])
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    grid, store, pool = adhoc_grid("two_moon", ["erm"], "0", []), Store.open(tmp_path, create=True), Pretended(Deaf)
+    result = run_grid(grid, store, Settings(), lambda *_: Quiet(), pool)
+    assert result.interrupted and result.unsaved and pool.made[0].gone
 
 
 def test_no_processes_for_a_debugger(command: Any, tmp_path: Path) -> None:
@@ -230,3 +337,26 @@ class Quiet:
     def started(self, job: Any) -> None: ...
     def progress(self, job: Any, step: int) -> None: ...
     def ended(self, job: Any, failures: Any, refused: bool = False) -> None: ...
+
+
+def test_a_job_that_is_tried_again_has_one_bar() -> None:
+    import io
+
+    from rich.console import Console
+
+    from spurbench.bench.api.progress import Bars
+    from spurbench.bench.grid.ad_hoc import adhoc_grid
+    from spurbench.bench.grid.expand import expand
+    from spurbench.bench.jobs.job import gather
+    from spurbench.bench.training.execution import Options
+
+    pairs = [(run, cell.label) for run, cell in expand(adhoc_grid("two_moon", ["erm"], "0"), {}).runs()]
+    (job,) = gather(pairs, {run.id for run, _ in pairs}, lambda run, seeds: 1, Options())
+    bars = Bars(Console(file=io.StringIO()), [job], 1)
+    bars.started(job)
+    bars.progress(job, 7)
+    bars.started(job)  # its process was killed: another one has it
+    assert [(task.completed, task.description) for task in bars.bars.tasks[1:]] == [(0, job.title)]
+    bars.ended(job, [])
+    assert [task.completed for task in bars.bars.tasks] == [1]
+    bars.close()

@@ -18,6 +18,7 @@ from spurbench.bench.core.errors import MESSAGE, UserError, reason
 from spurbench.bench.core.files import at_home, home
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import placement
+from spurbench.bench.launch.pools import find_pool
 from spurbench.bench.plugin_files import entry_points
 from spurbench.bench.provenance import commit
 
@@ -250,7 +251,8 @@ def installed(tmp_path: Path) -> Path:
     commands = [f"{name} = broken_{name}:add" for name in BROKEN] + ["gone = nosuch:add", "good = working:add"]
     kinds = [f"[spurbench.{kind}s]\nbad = !!!\ngone = nosuch\n{kind} = broken_raises" for kind in ("method", "dataset")]
     text = "\n".join(["[spurbench.commands]", *commands, "[spurbench.launchers]", "q = working:Launcher",
-                      "r = broken_raises:q", *kinds])  # fmt: skip
+                      "r = broken_raises:q", "[spurbench.pools]", "q = working:Launcher", "e = broken_ends",
+                      *kinds])  # fmt: skip
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -271,6 +273,17 @@ def test_broken_entry_points_are_named_and_stop_no_others(made: Path, installed:
     assert done.returncode == 0 and b"irm" in done.stdout
     done = told(made, "list", PYTHONPATH=path)
     assert done.returncode == 0 and b"entry point nosuch: no such module" in b" ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("q", "spurbench.pools: q = working:Launcher of broken: expected a class derived from spurbench.bench.launch.pool"),
+    ("e", "spurbench.pools: e = broken_ends of broken: SystemExit: bye"),
+])  # fmt: skip
+def test_a_pool_that_cannot_be_used(name: str, words: str, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(installed))
+    with pytest.raises(UserError) as error:
+        find_pool(name)
+    assert words in str(error.value)
 
 
 def test_a_package_with_a_damaged_list_of_entry_points_is_named(
@@ -382,6 +395,41 @@ def test_threads_are_no_more_than_the_environment_allows(monkeypatch: pytest.Mon
     assert placement.choose("cpu", 2, None, 10).threads == 1 and placement.choose("cpu", 2, 5, 10).threads == 5
 
 
+@pytest.mark.parametrize(
+    ("nodes", "asked", "device", "processes", "threads"),
+    [
+        ([(8, 0), (4, 0)], ("auto", None, None, 100), "cpu", 12, 1),
+        ([(8, 0), (4, 0), (0, 0)], ("cpu", None, None, 2), "cpu", 2, 4),  # 6 would leave the second node empty
+        ([(8, 0), (4, 0)], ("cpu", 3, 8, 100), "cpu", 3, 8),
+        ([(64, 0), (16, 4), (16, 4)], ("auto", None, None, 100), "cuda", 8, 4),
+        ([(64, 0), (16, 4)], ("cuda", 8, None, 100), "cuda", 8, 2),
+        ([(64, 0), (16, 4)], ("cpu", None, None, 100), "cpu", 80, 1),
+    ],
+)
+def test_runs_are_laid_out_over_nodes(
+    nodes: Any, asked: Any, device: str, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in machine.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    found = placement.choose_on_nodes(nodes, *asked)
+    assert (found.devices, found.threads) == ((device,) * processes, threads)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("auto", 0, None, 9), "--jobs 0 starts no process"),
+        (("cuda", None, None, 9), "no node has a GPU"),
+        (("cuda:1", None, None, 9), "no device 'cuda:1'; did you mean cuda?"),
+        (("auto", None, 9, 9), "no node has 9 cores for a process; the most is 8"),
+    ],
+)
+def test_what_nodes_do_not_have(asked: Any, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        placement.choose_on_nodes([(8, 0)], *asked)
+    assert words in str(error.value)
+
+
 def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:
     """A link is followed; a pipe is written to, and stays one."""
     import threading
@@ -398,3 +446,27 @@ def test_what_a_file_is_written_to(command: Any, tmp_path: Path) -> None:
         command("leaderboard", results, "--format", "csv", "--out", out)
     reader.join(60)
     assert link.is_symlink() and pipe.is_fifo() and got[0] == target.read_bytes() and len(got[0]) > 1000
+
+
+def test_a_small_step_takes_one_thread_whatever_network_it_is_of() -> None:
+    """Counted with the network, which stays as it is; so does the random stream, and what is in the identity."""
+    import torch
+    from torch import nn
+
+    from spurbench.bench.jobs.job import Job
+    from spurbench.bench.jobs.setup import set_up
+    from spurbench.bench.plugins.registry import load_dataset
+    from spurbench.bench.records.run import Run
+    from spurbench.bench.training.execution import Options, count_flops
+
+    network = nn.Sequential(nn.Linear(10, 20), nn.BatchNorm1d(20), nn.Dropout(0.5))
+    network[1].eval()
+    state = torch.get_rng_state()
+    assert count_flops(network, torch.zeros(1, 10)) == 3 * 2 * 10 * 20
+    assert [part.training for part in network] == [True, False, True] and network[1].num_batches_tracked == 0
+    assert torch.get_rng_state().equal(state)
+    for width, threads in ((4, 1), (10_000, 3)):
+        training = load_dataset("two_moon").training.flat() | {"width": width, "hidden_layers": 2}
+        run = Run("two_moon", {"examples": 40}, 1, "erm", {}, training, "float32", 0)
+        setup = set_up(Job([run], "erm", Options(threads=3)))
+        assert setup.threads(setup.draw(run)) == threads

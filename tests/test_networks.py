@@ -19,7 +19,7 @@ from spurbench.bench.plugins.training_settings import Training, choices
 from spurbench.bench.provenance import edits, plugin_code
 from spurbench.bench.records.record import Summary
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.replica import build_network
+from spurbench.bench.training.replica import build_network, find_head
 
 NETWORK = '''"""Two layers with a hyperbolic tangent between them.
 
@@ -122,6 +122,26 @@ def test_settings_that_cannot_be_are_told(net: Path, old: str, new: str, words: 
     assert words in str(error.value) and "net" not in registry.plugins("network")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("def head", "def heads", "network 'net': its class Net lacks head ("),
+        ("self.units, outputs", "self.units, 7", "the network gives logits of the shape [4, 7], not [4, 1]"),
+        ('return "2"', 'return "9"', "the network net says that its head is '9', which is no layer of it"),
+        ('return "2"', "return [2]", "the network net says that its head is '[2]', which is no layer of it"),
+    ],
+)  # fmt: skip
+def test_networks_that_do_not_keep_to_the_interface(net: Path, old: str, new: str, words: str) -> None:
+    net.write_text(NETWORK.replace(old, new))
+    registry.add_plugin(net)
+    with pytest.raises(UserError) as error:
+        training = Training(network="net")
+        network = build_network((2,), 1, training)
+        network(torch.zeros(4, 2))
+        find_head(network, training)
+    assert words in str(error.value)
+
+
 def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp_path: Path) -> None:
     def run(network: str) -> Summary:
         sets = [f"training.network={network}", "training.steps=3", "two_moon.examples=30"]
@@ -135,7 +155,7 @@ def test_a_users_network_trains_and_its_code_counts(net: Path, command: Any, tmp
     assert own.done and own.training["units"] == 5
     assert set(ours.provenance.code) == {"method", "dataset"}
     assert own.provenance.code["network"] == plugin_code.code(net)
-    assert own.provenance.paths["network"] == str(net)
+    assert own.provenance.paths["network"] == net.name
     assert edits.find_edited_plugins(own) == []
     net.write_text(NETWORK.replace("nn.Tanh()", "nn.ReLU()"))
     edits.clear_caches()

@@ -107,6 +107,19 @@ def test_what_fits_no_cell_or_is_wrong_is_one_line(cells: Any, sets: list[str], 
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_features_of_random_weights_are_said_to_be(tmp_path: Path) -> None:
+    grid = "seeds: 0\ndatasets: [{{dataset: cifar10, methods: [{{method: erm, training: {{{}}}}}]}}]\n"
+    for training, said in (
+        ("network: timm:resnet18, pretrained: null, freeze: true, augment: null", True),
+        ("network: timm:resnet18, pretrained: timm, freeze: true, augment: null", False),
+        ("network: timm:resnet18, pretrained: null", False),
+        ("network: small_conv, freeze: true, augment: null", False),  # it has no others
+    ):
+        (tmp_path / "f.yaml").write_text(grid.format(training))
+        (cell,) = load_grid(str(tmp_path / "f.yaml")).cells
+        assert ("FROZEN WITH RANDOM WEIGHTS: set training.pretrained" in cell.source) == said
+
+
 def test_it_is_not_the_unchanged_grid(tmp_path: Path, command: Any) -> None:
     """Its plan is kept beside the other's, and found again by the same command."""
     grid = tmp_path / "tiny.yaml"

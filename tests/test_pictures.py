@@ -25,6 +25,7 @@ from torch import nn
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.images import preparing
@@ -32,7 +33,7 @@ from spurbench.bench.images.decode import Crop, crop_image, decode
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data
 from spurbench.bench.prepared.facts import FACTS
-from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.folder import Prepared
 from spurbench.bench.prepared.workplace import locked
 from spurbench.bench.training.replica import prepare
 from spurbench.datasets.cifar10 import CLASSES

@@ -17,12 +17,12 @@ from PIL import Image
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.images import decode_parts
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.plugins import registry
 from spurbench.bench.prepared import facts, workplace
 from spurbench.bench.prepared.facts import FACTS
-from spurbench.bench.prepared.folder import root
 
 OwnPictures, CelebA, CIFAR10 = (registry.load_dataset(name) for name in ("own_pictures", "celeba", "cifar10"))
 NAME, SIZE = "own_pictures.name=mine", "own_pictures.size=8"

@@ -155,6 +155,28 @@ def test_defaults_that_are_no_literals(folder):
     assert {option.name: option.default for option in registry.method_info("sums").options}["c"] == 1.5
 
 
+@pytest.mark.parametrize(
+    ("line", "needs", "literal"),
+    [
+        ('trains, needs = True, frozenset({"groups"})', {"groups"}, True),
+        ('(trains, (needs, stackable)) = [True, (frozenset({"groups"}), True)]', {"groups"}, True),
+        ("trains, needs = PAIR", {"groups"}, False),
+        ('trains, *rest = True, 1, 2\n    needs = frozenset({"index"})', {"index"}, False),
+        ('needs = frozenset()\n    if True:\n        needs = frozenset({"groups"})', {"groups"}, False),
+        ('needs = frozenset()\n    needs |= {"groups"}', {"groups"}, False),
+    ],
+)
+def test_what_a_class_body_assigns_is_read_or_imported(folder, line, needs, literal):
+    """Several names at once, too; never is another value taken for it than the class has."""
+    text = GOOD.replace("    a:", f"    {line}\n    a:").replace(
+        "@dataclass", 'PAIR = (True, frozenset({"groups"}))\n@dataclass', 1
+    )
+    (folder / "several.py").write_text(text)
+    assert registry.methods()["several"].literal == literal
+    info = registry.method_info("several")
+    assert (info.needs, info.trains) == (needs, True) and registry.load_method("several").needs == needs
+
+
 def test_a_method_may_extend_another(folder):
     text = "from dataclasses import dataclass\nfrom spurbench.methods.sd import SD\n"
     (folder / "mine.py").write_text(text + "@dataclass(frozen=True)\nclass Mine(SD):\n    extra: int = 3\n")

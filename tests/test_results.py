@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
+import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,74 @@ def test_no_committed_record_is_damaged_or_from_other_code(grid: str) -> None:
     assert records and not unusable
     for record in records:
         assert record.provenance.commit and record.provenance.diff is None
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in plain values, keys too."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            yield from texts_in(part)
+    elif isinstance(value, str):
+        yield value
+
+
+ABSOLUTE = re.compile(r"""(?:^|[\s"'=(])(?:/\w|~/|[A-Z]:\\)""")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").rglob("*.jsonl.gz")), ids=lambda file: file.parent.name)
+def test_no_committed_record_holds_a_path_of_a_machine(file: Path) -> None:
+    with gzip.open(file) as lines:
+        texts = {text for line in lines for text in texts_in(json.loads(line))}
+    assert len(texts) > 100 and [text for text in texts if ABSOLUTE.search(text)] == []
+
+
+OWN = '''"""Points of a table.
+
+Source: these tests.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spurbench.bench.plugins.dataset import Data, Dataset, Split
+
+
+@dataclass(frozen=True)
+class Own(Dataset):
+    def load(self, seed, build):
+        file = Path(__file__).with_name("points.csv")
+        if seed:
+            raise ValueError(f"{file} has one seed")
+        table = np.loadtxt(file, delimiter=",")
+        split = Split(torch.tensor(table[:, :2], dtype=torch.float32), torch.tensor(table[:, 2]).long())
+        torch.manual_seed(seed)
+        return Data(split, {"test": split}), build(split.x[:1])
+'''
+
+
+def test_no_fresh_record_holds_a_path_of_this_machine(tmp_path: Path, command: Any) -> None:
+    """Neither of a plug-in nor of data, wherever they are, nor in the traceback of what fails."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "points.csv").write_text("".join(f"{i % 7},{i % 3},{i % 2}\n" for i in range(20)))
+    line = ["--dataset", "own", "--method", "erm", "--seeds", "0-1", "--set", "training.steps=2"]
+    command("run", "--plugin", tmp_path / "own.py", *line, "--store", tmp_path / "s", code=2)
+    done, failed = sorted(Store.open(tmp_path / "s").records()[0], key=lambda record: record.seed)
+    assert done.provenance.paths == {"method": "methods/erm.py", "dataset": "own.py"}
+    assert list(done.provenance.files) == ["points.csv"]
+    whole = Store.open(tmp_path / "s").record(failed.id)
+    assert whole is not None and whole.cause is not None
+    assert whole.cause.message == "ValueError: points.csv has one seed"
+    assert 'File "bench/jobs/worker.py"' in str(whole.cause.detail)
+    texts = [
+        text
+        for path in (tmp_path / "s" / "records").rglob("*.json")
+        for text in texts_in(json.loads(path.read_bytes()))
+    ]
+    assert len(texts) > 100 and [text for text in texts if ABSOLUTE.search(text)] == []
 
 
 def test_the_pages_show_the_results() -> None:

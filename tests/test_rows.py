@@ -18,8 +18,9 @@ import torch
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.plugins import registry
-from spurbench.bench.prepared.folder import root
+from spurbench.bench.plugins.counts import accuracy
 from spurbench.bench.records.run import identity
 from spurbench.bench.store.store import Store
 from spurbench.bench.tabular import tokens
@@ -51,7 +52,7 @@ def made(dataset: str, file: Path, **options: Any) -> Any:
     """A dataset called `mine`, prepared from the file."""
     sets = [f"{dataset}.{name}={value}" for name, value in {"name": "mine", **options}.items()]
     said = dataset_files.prepare(dataset, file, sets)
-    assert said.startswith("prepared mine: ") and said.endswith(f"; run it with --set {dataset}.name=mine")
+    assert said.startswith("prepared mine: ") and f"; run it with --set {dataset}.name=mine" in said
     return registry.load_dataset(dataset)(name="mine")
 
 
@@ -72,6 +73,8 @@ def test_a_table(tmp_path: Path) -> None:
     lines = [HEADER, *ROWS[:3], ROWS[3].replace("30", ""), *ROWS[4:]]
     dataset = made("own_table", csv_file(tmp_path, lines))
     data = dataset.data(0)
+    said = dataset_files.prepare("own_table", None, ["own_table.name=mine"])
+    assert said.endswith("; P(a | y): train y0a0 0.500, y1a0 0.500; validation at most 1.000; test at most 1.000")
     facts = dataset.prepared().facts
     assert facts["columns"] == ["age", "job=clerk", "job=nurse", "job=pilot", "a=x", "a=z"]
     ages = np.array([20, 40, 30, 30])
@@ -204,10 +207,17 @@ TABLES: dict[str, tuple[Sequence[str], dict[str, str], str]] = {
     "a label that is missing": (rows_with(y=""), {}, "column 'y' is empty in 1 row, the first is row 5"),
     "one class": ([HEADER, *(row.replace(",1,", ",0,") for row in ROWS)], {}, "expected two classes or more"),
     "NaN": (rows_with(age="NaN"), {}, "1 value of column 'age' is NaN, the first in row 5; leave"),
-    "infinity": (rows_with(age="inf"), {}, "1 value of column 'age' is infinite, the first in row 5"),
-    "a word among numbers": (rows_with(age="old"), {}, "1 value of column 'age' can be no number, the first is 'old'"),
+    "infinity": (rows_with(age="inf"), {}, "1 value of column 'age' is infinite in float32, the first in row 5"),
+    "a word among numbers": (rows_with(age="old"), {}, "1 value of column 'age' is no number, the first 'old'"),
     "a decimal comma": ([HEADER, *('"' + row.replace(",", ',5",', 1) for row in ROWS)], {},
-                        "column 'age' has a decimal comma, '20,5' in row 1: write decimal points"),
+                        "column 'age' has commas in its numbers, '20,5' in row 1: write decimal points"),
+    "thousands": ([HEADER, *('"' + row.replace(",", '.000,5",', 1) for row in ROWS)], {},
+                  "column 'age' has commas in its numbers, '20.000,5' in row 1"),
+    "a number beyond float32": (rows_with(age="1e200"), {}, "1 value of column 'age' is infinite in float32"),
+    "a label beyond every number": (rows_with(y="9" * 5000), {}, "in row 5, but no 2; its values count from 0"),
+    "a label that is the attribute": ([HEADER, *ROWS], {"attribute": "a,y"}, "different columns; 'y' is named twice"),
+    "a label that is the split": ([HEADER, *ROWS], {"label": "split"}, "different columns; 'split' is named twice"),
+    "a seed below zero": ([HEADER, *ROWS], {"split_by": "0.6,0.4", "split_seed": "-1"}, "split_seed is -1; expected 0"),
     "a decimal comma that is a column": ([HEADER, *(row.replace(",", ",5,", 1) for row in ROWS)], {},
                                          "7 rows without exactly 5 columns; the first has 6"),
     "semicolons": ([line.replace(",", ";") for line in (HEADER, *ROWS)], {}, "(separated by semicolons?)"),
@@ -243,7 +253,12 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     assert "is a folder: give the file in it" in refused("own_table", tmp_path)
     (tmp_path / "rows.xlsx").touch()
     assert "expected a file that ends in .csv or .parquet" in refused("own_table", tmp_path / "rows.xlsx")
-    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    assert "has no rows" in refused("own_table", csv_file(tmp_path, []))
+    parquet({"x": [1.5], "y": [0]})(tmp_path).rename(tmp_path / "other.csv")
+    assert "is not UTF-8 text" in refused("own_table", tmp_path / "other.csv")
+    pa.parquet.write_table(pa.table([[1], [2]], ["x", "x"]), tmp_path / "twice.parquet")
+    assert "2 columns are called 'x'" in refused("own_table", tmp_path / "twice.parquet")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1\xff")
     assert "rows.parquet cannot be read" in refused("own_table", tmp_path / "rows.parquet")
 
 
@@ -307,9 +322,8 @@ def test_prototypes_classify_without_training(tmp_path: Path, command: Any) -> N
         "--store",
         tmp_path / "store",
     )
-    assert (
-        '"accuracy": 1.0' in command("show", "--store", tmp_path / "store", "erm", "--json", code=None).stdout or True
-    )
+    (record,) = Store.open(tmp_path / "store").whole_records()
+    assert accuracy(record.splits["test"]) == 1
     plain = registry.load_dataset("own_features")(name="mine", start="prototype")
     with pytest.raises(UserError, match="expected prototypes, or nothing"):
         prepare(plain, ERM, dataset.training, 0)
@@ -325,6 +339,8 @@ FEATURES: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "texts": ({"x": np.full((40, 2), "a")}, {}, "expected numbers"),
     "objects": ({"x": np.full((40, 2), None)}, {}, "it holds Python objects"),
     "prototypes of other classes": ({"prototypes": np.zeros((3, 3))}, {}, "'prototypes' has the shape [3, 3]; expec"),
+    "numbers that no row has": ({"x": np.zeros((40, 0))}, {}, "'x' is an array [40, 0] of float64; expected numbers"),
+    "a single value": ({"x": np.float32(3)}, {}, "'x' is a single value; expected arrays"),
     "labels below zero": ({"y": np.arange(40) % 2 - 1}, {}, "column 'y' holds -1 in row 1; its values count from 0"),
 }  # fmt: skip
 
@@ -347,6 +363,12 @@ def test_embeddings_that_are_not_finite(tmp_path: Path) -> None:
     )
     (tmp_path / "half.npz").write_bytes(npz_file(tmp_path, embeddings()).read_bytes()[:200])
     assert "half.npz cannot be read" in refused("own_features", tmp_path / "half.npz")
+    with open(tmp_path / "one.npz", "wb") as opened:
+        np.save(opened, x)
+    assert "one.npz cannot be read: it is no npz file" in refused("own_features", tmp_path / "one.npz")
+    assert "1 row of column 'x' without 2 numbers, the first is row 1" in refused(
+        "own_features", parquet(lists | {"x": [None, *[[1.0, 2.0]] * 39]})(tmp_path)
+    )
 
 
 # ---- texts ----------------------------------------------------------------------------------------------------------
@@ -530,7 +552,7 @@ def twin(name: str, folder: Path, n: int = 600) -> Any:
         dataset_files.prepare(name, folder / name, sets)
     assert not (root() / name / "original").exists()
     said = dataset_files.prepare(name, folder / name, [*sets, f"{name}.origin=twin"])
-    assert said.endswith(f"; run it with --set {name}.origin=twin")
+    assert f"; run it with --set {name}.origin=twin; P(a | y): train y0" in said
     return registry.load_dataset(name)(origin="twin")
 
 

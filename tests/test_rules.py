@@ -101,6 +101,16 @@ def test_ours_are_read_as_they_are_imported() -> None:
     assert {one.stem for one in FOLDERS["rule"].glob("[a-z]*.py")} == set(registry.rules())
 
 
+def test_a_tie_between_worst_subsets_is_broken_on_the_whole_split() -> None:
+    """As of every other rule: not by their sum, in which an example counts once for each subset that it is in."""
+    subsets = {"validation:one": make_counts(50, 90), "validation:other": make_counts(60, 90)}
+    higher = {"validation": make_counts(80, 80), **subsets}
+    lower = {"validation": make_counts(70, 80), **subsets, "validation:other": make_counts(90, 90)}
+    rule = registry.rule("validation_worst_subset")
+    assert rule.scores(higher) == (0.5, 0.8, -0.005) and rule.scores(lower) == (0.5, 0.75, -0.005)
+    assert rule.scores(subsets) is None and rule.lacking(["validation:one"]) == ["validation"]
+
+
 def test_a_users_rule_chooses_the_step(lowest: Path) -> None:
     assert at_its_best(looked_at(), "lowest") == looked_at(), "one that is not known chooses nothing"
     registry.add_plugin(lowest)

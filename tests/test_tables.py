@@ -11,8 +11,9 @@ from PIL import Image
 
 from spurbench.bench.api import dataset_files
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.images import tables
-from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.folder import Prepared
 
 HEADER = "img_filename,y,a,split"
 LABELS = [(i % 2, i // 2 % 2, i // 4) for i in range(12)]  # y, a, split: four images each

@@ -60,12 +60,12 @@ def test_the_files_a_dataset_reads_are_heard(tmp_path: Path) -> None:
         data.read_text()
         other.write_text("not read")
         Path(edits.__file__).read_text()
-    assert files == {str(data): data_files.content_of(data)}
+    assert files == {"points.csv": data_files.content_of(data)}
     with data_files.watching("points") as again:
         pass
     assert again == files  # a dataset may keep what it read
     data.write_text("1,3\n")
-    assert data_files.differ(files, {str(data): data_files.content_of(data)}) == ["points.csv"]
+    assert data_files.differ(files, {"points.csv": data_files.content_of(data)}) == ["points.csv"]
 
 
 DATASET = '''"""Points of a table.

@@ -56,7 +56,7 @@ def facts(info: PluginInfo) -> dict[str, Any]:
     elif info.kind == "rule" and not info.problem:
         rule = registry.rule(info.name)
         found = {
-            "chosen by": rule.text, "looks at": ", ".join(rule.splits),
+            "chosen by": rule.text, "looks at": ", ".join(rule.looks_at),
             "criteria": ", then ".join(one.__name__.replace("_", " ") for one in rule.criteria),
             "oracle": "it looks at the test set" if rule.oracle else "",
         }  # fmt: skip

@@ -23,14 +23,15 @@ from spurbench.bench.api.dataset_check import Plain
 from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import write_atomically
-from spurbench.bench.core.machine import cores
+from spurbench.bench.core.machine import cores, find_devices
+from spurbench.bench.jobs.setup import hash_tensors
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Split, Training, map_inputs
 from spurbench.bench.prepared.prepared_dataset import UNNAMED
 from spurbench.bench.prepared.workplace import delete_abandoned, delete_all_but, locked, workplace
 from spurbench.bench.tabular.codes import Codes
 from spurbench.bench.tabular.own_rows import OwnEmbeddings
-from spurbench.bench.tabular.writing import Rows, prepare_rows
+from spurbench.bench.tabular.writing import Rows, content_of, prepare_rows
 from spurbench.bench.training.replica import Frozen, frozen_network, prepare
 
 TOGETHER = 32  # examples that pass the network at once
@@ -53,29 +54,39 @@ class Request:
 def extract(request: Request) -> str:
     """Compute the features of all splits, or continue that; says what was done.
 
-    Errors: UserError for an unknown name, a network that does not take the inputs, or a name that is taken.
+    Errors: UserError for an unknown name or device, a network that does not take the inputs, or a name that is taken.
     """
-    target = embeddings_dataset(request.called)
-    home = target.home
-    if here := target.find():
+    target, device = embeddings_dataset(request.called), torch.device(find_devices(request.device)[0])
+    home, here = target.home, target.find()
+    frozen, plan = resolve(request)
+    work = workplace(home, f"{request.called}.features")
+    with locked(work):
+        delete_abandoned(work)
+        begin(work, plan)
+        taken = here is not None and here.facts.get("content") != content_of(work / PLAN)
+        if here is None:
+            parts = Parts(work, frozen, device)
+            parts.compute()
+            made = prepare_rows(home, request.called, parts.rows(request, plan), {}, True)
+        shutil.rmtree(work)
+    if here and taken:
         raise UserError(f"{here.folder} is there already: delete it, or give the features another name with --name")
+    said = f"already prepared: {here} ({here.folder})" if here else f"prepared {made} ({made.folder})"
+    return f"{said}; run it with --dataset {home} --set {home}.name={request.called}{target.shares_hint()}"
+
+
+def resolve(request: Request) -> tuple[Frozen, dict[str, Any]]:
+    """The network and the data as it takes them, and what decides the features."""
     own, given = dataset_files.split_sets(request.sets)
     dataset = dataset_files.with_options(request.dataset, own)
     training = with_network(dataset.training, {"network": request.network} | given)
     replica = prepare(dataset, Plain(), training, request.seed)
     frozen = frozen_network(replica, training, replica.preprocessing(Plain()))
-    plan = {"dataset": request.dataset, "options": sorted(own), "data": dataset.checksum(), "seed": request.seed,
-            "network": training.network.name, "settings": training.network.settings}  # fmt: skip
-    work = workplace(home, f"{request.called}.features")
-    with locked(work):
-        delete_abandoned(work)
-        begin(work, plan)
-        parts = Parts(work, frozen, torch.device(request.device))
-        parts.compute()
-        made = prepare_rows(home, request.called, parts.rows(request, plan), {}, True)
-        shutil.rmtree(work)
-    hint = f"run it with --dataset {home} --set {home}.name={request.called}"
-    return f"prepared {made} ({made.folder}); {hint}"
+    weights = hash_tensors(*(part.flatten() for part in frozen.network.state_dict().values()))
+    return frozen, {
+        "dataset": request.dataset, "options": sorted(own), "data": dataset.checksum(), "seed": request.seed,
+        "network": training.network.name, "settings": training.network.settings, "weights": weights,
+    }  # fmt: skip
 
 
 def with_network(training: Training, changes: Mapping[str, Any]) -> Training:

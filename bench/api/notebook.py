@@ -34,6 +34,7 @@ def run(
     store: str | Path | None = None,
     device: str = "auto",
     jobs: int | None = None,
+    launcher: str = "local",
     keep_weights: bool = False,
     plugins: Sequence[str | Path] = (),
 ) -> Results:
@@ -41,6 +42,7 @@ def run(
 
     `grid` is a shipped grid's name or a file. Without one, `dataset` and `method` name what to run, `seeds` is "0-9" or
     "1,2,5", and `set` changes values: {"sd.coef": 0.1, "training.lr": 1e-3}. `jobs=0` starts no processes.
+    `launcher` names the pool they are of.
 
     Errors: UserError for misspelt names and for what cannot be run; failed runs are in the results, with their cause.
     """
@@ -48,7 +50,7 @@ def run(
     sets = [f"{key}={value}" for key, value in (set or {}).items()]
     chosen = running.choose_grid(str(grid) if grid else None, as_list(dataset), as_list(method), seeds, sets, None)
     where = Path(store) if store else Path("stores") / (Path(grid).stem if grid else "adhoc")
-    if running.run(chosen, where, Settings(device=device, jobs=jobs, keep_weights=keep_weights)) == 130:
+    if running.run(chosen, where, Settings(device=device, jobs=jobs, keep_weights=keep_weights), launcher) == 130:
         raise KeyboardInterrupt
     return load(where)
 

@@ -56,7 +56,9 @@ class Lines:
         self.begun: dict[str, float] = {}
 
     def started(self, job: Job) -> None:
+        """A job has begun, perhaps once more after its process was killed."""
         self.begun[job.name] = time.monotonic()
+        self.pace.seen.pop(job.name, None)
 
     def progress(self, job: Job, step: int) -> None:
         self.pace.record_step(job, step)
@@ -90,7 +92,10 @@ class Bars(Lines):
 
     def started(self, job: Job) -> None:
         super().started(job)
-        self.tasks[job.name] = self.bars.add_task(line(job.title), total=job.steps, note="")
+        if job.name in self.tasks:
+            self.bars.reset(self.tasks[job.name], note="")
+        else:
+            self.tasks[job.name] = self.bars.add_task(line(job.title), total=job.steps, note="")
 
     def progress(self, job: Job, step: int) -> None:
         super().progress(job, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from rich.console import Console
 
 from spurbench.bench.core import machine, terminal
 from spurbench.bench.core.errors import UserError, unknown
-from spurbench.bench.core.machine import find_devices
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.grid import ad_hoc
 from spurbench.bench.grid import load as grids
 from spurbench.bench.grid.cells import Grid, only
 from spurbench.bench.grid.schema import PRECISIONS
+from spurbench.bench.launch.pool import Pool
+from spurbench.bench.launch.pools import HERE, find_pool
 from spurbench.bench.launch.runner import Outstanding, Result, Settings, run_grid
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import name_among
@@ -55,12 +57,18 @@ def choose_grid(
     return replace(chosen, name=f"{chosen.name}-{precision}", cells=tuple(once.values()))
 
 
-def run(grid: Grid, where: Path, settings: Settings) -> int:
+def run(grid: Grid, where: Path, settings: Settings, launcher: str = HERE) -> int:
     """Run a grid and show the progress; returns the exit code: 0 all done, 2 failures, 130 interrupted."""
+    with closing(find_pool(launcher)) as pool:
+        return run_in(pool, grid, where, settings)
+
+
+def run_in(pool: Pool, grid: Grid, where: Path, settings: Settings) -> int:
+    """The same in a pool."""
     from spurbench.bench.api.progress import Bars, Lines
 
     chosen = only(grid, settings.only)  # errors come before anything is written
-    devices = find_devices(settings.device)
+    devices = pool.lay_out(settings.device, settings.jobs, settings.threads, runs=1).devices
     store, console = Store.open(where, create=True), terminal.console(stderr=True)
     store.tidy()
     edits.clear_caches()
@@ -86,7 +94,7 @@ def run(grid: Grid, where: Path, settings: Settings) -> int:
         fate = "set aside" if one.ours and not one.newer else "not used"
         console.print(f"{fate}: {terminal.line(f'{one.path}: {one.reason}')}", soft_wrap=True)
     try:
-        result = run_grid(grid, store, settings, announce)
+        result = run_grid(grid, store, settings, announce, pool)
     finally:
         for bars in shown:
             if isinstance(bars, Bars):
@@ -123,7 +131,8 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
     for line in result.refused:
         say(f"spurbench: {line}")
     if result.interrupted:
-        say(f"stopped with {left} left and their state saved; run the same command again to continue")
+        state = "not all of their state" if result.unsaved else "their state"
+        say(f"stopped with {left} left and {state} saved; run the same command again to continue")
         return 130
     failed = [record.cause.kind for record in end.own_records if record.cause]
     if failed:

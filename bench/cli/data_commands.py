@@ -75,7 +75,7 @@ def features(
         typer.Option("--set", help="An option of the dataset or a setting of the network: training.side=96."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of data and weights that are drawn at random.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the network computes: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the network computes: cpu, cuda or cuda:1.")] = "cpu",
     plugin: options.Plugin = None,
 ) -> None:
     """Compute what a network makes of each example, once; the dataset own_features has them by their name.

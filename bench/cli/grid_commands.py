@@ -130,6 +130,9 @@ def run(
     rule: options.Rule = None,
     store: Annotated[Path | None, typer.Option(help="Store folder; by default stores/GRID.")] = None,
     only: options.Only = None,
+    launcher: Annotated[
+        str, typer.Option(help="Where jobs run: local, on this machine, or in another pool; see docs/cluster.md.")
+    ] = "local",
     device: options.Device = "auto",
     precision: options.Precision = None,
     jobs: Annotated[
@@ -153,7 +156,7 @@ def run(
     keep_weights: options.KeepWeights = False,
     plugin: options.Plugin = None,
 ) -> None:
-    """Run a grid, or one dataset × method, on this machine; run it again to continue where it stopped.
+    """Run a grid, or one dataset × method, and wait for it; run it again to continue where it stopped.
 
     [dim]spurbench run quick[/dim]
     [dim]spurbench run --dataset colored_mnist --method sd --seeds 0-9 --set sd.coef=0.1[/dim]
@@ -184,4 +187,4 @@ def run(
         compile_,
         keep_weights,
     )
-    raise typer.Exit(running.run(chosen, where, settings))
+    raise typer.Exit(running.run(chosen, where, settings, launcher))

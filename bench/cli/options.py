@@ -35,7 +35,9 @@ Methods = Annotated[list[str] | None, typer.Option("--method", help="Without a g
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="A value that overrides the grid's or the published one: sd.coef=0.1 or training.lr=1e-3."
+        "--set",
+        help="A value that overrides the grid's or the published one: sd.coef=0.1 or training.lr=1e-3. "
+        "Fields of training hold for the runs that rows start from, too.",
     ),
 ]
 Seeds = Annotated[

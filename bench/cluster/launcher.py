@@ -209,6 +209,8 @@ def find_launcher(name: str | None = None) -> Launcher:
     """
     known = launchers()
     if name is not None and name not in known:
+        if name in {entry.name for entry in entry_points.find_entry_points("spurbench.pools")}:
+            raise UserError(f"{name} has no queue, it runs jobs while you wait: `spurbench run --launcher {name}`")
         raise unknown("launcher", name, known)
     if not known:
         raise UserError("no launcher is installed: see docs/cluster.md")

@@ -55,13 +55,15 @@ def setting(
     choices: tuple[str, ...] | None = None,
     above: Mapping[str, float] | None = None,
     hint: str = "",
+    file: str = "",
 ) -> Any:
     """A field of a network or optimizer, all in literals: default, limits or the allowed words.
 
     `above={"hidden_layers": 0}` says that it has an effect only where another setting is above that; `hint` tells the
-    user why.
+    user why. `file="timm"` says that it takes that word, or a file: runs hold its name and a digest of its content, and
+    `self.path_of` tells where it is.
     """
-    given = {"low": low, "high": high, "choices": choices, "above": above, "hint": hint}
+    given = {"low": low, "high": high, "choices": choices, "above": above, "hint": hint, "file": file}
     return dataclasses.field(default=default, metadata={"setting": given})
 
 

@@ -111,6 +111,18 @@ def home() -> Path | None:
         return None
 
 
+def data_folder() -> Path:
+    """Where prepared data lie: $SPURBENCH_DATA, else the user's cache.
+
+    Errors: UserError if that is in the home folder and there is none.
+    """
+    named = os.environ.get("SPURBENCH_DATA")
+    try:
+        return Path(named).expanduser() if named else Path.home() / ".cache" / "spurbench" / "data"
+    except RuntimeError:
+        raise UserError("there is no home folder here: set SPURBENCH_DATA to a folder for prepared data") from None
+
+
 def at_home(path: Path) -> Path:
     """The path with a leading `~` or `~name` expanded as a shell does.
 

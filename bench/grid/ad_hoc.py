@@ -15,6 +15,7 @@ from spurbench.bench.grid.cells import Grid
 from spurbench.bench.grid.load import resolve
 from spurbench.bench.grid.recipes import recipes_of
 from spurbench.bench.grid.search_space import declared
+from spurbench.bench.plugin_files.places import without_folders
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
 from spurbench.bench.records.selection import lack
@@ -57,7 +58,7 @@ def adhoc_grid(
             blocks.append(block | ({"precision": precision} if precision else {}))
     data = {
         "description": f"{', '.join(methods)} on {', '.join(names)}, from the command line",
-        "notes": [f"set by hand: {', '.join(sets)}"] if sets else [],
+        "notes": [f"set by hand: {without_folders(', '.join(sets))}"] if sets else [],
         "datasets": blocks,
     }
     return replace(

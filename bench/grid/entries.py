@@ -13,6 +13,7 @@ from spurbench.bench.core.yamlfile import Origin, Where, located
 from spurbench.bench.grid.recipes import Recipe, chosen, recipes_of
 from spurbench.bench.grid.schema import DatasetSheet, GridSheet, MethodSheet, unknown_key
 from spurbench.bench.grid.search_space import Axis, axis, varies
+from spurbench.bench.plugin_files.components import word_for
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
 from spurbench.bench.plugins.training_settings import choices, split_looked_at, training_fields
@@ -52,6 +53,7 @@ class Entry:
     method: PluginInfo
     fields: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)  # place → name → option
     recipe: Recipe | None = None
+    commanded: Mapping[str, Any] = field(default_factory=dict)  # fields of training for its bases, by `--set`
     chain: tuple[str, ...] = ()  # the methods whose runs start from this one's, if it is a base
 
     def of(self, place: str) -> str:
@@ -105,8 +107,11 @@ def check_idle(row: Entry, name: str, where: Where) -> None:
         raise row.origin.error(where, f"{name} has no effect with {row.method.name}, {why}")
 
 
-def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
-    """Every entry of a grid with what it is about. Errors: UserError for an unknown dataset, method or recipe."""
+def rows(sheet: GridSheet, origin: Origin, commanded: Mapping[str, Any] = {}) -> Iterator[Entry]:
+    """Every entry of a grid with what it is about; `commanded` as in an `Entry`.
+
+    Errors: UserError for an unknown dataset, method or recipe.
+    """
     for i, block in enumerate(sheet.datasets):
         here: Where = ("datasets", i)
         dataset = located(origin, (*here, "dataset"), partial(registry.dataset_info, block.dataset))
@@ -114,7 +119,8 @@ def rows(sheet: GridSheet, origin: Origin) -> Iterator[Entry]:
             there: Where = (*here, "methods", j)
             method = located(origin, (*there, "method"), partial(registry.method_info, entry.method))
             recipe = located(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
-            yield Entry(sheet, block, entry, there, origin, dataset, method, fields_of(dataset, method), recipe)
+            fields = fields_of(dataset, method)
+            yield Entry(sheet, block, entry, there, origin, dataset, method, fields, recipe, commanded)
 
 
 def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:
@@ -180,14 +186,14 @@ def in_effect(row: Entry, settings: Settings, given: Given) -> Settings:
             beside = given.get((place, error.key))
             more = f"; make it an entry for each {error.key}" if beside and beside.several else ""
             raise row.origin.error(given[place, error.name].where, f"{error}{more}") from None
-    check_split(row, kept["training"], given)
+    check_split(row, kept["training"], kept["options"], given)
     return kept
 
 
-def check_split(row: Entry, training: Mapping[str, Any], given: Given) -> None:
+def check_split(row: Entry, training: Mapping[str, Any], options: Mapping[str, Any], given: Given) -> None:
     """Errors: UserError for a training that looks at a held-out split which the dataset is known not to have."""
     split = split_looked_at(training)
-    if split and split not in registry.splits_of(row.dataset):
+    if split and split not in registry.splits_of(row.dataset, options):
         source = given.get(("training", "average"))
         message = f"average {training['average']} goes by the split '{split}', which {row.dataset.name} does not have"
         raise row.origin.error(source.where if source else row.where, message)
@@ -211,7 +217,18 @@ def source_of(row: Entry, given: Given, settings: Settings) -> str:
         own += [name if place == "hyper_parameters" else f"{place}.{name}" for name in names]
     origin = f"published: {row.recipe.source}" if row.recipe else "defaults"
     more = f" and {len(own) - MOST_NAMES} more" if len(own) > MOST_NAMES else ""
-    return origin + (f", but for {', '.join(own[:MOST_NAMES])}{more}" if own else "")
+    changed = f", but for {', '.join(own[:MOST_NAMES])}{more}" if own else ""
+    return origin + changed + random_features(settings["training"])
+
+
+def random_features(training: Mapping[str, Any]) -> str:
+    """What to say of a network that is frozen with the weights that it was drawn with, where it could have others."""
+    if not training.get("freeze") or training.get("pretrained"):
+        return ""
+    fields = choices()["network"].fields[word_for("network", training.get("network"))]
+    if not any(one.name == "pretrained" for one in fields):
+        return ""
+    return "; FROZEN WITH RANDOM WEIGHTS: set training.pretrained for features of a trained network"
 
 
 def firsts(axes: Sequence[Axis]) -> dict[int, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from spurbench.bench.core.files import at_home
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.core.yamlfile import Origin, load
 from spurbench.bench.grid.cells import Grid
+from spurbench.bench.plugin_files.places import without_folders
 from spurbench.bench.records.selection import choice_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def load_grid(name_or_path: str, sets: Sequence[str] = ()) -> Grid:
     found = replace(resolve(data, origin, stem, sets), place=fingerprint(place)[:16])
     if not sets:
         return found
-    notes = (*found.notes, f"set by hand: {', '.join(sets)}")
+    notes = (*found.notes, f"set by hand: {without_folders(', '.join(sets))}")
     return replace(found, name=f"{found.name}-set-{fingerprint(sorted(sets))[:8]}", notes=notes)
 
 
@@ -60,13 +61,16 @@ def read_grid(name_or_path: str) -> tuple[Any, Origin, str]:
 
 def resolve(data: Any, origin: Origin, name: str, sets: Sequence[str] = ()) -> Grid:
     """The grid of a file's content, with the values of the command line in it; `name` if the file gives none."""
-    from spurbench.bench.grid.overrides import overridden
+    from spurbench.bench.grid.overrides import check_used, overridden
     from spurbench.bench.grid.resolve import cells_of  # pydantic comes with these
     from spurbench.bench.grid.schema import validate
 
     sheet: GridSheet = validate(data, origin)
+    commanded: Mapping[str, Any] = {}
+    left: set[str] = set()
     if sets:
-        sheet, origin = overridden(sheet, origin, sets)
-    cells = tuple(cells_of(sheet, origin))
+        sheet, origin, commanded, left = overridden(sheet, origin, sets)
+    cells = tuple(cells_of(sheet, origin, commanded))
+    check_used(left, cells, sheet, origin)
     rule = choice_of(sheet.selection)
     return Grid(sheet.name or name, sheet.description.strip(), rule, tuple(sheet.notes), cells)

@@ -34,6 +34,7 @@ from spurbench.bench.grid.entries import (
     split,
     with_values,
 )
+from spurbench.bench.grid.overrides import ON_COMMAND, follow
 from spurbench.bench.grid.recipes import chosen
 from spurbench.bench.grid.schema import BaseSheet, GridSheet, MethodSheet, SearchSheet
 from spurbench.bench.grid.search_space import Axis, axis, choices, declared, space_name, varies
@@ -42,13 +43,13 @@ from spurbench.bench.records.run import INFERRED, SELECTION, trains_by
 from spurbench.bench.records.selection import choice_of, lack
 
 
-def cells_of(sheet: GridSheet, origin: Origin) -> Iterator[CellSpec]:
-    """Every cell of the grid, in the file's order.
+def cells_of(sheet: GridSheet, origin: Origin, commanded: Mapping[str, Any] = {}) -> Iterator[CellSpec]:
+    """Every cell of the grid, in the file's order; `commanded` as in an `Entry`.
 
     Errors: UserError with file and line, also for two rows of one table with the same label.
     """
     labels: set[str] = set()
-    for row in rows(sheet, origin):
+    for row in rows(sheet, origin, commanded):
         for cell in row_cells(row):
             table = [cell.dataset, dict(cell.dataset_options), cell.precision, cell.label]
             if fingerprint(table) in labels:
@@ -103,7 +104,7 @@ def cell_of(row: Entry, settings: Settings, varied: str, search: SearchSpec | No
         search=search,
         resources={**row.sheet.resources, **row.block.resources, **row.entry.resources},
         source=source,
-        base=base_run(row, settings["hyper_parameters"]),
+        base=base_run(row, settings),
         inferred_by=inferred_by,
     )
 
@@ -210,8 +211,8 @@ def draw_of(row: Entry, final: Settings, budget: Settings, given: Given) -> Draw
         full["hyper_parameters"],
         full["training"],
         full["options"],
-        base_run(row, full["hyper_parameters"], smaller),
-        base_run(row, own["hyper_parameters"]),
+        base_run(row, full, smaller),
+        base_run(row, own),
     )
 
 
@@ -232,8 +233,8 @@ Description = dict[str, Any]
 """A run to start from, as it is in the identity of those that do: `base` or `inferred_by` of a `Run`."""
 
 
-def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = {}) -> Description | None:
-    """The run that those of an entry start from, if its method starts from one, with the entry's own hyper-parameters.
+def base_run(row: Entry, settings: Settings, smaller: Mapping[str, Any] = {}) -> Description | None:
+    """The run that those of an entry with these settings start from, if its method starts from one.
 
     `smaller` are training fields of a search's budget, which a draw's base has, too.
     """
@@ -245,14 +246,14 @@ def base_run(row: Entry, hyper: Mapping[str, Any], smaller: Mapping[str, Any] = 
         return None
     if sheet.groups and (sheet.groups.by or not sheet.groups.from_):
         raise row.origin.error((*where, "groups"), "a base has its row's groups: only 'from' may differ")
-    own = {key: named(value, hyper) for key, value in declared.items()}
+    own = {key: named(value, settings["hyper_parameters"]) for key, value in declared.items()}
     entry = MethodSheet(
         method=sheet.method or own["method"],
         hyper_parameters={**own.get("hyper_parameters", {}), **sheet.hyper_parameters},
         training={**own.get("training", {}), **smaller, **sheet.training},
         groups=sheet.groups,
     )
-    found = describe_run(row, entry, where)
+    found = describe_run(row, settings, entry, where)
     if registry.method_info(entry.method).head_only:
         message = f"{entry.method} makes a last layer alone, and no run can start from that: take its own base"
         raise row.origin.error(where, message)
@@ -301,15 +302,16 @@ def inferring_run(row: Entry, settings: Settings) -> Description | None:
     if not info.infers:
         able = [name for name, one in registry.methods().items() if one.infers]
         raise row.origin.error(where, f"{info.name} infers no groups; these do: {', '.join(able) or 'none'}")
-    own = describe_run(row, entry, where)
+    own = describe_run(row, settings, entry, where)
     method = {"method": info.name, "hyper_parameters": own["hyper_parameters"]}
     takes = GROUPED & row.method.needs or settings["training"].get("balanced")
     use = {"use": SELECTION} if sheet.use == SELECTION or not takes else {}
     return {"infer": method} | use | (own["base"] if "base" in own else {"step": own["training"].get("steps", 0)} | own)
 
 
-def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
-    """A run of another method on the data of an entry: settings as a row of its own would have, then those given.
+def describe_run(row: Entry, of: Settings, entry: MethodSheet, where: Where) -> Description:
+    """A run of another method on the data of an entry with the settings `of`: its own are as those of a row, then as
+    given.
 
     Errors: UserError for a method that cannot run there, for several values, and where a chain of bases never ends.
     """
@@ -322,19 +324,22 @@ def describe_run(row: Entry, entry: MethodSheet, where: Where) -> Description:
     recipe = located(row.origin, where, partial(chosen, row.block, entry, row.dataset))
     base = replace(row, entry=entry, where=where, method=method, fields=fields_of(row.dataset, method), recipe=recipe,
                    chain=(*row.chain, row.method.name))  # fmt: skip
-    settings, given, several = settle(base)
-    if several:
-        raise row.origin.error(where, f"{several[0].key} varies: a base has one value of it")
+    settings, given, axes = settle(base)
+    if varied := [axis.key for axis in axes if axis.place != "options"]:
+        raise row.origin.error(where, f"{varied[0]} varies: a base has one value of it")
+    settings["options"] = of["options"]
+    commanded = follow(base, of, settings)
+    settings["training"] |= commanded
+    given |= noted(base, COMMAND, "training", ON_COMMAND, commanded)
     inferred_by = inferring_run(base, settings)
     full = completed(base, in_effect(base, settings, given))
-    options = {**full["options"], **row.entry.options}
-    if lacking := registry.requirements(method, row.dataset, options, trains_by(inferred_by)):
+    if lacking := registry.requirements(method, row.dataset, full["options"], trains_by(inferred_by)):
         raise row.origin.error(where, f"{method.name} {lacking}, which {row.dataset.name} does not give")
     found = {
         "method": method.name,
         "hyper_parameters": full["hyper_parameters"],
         "training": full["training"],
-        "base": base_run(base, full["hyper_parameters"]),
+        "base": base_run(base, full),
         "inferred_by": inferred_by,
     }
     return {key: value for key, value in found.items() if value is not None}

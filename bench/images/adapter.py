@@ -10,16 +10,17 @@ import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder
 from spurbench.bench.images.decode import Crop
 from spurbench.bench.images.listing import Listing, make_printable
 from spurbench.bench.plugins.dataset import Data
-from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.folder import Prepared
 from spurbench.bench.prepared.prepared_dataset import PreparedDataset
 
 LARGEST_SIDE = 4096
@@ -84,17 +85,17 @@ class Pictures(PreparedDataset):
         here = self.find_ready(self.origin, allow_bad)
         folder = source and Path(os.path.realpath(source))
         if here and (folder is None or (is_from(here, folder) and not folder.exists())):
-            return f"already prepared: {here} ({here.folder}, from {here.facts['from']}){self.shares_hint(here)}"
+            return f"already prepared: {here} ({here.folder}, from {here.facts['from']}){self.shares_of(here)}"
         listing = self.find_listing(folder or download_once(self))
         origin = listing.origin if self.origin == "original" else self.origin
         known = origin == listing.origin
         listing.check(self.expected if known else {}, self.other_data_hint, known)
         here = here or self.find_ready(origin, allow_bad)
         if here:
-            return confirm_prepared(here, listing, self.otherwise) + self.shares_hint(here)
+            return confirm_prepared(here, listing, self.otherwise) + self.shares_of(here)
         request = PreparationRequest(self.home, self.version, self.crop, allow_bad, processes, self.chosen)
         made = prepare(listing, request, origin)
-        hints = self.run_hint(made.facts["origin"]) + self.shares_hint(made)
+        hints = self.run_hint(made.facts["origin"]) + self.shares_of(made)
         return f"prepared {made}{describe_unused(listing)} ({made.folder}){hints}"
 
     def run_hint(self, origin: str) -> str:
@@ -102,12 +103,8 @@ class Pictures(PreparedDataset):
         sets = replace(self, origin=origin).set_options()
         return f"; run it with{sets}" if sets else ""
 
-    def shares_hint(self, made: Prepared) -> str:
-        """How often labels come with attributes; empty without attributes, or while other files are missing."""
-        with suppress(BadData):
-            shares = replace(self, origin=made.facts["origin"]).data(0).described_shares
-            return shares and f"; P(a | y): {shares}"
-        return ""
+    def shares_of(self, made: Prepared) -> str:
+        return replace(self, origin=made.facts["origin"]).shares_hint()
 
     def find_ready(self, origin: str, allow_bad: bool = False) -> Prepared | None:
         """The prepared version of an origin; if allowed, also one that leaves out unreadable images.
@@ -213,7 +210,7 @@ def download_once(dataset: Pictures) -> Path:
     """The folder of the downloaded files; raises UserError, saying what to do manually, if that fails."""
     from spurbench.bench.prepared.workplace import locked
 
-    folder = root() / "downloads" / dataset.home
+    folder = data_folder() / "downloads" / dataset.home
     if folder.is_dir():
         return folder
     work = folder.with_name(f".{dataset.home}.downloading")

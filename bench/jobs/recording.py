@@ -11,6 +11,7 @@ from spurbench.bench.core import machine
 from spurbench.bench.core.errors import BadSeed
 from spurbench.bench.jobs.bases import BaseFailed
 from spurbench.bench.jobs.memory import peak_memory
+from spurbench.bench.plugin_files import places
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.method import CannotBegin
 from spurbench.bench.provenance import commit, plugin_code
@@ -28,10 +29,14 @@ def begin_record(run: Run, options: Options, hardware: bool = True) -> Record:
         for kind, name in makers.items()
         if (info := registry.plugins(plugin_code.kind_of(kind)).get(name))
     }
+    code = {kind: plugin_code.loaded(kind, name) for kind, name in makers.items()}
+    names = places.name_files(files.values())
+    for kind, path in files.items():
+        places.remember(names[path], code[kind], path)
     provenance = Provenance(
         **commit.code(),  # type: ignore[arg-type]  # commit, diff and perhaps snapshot
-        code={kind: plugin_code.loaded(kind, name) for kind, name in makers.items()},
-        paths={kind: str(path) for kind, path in files.items()},
+        code=code,
+        paths={kind: names[path] for kind, path in files.items()},
         data="",
         files={},
         versions=commit.versions(),
@@ -69,7 +74,8 @@ def finish(record: Record) -> Record:
 
 def fail(record: Record, kind: str, message: str, detail: str = "") -> Record:
     """The record of a run that came to nothing, with its cause."""
-    return finish(record.with_(status="failed", cause=Cause(kind, message, detail)))
+    cause = Cause(kind, places.without_folders(message), places.without_folders(detail))
+    return finish(record.with_(status="failed", cause=cause))
 
 
 def find_cause(run: Run, error: BaseException) -> tuple[str, str]:

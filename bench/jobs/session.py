@@ -79,6 +79,10 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
     memory.tune_process(job.options.threads, job.options.device)
     memory.reset_peak_memory(job.options.device)
     drawn = [load_run(run, setup, context.store) for run in job.runs]
+    if saved[0] is None:
+        job = replace(job, options=replace(job.options, threads=setup.threads(drawn[0][1])))
+        setup = replace(setup, job=job)
+        memory.tune_process(job.options.threads)
     if not setup.method.trains and job.runs[0].base is None:
         return [(record, partial(scoring.score_random_guess, record, replica.data)) for record, replica in drawn]
     monitor = Monitor(len(drawn))

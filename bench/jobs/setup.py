@@ -19,7 +19,7 @@ from spurbench.bench.records.run import Run, trains_by
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.engine import Engine, Observer
-from spurbench.bench.training.execution import Options
+from spurbench.bench.training.execution import BIG_STEP, Options, count_flops
 from spurbench.bench.training.replica import Frozen, Replica, freeze, frozen_network, head_network, prepare
 
 FEW = 8  # examples by whose features a network is known
@@ -51,6 +51,15 @@ class Setup:
         freeze(replica, frozen, lambda name, split: make_features(frozen, split.x, self.job.options, store))
         heads = [network.get_submodule(frozen.head) for network in replica.networks]
         replica.networks = [head_network((h.weight, h.bias), False) for h in heads if isinstance(h, nn.Linear)]
+
+    def threads(self, replica: Replica) -> int:
+        """How many of a job's threads a step of a replica is worth: one if it is small, as counted with its network."""
+        most = self.job.options.threads
+        if most == 1 or self.job.options.device != "cpu":
+            return most
+        rows = self.training.batch or len(replica.examples.y)
+        one = replica.preprocessing(self.method)(next(split_inputs(replica.examples.x, 1)))
+        return most if rows * count_flops(replica.networks[0], one) > BIG_STEP else 1
 
     def make_engine(self, replicas: Sequence[Replica], observer: Observer | None = None) -> Engine:
         """The engine of the job's runs before the first step.

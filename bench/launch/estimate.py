@@ -75,6 +75,8 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     tune_process(job.options.threads, device)
     reset_peak_memory(device)
     replicas = [setup.draw(run) for run in job.runs]
+    threads = setup.threads(replicas[0])
+    tune_process(threads)
     engine = setup.make_engine(replicas)
     model, times = engine.model(0), []
     with kernels_for(training.batch):
@@ -89,7 +91,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
         "network": training.network.name,
         "parameters": sum(parameter[0].numel() for parameter in engine.stacks[0].parameters.values()),
         "rows": training.batch or len(model.data.train.y),
-        "threads": job.options.threads,
+        "threads": threads,
         "seconds_per_step": statistics.median(times[1:]),
         "memory_mb": round(peak_memory(device) / 2**20),
         "steps": training.steps,

@@ -1,4 +1,4 @@
-"""How runs are laid out on a machine: stack height, processes, threads. `make perf` measures what the rule rests on.
+"""How runs are laid out on machines: stack height, processes, threads. `make perf` measures what the rule rests on.
 
 On a CPU one-thread processes side by side beat torch's threads: the steps of Two-Moon are too small to share between
 threads, those of Colored MNIST fill a core by themselves. A few seeds in one process share what a small step spends
@@ -8,15 +8,17 @@ and the step is large. On a GPU small kernels are bound by their launch, so all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from spurbench.bench.core.errors import UserError, unknown
 from spurbench.bench.core.machine import cores, find_devices, most_threads
+from spurbench.bench.core.terminal import plural
+from spurbench.bench.training.execution import BIG_STEP
 
 INPUTS = 100  # of a network, about
-BIG_STEP = 1e9  # floating-point operations; below, handing work to a second thread costs more than it gains
 SMALL_HEIGHT = 5  # seeds in one process when steps are small; more gain little and wait for each other
 GPU_HEIGHT = 16
 
@@ -29,6 +31,7 @@ class Layout:
     height: int  # runs in one job when steps are small, or on a GPU
     threads: int  # for large steps
     inside: bool = False  # no processes: the jobs are done by the one that asks, one after the other
+    place: str = ""  # where the processes are, if not on this machine
 
     @property
     def micro_batch(self) -> int:
@@ -39,7 +42,8 @@ class Layout:
         kinds = ", ".join(sorted(set(self.devices)))
         several = "threads" if self.threads > 1 else "thread"
         processes = "this process" if self.inside else f"{len(self.devices)} processes"
-        return f"{processes} on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
+        where = f"{self.place}: " if self.place else ""
+        return f"{where}{processes} on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
 
     def job_threads(self, flops: float) -> int:
         """Threads of a job each of whose steps costs so much."""
@@ -57,24 +61,51 @@ def choose(device: str, jobs: int | None, threads: int | None, runs: int) -> Lay
     devices = find_devices(device)
     if jobs == 0:
         height = SMALL_HEIGHT if devices[0] == "cpu" else GPU_HEIGHT
-        return Layout((devices[0],), height, threads or share(1), inside=True)
+        return Layout((devices[0],), height, threads or share(1, cores()), inside=True)
+    return spread(devices, cores(), jobs, threads, runs)
+
+
+def spread(devices: Sequence[str], cores: int, jobs: int | None, threads: int | None, runs: int) -> Layout:
+    """The layout of so many runs over all devices, or over so many cores."""
     if devices[0].startswith("cuda"):
         slots = [d for d in devices for _ in range(max(1, (jobs or len(devices)) // len(devices)))]
-        return Layout(tuple(slots), GPU_HEIGHT, threads or share(len(slots)))
-    processes = max(1, min(jobs or cores(), runs))
-    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or share(processes))
+        return Layout(tuple(slots), GPU_HEIGHT, threads or share(len(slots), cores))
+    processes = max(1, min(jobs or cores, runs))
+    return Layout(("cpu",) * processes, SMALL_HEIGHT, threads or share(processes, cores))
 
 
-def share(processes: int) -> int:
+def choose_on_nodes(
+    nodes: Sequence[tuple[int, int]], device: str, jobs: int | None, threads: int | None, runs: int
+) -> Layout:
+    """The same over several machines with so many cores and GPUs, for a pool that says which process gets which."""
+    if jobs == 0:
+        raise UserError("--jobs 0 starts no process anywhere: leave it or --launcher out")
+    if device not in ("auto", "cpu", "cuda"):
+        raise unknown("device", device, ("auto", "cpu", "cuda"))
+    gpus = 0 if device == "cpu" else sum(gpus for _, gpus in nodes)
+    if device == "cuda" and not gpus:
+        raise UserError("--device cuda: no node has a GPU")
+    used = [node for node in nodes if node[1 if gpus else 0]]
+    room = [cores // (own if gpus else 1) for cores, own in used]  # cores that a process may have, by node
+    most = max(room, default=0)
+    if most < (threads or 1):
+        on = " on each of its GPUs" if gpus else ""
+        raise UserError(f"no node has {plural(threads or 1, 'core')} for a process{on}; the most is {most}")
+    layout = spread(["cuda"] * gpus or ["cpu"], sum(cores for cores, _ in used), jobs, threads, runs)
+    return replace(layout, threads=threads or max(1, min(layout.threads, *room)))
+
+
+def share(processes: int, cores: int) -> int:
     """The threads of each of so many processes where the user has not said: their cores, or fewer if the environment
     asks for that."""
-    return max(1, int(min(cores() // processes, most_threads())))
+    return max(1, int(min(cores // processes, most_threads())))
 
 
 def step_flops(training: Mapping[str, Any], rows: int) -> float:
     """Operations of one step on so many examples, forward and backward; the order of magnitude of an MLP's is used.
 
-    Networks for images count as large: a job trains one seed, and processes side by side fill the cores.
+    Networks other than MLPs count as large until they are made: a job trains one seed, and processes side by side fill
+    the cores. Where there are more cores than jobs, a job counts what its network does before it takes several threads.
     """
     if training.get("network") != "mlp":
         return inf if training else 0.0  # without settings nothing is trained

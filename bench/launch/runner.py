@@ -9,7 +9,8 @@ from spurbench.bench.grid.cells import Grid, only
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.jobs.job import Job, Redo, gather
 from spurbench.bench.launch import placement
-from spurbench.bench.launch.local import Outcome, Terms, Watcher, launch
+from spurbench.bench.launch.dispatch import Outcome, Watcher, launch
+from spurbench.bench.launch.pool import Pool, Terms
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import edits
 from spurbench.bench.records.plan import Plan, kept_as
@@ -89,7 +90,7 @@ class Result(Outcome):
     end: Outstanding | None = None
 
 
-def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -> Result:
+def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce, pool: Pool) -> Result:
     """Do every run of the grid that has no record yet; safe to call again, and beside another call, at any time."""
     result, tried = Result(), set[str]()
     while True:
@@ -98,7 +99,7 @@ def run_grid(grid: Grid, store: Store, settings: Settings, announce: Announce) -
         if not left or result.interrupted:
             return result
         wanted = left & set(now.plan.draw_ids) or left  # searches first: others wait for them
-        add(result, launch_round(now.planned, now.needed(wanted), store, settings, announce))
+        add(result, launch_round(now.planned, now.needed(wanted), store, settings, announce, pool))
         tried |= wanted
 
 
@@ -125,14 +126,14 @@ def find_outstanding(
 
 
 def launch_round(
-    planned: list[Planned], wanted: set[str], store: Store, settings: Settings, announce: Announce
+    planned: list[Planned], wanted: set[str], store: Store, settings: Settings, announce: Announce, pool: Pool
 ) -> Outcome:
-    """Lay the wanted runs out on this machine and launch them."""
-    plan = placement.choose(settings.device, settings.jobs, settings.threads, len(planned))
+    """Lay the wanted runs out over a pool and launch them."""
+    plan = pool.lay_out(settings.device, settings.jobs, settings.threads, len(planned))
     jobs = arrange_jobs(planned, wanted, plan, settings)
     plan = replace(plan, devices=plan.devices[: len(jobs)])
     terms = Terms(registry.plugin_paths(), Redo(settings.retry, settings.fresh), settings.time_limit)
-    return launch(jobs, plan, store, announce(jobs, plan), terms)
+    return launch(jobs, plan, store, announce(jobs, plan), terms, pool)
 
 
 def arrange_jobs(planned: list[Planned], wanted: set[str], plan: placement.Layout, settings: Settings) -> list[Job]:
@@ -172,3 +173,4 @@ def add(result: Result, outcome: Outcome) -> None:
     result.refused += outcome.refused
     result.failed += outcome.failed
     result.interrupted |= outcome.interrupted
+    result.unsaved |= outcome.unsaved

@@ -12,7 +12,7 @@ from spurbench.bench.core.files import ROOT
 from spurbench.bench.core.hashing import canonical, fingerprint
 from spurbench.bench.provenance import commit
 
-FOLDERS = ("bench", "methods", "datasets", "slurm")
+FOLDERS = ("bench", "methods", "datasets", "slurm", "ray_pool")
 
 
 def take(store: Path, plugins: Iterable[str]) -> tuple[Path, list[str]]:

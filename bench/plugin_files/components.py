@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from math import inf
+from pathlib import Path
 from typing import Any
 
-from spurbench.bench.core.errors import say_unknown
+from spurbench.bench.core.errors import UserError, say_unknown
 from spurbench.bench.core.fields import Condition, Option, none_if
+from spurbench.bench.plugin_files import places
 from spurbench.bench.plugin_files.discovery import listed, load_class
 from spurbench.bench.plugin_files.literals import MISSING, UNREAD
 from spurbench.bench.plugin_files.reader import PluginInfo
@@ -99,21 +101,48 @@ def word_for(kind: str, name: Any) -> str:
     return f"{family}:{info.variants}" if info and info.variants and colon else family + colon
 
 
+UNLIMITED: Mapping[str, Any] = {"low": -inf, "high": inf, "choices": None, "above": None, "hint": "", "file": ""}
+
+
 def own_options(info: PluginInfo) -> Iterator[Option]:
     """The settings of a network or optimizer, with their limits and conditions."""
     defaults = {option.name: option.default for option in info.options}
     for option in info.options:
-        limits = {"low": -inf, "high": inf, "choices": None, "above": None, "hint": ""} | dict(option.search)
+        limits = {**UNLIMITED, **option.search}
         bounded = (limits["low"], limits["high"]) != (-inf, inf)
         above = (limits["above"] or {}).items()
         conditions = [is_above(name, least, defaults[name], limits["hint"]) for name, least in above]
-        yield replace(
-            option,
-            search={},
-            limits=(limits["low"], limits["high"]) if bounded else limits["choices"],
-            normal=none_if(False) if option.type == "bool | None" else None,
-            only=tuple(conditions),
-        )
+        allowed = (limits["low"], limits["high"]) if bounded else limits["choices"]
+        normal = none_if(False) if option.type == "bool | None" else None
+        if limits["file"]:
+            allowed, normal = partial(check_file, option.name, limits["file"]), name_file
+        yield replace(option, search={}, limits=allowed, normal=normal, only=tuple(conditions))
+
+
+def check_file(name: str, word: str, value: str) -> None:
+    """Raise ValueError for what is neither this word nor a file, nor the name of one that is known here."""
+    if value == word or Path(value).expanduser().is_file():
+        return
+    try:
+        places.locate(value)
+    except UserError as error:
+        known = places.NAMED.fullmatch(value)
+        raise ValueError(str(error) if known else f"{name}: no file {value}; expected {word}, or a file") from None
+
+
+def name_file(value: str | None) -> str | None:
+    """A file as runs hold it, by its name and content; what is none as it is."""
+    path = Path(value or "").expanduser()
+    return places.name_content(path) if value and path.is_file() else value
+
+
+def name_network(name: str) -> str:
+    """A network as runs hold it: one of a family that is a folder by its name and content; any other as it is."""
+    family, _, variant = str(name).partition(":")
+    info, folder = components("network").get(family), Path(variant).expanduser()
+    if not (variant and info and info.contents and (folder / info.contents[0]).is_file()):
+        return name
+    return f"{family}:{places.name_content(folder, info.contents)}"
 
 
 def is_above(name: str, least: float, default: Any, hint: str) -> Condition:
@@ -123,9 +152,14 @@ def is_above(name: str, least: float, default: Any, hint: str) -> Condition:
 
 def known_network(name: str) -> None:
     """Raise ValueError, with the nearest names, if there is no such network; a family is imported to be asked."""
-    info = network_info(name)
-    if info.variants:
-        load_class(info).check_variant(name.partition(":")[2])
+    info, variant = network_info(name), name.partition(":")[2]
+    if info.contents and places.NAMED.fullmatch(variant):
+        try:
+            places.locate(variant, info.contents)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+    elif info.variants and not (info.contents and (Path(variant).expanduser() / info.contents[0]).is_file()):
+        load_class(info).check_variant(variant)
 
 
 def network_info(name: str) -> PluginInfo:

@@ -78,6 +78,8 @@ def load_class(info: PluginInfo) -> Any:
     found = getattr(module, info.class_name, None)
     if not isinstance(found, type):
         raise UserError(f"{info.kind} '{info.name}': no class {info.class_name} once imported ({info.path})")
+    if lacks := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+        raise UserError(f"{info.kind} '{info.name}': its class {info.class_name} lacks {lacks} ({info.path})")
     return found
 
 

@@ -11,7 +11,7 @@ from spurbench.bench.core.errors import reason
 from spurbench.bench.core.terminal import line
 
 Outcome = TypeVar("Outcome")
-IMPORTED = ("spurbench.commands", "spurbench.launchers")  # methods and datasets are read without importing them
+IMPORTED = ("spurbench.commands", "spurbench.launchers", "spurbench.pools")  # plug-ins are read without that
 
 
 def load_each(group: str, use: Callable[[Any], Outcome]) -> Iterator[Outcome]:

@@ -19,11 +19,37 @@ UNREAD: Any = type("Unread", (), {"__repr__": lambda _: "not a literal"})()
 
 
 def assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """(name, value) of a plain assignment."""
+    """(name, value) of each name that a statement gives a value; one that only running it tells is no literal."""
     if isinstance(node, ast.Assign):
-        yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+        for target in node.targets:
+            yield from unpacked(target, node.value)
     elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
         yield node.target.id, node.value
+    elif not isinstance(node, ast.AnnAssign | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield from unread(node)
+
+
+def unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """(name, value) of a target: of a name, or of several with as many values, `a, b = 1, 2`."""
+    several = ast.Tuple | ast.List
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, several) and isinstance(value, several) and pairs(target.elts, value.elts):
+        for one, part in zip(target.elts, value.elts, strict=True):
+            yield from unpacked(one, part)
+    else:
+        yield from unread(target)
+
+
+def pairs(targets: list[ast.expr], values: list[ast.expr]) -> bool:
+    """Whether each target has a value of its own; `*rest` may have several, or none."""
+    return len(targets) == len(values) and not any(isinstance(one, ast.Starred) for one in (*targets, *values))
+
+
+def unread(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """The names that are set somewhere in a node, each with a value that cannot be read."""
+    names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)]
+    yield from ((name, ast.Name("")) for name in names)
 
 
 def base_name(base: ast.expr) -> str:

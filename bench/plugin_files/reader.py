@@ -34,7 +34,7 @@ ROOTS = {
 CLASS_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "method": frozenset({"needs", "stackable", "trains", "head_only", "base"}),
     "dataset": frozenset({"provides", "protocol_version", "headline", "splits", "training", "named", "grouped_by"}),
-    "network": frozenset({"variants"}),
+    "network": frozenset({"variants", "contents"}),
     "optimizer": frozenset(),
     "rule": frozenset({"text", "splits", "uses"}),
     "metric": frozenset({"unit", "higher_is_better", "limits", "counted", "over"}),
@@ -63,6 +63,7 @@ class PluginInfo:
     grouped_by: tuple[str, ...] = ()  # those of them that groups are made of by default; (): all
     training: Mapping[str, Any] = field(default_factory=dict)  # what it sets of Training's fields
     variants: str = ""  # what follows a network family's name and a colon
+    contents: tuple[str, ...] = ()  # files of a folder that a network of a family can be, by which runs know it
     facts: Mapping[str, Any] = field(default_factory=dict)  # what else the class of a rule or metric says
     stackable: bool = True
     trains: bool = True

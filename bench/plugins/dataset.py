@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import product
@@ -308,7 +309,14 @@ class Dataset(ABC):
 
         Pictures that cannot be read are left out if `allow_bad`, else refused.
         """
-        return f"nothing to prepare ({self.files()})"
+        return f"nothing to prepare ({self.files()}){self.shares_hint()}"
+
+    def shares_hint(self) -> str:
+        """How often labels come with attributes with seed 0; empty without attributes."""
+        with suppress(Exception):  # it is somebody's plug-in: `check-dataset` says what is wrong with it
+            shares = self.load(0, lambda x: nn.Identity())[0].described_shares
+            return shares and f"; P(a | y): {shares}"
+        return ""
 
     def verify(self, thorough: bool = True) -> str:
         """Check the files against what is known of them; what was found. Raises BadData if they are wrong.

@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.fields import setting as setting
+from spurbench.bench.plugin_files import places
 from spurbench.bench.plugins.dataset import Inputs
 
 Networks = list[dict[str, dict[str, Tensor]]]
@@ -33,10 +35,12 @@ class Network(ABC):
     """Base of every network: fields are its settings, given flat among those of `training`.
 
     A family of networks, such as all models of a library, sets `variants` to a word for what follows its name and a
-    colon, and is given it as `variant`: `training.network=timm:resnet18`.
+    colon, and is given it as `variant`: `training.network=timm:resnet18`. With `contents` that may be a folder:
+    runs hold its name and a digest of those files, and `path_of(self.variant)` tells where it is.
     """
 
     variants: ClassVar[str] = ""
+    contents: ClassVar[tuple[str, ...]] = ()  # of a family whose variant may be a folder: the files that make it up
     takes: ClassVar[frozenset[str]] = frozenset({FLOATS})  # the kinds of inputs that it can be given
     # of each channel of pixels in [0, 1], as its weights were trained; None: the dataset's
     mean: ClassVar[tuple[float, ...] | None] = None
@@ -68,6 +72,13 @@ class Network(ABC):
         """The network's name on the command line."""
         name = type(self).__module__.rpartition(".")[2].removeprefix("spurbench_plugin_")
         return f"{name}:{self.variant}" if self.variants else name
+
+    def path_of(self, named: str) -> Path:
+        """Where a file or a folder is that a run holds by its name and content, as a setting or as `variant`.
+
+        Errors: UserError if that is not known on this machine, or its content has changed.
+        """
+        return places.locate(named, self.contents if named == self.variant else ())
 
     def picture(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Channels, height and width.

@@ -136,7 +136,7 @@ def requirements(
     return f"needs {' and '.join(need for need in needs_known() if need in lacking)}" if lacking else None
 
 
-def splits_of(dataset: PluginInfo, options: Mapping[str, Any] = {}) -> tuple[str, ...]:
+def splits_of(dataset: PluginInfo, options: Mapping[str, Any]) -> tuple[str, ...]:
     """The splits its records may have; what is held out is known only once the data are read, unless it says so."""
     found = ["train", *(("validation", "test") if dataset.splits is None else dataset.splits)]
     found += ["validation"] if options.get("held_out") else []

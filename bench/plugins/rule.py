@@ -54,6 +54,8 @@ def least(found: Sequence[float | None]) -> float | None:
 class Rule:
     """Base of every rule: `criteria`, the first of which decides, on `splits` (names or patterns) and no others.
 
+    What breaks ties looks at the same splits, or at those of `ties_on` if a rule has them.
+
     `text` says in a plan and on leaderboards by what it chooses. `uses` says what it must know of the splits; where the
     data have no attribute, their groups are their classes, and labels are enough.
     """
@@ -61,35 +63,40 @@ class Rule:
     text: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ()
     criteria: ClassVar[tuple[Criterion, ...]] = ()
+    ties_on: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     by_class: ClassVar[bool] = False  # its groups are the classes, whatever groups there are
 
     @property
     def oracle(self) -> bool:
         """Whether it looks at the test set."""
-        return any(fnmatchcase("test", pattern.partition(SUBSET)[0]) for pattern in self.splits)
+        return any(fnmatchcase("test", pattern.partition(SUBSET)[0]) for pattern in self.looks_at)
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The splits, by name or pattern, that it looks at."""
+        return tuple(dict.fromkeys((*self.splits, *self.ties_on)))
 
     @property
     def refined(self) -> str:
         """How ties are broken, in words."""
         return ", then ".join(one.__name__.replace("_", " ") for one in self.criteria[1:])
 
-    def seen(self, splits: Splits) -> Splits | None:
-        """What the rule looks at; None where something of it is not there."""
-        found = {name: counts for name, counts in splits.items() if any(fnmatchcase(name, p) for p in self.splits)}
-        return found if not self.lacking(found) else None
+    def seen(self, splits: Splits, patterns: Sequence[str], classes: int) -> list[Counted]:
+        """The counts of the splits that these patterns name, as the rule takes them."""
+        found = [counts for name, counts in splits.items() if any(fnmatchcase(name, one) for one in patterns)]
+        return [merged(counts, classes) for counts in found] if self.by_class else found
 
     def lacking(self, splits: Sequence[str] | Splits) -> list[str]:
         """The splits it looks at that are not among these."""
-        return [pattern for pattern in self.splits if not any(fnmatchcase(name, pattern) for name in splits)]
+        return [pattern for pattern in self.looks_at if not any(fnmatchcase(name, pattern) for name in splits)]
 
     def scores(self, splits: Splits, classes: int = 2) -> Scores | None:
         """The score, and after it what breaks ties; None where there is none to give."""
-        seen = self.seen(splits)
-        if not self.criteria or seen is None:
+        if not self.criteria or self.lacking(splits):
             return None
-        looked_at = [merged(counts, classes) if self.by_class else counts for counts in seen.values()]
-        found = [one(looked_at) for one in self.criteria]
+        decisive, ties = (self.seen(splits, which, classes) for which in (self.splits, self.ties_on or self.splits))
+        found = [self.criteria[0](decisive), *(one(ties) for one in self.criteria[1:])]
         return None if found[0] is None else tuple(comparable(score) for score in found)
 
 

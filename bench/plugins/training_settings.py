@@ -23,6 +23,7 @@ from spurbench.bench.plugin_files.components import (
     alternatives,
     components,
     known_network,
+    name_network,
     network_info,
     own_options,
     word_for,
@@ -157,7 +158,7 @@ class Choice:
 
 def component_choice(kind: str, limits: Limits) -> Choice:
     """The choice of a network or an optimizer."""
-    key = Option(kind, "str", DEFAULTS[kind], limits=limits)
+    key = Option(kind, "str", DEFAULTS[kind], limits=limits, normal=name_network if kind == "network" else None)
     fields = {word: (key, *SHARED[kind], *own_options(info)) for word, info in alternatives(kind).items()}
 
     def make(word: str, values: dict[str, Any]) -> Component:
@@ -263,7 +264,7 @@ def verified(name: str, value: Any) -> Any:
         raise ValueError(say_unknown("field", name, known))
     if name == "network" and ":" in str(value):
         network_info(str(value))
-        return value
+        return name_network(value)
     return check_value(known[name], value, "training")
 
 

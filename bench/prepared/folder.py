@@ -16,21 +16,13 @@ from zipfile import ZipFile
 import numpy as np
 
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder
 from spurbench.bench.core.terminal import plural
 from spurbench.bench.prepared.facts import ArrayFacts, Facts, SplitFacts, read_facts
 from spurbench.bench.prepared.hashes import Array, combined_checksum, labels_hash, part_hash, part_hashes, row_bytes
 from spurbench.bench.prepared.hashes import split_rows as split_rows
 
 LONGEST_PATH = 4096
-
-
-def root() -> Path:
-    """Where prepared data lie: $SPURBENCH_DATA, else the user's cache."""
-    named = os.environ.get("SPURBENCH_DATA")
-    try:
-        return Path(named).expanduser() if named else Path.home() / ".cache" / "spurbench" / "data"
-    except RuntimeError:
-        raise UserError("there is no home folder here: set SPURBENCH_DATA to a folder for prepared data") from None
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class Prepared:
     @classmethod
     def find(cls, name: str, version: str) -> Prepared | None:
         """The prepared version of a dataset, or None. Raises BadData for one that is damaged."""
-        folder = root() / name / version
+        folder = data_folder() / name / version
         if os.path.lexists(folder) and not folder.is_dir():
             raise BadData(f"{folder} should be a folder of prepared data: delete it and prepare it again")
         return cls.open(folder) if folder.is_dir() else None
@@ -90,7 +82,7 @@ class Prepared:
     @classmethod
     def versions(cls, name: str) -> Iterator[Prepared | UserError]:
         """Every version of a dataset that is prepared here; for one that cannot be used, the reason."""
-        for folder in sorted((root() / name).glob("[!.]*/")):
+        for folder in sorted((data_folder() / name).glob("[!.]*/")):
             try:
                 yield cls.open(folder)
             except UserError as error:

@@ -6,6 +6,7 @@ import re
 import shlex
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 
 from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.files import data_folder
 from spurbench.bench.plugins.dataset import Build, Data, Dataset, Split
 from spurbench.bench.plugins.registry import SHARED_OPTIONS
-from spurbench.bench.prepared.folder import Prepared, root
+from spurbench.bench.prepared.folder import Prepared
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 WORD = re.compile(r"\w[\w .-]*")  # what can be part of a group's name
@@ -82,7 +84,7 @@ class PreparedDataset(Dataset):
         set_ = self.set_options()
         others = ", ".join(one.facts["version"] for one in Prepared.versions(self.home) if isinstance(one, Prepared))
         raise BadData(
-            f"{self.home} is not prepared as '{self.asked}' in {root() / self.home}: "
+            f"{self.home} is not prepared as '{self.asked}' in {data_folder() / self.home}: "
             f"spurbench data prepare {shlex.quote(self.called)}{set_ and f' --from {self.source}'}{set_}"
             + (f"; there is: {others}" if others else "")
         )
@@ -114,6 +116,13 @@ class PreparedDataset(Dataset):
         return data, build(data.train.x)
 
     # ---- what `data` commands say -------------------------------------------------------------------------------
+
+    def shares_hint(self) -> str:
+        """How often labels come with attributes; empty without attributes, or while other files are missing."""
+        with suppress(BadData):
+            shares = self.data(0).described_shares
+            return shares and f"; P(a | y): {shares}"
+        return ""
 
     def checksum(self) -> str:
         return self.prepared().checksum

@@ -14,15 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.files import data_folder
 from spurbench.bench.prepared.facts import FACTS
-from spurbench.bench.prepared.folder import Prepared, expected_files, root
+from spurbench.bench.prepared.folder import Prepared, expected_files
 
 KEEP_WEEKS = 2
 
 
 def workplace(name: str, version: str) -> Path:
     """Where a version of a dataset is prepared."""
-    return root() / name / f".{version}.preparing"
+    return data_folder() / name / f".{version}.preparing"
 
 
 @contextmanager
@@ -55,7 +56,8 @@ def delete_abandoned(work: Path) -> None:
 
 def find_unfinished(name: str = "*") -> list[Path]:
     """The folders of a dataset's preparations and downloads that are under way or were killed."""
-    return sorted([*root().glob(f"{name}/.*.preparing/"), *root().glob(f"downloads/.{name}.downloading/")])
+    folder = data_folder()
+    return sorted([*folder.glob(f"{name}/.*.preparing/"), *folder.glob(f"downloads/.{name}.downloading/")])
 
 
 def last_written(folder: Path) -> float:

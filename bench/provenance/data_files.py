@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from spurbench.bench.core.files import ROOT
+from spurbench.bench.plugin_files import places
 
 Files = dict[str, str]
-"""Path of a data file → hash of its content."""
+"""Name of a data file → hash of its content."""
 
 
 FACTS = "prepared.json"  # of prepared images: holds a checksum of the files beside it
@@ -30,7 +31,7 @@ ENDS = 1 << 20  # bytes hashed at the beginning and the end of a larger one
 _opened: list[str] | None = None  # paths opened while a dataset loads
 
 
-_read: dict[str, Files] = {}  # dataset → files read by this process for it; some datasets cache what they read
+_read: dict[str, dict[Path, str]] = {}  # dataset → files read by this process for it; some datasets cache them
 
 
 @contextmanager
@@ -48,8 +49,10 @@ def watching(dataset: str) -> Iterator[Files]:
     known = _read.setdefault(dataset, {})
     for path in (Path(name) for name in dict.fromkeys(opened)):
         if is_data(path):
-            known[str(path.absolute())] = content_of(path)
-    files.update(known)
+            known[path.absolute()] = content_of(path)
+    for path, name in places.name_files(known).items():
+        files[name] = known[path]
+        places.remember(name, files[name], path)
 
 
 @cache
@@ -82,7 +85,7 @@ def is_data(path: Path) -> bool:
             there.is_relative_to(one) for one in non_data_folders()
         ):
             return False
-        return there.is_file() and not prepared_part(there)
+        return there.is_file() and there.parent.name != places.REMEMBERED and not prepared_part(there)
     return False
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from spurbench.bench.core.errors import UserError
+from spurbench.bench.plugin_files import places
 from spurbench.bench.plugins import registry
 from spurbench.bench.provenance import plugin_code
 from spurbench.bench.provenance.data_files import content_of
@@ -54,7 +55,8 @@ def find_edited_files(record: Summary) -> list[str]:
     made = record.provenance
     key = (record.method, record.dataset, made.data, str(made.code), str(made.paths), str(made.files))
     if made.plugins or key not in _edited:
-        now = {name: content_of(Path(name)) for name, old in made.files.items() if old and Path(name).is_file()}
+        found = {name: places.find(name, old) for name, old in made.files.items() if old}
+        now = {name: content_of(path) for name, path in found.items() if path}
         data = [Path(name).name for name, new in now.items() if new not in ("", made.files[name])]
         _edited[key] = find_edited_plugins(record) + data
     return _edited[key]
@@ -99,18 +101,19 @@ def accept_record(record: Record, names: Collection[str]) -> Record | None:
 
 
 def file_of_plugin(kind: str, record: Summary) -> Path | None:
-    """A run's plug-in as it is now: the file found by its name here, else the recorded path if it still exists."""
+    """A run's plug-in as it is now: the file found by its name here, else where it was when the run was made."""
     if plugin_code.kind_of(kind) != kind:  # of a run that it started from
         name = plugin_code.makers(record.identity).get(kind)
     else:
         name = record.training.get(kind) if kind in ("network", "optimizer") else getattr(record, kind)
-    return file_by_name(kind, str(name).partition(":")[0], record.provenance.paths.get(kind))
+    made = record.provenance
+    return file_by_name(kind, str(name).partition(":")[0], made.paths.get(kind), made.code.get(kind, ""))
 
 
 @cache
-def file_by_name(kind: str, name: str, recorded: str | None) -> Path | None:
+def file_by_name(kind: str, name: str, recorded: str | None, code: str) -> Path | None:
     info = registry.plugins(plugin_code.kind_of(kind)).get(name)
-    path = info.path if info is not None else Path(recorded) if recorded else None
+    path = info.path if info is not None else places.find(recorded, code) if recorded else None
     return path if path is not None and path.is_file() else None
 
 

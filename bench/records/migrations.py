@@ -7,6 +7,7 @@ Where one without an effect had another value than the first ones had by default
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from spurbench.bench.core.hashing import fingerprint
@@ -25,12 +26,22 @@ UNKNOWN: Fields = {"commit": None, "diff": None, "code": {}, "paths": {}, "data"
 def migrate_record(record: Fields) -> Fields:
     """The fields of a record in the schema of today, with its id and digest."""
     known = {name: value for name, value in record["provenance"].items() if value is not None}
-    found = record | {"provenance": UNKNOWN | known}
+    found = record | {"provenance": without_folders(UNKNOWN | known)}
     if record["schema"] != 1:
         return found
     found |= {"schema": 2, "training": in_effect(record["method"], record["training"])} | counted(record)
     found["id"] = Run.from_dict(found).id
     return found | {"digest": fingerprint({key: value for key, value in found.items() if key != "digest"})}
+
+
+def without_folders(provenance: Fields) -> Fields:
+    """The provenance with the bare names of files whose folders were recorded once; others are as they are now."""
+
+    def name(path: str) -> str:
+        return PurePath(path).name if PurePath(path).is_absolute() else path
+
+    paths = {part: name(path) for part, path in provenance["paths"].items()}
+    return provenance | {"paths": paths, "files": {name(path): old for path, old in provenance["files"].items()}}
 
 
 def counted(record: Fields) -> dict[str, int]:

@@ -41,7 +41,7 @@ def codes(file: Path, name: str, values: Any) -> Codes:
     """
     indices, words = distinct(file, name, values)
     if all(WHOLE.fullmatch(word) for word in words):
-        return whole_numbers(file, name, indices, [int(float(word)) for word in words])
+        return whole_numbers(file, name, indices, words)
     if any(is_number(word) for word in words):
         odd = next(at for at, word in enumerate(words) if not WHOLE.fullmatch(word))
         row = first_row(indices == odd)
@@ -83,19 +83,20 @@ def as_arrow(file: Path, name: str, values: Any) -> pa.ChunkedArray:
     return values
 
 
-def whole_numbers(file: Path, name: str, indices: Integers, numbers: list[int]) -> Codes:
+def whole_numbers(file: Path, name: str, indices: Integers, words: list[str]) -> Codes:
     """A column of whole numbers, which must count from 0 without gaps."""
-    least, most = min(numbers), max(numbers)
-    if least < 0:
-        row = first_row(indices == numbers.index(least))
-        raise BadData(f"{file}: column '{cut(name)}' holds {least} in row {row}; its values count from 0")
-    if gaps := sorted(set(range(min(most, MOST_VALUES))) - set(numbers)):
-        row = first_row(indices == numbers.index(most))
+    numbers = np.clip([float(word) for word in words], -1, MOST_VALUES).astype(np.int64)  # further ones are refused
+    least, most = int(numbers.argmin()), int(numbers.argmax())
+    if numbers[least] < 0:
+        holds = f"holds {cut(words[least])} in row {first_row(indices == least)}"
+        raise BadData(f"{file}: column '{cut(name)}' {holds}; its values count from 0")
+    if gaps := sorted(set(range(numbers[most])) - set(numbers.tolist())):
+        holds = f"holds {cut(words[most])} in row {first_row(indices == most)}"
         raise BadData(
-            f"{file}: column '{cut(name)}' holds {most} in row {row}, but no {gaps[0]}; its values count from 0 "
-            "without gaps (write words for other numbers)"
+            f"{file}: column '{cut(name)}' {holds}, but no {gaps[0]}; its values count from 0 without gaps (write "
+            "words for other numbers)"
         )
-    return Codes(np.array(numbers, np.int64)[indices], [str(number) for number in range(most + 1)])
+    return Codes(numbers[indices], [str(number) for number in range(numbers[most] + 1)])
 
 
 def is_number(word: str) -> bool:
@@ -115,14 +116,15 @@ def splits(file: Path, name: str, values: Any) -> Integers:
     """The split of each row, as its place in SPLITS."""
     indices, words = distinct(file, name, values)
     known = {word: place for place, names in enumerate(SPLITS.values()) for word in names}
-    wrong = [word for word in words if word.strip().lower() not in known]
+    plain = [word.strip().lower().removesuffix(".0") for word in words]
+    wrong = [word for word, each in zip(words, plain, strict=True) if each not in known]
     if wrong:
         near = get_close_matches(wrong[0].lower(), known, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         row = first_row(indices == words.index(wrong[0]))
         raise BadData(f"{file}: column '{cut(name)}' holds '{cut(wrong[0])}' in row {row}; {hint}expected 0, 1, 2 or "
                       f"{', '.join(SPLITS)}")  # fmt: skip
-    return np.array([known[word.strip().lower()] for word in words], np.int64)[indices]
+    return np.array([known[word] for word in plain], np.int64)[indices]
 
 
 def parse_shares(text: str) -> list[float] | None:

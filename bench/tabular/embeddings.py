@@ -49,7 +49,7 @@ def matrix(file: Path, name: str, values: Any) -> Array:
     """A column of lists, or an array, as [n, D]."""
     if isinstance(values, pa.ChunkedArray):
         values = from_lists(file, name, values.combine_chunks())
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
+    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "fiu":
         raise BadData(f"{file}: '{cut(name)}' is an array {list(values.shape)} of {values.dtype}; expected numbers "
                       "[rows, numbers of each]")  # fmt: skip
     found: Array = values
@@ -62,9 +62,9 @@ def from_lists(file: Path, name: str, values: pa.Array) -> Array:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise BadData(f"{file}: column '{cut(name)}' holds {kind}; expected a list of numbers in each row")
     lengths = pa.compute.list_value_length(values).to_numpy(zero_copy_only=False)
-    if wrong := values.null_count or int((lengths != lengths[0]).sum()):
-        odd = np.isnan(lengths) | (lengths != lengths[0])
-        raise BadData(f"{file}: {plural(wrong, 'row')} of column '{cut(name)}' without {int(lengths[0])} numbers, the "
+    length = int(next(iter(lengths[~np.isnan(lengths)]), 0))
+    if (odd := lengths != length).any():
+        raise BadData(f"{file}: {plural(int(odd.sum()), 'row')} of column '{cut(name)}' without {length} numbers, the "
                       f"first is row {first_row(odd)}")  # fmt: skip
     flat = values.flatten()
     if flat.null_count:

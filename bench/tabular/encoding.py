@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from spurbench.bench.tabular.row_dataset import Known
 from spurbench.bench.tabular.writing import Rows
 
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-DECIMAL_COMMA = r"^\s*[+-]?\d*,\d+\s*$"
+WITH_COMMAS = r"^\s*[+-]?(\d[\d .']*)?(,\d+)+(\.\d*)?\s*$"  # a decimal one, or between thousands
+LARGEST = float(np.finfo(np.float32).max)
 MISSING = "missing"  # the category of empty cells
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -101,9 +101,9 @@ def as_numbers(file: Path, name: str, column: pa.ChunkedArray, option: str) -> A
         if not is_numeric(file, name, column, option):
             return None
         column = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"^\+", "")
-    found: Array = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    found: Array = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     given = column.is_valid().to_numpy()
-    for what, wrong in (("NaN", np.isnan(found) & given), ("infinite", np.isinf(found))):
+    for what, wrong in (("NaN", np.isnan(found) & given), ("infinite in float32", np.abs(found) > LARGEST)):
         if count := int(wrong.sum()):
             raise BadData(
                 f"{file}: {plural(count, 'value')} of column '{cut(name)}' {'are' if count > 1 else 'is'} {what}, the "
@@ -113,7 +113,7 @@ def as_numbers(file: Path, name: str, column: pa.ChunkedArray, option: str) -> A
 
 
 def is_numeric(file: Path, name: str, column: pa.ChunkedArray, option: str) -> bool:
-    """Whether texts are numbers; raises BadData if most of them are, or have a decimal comma."""
+    """Whether texts are numbers; raises BadData if most of them are, or have commas."""
     texts = pc.utf8_trim_whitespace(column)
     odd = pc.invert(pc.or_(pc.match_substring_regex(texts, NUMBER), pc.is_in(pc.utf8_lower(texts), pa.array(WORDS))))
     wrong = odd.fill_null(False).to_numpy()
@@ -122,12 +122,16 @@ def is_numeric(file: Path, name: str, column: pa.ChunkedArray, option: str) -> b
         return bool(given)
     row = first_row(wrong)
     word = cut(str(column[int(np.argmax(wrong))]))
-    if re.match(DECIMAL_COMMA, word) and pc.all(pc.match_substring_regex(texts.filter(odd), DECIMAL_COMMA)).as_py():
-        raise BadData(f"{file}: column '{cut(name)}' has a decimal comma, '{word}' in row {row}: write decimal points")
-    if wrong.sum() < given / 2:
+    if pc.all(pc.match_substring_regex(texts.filter(odd), WITH_COMMAS)).as_py():
         raise BadData(
-            f"{file}: {plural(int(wrong.sum()), 'value')} of column '{cut(name)}' can be no number, the first is "
-            f"'{word}' in row {row}; leave missing values empty, or make words of it: --set {option}.categorical={name}"
+            f"{file}: column '{cut(name)}' has commas in its numbers, '{word}' in row {row}: write decimal points and "
+            f"nothing between thousands, or make words of them: --set {option}.categorical={name}"
+        )
+    if wrong.sum() < given / 2:
+        are = "are no numbers" if wrong.sum() > 1 else "is no number"
+        raise BadData(
+            f"{file}: {plural(int(wrong.sum()), 'value')} of column '{cut(name)}' {are}, the first '{word}' in row "
+            f"{row}; leave missing values empty, or make words of it: --set {option}.categorical={name}"
         )
     return False
 

@@ -72,6 +72,8 @@ class OwnRows(RowDataset):
 
         if (duplicates := self.option("duplicates")) not in DUPLICATES:
             raise UserError(f"{self.called}.duplicates is {duplicates!r}; expected {' or '.join(DUPLICATES)}")
+        if (seed := self.option("split_seed")) < 0:
+            raise UserError(f"{self.called}.split_seed is {seed}; expected 0 or more")
         columns = read_columns(file, self.kinds)
         return self.inputs(file, columns, self.labels(file, columns))
 

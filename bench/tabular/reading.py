@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,8 @@ from spurbench.bench.core.terminal import plural
 
 BLOCK = 16 << 20  # bytes parsed at a time; a row may have as many
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet", ".npz")
+TEXTS = (".csv", ".jsonl", ".ndjson")
+FORMATS = (*TEXTS, ".parquet", ".npz")
 BOM = codecs.BOM_UTF8
 
 Columns = Mapping[str, Any]
@@ -43,8 +45,10 @@ def read_columns(file: Path, kinds: Sequence[str] = FORMATS) -> Columns:
     except OSError as error:
         raise BadData(f"{file} cannot be read ({error.strerror or first_line(error)})") from None
     except pa.ArrowException as error:
-        check_encoding(file)
-        raise BadData(f"{file} cannot be read: {first_line(error)}") from None
+        if file.suffix.lower() in TEXTS:
+            check_encoding(file)
+        empty = re.search("Empty (CSV|JSON) file", str(error))
+        raise BadData(f"{file} has no rows" if empty else f"{file} cannot be read: {first_line(error)}") from None
     if not found or not len(next(iter(found.values()))):
         raise BadData(f"{file} has no rows")
     return found
@@ -112,17 +116,21 @@ def read_json(file: Path) -> Columns:
 
 
 def read_parquet(file: Path) -> Columns:
-    return columns_of(file, pyarrow.parquet.read_table(file, memory_map=True))
+    return columns_of(file, pyarrow.parquet.ParquetFile(file, memory_map=True).read())
 
 
 def read_npz(file: Path) -> Columns:
-    """The arrays of an npz file; raises BadData unless they have one number of rows."""
+    """The arrays of an npz file; raises BadData for another file, or for single numbers."""
+    if not is_zipfile(file):
+        raise BadData(f"{file} cannot be read: it is no npz file, or a part of one; numpy.savez writes them")
     try:
         with np.load(file, allow_pickle=False) as opened:
             found = dict(opened)
     except (ValueError, EOFError, BadZipFile) as error:
         why = "it holds Python objects" if "pickle" in str(error) else first_line(error)
         raise BadData(f"{file} cannot be read: {why}; expected arrays of numbers and texts by name") from None
+    if single := [name for name, values in found.items() if not values.ndim]:
+        raise BadData(f"{file}: '{cut(single[0])}' is a single value; expected arrays with a row for each example")
     return found
 
 

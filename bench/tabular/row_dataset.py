@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from spurbench.bench.core.errors import BadData, UserError
+from spurbench.bench.core.errors import BadData, UserError, cut
 from spurbench.bench.plugins.registry import SHARED_OPTIONS
 from spurbench.bench.prepared.folder import Prepared
 from spurbench.bench.prepared.prepared_dataset import WORD, PreparedDataset
@@ -77,14 +77,14 @@ class RowDataset(PreparedDataset):
             raise UserError(f"{self.called} is prepared from a file: --from {self.source} ({', '.join(self.kinds)})")
         if source is None:
             assert here is not None
-            return f"already prepared: {here} ({here.folder}, from {here.facts['from']})"
+            return f"already prepared: {here} ({here.folder}, from {here.facts['from']}){self.shares_hint()}"
         file = self.find_file(Path(os.path.realpath(source)))
         if here:
             return self.confirm(here, file)
         rows = self.rows(file)
         rows.files = [file, *self.files_beside(file)]
         made = writing.prepare_rows(self.home, self.asked, rows, self.options(), self.keep_duplicates)
-        return f"prepared {made} ({made.folder}){self.run_hint}"
+        return f"prepared {made} ({made.folder}){self.run_hint}{self.shares_hint()}"
 
     @property
     def run_hint(self) -> str:
@@ -107,7 +107,7 @@ class RowDataset(PreparedDataset):
         from spurbench.bench.tabular.writing import content_of
 
         if content_of(file, *self.files_beside(file)) == here.facts.get("content"):
-            return f"already prepared: {here} ({here.folder})"
+            return f"already prepared: {here} ({here.folder}){self.shares_hint()}"
         otherwise = self.other_name and f", or give the rows another name, {self.other_name}"
         raise UserError(
             f"{here.folder} holds {here}, from {here.facts['from']}, and {file} has another content: delete "
@@ -178,13 +178,17 @@ def known_of(
     from spurbench.bench.tabular import codes
     from spurbench.bench.tabular.reading import column
 
+    shares = codes.parse_shares(split_by)
+    chosen = [label, *attributes, *([] if shares else [split_by])]
+    if twice := [name for name in chosen if chosen.count(name) > 1]:
+        raise UserError(f"label, attributes and split must be different columns; '{cut(twice[0])}' is named twice")
     y = codes.codes(file, label, column(file, columns, label, f"{option}.label"))
     if odd := [name for name in attributes if not WORD.fullmatch(name)]:
         raise BadData(
             f"{file}: column '{odd[0]}' cannot name an attribute: rename it, with letters, digits, '_', '-', '.'"
         )
     of = {name: codes.codes(file, name, column(file, columns, name, f"{option}.attribute")) for name in attributes}
-    if shares := codes.parse_shares(split_by):
+    if shares:
         split = codes.draw_splits(shares, joint(y, of.values()), seed)
     else:
         split = codes.splits(file, split_by, column(file, columns, split_by, f"{option}.split_by"))

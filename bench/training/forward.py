@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.dataset import Inputs
 from spurbench.bench.training.networks.mlp import Layers
 
@@ -40,6 +41,8 @@ class OneLogit(nn.Module):
 
     def forward(self, x: Inputs) -> Tensor:
         z: Tensor = self.body(x)
+        if z.shape[1:] != (1,):
+            raise UserError(f"the network gives logits of the shape {list(z.shape)}, not [{len(z)}, 1] as it was to")
         return z[:, 0]
 
 

@@ -180,7 +180,7 @@ def find_head(network: nn.Module, training: Training) -> nn.Module:
     except (AttributeError, IndexError, StopIteration):
         raise UserError(f"where the features of this network are is not known: {name} did not build it") from None
     layers: dict[str, nn.Module] = dict(body.named_modules())
-    if not place or place not in layers:
+    if not isinstance(place, str) or not place or place not in layers:
         last = ", ".join(list(layers)[-3:])
         raise UserError(
             f"the network {name} says that its head is '{place}', which is no layer of it; its last are {last}"

@@ -32,14 +32,27 @@ class ForwardPass:
 
     def logits(self) -> list[Tensor]:
         """The logits of the whole batch for each pass, float32, [B] or [B, C], with R before it if stacked."""
-        return [self.join([part.logits for part in parts]) for parts in self.outputs]
+        logits = [[part.logits for part in parts] for parts in self.outputs]
+        return [self.join(parts, of) for parts, of in zip(logits, self.inputs, strict=True)]
 
     def features(self) -> list[Tensor]:
         """What the head is given of the whole batch for each pass, float32, [B, D], with R before it if stacked."""
-        return [self.join([part.features for part in parts if part.features is not None]) for parts in self.outputs]
+        features = [[part.features for part in parts if part.features is not None] for parts in self.outputs]
+        return [self.join(parts, of) for parts, of in zip(features, self.inputs, strict=True)]
 
-    def join(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts, self.axis).float() if len(parts) > 1 else parts[0].detach().float()
+    def join(self, parts: list[Tensor], of: list[MicroBatch]) -> Tensor:
+        """What micro-batches gave, in the order of the batch."""
+        joined = torch.cat(parts, self.axis).float() if len(parts) > 1 else parts[0].detach().float()
+        rows = [part.rows for part in of if part.rows is not None]
+        return torch.empty_like(joined).index_copy_(0, torch.cat(rows), joined) if rows else joined
+
+    def split(self, gradient: Tensor, i: int) -> Sequence[Tensor]:
+        """The gradient by what was joined of a pass, cut into those by the micro-batches' own."""
+        rows = [part.rows for part in self.inputs[i] if part.rows is not None]
+        if rows:
+            return [gradient[own] for own in rows]
+        sizes = [part.logits.shape[self.axis] for part in self.outputs[i]]
+        return torch.split(gradient, sizes, self.axis) if len(sizes) > 1 else [gradient]
 
 
 RandomState = tuple[Tensor, Tensor | None]
@@ -168,7 +181,7 @@ class ReplicaStack:
     def _forward_one(self, network: nn.Module, head: nn.Module | None, parameters: Tensors, part: MicroBatch) -> Output:
         """What a micro-batch gives; columns of the first weight that meet only zeros are left out."""
         if self.first_weight is not None and part.columns is not None:
-            parameters = parameters | {self.first_weight: parameters[self.first_weight][..., part.columns]}
+            parameters = parameters | {self.first_weight: parameters[self.first_weight].index_select(-1, part.columns)}
         x = in_dtype(part.x, self.dtype)
         if self.plain and isinstance(x, Tensor):
             return forward.by_hand(parameters, x.flatten(self.axis + 1))
@@ -203,12 +216,11 @@ class ReplicaStack:
         overwrite = whole and self.plain and self.dtype == torch.float32 and not weight_penalty  # nothing to add to
         for name, gradient in () if overwrite else self.gradients.items():
             torch.mul(self.parameters[name], 2 * weight_penalty, out=gradient) if weight_penalty else gradient.zero_()
-        for by_logits, by_features, parts, outputs, gradients in zip(
-            of_logits, of_features, done.inputs, done.outputs, self.gradient_views, strict=True
+        for i, (by_logits, by_features, parts, outputs, gradients) in enumerate(
+            zip(of_logits, of_features, done.inputs, done.outputs, self.gradient_views, strict=True)
         ):
-            sizes = [part.logits.shape[self.axis] for part in outputs]
-            slopes = split(by_logits, sizes, self.axis)
-            of_heads = [None] * len(sizes) if by_features is None else split(by_features, sizes, self.axis)
+            slopes = done.split(by_logits, i)
+            of_heads = [None] * len(parts) if by_features is None else done.split(by_features, i)
             # backwards: the last micro-batches are still in cache
             for part, output, slope, of_head in reversed(list(zip(parts, outputs, slopes, of_heads, strict=True))):
                 if of_head is not None and output.features is not None:
@@ -217,7 +229,7 @@ class ReplicaStack:
                 if not found:
                     continue
                 if self.first_weight is not None and part.columns is not None:
-                    gradients[self.first_weight][..., part.columns].add_(found.pop(self.first_weight))
+                    gradients[self.first_weight].index_add_(-1, part.columns, found.pop(self.first_weight).float())
                 torch._foreach_add_([gradients[name] for name in found], list(found.values()))
 
     def function(self, r: int) -> Callable[[Inputs], Tensor]:
@@ -262,11 +274,6 @@ def stack_parameters(networks: Sequence[nn.Module], trained: bool) -> Tensors:
 def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
     """What each pass has of tensors [R, ...]: views, so that they follow every update."""
     return [{name: tensor[replicas] for name, tensor in tensors.items()} for replicas in passes]
-
-
-def split(gradient: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
-    """The gradient by what was joined, cut into those by the micro-batches' own."""
-    return torch.split(gradient, list(sizes), axis) if len(sizes) > 1 else [gradient]
 
 
 def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
 import os
 import shutil
 import statistics
@@ -17,174 +16,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import attacks
 import reading
 import torch
+import training
 from queueing import grid_of
-from torch import Tensor, nn
-from turns import in_turn
 
 from spurbench.bench.core import machine
 from spurbench.bench.core.errors import unknown
-from spurbench.bench.jobs.memory import tune_process
-from spurbench.bench.launch import placement
-from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Data, Training
 from spurbench.bench.records.record import Counts
-from spurbench.bench.training.engine import Engine
 from spurbench.bench.training.execution import Options
-from spurbench.bench.training.replica import prepare
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "perf"
 Row = tuple[str, str]  # of perf.md: what was measured, and the figures in words
-SD = {"two_moon": {"coef": 0.003}, "colored_mnist": {"coef": 2e-5, "delay": 450, "rescale": True}}
-STEPS = {"two_moon": 300, "colored_mnist": 6}
-ROWS = {"two_moon": 300, "colored_mnist": 50_000}
-
-
-# ---- the straightforward loop: one seed after another, float32, whole batch, test scored every step -----------------
-
-
-def reference(dataset: str, seeds: list[int]) -> float:
-    """Seconds per seed and step of the loop one would write first, with torch's own number of threads."""
-    prepared = [ready(dataset, seed) for seed in seeds]
-    begun = time.perf_counter()
-    for data, net in prepared:
-        plain_loop(dataset, data, net)
-    return (time.perf_counter() - begun) / (len(seeds) * STEPS[dataset])
-
-
-def plain_loop(dataset: str, data: Data, net: nn.Module) -> list[float]:
-    x, y = as_floats(data.train.x), data.train.y.float()
-    test = data.tests.get("test")
-    held_out = (as_floats(test.x), test.y) if test else None
-    c = SD[dataset]["coef"]
-    optimizer: torch.optim.Optimizer
-    if dataset == "two_moon":
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    else:
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
-    scores = []
-    for _ in range(STEPS[dataset]):
-        z = net(x)
-        loss = nn.functional.binary_cross_entropy_with_logits(z, y) + c * z.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            guesses, labels = (net(held_out[0]), held_out[1]) if held_out else (z, y)
-            scores.append(((guesses > 0) == labels).float().mean().item())
-    return scores
-
-
-def as_floats(x: Tensor) -> Tensor:
-    return x.float() / 255 if x.dtype == torch.uint8 else x.clone()
-
-
-def ready(dataset: str, seed: int) -> tuple[Data, nn.Module]:
-    adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
-    drawn = prepare(adapter, method, adapter.training, seed)
-    return drawn.data, drawn.networks[0]
-
-
-# ---- ours: processes side by side, laid out by the launcher's rule or otherwise -------------------------------------
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A layout: so many processes, threads in each, and seeds trained together."""
-
-    processes: int
-    threads: int
-    height: int
-
-    def __str__(self) -> str:
-        words = ((self.processes, "process", "es"), (self.threads, "thread", "s"), (self.height, "seed", "s"))
-        processes, threads, seeds = (f"{n} {one}{more if n > 1 else ''}" for n, one, more in words)
-        return f"{processes} of {threads}, {seeds} a job"
-
-
-def by_rule(dataset: str, seeds: int) -> Shape:
-    """The launcher's own choice."""
-    chosen = placement.choose("cpu", None, None, seeds)
-    flops = placement.step_flops(registry.load_dataset(dataset).training.flat(), ROWS[dataset])
-    return Shape(len(chosen.devices), chosen.job_threads(flops), chosen.job_height(flops, seeds))
-
-
-def train(dataset: str, precision: str, seeds: list[int], shape: Shape, start: Any, done: Any) -> None:
-    """In a process of its own: prepare, wait for the start, train the seeds as the launcher would, say so."""
-    tune_process(shape.threads)
-    adapter, method = registry.load_dataset(dataset)(), registry.load_method("sd")(**SD[dataset])
-    training: Training = replace(adapter.training, steps=STEPS[dataset])
-    engines = []
-    for at in range(0, len(seeds), shape.height):
-        drawn = [prepare(adapter, method, training, seed) for seed in seeds[at : at + shape.height]]
-        engine = Engine(method, training, precision, Options(), drawn)
-        engine.update()  # the first step pays for memory and kernels that the others have ready
-        engines.append(engine)
-    start.wait()
-    for engine in engines:
-        for _ in range(STEPS[dataset]):
-            engine.update()
-    done.wait()
-
-
-def ours(dataset: str, precision: str, seeds: list[int], shape: Shape | None = None) -> float:
-    """Seconds per seed and step of the engine, laid out as `shape` or by the launcher's rule."""
-    shape = shape or by_rule(dataset, len(seeds))
-    context = mp.get_context("spawn")
-    start, done = context.Barrier(shape.processes + 1), context.Barrier(shape.processes + 1)
-    parts = [seeds[i :: shape.processes] for i in range(shape.processes)]
-    workers = [context.Process(target=train, args=(dataset, precision, part, shape, start, done)) for part in parts]
-    for worker in workers:
-        worker.start()
-    start.wait()
-    begun = time.perf_counter()
-    done.wait()
-    taken = time.perf_counter() - begun
-    for worker in workers:
-        worker.join()
-    return taken / (len(seeds) * STEPS[dataset])
-
-
-def ways(dataset: str, seeds: list[int], others: list[Shape]) -> dict[str, Callable[[], float]]:
-    """The straightforward loop, ours by the rule in each precision, and ours in other layouts."""
-    found: dict[str, Callable[[], float]] = {"straightforward loop": lambda: reference(dataset, seeds)}
-    rule = by_rule(dataset, len(seeds))
-    precisions = ["float32"] + ["bf16"] * (dataset == "colored_mnist" and machine.has_bf16())
-    for precision in precisions:
-        found[f"{precision}, {rule} (the rule)"] = partial(ours, dataset, precision, seeds)
-    for shape in others:
-        if shape != rule:
-            found[f"float32, {shape}"] = partial(ours, dataset, "float32", seeds, shape)
-    return found
-
-
-def speed() -> dict[str, dict[str, float]]:
-    """Seconds per seed and step of every way, by dataset."""
-    cores = machine.cores()
-    several = {
-        "colored_mnist": ways("colored_mnist", [1234, 1235], [Shape(1, cores, 1), Shape(1, cores, 2)]),
-        "two_moon": ways("two_moon", list(range(10)), [Shape(cores, 1, 1), Shape(1, cores, 10), Shape(1, 1, 10)]),
-    }
-    return {dataset: in_turn(each) for dataset, each in several.items()}
-
-
-def speed_rows(found: dict[str, dict[str, float]]) -> list[Row]:
-    rows = [
-        (f"{dataset}, SD, {way}", f"{s * 1e3:.3g} ms per seed and step, {each['straightforward loop'] / s:.2f} ×")
-        for dataset, each in found.items()
-        for way, s in each.items()
-    ]
-    if not any(way.startswith("bf16") for way in found["colored_mnist"]):
-        rows.append(("colored_mnist, SD, bf16", "not measured: this processor has no bf16 instructions"))
-    return rows
 
 
 # ---- the harness's own costs ----------------------------------------------------------------------------------------
@@ -276,7 +125,6 @@ def cluster() -> dict[str, float]:
 
 FIRST_STEP = """
 import os, sys
-from spurbench.bench.training.engine import Engine
 from spurbench.bench.cluster import task
 first = Engine.update
 Engine.update = lambda self: (first(self), os._exit(0))
@@ -316,7 +164,7 @@ class Section:
 
 
 SECTIONS = {
-    "speed": Section("training against a straightforward loop", speed, speed_rows),
+    "training": Section("training steps against the released scripts' loops", training.measure, training.rows),
     "harness": Section("planning, leaderboard, resuming, --help, list", harness, seconds_rows),
     "cluster": Section("submitting to a SLURM that is started for it, as root", cluster, seconds_rows),
     "reading": Section("prepared pictures against the wilds loader", reading.measure, reading.rows),
@@ -367,7 +215,9 @@ def write(found: dict[str, Any]) -> None:
     ordered = {"machine": {name: found["machine"][name] for name in names}} | {name: found[name] for name in names}
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "perf.json").write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
-    head = "`make perf`; × is against the straightforward loop in tests/perf/measure.py, or against what the row names."
+    head = (
+        "`make perf`; × is against the straightforward loops of tests/perf/training.py, or against what the row names."
+    )
     (OUT / "perf.md").write_text(f"# Speed\n\n{head}\n\n{text(ordered)}")
 
 

@@ -1,4 +1,4 @@
-"""The best worst class of a subset on validation, ties broken by average accuracy and loss of all subsets together.
+"""The best worst class of a subset on validation, ties broken by average accuracy and loss there.
 
 Uses: the labels and subsets of validation.
 """
@@ -9,5 +9,6 @@ from spurbench.bench.plugins.rule import Rule, average_accuracy, lower_loss, wor
 class ValidationWorstSubset(Rule):
     text = "worst-subset accuracy on validation"
     splits = ("validation:*",)
+    ties_on = ("validation",)
     criteria = (worst_group, average_accuracy, lower_loss)
     uses = ("validation subsets",)

@@ -26,6 +26,7 @@ CONFIGURATION, WEIGHTS = "config.json", "model*.safetensors"
 @dataclass(frozen=True)
 class Hf(Network):
     variants: ClassVar[str] = "NAME-OR-FOLDER"
+    contents: ClassVar[tuple[str, ...]] = ("config.json", "model*.safetensors*")
     takes: ClassVar[frozenset[str]] = frozenset({DICT})
 
     weights: str = setting("pretrained", choices=("pretrained", "random"))  # random: of its configuration alone
@@ -82,9 +83,9 @@ class Hf(Network):
 
     def folder(self) -> Path:
         """Where its files are; those of a name are downloaded unless they are in Hugging Face's cache."""
-        given, name = Path(self.variant).expanduser(), NAME.fullmatch(self.variant)
-        if given.is_dir() or name is None:
-            return given
+        name = NAME.fullmatch(self.variant)
+        if name is None:
+            return self.path_of(self.variant)
         from huggingface_hub import snapshot_download
 
         wanted = [CONFIGURATION, *([f"{WEIGHTS}*"] if self.weights == "pretrained" else [])]

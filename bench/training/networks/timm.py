@@ -23,7 +23,7 @@ from spurbench.bench.plugins.network import Network, setting
 class Timm(Network):
     variants: ClassVar[str] = "MODEL"
 
-    pretrained: str | None = setting(None)  # "timm", or a file of weights
+    pretrained: str | None = setting(None, file="timm")  # "timm", or a file of weights
 
     @classmethod
     def check_variant(cls, variant: str) -> None:
@@ -53,7 +53,7 @@ class Timm(Network):
                 "training.pretrained=FILE"
             ) from None
         if self.pretrained and self.pretrained != "timm":
-            load_weights(model, Path(self.pretrained))
+            load_weights(model, self.path_of(self.pretrained))
         try:
             with torch.no_grad():
                 model.eval()(torch.zeros(1, *shape))
