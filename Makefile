@@ -8,11 +8,13 @@ STORE ?= stores/quick
 PAPER ?= stores/paper
 KILLS ?= 200
 
-.PHONY: help run test test-slurm chaos chaos-slurm paper results docs perf lint clean
+.PHONY: help run test gpu gpu-check test-slurm chaos chaos-slurm paper results docs perf lint clean
 
 help:
 	@echo "make run    every method on small budgets, ending in a leaderboard (minutes)"
 	@echo "make test   the tests"
+	@echo "make gpu    is training on this machine's GPU right, and how fast? eight minutes; see docs/gpu.md"
+	@echo "make gpu-check  every method, network and precision on a simulated GPU (hours; none is needed)"
 	@echo "make test-slurm  the tests that need a real SLURM, on a cluster started here (Debian: slurm-wlm; as root)"
 	@echo "make chaos  KILLS (200) random SIGKILLs and other trouble; nothing may be lost or done twice (half an hour)"
 	@echo "make chaos-slurm  the same between a store and a real SLURM started here (ten minutes, as root)"
@@ -30,6 +32,12 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
+
+gpu: $(STAMP)
+	$(BIN)/python tests/perf/gpu.py
+
+gpu-check: $(STAMP)
+	SPURBENCH_GPU_ALL=1 $(BIN)/python -m pytest --numprocesses 2 tests/test_gpu.py
 
 test-slurm: $(STAMP)
 	SPURBENCH_SLURM=1 $(BIN)/python -m pytest -m slurm --durations=0 tests/test_slurm.py

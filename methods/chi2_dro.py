@@ -38,7 +38,7 @@ class Chi2DRO(Method):
         eta = torch.where(room > 0, mean - (variance * m / room.clamp(min=1e-12)).sqrt(), -torch.inf)
         following = torch.cat([v[1:], v.new_full((1,), -torch.inf)])
         first = (eta >= following).to(torch.uint8).argmax()
-        excess = torch.where(k <= first + 1, v - eta[first], 0).clamp(min=0)
+        excess = torch.where(k <= first + 1, v - eta.gather(0, first[None]), 0).clamp(min=0)
         worst = torch.where(excess.sum() > 0, excess, (v == v[0]).to(v))  # no others fit in where the ball is large
         found = torch.where(v[0] - v[-1] <= FLAT * v[0], torch.ones_like(v), worst)
         return found / found.sum()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from spurbench.bench.plugins.method import Batch, Method, draw_beta, hyper
+from spurbench.bench.plugins.method import Batch, Method, draw_beta, hyper, send
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class CutMix(Method):
     def mix(self, x: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if x.ndim != 4:
             raise ValueError(f"cutmix takes pictures; these inputs have the shape {list(x.shape[1:])}")
-        inside = rectangle(x.shape[-2:], draw_beta(self.alpha, (), generator).item(), generator).to(x.device)
-        partner = torch.randperm(len(x), generator=generator).to(x.device)
+        inside = send(rectangle(x.shape[-2:], draw_beta(self.alpha, (), generator).item(), generator), x.device)
+        partner = send(torch.randperm(len(x), generator=generator), x.device)
         share = 1 - inside.float().mean()
         labels = one_hot(batch.y, batch.problem.classes).float()
         return torch.where(inside, x[partner], x), share * labels + (1 - share) * labels[partner]

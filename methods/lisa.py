@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from spurbench.bench.plugins.method import Batch, Draw, Examples, Method, draw_beta, hyper, inverse_frequency
+from spurbench.bench.plugins.method import Batch, Draw, Examples, Method, draw_beta, hyper, inverse_frequency, send
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class LISA(Method):
     def mix(self, x: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         same_label = torch.rand((), generator=generator).item() < self.p_sel
         fits = partners(batch, same_label)
-        score = torch.rand(fits.shape, generator=generator).to(x.device) * fits
+        score = send(torch.rand(fits.shape, generator=generator), x.device) * fits
         partner = torch.where(fits.any(1), score.argmax(1), torch.arange(len(x), device=x.device))
-        share = draw_beta(self.alpha, (len(x), 1), generator).to(x.device)
+        share = send(draw_beta(self.alpha, (len(x), 1), generator), x.device)
         labels = one_hot(batch.y, batch.problem.classes).float()
         of_x = share.view(-1, *[1] * (x.ndim - 1))
         return of_x * x + (1 - of_x) * x[partner], share * labels + (1 - share) * labels[partner]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from spurbench.bench.plugins.method import Batch, draw_beta
+from spurbench.bench.plugins.method import Batch, draw_beta, send
 from spurbench.methods.cutmix import rectangle
 from spurbench.methods.lisa import LISA, partners
 
@@ -24,9 +24,9 @@ class LISACutMix(LISA):
         if x.ndim != 4:
             raise ValueError(f"lisa_cutmix takes pictures; these inputs have the shape {list(x.shape[1:])}")
         fits = partners(batch, torch.rand((), generator=generator).item() < self.p_sel)
-        score = torch.rand(fits.shape, generator=generator).to(x.device) * fits
+        score = send(torch.rand(fits.shape, generator=generator), x.device) * fits
         partner = torch.where(fits.any(1), score.argmax(1), torch.arange(len(x), device=x.device))
-        inside = rectangle(x.shape[-2:], draw_beta(self.alpha, (), generator).item(), generator).to(x.device)
+        inside = send(rectangle(x.shape[-2:], draw_beta(self.alpha, (), generator).item(), generator), x.device)
         share = 1 - inside.float().mean()
         labels = one_hot(batch.y, batch.problem.classes).float()
         return torch.where(inside, x[partner], x), share * labels + (1 - share) * labels[partner]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from spurbench.bench.plugins.method import Batch, Method, draw_beta, hyper
+from spurbench.bench.plugins.method import Batch, Method, draw_beta, hyper, send
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Mixup(Method):
     shares: str | None = hyper(None, choices=("each",))  # None: one for the batch
 
     def mix(self, x: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        share = draw_beta(self.alpha, (len(x), 1) if self.shares == "each" else (1, 1), generator).to(x.device)
-        partner = torch.randperm(len(x), generator=generator).to(x.device)
+        share = send(draw_beta(self.alpha, (len(x), 1) if self.shares == "each" else (1, 1), generator), x.device)
+        partner = send(torch.randperm(len(x), generator=generator), x.device)
         labels = one_hot(batch.y, batch.problem.classes).float()
         of_x = share.view(-1, *[1] * (x.ndim - 1))
         return of_x * x + (1 - of_x) * x[partner], share * labels + (1 - share) * labels[partner]

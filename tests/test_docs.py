@@ -93,7 +93,8 @@ def follow(words: list[str], command: Callable[..., Any]) -> None:
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), words
     elif words[0] == "python":
-        assert words[1] == "-m" and (ROOT / f"{words[2].removeprefix('spurbench.').replace('.', '/')}.py").exists()
+        module = words[1] == "-m" and f"{words[2].removeprefix('spurbench.').replace('.', '/')}.py"
+        assert (ROOT / (module or words[1])).is_file(), words
     else:
         assert words[0] == "spurbench", words
         name, options = parsed(words[1:])

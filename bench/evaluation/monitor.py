@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+import torch
 from msgspec import convert, to_builtins
 from torch import Tensor
 
@@ -42,16 +43,17 @@ class Monitor(Observer):
     def extend_history(self, engine: Engine, step: Step) -> None:
         """Add a point to the learning curve of each replica, and detect those that have diverged."""
         at = engine.step - 1
-        for r, (progress, loss) in enumerate(zip(self.progress, step.losses, strict=True)):
-            if progress.diverged is not None or not loss.isfinite():
+        right = [share_right(z, y) for z, y in zip(step.logits, step.labels, strict=True)]  # of the step's batch
+        losses, accuracies = torch.stack([torch.stack(step.losses).double(), torch.stack(right)]).tolist()
+        for r, (progress, loss) in enumerate(zip(self.progress, losses, strict=True)):
+            if progress.diverged is not None or not isfinite(loss):
                 progress.diverged = at if progress.diverged is None else progress.diverged
                 continue
-            point: dict[str, Any] = {"step": at, "loss": loss.item()}
-            point["train_accuracy"] = accuracy(step.logits[r], step.labels[r])  # of the step's batch
+            point = {"step": at, "loss": loss, "train_accuracy": accuracies[r]}
             model = engine.model(r)
             test = model.data.tests.get("test")
             if test and not engine.training.evaluate:
-                point["test_accuracy"] = accuracy(model.score(test.x), test.y)
+                point["test_accuracy"] = share_right(model.score(test.x), test.y).item()
             progress.history.append(point)
 
     def evaluate(self, engine: Engine) -> None:
@@ -85,6 +87,6 @@ class Monitor(Observer):
         ]
 
 
-def accuracy(logits: Tensor, y: Tensor) -> float:
-    """The share of correct predictions."""
-    return (counting.predict(logits).cpu() == y.cpu()).double().mean().item()
+def share_right(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of correct predictions, a scalar of double precision."""
+    return (counting.predict(logits) == y).double().mean()

@@ -128,7 +128,7 @@ class Look:
         head = find_head(self.replica.networks[0], self.setup.training)
         if not isinstance(head, nn.Linear):
             raise CannotBegin(f"the network of {self.run.method} ends in {type(head).__name__}, not in an affine layer")
-        return head.weight.detach(), head.bias.detach()
+        return head.weight.detach().cpu(), head.bias.detach().cpu()  # beside features, which are kept there
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -76,7 +76,7 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
     if saved[0] is not None:
         job = replace(job, options=replace(job.options, **saved[0].computed))
     setup = set_up(job)
-    memory.tune_process(job.options.threads)
+    memory.tune_process(job.options.threads, job.options.device)
     memory.reset_peak_memory(job.options.device)
     drawn = [load_run(run, setup, context.store) for run in job.runs]
     if saved[0] is None:

@@ -25,7 +25,6 @@ from spurbench.bench.store import checkpoints, weights
 from spurbench.bench.store.checkpoints import Checkpoint
 from spurbench.bench.store.claims import Lost, kept_alive
 from spurbench.bench.store.store import Store
-from spurbench.bench.training.execution import Options
 
 NOT_THE_RUNS = (Stopped, Lost, Outdated, StoreTrouble, KeyboardInterrupt)
 """What ends work on a run and is no fault of the run's."""
@@ -105,7 +104,7 @@ def do_runs(job: Job, context: Context) -> None:
     for run in job.runs:
         made_by(run)  # before the plug-ins are imported: what is edited later is not in them
         try:
-            saved[run.id] = load_checkpoint(run, job.options, context.store)
+            saved[run.id] = load_checkpoint(run, context.store)
         except UserError as error:
             context.troubles[str(error)] = None
     for runs in group_stackable([run for run in job.runs if run.id in saved], saved):
@@ -121,9 +120,9 @@ def done_from_predictions(run: Run, job: Job, context: Context) -> bool:
     return True
 
 
-def load_checkpoint(run: Run, options: Options, store: Store) -> Checkpoint | None:
+def load_checkpoint(run: Run, store: Store) -> Checkpoint | None:
     """The checkpoint of a run, unless its plug-ins have been edited since it was saved: then the run starts over."""
-    saved = checkpoints.load(run, store, options.device)
+    saved = checkpoints.load(run, store)
     changed = [kind for kind, code in made_by(run).items() if saved and saved.made.get(kind) != code]
     if not changed:
         return saved
@@ -148,18 +147,18 @@ def group_stackable(runs: Sequence[Run], saved: dict[str, Checkpoint | None]) ->
 
 def attempt(job: Job, saved: Sequence[Checkpoint | None], context: Context) -> None:
     """Train runs as one stack and record each. Where that fails, each is tried alone, so that one harms no other."""
+    again: list[list[Run]] = []  # what is tried once the error, and with it the memory of what failed, is gone
     try:
         results = train_stack(job, saved, context)
     except Lost as lost:
-        do_runs(replace(job, runs=[run for run in job.runs if run.id != str(lost)]), context)
+        again = [[run for run in job.runs if run.id != str(lost)]]
     except Outdated:
-        do_runs(job, context)
+        again = [job.runs]
     except (Exception, SystemExit) as error:
         if isinstance(error, NOT_THE_RUNS) or is_full(error):
             raise
-        for run in job.runs if len(job.runs) > 1 else ():
-            do_runs(replace(job, runs=[run]), context)
-        if len(job.runs) == 1:
+        again = [[run] for run in job.runs if len(job.runs) > 1]
+        if not again:
             give_up(job.runs[0], recording.begin_record(job.runs[0], job.options), error, context)
     else:
         for run, (record, result) in zip(job.runs, results, strict=True):
@@ -167,6 +166,8 @@ def attempt(job: Job, saved: Sequence[Checkpoint | None], context: Context) -> N
                 checkpoints.delete(run.id, context.store)
             else:
                 conclude(run, record, result, context)
+    for runs in again:
+        do_runs(replace(job, runs=runs), context)
 
 
 def conclude(run: Run, record: Record, result: Result, context: Context) -> None:

@@ -72,7 +72,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     """Time and memory of one seed's steps."""
     device, setup = job.options.device, set_up(job)
     training = setup.training
-    tune_process(job.options.threads)
+    tune_process(job.options.threads, device)
     reset_peak_memory(device)
     replicas = [setup.draw(run) for run in job.runs]
     threads = setup.threads(replicas[0])

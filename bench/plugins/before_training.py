@@ -138,6 +138,12 @@ def draw_beta(alpha: float, shape: tuple[int, ...], generator: torch.Generator) 
     return torch.as_tensor(np.random.default_rng(seed).beta(alpha, alpha, shape), dtype=torch.float32)
 
 
+def send(drawn: Tensor, device: torch.device) -> Tensor:
+    """What was made on the CPU, on a network's device; a GPU is not waited for, as it would be with `.to`."""
+    moves = device.type == "cuda" and drawn.device.type == "cpu"
+    return drawn.pin_memory().to(device, non_blocking=True) if moves else drawn
+
+
 def class_logits(logits: Tensor) -> Tensor:
     """One logit z as the two logits (0, z) of the same model; C logits as they are."""
     return torch.stack([torch.zeros_like(logits), logits], -1) if logits.ndim == 1 else logits

@@ -28,6 +28,7 @@ from spurbench.bench.plugins.before_training import draw_beta as draw_beta
 from spurbench.bench.plugins.before_training import fresh_head as fresh_head
 from spurbench.bench.plugins.before_training import inverse_frequency as inverse_frequency
 from spurbench.bench.plugins.before_training import rows_of_each as rows_of_each
+from spurbench.bench.plugins.before_training import send as send
 
 NO_COUNTS = torch.zeros(0)
 NEEDS = ("environments", "groups", "index", "features", "random numbers", "second network", "colour channels",

@@ -47,8 +47,8 @@ def save(checkpoint: Checkpoint, store: Store) -> None:
     store.write(checkpoint_of(store, checkpoint.run), buffer.getvalue())
 
 
-def load(run: Run, store: Store, device: str = "cpu") -> Checkpoint | None:
-    """The checkpoint of a run, if there is one.
+def load(run: Run, store: Store) -> Checkpoint | None:
+    """The checkpoint of a run, its tensors on the CPU, if there is one.
 
     Errors: UserError for one that is damaged, of another layout, of another run, or of a step the run does not have.
     """
@@ -56,7 +56,7 @@ def load(run: Run, store: Store, device: str = "cpu") -> Checkpoint | None:
     if not file.exists():
         return None
     try:
-        saved: dict[str, Any] = torch.load(file, weights_only=True, map_location=device)
+        saved: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
         layout = saved.pop("version")
     except Exception as error:
         raise unreadable(file, type(error).__name__) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.seeds import stream
-from spurbench.bench.plugins.before_training import Draw, inverse_frequency
+from spurbench.bench.plugins.before_training import Draw, inverse_frequency, send
 from spurbench.bench.plugins.dataset import Data, Inputs, join_inputs, map_inputs, tensors_in, to_numbers
 from spurbench.bench.plugins.training_settings import Minibatches
 
@@ -24,7 +24,7 @@ Pass = int | slice
 """The replicas that go through the network at once, as an index into the axis R: one, or all of them (slice(None))."""
 PADDING = 4  # pixels around an image before a random crop of its own size
 TILE = 16  # columns: products of a multiple of it are faster
-ON_DEVICE = 4 << 30  # bytes of training inputs of one seed that are kept on a GPU
+ON_DEVICE = 1 / 3  # of a GPU's free memory: the most that training inputs may take of it
 
 
 @dataclass
@@ -57,8 +57,8 @@ def in_dtype(x: Inputs, dtype: torch.dtype) -> Inputs:
     return {name: part.to(dtype) if part.is_floating_point() else part for name, part in x.items()}
 
 
-def to_device(x: Inputs, device: torch.device, non_blocking: bool = False) -> Inputs:
-    return map_inputs(lambda part: part.to(device, non_blocking=non_blocking), x)
+def to_device(x: Inputs, device: torch.device) -> Inputs:
+    return map_inputs(lambda part: part.to(device), x)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,13 @@ class Preprocessing:
     @staticmethod
     def per_channel(u: Tensor, values: tuple[float, ...]) -> Tensor:
         """One value for each channel of `u`, ready to broadcast."""
-        return u.new_tensor(values).view(-1, *[1] * (u.ndim - 2))
+        return constant(values, u.dtype, u.device).view(-1, *[1] * (u.ndim - 2))
+
+
+@cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of these values, made once: each copy from the host keeps a GPU waiting."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 class Batches:
@@ -174,6 +180,10 @@ class FullBatch(Batches):
         return MicroBatch(x, None if whole else columns, None if rows is None else rows.to(self.device))
 
 
+Order = tuple[int, Tensor, Tensor]
+"""An epoch, and its rows on the CPU and on the network's device."""
+
+
 class MiniBatch(Batches):
     """Steps go through the rows that are drawn for each seed and epoch; an incomplete batch is left out.
 
@@ -208,18 +218,20 @@ class MiniBatch(Batches):
                     f"`training: {{batch: {len(rows)}}}` or less in this row, or `batch: null` for all of them"
                 )
         self.steps_per_epoch = [len(rows) // self.size for rows, _ in self.draws]
-        self.orders: list[tuple[int, Tensor]] = [(-1, torch.empty(0))] * len(data)  # of each: the epoch, its rows
-        self.x = [move_if_small(d.train.x, device) for d in data]
+        self.orders: list[Order] = [(-1, torch.empty(0), torch.empty(0))] * len(data)
+        self.x = move_if_small([d.train.x for d in data], device)
 
     def rows(self, step: int) -> Tensor:
-        return torch.stack([self.rows_of(r, step) for r in range(len(self.data))])
+        return torch.stack([self.rows_of(r, step, self.device) for r in range(len(self.data))])
 
-    def rows_of(self, r: int, step: int) -> Tensor:
-        """The rows that a replica sees at a step, [B]."""
+    def rows_of(self, r: int, step: int, device: torch.device) -> Tensor:
+        """The rows that a replica sees at a step, [B], on the CPU or on the network's device."""
         epoch, at = divmod(step, self.steps_per_epoch[r])
         if self.orders[r][0] != epoch:
-            self.orders[r] = epoch, self.draw_order(r, epoch)
-        return self.orders[r][1][at * self.size : (at + 1) * self.size]
+            order = self.draw_order(r, epoch)
+            self.orders[r] = epoch, order, send(order, self.device)
+        _, here, there = self.orders[r]
+        return (here if device.type == "cpu" else there)[at * self.size : (at + 1) * self.size]
 
     def draw_order(self, r: int, epoch: int) -> Tensor:
         """The rows of one epoch of a replica in their order, [m]."""
@@ -230,10 +242,9 @@ class MiniBatch(Batches):
         return rows[torch.multinomial(weights, len(rows), replacement=True, generator=generator)]
 
     def micro_batches(self, step: int) -> list[list[MicroBatch]]:
-        rows = self.rows(step)
         inputs = []
         for r, x in enumerate(self.x):
-            raw = to_device(select_rows(x, rows[r]), self.device, non_blocking=True)
+            raw = map_inputs(lambda part, r=r: take(part, self.rows_of(r, step, part.device), self.device), x)  # type: ignore[misc]
             inputs.append(self.preprocessing[r](self.augment(raw, self.seeds[r], step)))
         return [
             [MicroBatch(join_inputs(torch.stack, inputs) if isinstance(replicas, slice) else inputs[replicas])]
@@ -249,7 +260,8 @@ class MiniBatch(Batches):
         flips = torch.rand(len(x), generator=generator) < (0.5 if "flip" in kinds else 0.0)
         padding = PADDING if "crop" in kinds else 0
         corners = torch.randint(2 * padding + 1, (2, len(x)), generator=generator)
-        return crop_and_flip(x, padding, corners.to(x.device), flips.to(x.device))
+        drawn = send(torch.cat([corners, flips[None]]), x.device)
+        return crop_and_flip(x, padding, drawn[:2], drawn[2].bool())
 
 
 def zeros_together(x: Tensor) -> Tensor:
@@ -295,9 +307,36 @@ def select_rows(x: Inputs, rows: Tensor) -> Inputs:
     return map_inputs(lambda part: torch.index_select(part, 0, rows.to(part.device)), x)
 
 
-def move_if_small(x: Inputs, device: torch.device) -> Inputs:
-    """Training inputs on the device if they fit, else where they are (memory-mapped); rows are taken from them."""
-    return map_inputs(lambda part: part.to(device) if part.nbytes <= ON_DEVICE else part, x)
+def take(part: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Rows of a tensor on the device; those of the host are gathered where a GPU fetches them by itself."""
+    if part.device.type == device.type:
+        return torch.index_select(part, 0, rows)
+    gathered = torch.empty((len(rows), *part.shape[1:]), dtype=part.dtype, pin_memory=True)
+    return torch.index_select(part, 0, rows, out=gathered).to(device, non_blocking=True)
+
+
+def move_if_small(inputs: Sequence[Inputs], device: torch.device) -> list[Inputs]:
+    """The replicas' training inputs on the device while there is room for them, those of equal content once.
+
+    Others stay where they are (memory-mapped).
+    """
+    if device.type == "cpu":
+        return list(inputs)
+    moved, room = list[Tensor](), torch.cuda.mem_get_info(device)[0] * ON_DEVICE
+
+    def move(part: Tensor) -> Tensor:
+        nonlocal room
+        if part.nbytes > room:
+            return part
+        own = part.to(device)
+        for other in moved:
+            if other.shape == own.shape and other.dtype == own.dtype and torch.equal(other, own):
+                return other
+        moved.append(own)
+        room -= own.nbytes
+        return own
+
+    return [map_inputs(move, x) for x in inputs]
 
 
 def prefers_channels_last(network: nn.Module, device: torch.device) -> bool:

@@ -109,7 +109,7 @@ class Engine:
         if training.steps and not all(stack.parameters for stack in self.stacks):
             raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
         self.scale = LossScale(len(replicas), self.device) if precision == "fp16" else None
-        self.overflown: list[int] = []  # replicas whose last gradients are not finite in fp16
+        self.overflown: Tensor | None = None  # [R] bool: whose last gradients are not finite in fp16
         self.cut = options.accumulate and not any(has_batch_statistics(network) for network in networks[0])
         parameters = [list(stack.parameters.values()) for stack in self.stacks]
         self.optimizer = Optimization(parameters, training, method.resets())
@@ -171,7 +171,7 @@ class Engine:
             with self.losses.unchanged(), self._uphill(self.training.schedule.sam):
                 self._set_gradients(inputs, targets)
         self.optimizer.step(self.overflown)
-        if self.scale:
+        if self.scale and self.overflown is not None:
             self.scale.adapt(self.overflown)
         self.step += 1
         schedule = self.training.schedule
@@ -268,7 +268,8 @@ class Engine:
 
     def is_finite(self, r: int) -> bool:
         """Whether every parameter of a replica is a number."""
-        return all(bool(p[r].isfinite().all()) for stack in self.stacks for p in stack.parameters.values())
+        each = [p[r].isfinite().all() for stack in self.stacks for p in stack.parameters.values()]
+        return bool(torch.stack(each).all())
 
     def state(self, r: int) -> dict[str, Any]:
         """All that the rest of one replica's run depends on: tensors, numbers and strings only."""

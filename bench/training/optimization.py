@@ -23,6 +23,7 @@ from spurbench.bench.plugins.training_settings import Schedule, Training
 from spurbench.bench.training.batching import Pass
 
 DECAY = 0.1  # of the learning rate at each milestone
+FIRST_SCALE = 2.0**16  # of a loss in fp16
 GROWTH_STEPS = 2000  # between two doublings of a loss's scale
 EMA_DECAY, SWA_FROM = 0.999, 0.5  # of averaged weights, where the training does not say
 CONVERGE, TOLERANCE, RATIO = 3, 6, 0.3  # of SWAD's valley, likewise
@@ -61,10 +62,10 @@ class Optimization:
         """The learning rate of the next step."""
         return self.optimizer.lr * lr_factor(self.schedule, self.steps)
 
-    def step(self, left_out: Sequence[int] = ()) -> None:
-        """Move all replicas but those that are left out of this step."""
-        moved = [tensor for of in (*self.networks, *self.kept.values()) for tensor in of] if left_out else []
-        before = [(tensor, r, tensor[r].clone()) for tensor in moved for r in left_out]
+    def step(self, left_out: Tensor | None = None) -> None:
+        """Move all replicas but those that are left out of this step, [R] bool."""
+        moved = [] if left_out is None else [t for of in (*self.networks, *self.kept.values()) for t in of]
+        before = [tensor.clone() for tensor in moved]
         for network in self.networks if self.schedule.clip_norm else ():
             clip([p.grad for p in network if p.grad is not None], self.schedule.clip_norm or 0.0)
         for tensors in self.kept.values() if self.steps in self.resets else ():
@@ -73,8 +74,9 @@ class Optimization:
         for optimizer, parameters, kept in self.groups:
             gradients = [p.grad for p in parameters if p.grad is not None]
             optimizer.update(parameters, gradients, kept, since, self.lr())
-        for tensor, r, own in before:
-            tensor[r] = own
+        for tensor, own in zip(moved, before, strict=True):
+            assert left_out is not None
+            tensor.copy_(torch.where(left_out.view(-1, *[1] * (tensor.ndim - 1)), own, tensor))
         self.steps += 1
 
     def state(self, r: int) -> dict[str, Any]:
@@ -117,42 +119,41 @@ def clip(gradients: Sequence[Tensor], longest: float) -> None:
 class LossScale:
     """What each replica's loss is multiplied with, so that its gradients in fp16 are neither 0 nor infinite.
 
-    It is halved when they overflow, and that step is left out; after 2,000 steps without overflow it is doubled.
+    It is halved when they overflow, and that step is left out; after 2,000 steps without overflow it is doubled. All of
+    that stays on the device, so that no step waits to hear of it.
 
     Source: torch.amp.GradScaler, here for each replica by itself.
     """
 
     def __init__(self, replicas: int, device: torch.device) -> None:
-        self.factors = torch.full((replicas,), 2.0**16, device=device)
-        self.steps = [0] * replicas  # since the last change of each
+        self.factors = torch.full((replicas,), FIRST_SCALE, device=device)
+        self.steps = torch.zeros_like(self.factors, dtype=torch.long)  # since the last change of each
 
     def scale(self, gradient: Tensor, replicas: Pass) -> Tensor:
         """A gradient by what a pass put out, [B, ...], with R before it if stacked."""
         factors = self.factors[replicas]
         return gradient * factors.view(-1, *[1] * (gradient.ndim - 1)) if factors.ndim else gradient * factors
 
-    def unscale(self, gradients: Sequence[Tensor]) -> list[int]:
-        """Divide the gradients of parameters, in place; returns the replicas that have some which are not finite."""
+    def unscale(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Divide the gradients of parameters, in place; returns which replicas have some that are not finite, [R]."""
         finite = torch.ones_like(self.factors, dtype=torch.bool)
         for gradient in gradients:
             gradient.div_(self.factors.view(-1, *[1] * (gradient.ndim - 1)))
             finite &= gradient.flatten(1).isfinite().all(1)
-        return [r for r, fine in enumerate(finite.tolist()) if not fine]
+        return ~finite
 
-    def adapt(self, overflown: Sequence[int]) -> None:
-        """Change the factors after a step in which the gradients of some replicas were not finite."""
-        for r, steps in enumerate(self.steps):
-            grown = steps + 1 == GROWTH_STEPS
-            if r in overflown or grown:
-                self.factors[r] *= 0.5 if r in overflown else 2.0
-            self.steps[r] = 0 if r in overflown or grown else steps + 1
+    def adapt(self, overflown: Tensor) -> None:
+        """Change the factors after a step in which the gradients of some replicas, [R] bool, were not finite."""
+        grown = self.steps + 1 == GROWTH_STEPS
+        self.factors *= torch.where(overflown, 0.5, torch.where(grown, 2.0, 1.0))
+        self.steps = torch.where(overflown | grown, 0, self.steps + 1)
 
     def state(self, r: int) -> tuple[float, int]:
-        return self.factors[r].item(), self.steps[r]
+        return self.factors[r].item(), int(self.steps[r])
 
     def restore(self, states: Sequence[tuple[float, int]]) -> None:
         self.factors.copy_(torch.tensor([factor for factor, _ in states]))
-        self.steps = [steps for _, steps in states]
+        self.steps.copy_(torch.tensor([steps for _, steps in states]))
 
 
 class Average:

@@ -45,7 +45,7 @@ class Frozen:
         network = copy.deepcopy(self.network)
         head = network.get_submodule(self.head)
         assert isinstance(head, nn.Linear)
-        head.weight.data, head.bias.data = weight.detach().clone(), bias.detach().clone()
+        head.weight, head.bias = (nn.Parameter(part.detach().clone()) for part in (weight, bias))
         return network
 
 
@@ -235,7 +235,7 @@ def head_network(head: Head, from_base: bool) -> nn.Module:
     body: nn.Module = Shifted(weight, bias)
     if not from_base:
         linear = nn.Linear(weight.shape[1], weight.shape[0])
-        linear.weight.data, linear.bias.data = weight, bias
+        linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
         body = Layers(linear)
     return OneLogit(body) if len(weight) == 1 else body
 

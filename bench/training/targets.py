@@ -11,7 +11,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from spurbench.bench.plugins.before_training import Draw, Examples
+from spurbench.bench.plugins.before_training import Draw, Examples, send
 from spurbench.bench.plugins.dataset import Inputs, map_inputs
 from spurbench.bench.plugins.method import VALUE, Method, Problem, batch_of
 from spurbench.bench.plugins.network import kind_of
@@ -40,11 +40,11 @@ class Targets:
             return self.by_pass
         chosen = self.every
         if rows is not None:
-            chosen = {name: of.gather(1, rows.to(of.device)) for name, of in chosen.items()}
+            chosen = {name: of.gather(1, rows) for name, of in chosen.items()}
         if self.random:
             examples = chosen["y"].shape[1]
             drawn = [torch.rand(examples, generator=generator_for(seed, f"random {step}")) for seed in self.seeds]
-            chosen = chosen | {"random": torch.stack(drawn).to(self.device)}
+            chosen = chosen | {"random": send(torch.stack(drawn), self.device)}
         return by_pass(chosen, self.passes)
 
 
