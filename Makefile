@@ -55,7 +55,7 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult; do \
+	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult corrupted_cifar10_features; do \
 	  records=results/$$grid/records.jsonl.gz; [ -e $$records ] || records=results/paper/records.jsonl.gz; \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
 	    $(BIN)/spurbench leaderboard $$records --grid $$grid --format $${form%%:*} \
