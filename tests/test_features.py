@@ -76,16 +76,17 @@ def test_they_are_what_the_head_is_given(fresh: str) -> None:
 def test_killed_and_continued(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts that are there are not computed again; those of other data or another network are."""
     monkeypatch.setattr(feature_extraction, "IN_PART", 16)
+    monkeypatch.setattr(feature_extraction, "cores", lambda: 1)  # one part after another
     extract(request("unbroken"))
-    compute, seen = feature_extraction.Parts.features, []
+    compute, seen = feature_extraction.Parts.compute_one, list[int]()
 
-    def until_killed(self: Any, split: Any, rows: slice) -> Any:
-        seen.append(rows.start)
+    def until_killed(self: Any, part: Any, copies: Any) -> Any:
+        seen.append(part[2].start)
         if len(seen) == 5:
             raise KeyboardInterrupt
-        return compute(self, split, rows)
+        return compute(self, part, copies)
 
-    monkeypatch.setattr(feature_extraction.Parts, "features", until_killed)
+    monkeypatch.setattr(feature_extraction.Parts, "compute_one", until_killed)
     with pytest.raises(KeyboardInterrupt):
         extract(request("mine"))
     assert not (root() / "own_features" / "mine").exists()

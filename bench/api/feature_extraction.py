@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -84,7 +84,9 @@ def resolve(request: Request) -> tuple[Frozen, dict[str, Any]]:
     dataset = dataset_files.with_options(request.dataset, own)
     training = with_network(dataset.training, {"network": request.network} | given)
     replica = prepare(dataset, Plain(), training, request.seed)
-    frozen = frozen_network(replica, training, replica.preprocessing(Plain(), channels_last=True))
+    x = replica.data.train.x
+    pictures = isinstance(x, Tensor) and x.ndim == 4
+    frozen = frozen_network(replica, training, replica.preprocessing(Plain(), channels_last=pictures))
     weights = hash_tensors(*(part.flatten() for part in frozen.network.state_dict().values()))
     return frozen, {
         "dataset": request.dataset, "options": sorted(own), "data": dataset.checksum(), "seed": request.seed,
@@ -156,9 +158,13 @@ class Parts:
         workers, copies = cores() if self.device.type == "cpu" else 1, SimpleQueue[Frozen]()
         for _ in range(workers):
             copies.put(replace(self.frozen, network=copy.deepcopy(self.frozen.network)))
+        make = partial(self.compute_one, copies=copies)
+        if workers == 1:
+            yield from map(make, parts)
+            return
         pool = ThreadPoolExecutor(workers)
         try:
-            yield from pool.map(lambda part: self.compute_one(part, copies), parts)
+            yield from pool.map(make, parts)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -18,6 +18,7 @@ from spurbench.bench.grid.search_space import declared
 from spurbench.bench.plugin_files.places import without_folders
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.registry import PluginInfo
+from spurbench.bench.plugins.rule import mean_over_groups
 from spurbench.bench.records.selection import lack
 
 
@@ -97,16 +98,16 @@ def usual_rule(dataset: PluginInfo, options: Mapping[str, Any]) -> str | None:
     """The rule that a search goes by if none is named, of those that the dataset has what is needed for.
 
     What is held out comes before training, what is not the test set before what is; then the rule that looks at more
-    splits, and the one that uses groups where there are some.
+    splits, and the one that uses groups where there are some, the worst rather than their mean.
     """
     splits = registry.splits_of(dataset, options)
     usable = [name for name in registry.rules() if registry.rule(name).criteria and lack(name, splits) is None]
 
-    def rank(name: str) -> tuple[bool, bool, int, bool]:
+    def rank(name: str) -> tuple[bool, bool, int, bool, bool]:
         rule = registry.rule(name)
         by_training = all(split.startswith("train") for split in rule.splits)
         finer = [what.split()[-1] in dataset.provides for what in rule.uses]  # groups, subsets
-        return by_training, rule.oracle, -len(rule.splits), not any(finer)
+        return by_training, rule.oracle, -len(rule.splits), not any(finer), rule.criteria[0] is mean_over_groups
 
     return min(usable, key=rank, default=None)
 
