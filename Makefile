@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 STORE ?= stores/quick
 PAPER ?= stores/paper
 KILLS ?= 200
+DOMINOES := random_digit/worst_group_accuracy,random_digit/accuracy,test/accuracy
 
 .PHONY: help run test gpu gpu-check test-slurm chaos chaos-slurm paper results docs perf lint clean
 
@@ -55,10 +56,12 @@ paper: $(STAMP)
 	$(MAKE) results
 
 results: $(STAMP)
-	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult corrupted_cifar10_features; do \
+	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult corrupted_cifar10_features \
+	    dominoes_features; do \
+	  case $$grid in dominoes*) columns="--columns $(DOMINOES)";; *) columns=;; esac; \
 	  records=results/$$grid/records.jsonl.gz; [ -e $$records ] || records=results/paper/records.jsonl.gz; \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
-	    $(BIN)/spurbench leaderboard $$records --grid $$grid --format $${form%%:*} \
+	    $(BIN)/spurbench leaderboard $$records --grid $$grid --format $${form%%:*} $$columns \
 	      --out results/$$grid/leaderboard.$${form##*:} || exit 1; done; done
 	$(BIN)/spurbench figure paper results/paper/records.jsonl.gz --partial --out results/paper/figures
 	$(BIN)/spurbench figure twin results/paper/records.jsonl.gz --partial --out results/celeba_twin
