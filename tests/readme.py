@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -18,15 +19,11 @@ from spurbench.bench.leaderboard.build import build_from_store
 from spurbench.bench.store.store import Store
 
 ROOT = Path(__file__).parent.parent
+SHARING = runpy.run_path(str(ROOT / "tests" / "perf" / "sharing.py"))
 RECORDS = ROOT / "results" / "paper" / "records.jsonl.gz"
 PRECISIONS = ("bf16", "float32")
 Cells = dict[tuple[str, str], dict[tuple[str, str, str], dict[str, Any]]]
 """(dataset, label) → (precision, split, metric) → a row of the leaderboard."""
-TWIN_METHODS = (
-    "The same drawn images. Rows are chosen by the worst group on validation; others without any attribute, by the "
-    "worst class or by the worst of the groups that XRM infers, and compared with ERM chosen without one. Runs that "
-    "others start from are trained once for all of them, 54 % of the time that it would take each row by itself"
-)
 CORRUPTED = (
     "Which of ten kinds of things an image shows; 95 % of each kind are corrupted in the same way in training, 10 % in "
     "the test. A last layer on features of EfficientNet-lite0, which was trained on ImageNet. The average is the "
@@ -49,8 +46,7 @@ def blocks() -> dict[str, str]:
     parts = [
         colored_mnist(by_cell), environments(cells("colored_mnist")), two_moon(by_cell), cifar2(cells("cifar2")),
         worst_groups(cells("celeba_twin"), "CelebA's synthetic twin", "Blond or not, on drawn images"),
-        worst_groups(cells("celeba_twin_methods"), "More methods on CelebA's synthetic twin", TWIN_METHODS),
-        marked("celeba_twin_methods"),
+        twin_methods(),
         worst_groups(cells("adult"), "Adult", "More than 50,000 dollars a year or not; groups by sex"),
         worst_groups(cells("corrupted_cifar10_features"), "Corrupted CIFAR-10 on ImageNet features", CORRUPTED),
         dominoes_features(),
@@ -132,6 +128,20 @@ def searched(by_cell: Cells, of: str) -> list[str]:
         if dataset == of and (text := next(iter(cell.values()))["search"]):
             found.setdefault(text, []).append(label)
     return textwrap.wrap(". ".join(f"{'; '.join(labels)}: {text}" for text, labels in found.items()) + ".", 120)
+
+
+def twin_methods() -> str:
+    """The rows chosen by the worst group and without any attribute, and what examples they mark."""
+    grid = "celeba_twin_methods"
+    shared, apart = SHARING["seconds_of"](records(grid), grid)
+    told = (
+        "The same drawn images. Rows are chosen by the worst group on validation; others without any attribute, by the "
+        "worst class or by the worst of the groups that XRM infers, and compared with ERM chosen without one. Runs "
+        f"that others start from are trained once for all of them, {100 * shared / apart:.0f} % of the time that it "
+        "would take each row by itself"
+    )
+    rows = worst_groups(cells(grid), "More methods on CelebA's synthetic twin", told)
+    return f"{rows}\n\n{marked(grid)}"
 
 
 def marked(grid: str) -> str:

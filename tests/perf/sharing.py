@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from spurbench.bench.records.plan import Cell
 from spurbench.bench.records.run import Run
@@ -26,12 +27,17 @@ def runs_of(cell: Cell) -> set[str]:
     return {id for run in runs for id in needed(run)}
 
 
-def main(file: str, grid: str) -> None:
+def seconds_of(file: str | Path, grid: str) -> tuple[float, float]:
+    """The training time of a grid's runs as they are, and if each row trained its own bases."""
     store = Store.open(file)
     seconds = {record.id: record.cost.seconds for record in store.whole_records()}
     (plan,) = [plan for plan in store.plans() if plan.grid == grid]
     rows = [runs_of(cell) for cell in plan.cells]
-    shared, apart = sum(map(seconds.__getitem__, set().union(*rows))), sum(seconds[id] for row in rows for id in row)
+    return sum(map(seconds.__getitem__, set().union(*rows))), sum(seconds[id] for row in rows for id in row)
+
+
+def main(file: str, grid: str) -> None:
+    shared, apart = seconds_of(file, grid)
     print(f"{shared:,.0f} s as they are, {apart:,.0f} s if each row trained its own: {shared / apart:.0%}")
 
 
