@@ -157,6 +157,12 @@ class Data:
         counts = {name: part.group(self.attributes).bincount(minlength=groups) for name, part in self.splits.items()}
         return describe_shares({name: n.tolist() for name, n in counts.items()}, self.groups, self.classes)
 
+    @property
+    def shares_hint(self) -> str:
+        """The same after what else is said of the data."""
+        shares = self.described_shares
+        return shares and f"; P(a | y): {shares}"
+
 
 @dataclass(frozen=True)
 class Pgd:
@@ -314,8 +320,7 @@ class Dataset(ABC):
     def shares_hint(self) -> str:
         """How often labels come with attributes with seed 0; empty without attributes."""
         with suppress(Exception):  # it is somebody's plug-in: `check-dataset` says what is wrong with it
-            shares = self.load(0, lambda x: nn.Identity())[0].described_shares
-            return shares and f"; P(a | y): {shares}"
+            return self.load(0, lambda x: nn.Identity())[0].shares_hint
         return ""
 
     def verify(self, thorough: bool = True) -> str:

@@ -120,8 +120,7 @@ class PreparedDataset(Dataset):
     def shares_hint(self) -> str:
         """How often labels come with attributes; empty without attributes, or while other files are missing."""
         with suppress(BadData):
-            shares = self.data(0).described_shares
-            return shares and f"; P(a | y): {shares}"
+            return self.data(0).shares_hint
         return ""
 
     def checksum(self) -> str:
