@@ -139,10 +139,15 @@ def name_file(value: str | None) -> str | None:
 def name_network(name: str) -> str:
     """A network as runs hold it: one of a family that is a folder by its name and content; any other as it is."""
     family, _, variant = str(name).partition(":")
-    info, folder = components("network").get(family), Path(variant).expanduser()
-    if not (variant and info and info.contents and (folder / info.contents[0]).is_file()):
+    info = components("network").get(family)
+    if info is None or not is_folder(info, variant):
         return name
-    return f"{family}:{places.name_content(folder, info.contents)}"
+    return f"{family}:{places.name_content(Path(variant), info.contents)}"
+
+
+def is_folder(info: PluginInfo, variant: str) -> bool:
+    """Whether a network of a family is a folder here, by the first of the files that make it up."""
+    return bool(variant and info.contents and (Path(variant).expanduser() / info.contents[0]).is_file())
 
 
 def is_above(name: str, least: float, default: Any, hint: str) -> Condition:
@@ -158,7 +163,7 @@ def known_network(name: str) -> None:
             places.locate(variant, info.contents)
         except UserError as error:
             raise ValueError(str(error)) from None
-    elif info.variants and not (info.contents and (Path(variant).expanduser() / info.contents[0]).is_file()):
+    elif info.variants and not is_folder(info, variant):
         load_class(info).check_variant(variant)
 
 
