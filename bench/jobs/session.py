@@ -82,7 +82,7 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
     if saved[0] is None:
         job = replace(job, options=replace(job.options, threads=setup.threads(drawn[0][1])))
         setup = replace(setup, job=job)
-        memory.tune_process(job.options.threads)
+        torch.set_num_threads(job.options.threads)
     if not setup.method.trains and job.runs[0].base is None:
         return [(record, partial(scoring.score_random_guess, record, replica.data)) for record, replica in drawn]
     monitor = Monitor(len(drawn))

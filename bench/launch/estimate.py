@@ -76,7 +76,7 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     reset_peak_memory(device)
     replicas = [setup.draw(run) for run in job.runs]
     threads = setup.threads(replicas[0])
-    tune_process(threads)
+    torch.set_num_threads(threads)
     engine = setup.make_engine(replicas)
     model, times = engine.model(0), []
     with kernels_for(training.batch):
