@@ -38,7 +38,7 @@ GRID = {
 RECORD = ("Summary", "Record", "Counts", "Look", "Curve", "Cost", "Cause", "Provenance")
 PLAN = ("Plan", "Cell", "Search", "Draw", "Choice", "Origin")
 WORDS = {"str": "text", "int": "whole number", "float": "number", "int | float": "number", "bool": "true or false",
-         "Given": "mapping",
+         "Given": "mapping", "FilePlace": "name",
          "Text": "text", "Name": "name", "FileName": "name", "Id": "id", "RuleName": "selection rule",
          "Whole": "whole number", "Natural": "whole number ≥ 0", "Positive": "whole number ≥ 1", "Number": "number",
          "Amount": "number ≥ 0", "Splits": "mapping", "SearchSheet": "mapping",

@@ -24,7 +24,7 @@ Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Number = Whole | Annotated[float, Meta(ge=-MOST, le=MOST)]
 Amount = Natural | Annotated[float, Meta(ge=0, le=MOST)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
-FileName = Annotated[str, Meta(pattern=r"^(?!/)")]  # no absolute path: it says nothing on another machine
+FilePlace = Annotated[str, Meta(pattern=r"^(?!/)")]  # no absolute path: it says nothing on another machine
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
@@ -89,9 +89,9 @@ class Provenance(Part, frozen=True, kw_only=True):
     commit: str | None  # of spurbench's repository
     diff: str | None  # a hash of what differed from the commit, or why that is not known
     code: dict[str, str]  # method, dataset → hash of what can alter numbers
-    paths: dict[str, FileName]  # method, dataset → file, see `bench/plugin_files/places.py`
+    paths: dict[str, FilePlace]  # method, dataset → file, see `bench/plugin_files/places.py`
     data: str  # checksum
-    files: dict[FileName, str]  # further files that were read → what they held
+    files: dict[FilePlace, str]  # further files that were read → what they held
     versions: dict[str, str]  # of Python and packages
     hardware: dict[str, Any]
     device: str
