@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import attacks
+import million
 import reading
 import torch
 import training
@@ -168,6 +169,7 @@ SECTIONS = {
     "harness": Section("planning, leaderboard, resuming, --help, list", harness, seconds_rows),
     "cluster": Section("submitting to a SLURM that is started for it, as root", cluster, seconds_rows),
     "reading": Section("prepared pictures against the wilds loader", reading.measure, reading.rows),
+    "million": Section("reading a million rows, and a run's start on them", million.measure, million.rows),
     "attacks": Section("the search for margins against Foolbox", attacks.measure, attacks.rows),
 }
 
