@@ -57,7 +57,7 @@ paper: $(STAMP)
 
 results: $(STAMP)
 	for grid in paper cifar2 celeba_twin celeba_twin_methods colored_mnist adult corrupted_cifar10_features \
-	    dominoes_features; do \
+	    dominoes dominoes_features; do \
 	  case $$grid in dominoes*) columns="--columns $(DOMINOES)";; *) columns=;; esac; \
 	  records=results/$$grid/records.jsonl.gz; [ -e $$records ] || records=results/paper/records.jsonl.gz; \
 	  for form in table:txt markdown:md latex:tex csv:csv json:json html:html; do \
