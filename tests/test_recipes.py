@@ -23,7 +23,7 @@ RUNS = {  # grid → number of runs, and a hash of their ids in order: a change 
     "celeba": (90, "691482a84928a9ee"),
     "celeba_twin": (48, "6703599fcb8e06ce"),
     "celeba_twin_methods": (148, "d39a5f8e5e665a97"),
-    "colored_mnist": (50, "f2dc3cf675e0a29a"),
+    "colored_mnist": (50, "70e4e5eb6cbcb7e7"),
     "cifar10": (40, "935ec583d5a15b57"),
     "cifar2": (7, "a5a847b8d9224fe0"),
     "corrupted_cifar10_features": (34, "408440e39c410909"),
