@@ -168,6 +168,14 @@ def test_a_dataset_by_itself_runs_as_published() -> None:
     assert cell.training["balanced"] is True and cell.selection.rule == "validation_worst_group", "it chooses the step"
 
 
+def test_what_is_set_by_hand_stands_on_top_of_the_recipe_of_a_base() -> None:
+    """As it does in a grid: setting a learning rate leaves the run that a row starts from its published network."""
+    for sets, lr in (([], 0.1), (["training.lr=0.2"], 0.2)):
+        for cell in adhoc_grid("cifar100", ["jtt", "afr"], "0", sets).cells:
+            training = (cell.base or {})["training"]
+            assert (training["network"], training["lr"]) == ("vgg15_bn", lr)
+
+
 def test_plan_and_run_say_where_the_settings_are_from(command: Any, tmp_path: Path) -> None:
     said = command("plan", "--dataset", "cifar2", "--method", "sd", "--method", "lff").stdout
     assert "settings of cifar2/sd: published: Pezeshki et al. 2021, Figure 2\n" in said

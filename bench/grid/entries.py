@@ -118,9 +118,15 @@ def rows(sheet: GridSheet, origin: Origin, commanded: Mapping[str, Any] = {}) ->
         for j, entry in enumerate(block.methods):
             there: Where = (*here, "methods", j)
             method = located(origin, (*there, "method"), partial(registry.method_info, entry.method))
-            recipe = located(origin, (*there, "recipe"), partial(chosen, block, entry, dataset))
+            on_top = commanded_on(here, origin)
+            recipe = located(origin, (*there, "recipe"), partial(chosen, block, entry, dataset, on_top))
             fields = fields_of(dataset, method)
             yield Entry(sheet, block, entry, there, origin, dataset, method, fields, recipe, commanded)
+
+
+def commanded_on(block: Where, origin: Origin) -> set[str]:
+    """The fields of training that the command line puts into a block."""
+    return {str(where[-1]) for where in origin.given if where[:-1] == (*block, "training")}
 
 
 def settle(row: Entry) -> tuple[Settings, Given, list[Axis]]:

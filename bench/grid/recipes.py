@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -104,14 +104,17 @@ def read(file: Path, changed: int) -> Recipes:
     return Recipes(sheet.seeds, found)
 
 
-def chosen(block: DatasetSheet, entry: MethodSheet, dataset: PluginInfo) -> Recipe | None:
+def chosen(block: DatasetSheet, entry: MethodSheet, dataset: PluginInfo, commanded: Set[str]) -> Recipe | None:
     """The recipe of an entry: the one it names, else its method's if neither it nor its block gives settings.
+
+    What the command line puts into the block stands on top of a recipe: `commanded` are those fields of training.
 
     Errors: ValueError for a name that there is not, or another method's.
     """
     known = recipes_of(dataset).by_name
     if entry.recipe is None:
-        return known.get(entry.method) if not (block.training or entry.hyper_parameters or entry.training) else None
+        own_settings = block.training.keys() - commanded or entry.hyper_parameters or entry.training
+        return None if own_settings else known.get(entry.method)
     if entry.recipe == BY_DEFAULT:
         return None
     own = {name: one for name, one in known.items() if one.method == entry.method}

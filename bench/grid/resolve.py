@@ -22,6 +22,7 @@ from spurbench.bench.grid.entries import (
     Settings,
     Source,
     check_idle,
+    commanded_on,
     completed,
     fields_of,
     firsts,
@@ -321,7 +322,8 @@ def describe_run(row: Entry, of: Settings, entry: MethodSheet, where: Where) -> 
         raise row.origin.error(where, f"{chain}: a run cannot start from one of the same method")
     if not method.trains and not method.base:
         raise row.origin.error(where, f"{method.name} trains nothing to start from")
-    recipe = located(row.origin, where, partial(chosen, row.block, entry, row.dataset))
+    on_top = commanded_on(row.where[:2], row.origin)
+    recipe = located(row.origin, where, partial(chosen, row.block, entry, row.dataset, on_top))
     base = replace(row, entry=entry, where=where, method=method, fields=fields_of(row.dataset, method), recipe=recipe,
                    chain=(*row.chain, row.method.name))  # fmt: skip
     settings, given, axes = settle(base)
