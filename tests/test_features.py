@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sklearn.datasets import load_sample_image
 from spurbench.bench.api import dataset_files, feature_extraction
 from spurbench.bench.api.feature_extraction import Request, extract
 from spurbench.bench.checks.scaffold import write_plugin
+from spurbench.bench.core import terminal
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import data_folder as root
 from spurbench.bench.plugins import registry
@@ -124,6 +126,28 @@ def test_of_rows_on_the_command_line(tmp_path: Path, command: Any) -> None:
     assert data.groups == ["y0 ward=N", "y0 ward=S", "y1 ward=N", "y1 ward=S"] and data.train.x.shape == (20, 300)
     said = command("data", "features", "own_table", "--network", "small_conv", "--set", "own_table.name=rows", code=2)
     assert "the network small_conv takes pictures" in said.stderr
+
+
+def test_progress_is_shown_as_lines_where_there_is_no_terminal(
+    fresh: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line after each tenth, with the time left, unless they follow too soon upon each other."""
+    monkeypatch.setattr(feature_extraction, "IN_PART", 2)
+    extract(request("fast"))
+    assert "computing" not in capsys.readouterr().err
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
+    extract(request("slow"))
+    first, *_, last = lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"computing features: 12/120, \d+ s left", first)
+    assert len(lines) == 10 and last == "computing features: 120/120"
+
+
+@pytest.mark.parametrize("option", ["held_out=0.2", "groups=a"])
+@pytest.mark.parametrize("line", [["features", "fresh", "--network", "mlp"], ["prepare", "fresh"]])
+def test_what_runs_choose_is_refused(fresh: str, line: list[str], option: str, command: Any) -> None:
+    said = command("data", *line, "--set", f"fresh.{option}", code=2).stderr
+    name = option.partition("=")[0]
+    assert said == f"spurbench: --set fresh.{name}: every run makes its own choice; give it to plan or run, not here\n"
 
 
 def test_imagenet_features_of_pictures() -> None:

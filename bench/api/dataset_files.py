@@ -47,6 +47,8 @@ def with_options(name: str, sets: Sequence[str]) -> Dataset:
     """The dataset with options of the form `name.option=value`."""
     known = {option.name: option for option in registry.dataset_info(name).options}
     given = parse_assignments(sets, [name], [])
+    if shared := next((option for option in registry.SHARED_OPTIONS if option in given[name]), None):
+        raise UserError(f"--set {name}.{shared}: every run makes its own choice; give it to plan or run, not here")
     for option in [f"training.{key}" for key in given["training"]] + [key for key in given[name] if key not in known]:
         raise unknown(f"option of {name}", option, known)
     try:

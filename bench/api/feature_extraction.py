@@ -139,18 +139,10 @@ class Parts:
 
     def compute(self) -> None:
         """Compute the parts that are not there, and show the progress."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         todo = [part for part in self.files() if not part[0].is_file()]
         total = sum(len(split.y) for split in self.splits.values())
         done = total - sum(rows.stop - rows.start for _, _, rows in todo)
-        console = Console(stderr=True)
-        shown = (TextColumn("computing features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("", total=total, completed=done)
-            for made in self.side_by_side(todo):
-                progress.advance(task, made)
+        terminal.show_progress("computing features", total, done, self.side_by_side(todo))
 
     def side_by_side(self, parts: Sequence[Part]) -> Iterator[int]:
         """Compute parts on every core; yields the examples of each."""

@@ -8,7 +8,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ SIMILAR = {"−": "-", "–": "-", "—": "-", "─": "-", "±": "~", "×": "x",
 """One character for one, so that columns stay aligned and no number loses its minus in a poor encoding."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 MAX_TABLE_ROWS = 1000  # with more, plain columns are printed instead of a table
+SECONDS_BETWEEN_LINES = 5.0  # of progress at least, where there is no terminal
 MIN_TABLE_WIDTH = 60  # columns of the terminal; on a narrower one a table is unreadable
 
 
@@ -133,6 +135,33 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: 
     for row in rows:
         made.add_row(*(Text(cell(row.get(key))) for key in columns))
     return made
+
+
+def show_progress(what: str, total: int, done: int, parts: Iterable[int]) -> None:
+    """Go through `parts`, of so many each, and show how many of `total` are done: a bar on a terminal, else lines."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    out = console(stderr=True)
+    if not out.is_terminal:
+        print_progress(what, total, done, parts)
+        return
+    columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out) as bars:
+        bar = bars.add_task("", total=total, completed=done)
+        for part in parts:
+            bars.advance(bar, part)
+
+
+def print_progress(what: str, total: int, done: int, parts: Iterable[int]) -> None:
+    """A line on standard error after each tenth of the parts, unless they are done too fast to read it."""
+    begun = said_at = time.monotonic()
+    before = said = done
+    for part in parts:
+        done, now = done + part, time.monotonic()
+        if done * 10 // total > said * 10 // total and now - said_at >= SECONDS_BETWEEN_LINES:
+            left = f", {duration((now - begun) * (total - done) / (done - before))} left" if done < total else ""
+            print(f"{what}: {done:,}/{total:,}{left}", file=sys.stderr, flush=True)
+            said, said_at = done, now
 
 
 def shell(path: Path | str) -> str:

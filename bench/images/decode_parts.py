@@ -19,6 +19,7 @@ import numpy as np
 from spurbench.bench.core.files import write_atomically
 from spurbench.bench.core.machine import cores
 from spurbench.bench.core.processes import run_in_processes
+from spurbench.bench.core.terminal import show_progress
 from spurbench.bench.images.decode import UNREADABLE, Crop, Pixels, decode
 from spurbench.bench.images.listing import Alteration, Listing, Rows
 from spurbench.bench.images.tables import Integers
@@ -88,16 +89,10 @@ def read_mark(part: Part) -> Mark | None:
 
 def decode_all(every: list[Part], processes: int) -> None:
     """Decode the parts that have no mark yet, and show the progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     todo = [part for part in every if read_mark(part) is None]
-    console, total = Console(stderr=True), sum(part.rows for part in every)
-    shown = (TextColumn("preparing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=total - sum(part.rows for part in todo))
-        for part in decode_each(todo, min(processes, len(todo))):
-            progress.advance(task, part.rows)
+    total = sum(part.rows for part in every)
+    decoded = (part.rows for part in decode_each(todo, min(processes, len(todo))))
+    show_progress("preparing images", total, total - sum(part.rows for part in todo), decoded)
 
 
 def decode_each(todo: list[Part], processes: int) -> Iterator[Part]:
