@@ -96,7 +96,7 @@ def hash_tensors(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
         for part in torch.split(tensor, PART):
-            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(part.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
