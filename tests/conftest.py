@@ -32,6 +32,14 @@ def ordinary_numbers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is prepared, or remembered of files, is not written to the user's own data folder."""
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("SPURBENCH_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def read_once() -> Iterator[None]:
     """What every command does first is done once for all commands of this process.
 

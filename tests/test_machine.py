@@ -15,7 +15,7 @@ import pytest
 from spurbench.bench.api import running
 from spurbench.bench.core import machine, processes, terminal
 from spurbench.bench.core.errors import MESSAGE, UserError, reason
-from spurbench.bench.core.files import at_home, home
+from spurbench.bench.core.files import at_home, data_folder, home
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.launch import placement
 from spurbench.bench.launch.pools import find_pool
@@ -139,6 +139,13 @@ def test_long_messages_keep_their_beginning_and_their_end() -> None:
 
 def nowhere(*_: object) -> Path:
     raise RuntimeError("Could not determine home directory.")
+
+
+def test_these_tests_have_a_data_folder_of_their_own() -> None:
+    """So do the processes that they start: what was read is remembered there, not among the user's data."""
+    where = "from spurbench.bench.core.files import data_folder; print(data_folder())"
+    said = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == str(data_folder()) != str(Path.home() / ".cache" / "spurbench" / "data")
 
 
 def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
