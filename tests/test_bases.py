@@ -491,8 +491,10 @@ def test_a_base_that_failed_is_tried_again_on_request(command: Any, tmp_path: Pa
     grid.write_text("seeds: 0\ndatasets:\n  - {dataset: shortcut, methods: [{method: dfr, base: {method: mine}}]}\n")
     line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store, "--jobs", 1]
     assert "base_failed: mine, seed 0" in command(*line, code=2).stderr
+    said = command("leaderboard", store).stdout
+    assert "n/a: base failed" in said and "1 of 1 runs failed (seed 0), base_failed: mine, seed 0" in said
     method.write_text(MINE.replace("FACTOR", "1.0"))
-    assert "2/2" in command(*line, "--retry").stderr
+    assert "2/2" in command(*line, "--retry").stderr and "n/a" not in command("leaderboard", store).stdout
     assert all(record.done for record in Store.open(store).records()[0])
 
 

@@ -117,7 +117,8 @@ def shared_fields(result: CellResult, comparison: Comparison) -> dict[str, Any]:
         "precision": result.precision, "hyper_parameters": result.hyper_parameters, "training": result.training,
         "n_planned": len(result.seeds), "left_out": list(result.left_out),
         "waiting": len(result.seeds - set(result.records) - set(result.left_out)),
-        "failed": len(result.failed), "failures": collect_failures(result), "na": result.na, "note": result.note,
+        "failed": len(result.failed), "failures": collect_failures(result),
+        "na": result.na or lacks_base(result), "note": result.note,
         "notes": [*result.notes, *note_unused_rule(result), *note_equal_draws(result)],
         "tied": sum(r.ties[0] > 1 for r in done if isinstance(r, Selected)),
         "latest": sum(r.ties[1] > 1 for r in done if isinstance(r, Selected)),
@@ -231,6 +232,13 @@ def below_chance(records: Sequence[Summary]) -> bool:
     if not found:
         return False
     return statistics.mean(found) < 1 / selection.classes_of(records[0])
+
+
+def lacks_base(result: CellResult) -> str | None:
+    """Why a cell cannot have a result though its method is not at fault: what all its runs start from has failed."""
+    causes = [record.cause for seed in result.seeds if (record := result.records.get(seed))]
+    hopeless = len(causes) == len(result.seeds) > 0 and all(cause and cause.kind == "base_failed" for cause in causes)
+    return "base failed" if hopeless else None
 
 
 def collect_failures(result: CellResult) -> list[dict[str, Any]]:
