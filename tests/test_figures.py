@@ -423,6 +423,9 @@ def test_the_report_in_a_browser(report: Path, tmp_path: Path) -> None:
         for _ in range(2):
             browser.ask("document.querySelector('section thead button').click()")
             orders.append(browser.ask(names))
+        browser.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
+        ends = "[...document.querySelectorAll('section .main')].map(n => n.getBoundingClientRect().right)"
+        assert 0 < max(browser.ask(ends)) < 390, "on a phone the main numbers are seen without scrolling"
         assert orders[1] == sorted(orders[0]) and orders[2] == orders[1][::-1] and len(orders[0]) > 1
         assert browser.requests and not [url for url in browser.requests if not url.startswith(("file:", "data:"))]
     finally:

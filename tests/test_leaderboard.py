@@ -420,7 +420,7 @@ def test_below_five_seeds_nothing_is_tested_and_nothing_is_the_best(seeds: int, 
     text = render(build.build(records), "markdown")
     assert ("no p, fewer than 5 seeds in common with the baseline: sd" in text) is not tested
     assert ("*" in text.replace("**", "")) is tested and (
-        "best group" in render(build.build(records), "html")
+        "* among best" in render(build.build(records), "html")
     ) is tested
 
 

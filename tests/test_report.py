@@ -79,7 +79,7 @@ def test_page_is_well_formed_shows_every_seed_and_runs_no_name() -> None:
     assert tags.open == [] and tags.count["script"] == 1  # the page's own
     dots = tags.count["circle"] - 1  # one in the legend
     assert dots == 12 and page.count("seed 3: 60.00") == 1
-    assert "4/5" in page and "1 failed" in page
+    assert "4/5" in page and "1 failed" in page and "</svg>published</span>" not in page
 
 
 def test_page_marks_the_published_value_and_says_the_strip_in_words() -> None:
@@ -87,6 +87,7 @@ def test_page_marks_the_published_value_and_says_the_strip_in_words() -> None:
     plan = planned("plain", [0, 1], published="plain")
     made = build.build(several({"plain": 20}, 2), [plan], comparison=published.Comparison("plain", frozenset(), (one,)))
     page = render(made, "html")
+    assert "</svg>published</span>" in page, "in the legend"
     assert "published 21.5: A paper" in page and "2 seeds from 20.00 to 21.00, published 21.5 ± 0.3" in page
 
 

@@ -67,6 +67,7 @@ def render(board: Leaderboard, colour: bool = False, home: str = "") -> str:
         notes=say.general_notes(board),
         runs=count_runs(board),
         finished=board.finished[:10],
+        published=any(row.published_mean is not None for row in board.rows),
         home=home,
     )
 
