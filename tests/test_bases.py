@@ -349,6 +349,7 @@ def test_runs_without_a_base_keep_their_ids(store: Store) -> None:
         ("{method: dfr, base: {training: {lr: [0.1, 0.2]}}}", "lr varies: a base has one value of it"),
         ("{method: jtt, base: {step: 100}}", "step 100: the run to start from has 60 steps; give one of them"),
         ("{method: jtt, base: {step: 1.5}}", "step 1.5: the run to start from has 60 steps; give one of them"),
+        ("{method: jtt, base: {step: late}}", "step in base should be a number, not 'late'"),
         ("{method: jtt, base: {training: {steps: 0}}}", "step 0.5: the run to start from takes no steps"),
         ("{method: cnc, base: {method: dfr, step: 1}}", "dfr makes a last layer alone, and no run can start from that"),
         ("{method: eiil, base: afr}", "afr makes a last layer alone, and no run can start from that"),

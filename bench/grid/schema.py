@@ -160,13 +160,20 @@ def checked(data: Any, model: type[Sheet], origin: Origin, where: Where, inside:
         wrong = error.errors(include_url=False)
         # a misspelt key also leaves its right name missing: tell of the misspelling
         first = min(wrong, key=lambda item: (item["type"] == "missing", origin.lines.get((*where, *item["loc"]), 0)))
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        others = len({place_of(item) for item in wrong}) - 1
+        more = f" (and {others} more)" if others else ""
         raise origin.error((*where, *first["loc"]), explain(first, model, inside) + more) from None
+
+
+def place_of(wrong: ErrorDetails) -> tuple[int | str, ...]:
+    """Where a finding is; pydantic appends the type where several would do, and has a finding for each."""
+    where = wrong["loc"]
+    return where[:-1] if where[-1:] in (("int",), ("float",)) else where
 
 
 def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
     """One line for one of pydantic's findings."""
-    where = wrong["loc"]
+    where = place_of(wrong)
     key = str(where[-1]) if where else outermost
     inside = next((str(part) for part in reversed(where[:-1]) if isinstance(part, str)), outermost)
     if wrong["type"] == "extra_forbidden":
@@ -177,6 +184,8 @@ def explain(wrong: ErrorDetails, root: type[BaseModel], outermost: str) -> str:
         return wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == "string_pattern_mismatch":
         return f"{key} must be letters, digits, '.', '_' and '-', not {quote_value(wrong['input'])}"
+    if len(where) < len(wrong["loc"]):
+        return f"{key} in {inside} should be a number, not {quote_value(wrong['input'])}"
     said = re.sub(r"a valid dictionary or instance of \w+", "a mapping of keys, or a method's name", wrong["msg"])
     if said.startswith("Input should be "):
         return f"{key} in {inside} {said.removeprefix('Input ')}, not {quote_value(wrong['input'])}"
