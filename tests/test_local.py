@@ -305,14 +305,21 @@ class Pretended(Pool):
     [
         ((Lost, Inside), {}, []),  # its run seems to be worked on for ten minutes, but is done at once
         ((Late,), {"time_limit": 0.01}, []),  # it ends although it was not stopped in the middle of a job
-        ((Failing,), {}, ["no torch there"]),
+        ((Failing,), {}, [("", "no torch there")]),
     ],
 )
-def test_processes_elsewhere(kinds: Any, settings: dict[str, Any], refused: list[str], tmp_path: Path) -> None:
+def test_processes_elsewhere(kinds: Any, settings: dict[str, Any], refused: list[Any], tmp_path: Path) -> None:
     grid, store = adhoc_grid("two_moon", ["erm"], "0", ["training.steps=20"]), Store.open(tmp_path, create=True)
     result = run_grid(grid, store, Settings(**settings), lambda *_: Quiet(), Pretended(*kinds))
     assert result.refused == refused and not result.interrupted
     assert [record.status for record in store.records()[0]] == ([] if refused else ["done"])
+
+
+def test_one_mistake_of_many_jobs_is_said_once(command: Any, tmp_path: Path) -> None:
+    line = ["run", *TWO_MOON, "--method", "erm", "--method", "sd", "--set", "training.batch=999"]
+    said = command(*line, "--store", tmp_path / "s", code=2).stderr
+    assert said.count("a batch of 999 examples, but the training set has") == 1
+    assert "spurbench: two_moon × erm, seed 0 and 1 other job: seed 0: a batch" in said
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from spurbench.bench.grid import ad_hoc
 from spurbench.bench.grid import load as grids
 from spurbench.bench.grid.cells import Grid, only
 from spurbench.bench.grid.schema import PRECISIONS
+from spurbench.bench.launch.dispatch import Refusal
 from spurbench.bench.launch.pool import Pool
 from spurbench.bench.launch.pools import HERE, find_pool
 from spurbench.bench.launch.runner import Outstanding, Result, Settings, run_grid
@@ -120,6 +121,15 @@ def has_begun(end: Outstanding, store: Store) -> bool:
     return bool(end.own_records) or not store.claims.living().keys().isdisjoint(end.plan.ids)
 
 
+def one_line_each(refused: Sequence[Refusal]) -> list[str]:
+    """A line for each reason, with the first job that was refused for it and the number of others."""
+    jobs: dict[str, list[str]] = {}
+    for job, why in refused:
+        jobs.setdefault(why, []).append(job)
+    others = {why: f" and {plural(len(each) - 1, 'other job')}" if len(each) > 1 else "" for why, each in jobs.items()}
+    return [f"{each[0]}{others[why]}: {why}" if each[0] else why for why, each in jobs.items()]
+
+
 def conclude(result: Result, end: Outstanding, where: Path, console: Console) -> int:
     """Say how a launch ended and what to do next."""
 
@@ -128,8 +138,8 @@ def conclude(result: Result, end: Outstanding, where: Path, console: Console) ->
 
     store_name, left = terminal.shell(where), plural(len(end.waiting), "run")
 
-    for line in result.refused:
-        say(f"spurbench: {line}")
+    for refusal in one_line_each(result.refused):
+        say(f"spurbench: {refusal}")
     if result.interrupted:
         state = "not all of their state" if result.unsaved else "their state"
         say(f"stopped with {left} left and {state} saved; run the same command again to continue")

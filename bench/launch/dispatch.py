@@ -32,11 +32,15 @@ class Watcher(Protocol):
     def ended(self, job: Job, failures: list[Record], refused: bool = False) -> None: ...
 
 
+Refusal = tuple[str, str]
+"""The title of a job, or nothing if it is about none, and why it cannot be done."""
+
+
 @dataclass
 class Outcome:
     """How a launch ended: refused jobs are the user's to mend, interrupted ones go on when run again."""
 
-    refused: list[str] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     failed: int = 0
     interrupted: bool = False
     unsaved: bool = False  # whether a process was ended before it had saved its state
@@ -102,7 +106,7 @@ class Launch:
             except Stopped:
                 break
             except (UserError, OSError) as error:
-                self.outcome.refused.append(f"{job.title}: {error}")
+                self.outcome.refused.append((job.title, str(error)))
                 refused = True
             self.report_end(job, refused)
         self.outcome.interrupted = bool(asked)
@@ -157,7 +161,7 @@ class Launch:
             self.watcher.progress(worker.job, value)
             return
         if kind == "refused":
-            self.outcome.refused.append(f"{worker.job.title}: {value}")
+            self.outcome.refused.append((worker.job.title, str(value)))
         self.report_end(worker.job, kind == "refused")
         self.give_job(worker)
 
@@ -167,7 +171,7 @@ class Launch:
         failures = [record for record in records.values() if record and record.status == "failed"]
         lacking = [id for id, record in records.items() if record is None]
         if lacking and not refused and not self.store.claims.living().keys() & set(lacking):
-            self.outcome.refused.append(f"{job.title}: {len(lacking)} runs left no record, such as {lacking[0]}")
+            self.outcome.refused.append((job.title, f"{len(lacking)} runs left no record, such as {lacking[0]}"))
             refused = True
         self.outcome.failed += len(failures)
         self.watcher.ended(job, failures, refused)
@@ -188,8 +192,8 @@ class Launch:
         """Where a process cannot be started: others do its job, if there are any."""
         self.workers.remove(worker)
         self.queue.extendleft([worker.job] if worker.job else [])
-        if why not in self.outcome.refused:
-            self.outcome.refused.append(why)
+        if ("", why) not in self.outcome.refused:
+            self.outcome.refused.append(("", why))
 
     def try_again(self, worker: Worker, job: Job, end: Ended) -> bool:
         """Whether the job of a process that ended goes back into the queue; if not, its runs get failed records."""
@@ -217,7 +221,7 @@ class Launch:
             if not is_settled(before):
                 self.store.write_record(fail(begin_record(run, job.options, hardware=False), kind, how))
             elif self.terms.redo.asks_for(before):
-                self.outcome.refused.append(f"{job.title}: seed {run.seed}: {how}; its earlier record is kept")
+                self.outcome.refused.append((job.title, f"seed {run.seed}: {how}; its earlier record is kept"))
             self.store.claims.release(run.id)
 
     def stop(self, asked: Sequence[int]) -> None:
