@@ -18,7 +18,7 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Schedule
-from spurbench.bench.training import forward
+from spurbench.bench.training import plain
 from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.losses import problem_of
 from spurbench.bench.training.optimization import average_of
@@ -95,14 +95,17 @@ def test_seeds_together_equal_seeds_alone(name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("plain", [True, False])
-def test_stacked_through_the_network_equals_one_by_one(name: str, plain: bool) -> None:
-    """The way of a GPU, on the CPU; `plain` networks are differentiated by hand, others by autograd."""
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_stacked_through_the_network_equals_one_by_one(
+    name: str, by_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU, on the CPU; plain networks are differentiated by hand, others by autograd."""
     one_by_one, stacked = (engine_of(name, [3, 4, 5], "cpu") for _ in range(2))
+    if not by_hand:
+        monkeypatch.setattr(plain, "is_plain", lambda network: False)
     stacked = Engine(stacked.method, stacked.training, "float32", stacked.options, stacked.replicas, stacked=True)
-    assert not one_by_one.stacks[0].stacked and all(stack.stacked and stack.plain for stack in stacked.stacks)
-    for stack in stacked.stacks:
-        stack.plain = plain
+    assert all((stack.matrices is None) != by_hand for stack in stacked.stacks)
+    assert not one_by_one.stacks[0].stacked and all(stack.stacked for stack in stacked.stacks)
     for engine in (one_by_one, stacked):
         engine.train()
     for r in range(3):
@@ -174,7 +177,7 @@ def test_zero_columns_are_left_out_and_change_nothing() -> None:
     widths = [part.x.shape[-1] for part in engine.batches.micro_batches(0)[0]]
     assert sum(widths) / len(widths) < 120 and not any(width % 16 for width in widths)  # of 392
     full = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
-    full.stacks[0].first_weight = None
+    full.stacks[0].skips_zeros = False
     full.batches = full._make_batches()
     assert all(part.columns is None for part in full.batches.micro_batches(0)[0])
     for one in (engine, full):
@@ -275,10 +278,10 @@ def test_the_relu_is_torchs(dtype: torch.dtype) -> None:
     special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])
     z = torch.cat([special, torch.randn(500)]).to(dtype)
     g, h = torch.randn(len(z)).to(dtype), z.clone()
-    forward.relu_(h)
+    plain.relu_(h)
     assert torch.equal(h, z.relu())
     expected = torch.where(z > 0, g, 0.0)
-    forward.relu_backward_(g, h)
+    plain.relu_backward_(g, h)
     assert torch.equal(g, expected)
 
 

@@ -6,12 +6,13 @@ Axes in names: R replicas (seeds), B examples of the batch, b of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import itemgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spurbench.bench.core.errors import UserError
@@ -19,6 +20,7 @@ from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.before_training import Draw, inverse_frequency, send
 from spurbench.bench.plugins.dataset import Data, Inputs, join_inputs, map_inputs, tensors_in, to_numbers
 from spurbench.bench.plugins.training_settings import Minibatches
+from spurbench.bench.training.plain import with_one
 
 Pass = int | slice
 """The replicas that go through the network at once, as an index into the axis R: one, or all of them (slice(None))."""
@@ -34,6 +36,7 @@ class MicroBatch:
     x: Inputs
     columns: Tensor | None = None  # their indices
     rows: Tensor | None = None  # the examples' places [b] in the batch; None: after those of the micro-batch before
+    has_one: bool = False  # flat inputs with the last column that plain networks need
 
     def cut(self, size: int, axis: int) -> list[MicroBatch]:
         """The same in parts of at most `size` examples, which are along an axis."""
@@ -42,7 +45,7 @@ class MicroBatch:
 
     def part(self, of: slice, axis: int) -> MicroBatch:
         x = map_inputs(lambda each: each.narrow(axis, of.start, of.stop - of.start), self.x)
-        return MicroBatch(x, self.columns, None if self.rows is None else self.rows[of])
+        return replace(self, x=x, rows=None if self.rows is None else self.rows[of])
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -132,8 +135,9 @@ class Batches:
 class FullBatch(Batches):
     """Every step sees the whole training set, which is cut and converted once.
 
-    With `skip_zeros`, rows that are zero in the same columns lie together, so that most columns of a micro-batch can be
-    left out: half of the first layer's work on Colored MNIST beyond the absent colour.
+    For `plain` networks inputs are flat, with a last column of ones. With `skip_zeros`, rows that are zero in the same
+    columns lie together, so that most columns of a micro-batch can be left out: half of the first layer's work on
+    Colored MNIST beyond the absent colour.
     """
 
     def __init__(
@@ -144,10 +148,11 @@ class FullBatch(Batches):
         device: torch.device,
         size: int,
         dtype: torch.dtype,
+        plain: bool,
         skip_zeros: bool,
     ) -> None:
         super().__init__(data, passes, preprocessing, device)
-        self.dtype, self.skip_zeros = dtype, skip_zeros
+        self.dtype, self.plain, self.skip_zeros = dtype, plain, skip_zeros
         self.parts = [list(self.convert(replicas, size)) for replicas in passes]
 
     def micro_batches(self, step: int) -> list[list[MicroBatch]]:
@@ -165,19 +170,25 @@ class FullBatch(Batches):
             yield self.convert_one(replicas, raw, rows)
 
     def convert_one(self, replicas: Pass, raw: Sequence[Inputs], rows: Tensor | None) -> MicroBatch:
-        """A micro-batch; with `skip_zeros` flat, and without columns that are zero in all of it."""
+        """A micro-batch; with `skip_zeros` without columns that are zero in all of it."""
         ways = [self.preprocessing[r] for r in self.replicas_in(replicas)]
         inputs = [way(to_device(x, self.device)) for way, x in zip(ways, raw, strict=True)]
         x = join_inputs(torch.stack, inputs) if isinstance(replicas, slice) else inputs[0]
-        if not self.skip_zeros or not isinstance(x, Tensor):
+        if not self.plain or not isinstance(x, Tensor):
             return MicroBatch(in_dtype(x, self.dtype))
         x = x.flatten(2 if isinstance(replicas, slice) else 1)
-        filled = x.reshape(-1, x.shape[-1]).any(0)
-        kept = -(-int(filled.sum()) // TILE) * TILE  # some that are zero, to fill up the last tile
-        columns = filled.byte().argsort(stable=True, descending=True)[:kept].sort().values
-        whole = len(columns) == len(filled)
-        x = x[..., columns].to(self.dtype).contiguous()
-        return MicroBatch(x, None if whole else columns, None if rows is None else rows.to(self.device))
+        columns = filled_columns(x) if self.skip_zeros else None
+        if columns is not None:
+            x, columns = x[..., columns], F.pad(columns, (0, 1), value=x.shape[-1])
+        x = with_one(x.to(self.dtype))
+        return MicroBatch(x, columns, None if rows is None else rows.to(self.device), has_one=True)
+
+
+def filled_columns(x: Tensor) -> Tensor | None:
+    """The columns of flat inputs [..., b, i] that are not all zero, and some to fill up the last tile; None: all."""
+    filled = x.reshape(-1, x.shape[-1]).any(0)
+    kept = -(-(int(filled.sum()) + 1) // TILE) * TILE - 1  # the ones are a column, too
+    return None if kept >= len(filled) else filled.byte().argsort(stable=True, descending=True)[:kept].sort().values
 
 
 Order = tuple[int, Tensor, Tensor]

@@ -140,8 +140,8 @@ class Engine:
         rows = self.options.micro_batch * 4 // stack.dtype.itemsize  # as many bytes in bf16
         if has_batch_statistics(stack.networks[0]):  # they need all of the batch
             rows = len(data[0].train.y)
-        skip_zeros = stack.first_weight is not None
-        return FullBatch(data, stack.passes, preprocessing, self.device, rows, stack.dtype, skip_zeros)
+        plain = stack.matrices is not None
+        return FullBatch(data, stack.passes, preprocessing, self.device, rows, stack.dtype, plain, stack.skips_zeros)
 
     def train(self, before_step: Callable[[Engine], None] = lambda engine: None, until: int | None = None) -> None:
         """Train to the last step, or `until` an earlier one; `before_step` is called before each, may raise to stop."""
@@ -203,14 +203,12 @@ class Engine:
             by_features = [scale.scale(*pair) for pair in zip(by_features, of, strict=False)]
         none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
         for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
-            stack.backward(
-                done, by_logits[i], none if i or not by_features else by_features, 0 if scale else weight_penalty
-            )
+            stack.backward(done, by_logits[i], none if i or not by_features else by_features)
         if scale:
             self.overflown = scale.unscale([g for stack in self.stacks for g in stack.gradients.values()])
-            for stack in self.stacks:
-                for name, gradient in stack.gradients.items():
-                    gradient.add_(stack.parameters[name], alpha=2 * weight_penalty)
+        for stack in self.stacks if weight_penalty else ():
+            for name, gradient in stack.gradients.items():
+                gradient.add_(stack.parameters[name], alpha=2 * weight_penalty)
 
     @contextmanager
     def _uphill(self, distance: float) -> Iterator[None]:

@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.dataset import Inputs
-from spurbench.bench.training import forward
+from spurbench.bench.training import forward, plain
 from spurbench.bench.training.batching import MicroBatch, Pass, in_dtype
 from spurbench.bench.training.forward import Output, Tensors
 
@@ -132,10 +132,6 @@ class ReplicaStack:
         self.networks = [network.to(device).train() for network in networks]
         self.stacked, self.axis = stacked, 1 if stacked else 0
         self.passes: list[Pass] = [slice(None)] if stacked else list(range(len(networks)))
-        self.plain = forward.is_plain(self.networks[0])
-        self.dtype = low if low and self.plain else torch.float32  # of parameters in the forward pass
-        self.autocast = None if self.plain else low
-        self.first_weight = forward.first_weight(self.networks[0], bool(heads))
         self.parameters = stack_parameters(self.networks, trained=True)
         self.fixed = stack_parameters(self.networks, trained=False) if stacked else {}
         self.gradients = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
@@ -143,7 +139,14 @@ class ReplicaStack:
             parameter.grad = self.gradients[name]
         if not stacked:
             self._share_memory()
-        self.views, self.gradient_views = self._by_pass(self.parameters), self._by_pass(self.gradients)
+        self.dtype, self.autocast, self.matrices = torch.float32, low, None
+        multiplied, summed = self.parameters, self.gradients
+        if plain.is_plain(self.networks[0]):
+            self.dtype, self.autocast = low or torch.float32, None
+            self.matrices = plain.Matrices(self.parameters, self.dtype)
+            multiplied, summed = self.matrices.layers, self.matrices.gradients
+        self.views, self.gradient_views = by_pass(multiplied, self.passes), by_pass(summed, self.passes)
+        self.skips_zeros = self.matrices is not None and not (heads and len(multiplied) == 1)  # features are inputs
 
     def _share_memory(self) -> None:
         """Let the parameters of each replica's own network, and their gradients, be views of the stacked ones."""
@@ -152,43 +155,43 @@ class ReplicaStack:
                 parameter = network.get_parameter(name)
                 parameter.data, parameter.grad = self.parameters[name][r], self.gradients[name][r]
 
-    def _by_pass(self, tensors: Tensors) -> list[Tensors]:
-        return by_pass(tensors, self.passes)
-
     def compile(self) -> None:
         """Compile the networks, where they are called at all: a plain one is differentiated by hand."""
-        if not self.stacked and not self.plain:
+        if not self.stacked and not self.matrices:
             for network in self.networks:
                 network.compile()
 
     def forward(self, inputs: list[list[MicroBatch]]) -> ForwardPass:
         """Forward all replicas, micro-batch by micro-batch; `inputs` has a list of micro-batches for each pass."""
         outputs = []
+        if self.matrices:
+            self.matrices.fill(self.parameters)
         for replicas, network, head, parameters, parts in zip(
-            self.passes, self.networks, self.heads, self._cast_parameters(), inputs, strict=False
+            self.passes, self.networks, self.heads, self.views, inputs, strict=False
         ):
             with self.noise.of(replicas):
                 one = self._forward_twice if self.accumulate else self._forward_one
                 outputs.append([one(network, head, parameters, part) for part in parts])
         return ForwardPass(inputs, outputs, self.axis)
 
-    def _cast_parameters(self) -> list[Tensors]:
-        """The parameters of each pass in the precision of the forward pass."""
-        if self.dtype == torch.float32:
-            return self.views
-        return self._by_pass({name: p.to(self.dtype) for name, p in self.parameters.items()})
-
     def _forward_one(self, network: nn.Module, head: nn.Module | None, parameters: Tensors, part: MicroBatch) -> Output:
-        """What a micro-batch gives; columns of the first weight that meet only zeros are left out."""
-        if self.first_weight is not None and part.columns is not None:
-            parameters = parameters | {self.first_weight: parameters[self.first_weight].index_select(-1, part.columns)}
+        """What a micro-batch gives."""
+        if self.matrices:
+            return self._forward_plain(self.matrices, parameters, part)
         x = in_dtype(part.x, self.dtype)
-        if self.plain and isinstance(x, Tensor):
-            return forward.by_hand(parameters, x.flatten(self.axis + 1))
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             if self.stacked:
                 return forward.lifted(network, parameters, self.fixed, x, head)
             return forward.by_autograd(network, x, head)
+
+    def _forward_plain(self, matrices: plain.Matrices, layers: Tensors, part: MicroBatch) -> Output:
+        """What a micro-batch gives; columns of the first layer that meet only zeros are left out."""
+        assert isinstance(part.x, Tensor)
+        if part.columns is not None:
+            first = next(iter(layers))
+            layers = layers | {first: layers[first].index_select(-1, part.columns)}
+        x = part.x if part.has_one else plain.with_one(part.x.flatten(self.axis + 1).to(self.dtype))
+        return plain.by_hand(layers, x, matrices.features)
 
     def _forward_twice(self, *given: Any) -> Output:
         """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""
@@ -201,21 +204,15 @@ class ReplicaStack:
 
         return Output(output.logits, output.features, backward)
 
-    def backward(
-        self,
-        done: ForwardPass,
-        of_logits: Sequence[Tensor],
-        of_features: Sequence[Tensor | None],
-        weight_penalty: float,
-    ) -> None:
-        """Set the gradients to those of loss + weight_penalty · ‖parameters‖², given the loss's by logits and features.
+    def backward(self, done: ForwardPass, of_logits: Sequence[Tensor], of_features: Sequence[Tensor | None]) -> None:
+        """Set the gradients to those of the loss, given its own by logits and features, one of each for every pass.
 
-        There is one of each for every pass. Each micro-batch is handed its slice; gradients are summed in float32.
+        Each micro-batch is handed its slice; gradients are summed in float32.
         """
         whole = all(len(parts) == 1 and parts[0].columns is None for parts in done.inputs)
-        overwrite = whole and self.plain and self.dtype == torch.float32 and not weight_penalty  # nothing to add to
-        for name, gradient in () if overwrite else self.gradients.items():
-            torch.mul(self.parameters[name], 2 * weight_penalty, out=gradient) if weight_penalty else gradient.zero_()
+        overwrite = whole and self.matrices is not None and self.dtype == torch.float32  # nothing to add to
+        if not overwrite:
+            torch._foreach_zero_([each for of_pass in self.gradient_views for each in of_pass.values()])
         for i, (by_logits, by_features, parts, outputs, gradients) in enumerate(
             zip(of_logits, of_features, done.inputs, done.outputs, self.gradient_views, strict=True)
         ):
@@ -226,11 +223,13 @@ class ReplicaStack:
                 if of_head is not None and output.features is not None:
                     of_head = of_head.to(output.features.dtype)
                 found = output.backward(slope.to(output.logits.dtype), of_head, gradients if overwrite else {})
-                if not found:
-                    continue
-                if self.first_weight is not None and part.columns is not None:
-                    gradients[self.first_weight].index_add_(-1, part.columns, found.pop(self.first_weight).float())
-                torch._foreach_add_([gradients[name] for name in found], list(found.values()))
+                if found and part.columns is not None:
+                    first = next(iter(gradients))
+                    gradients[first].index_add_(-1, part.columns, found.pop(first).float())
+                if found:
+                    torch._foreach_add_([gradients[name] for name in found], list(found.values()))
+        if self.matrices:
+            self.matrices.give(self.gradients)
 
     def function(self, r: int) -> Callable[[Inputs], Tensor]:
         """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""

@@ -174,11 +174,12 @@ def train(case: Case, precision: str, seeds: list[int], shape: Shape, start: Any
 def product_seconds(engine: Engine) -> float:
     """What the matrix products of one step of a plain network take by themselves, of all its replicas."""
     stack, counts = engine.stacks[0], Counter[tuple[int, int, int]]()
-    widths = [weight.shape[-2] for weight in stack.parameters.values() if weight.ndim == 3]
+    assert stack.matrices is not None
+    widths = [layer.shape[-2] for layer in stack.matrices.layers.values()]
     for parts in engine.batches.micro_batches(0):
         for part in parts:
             assert isinstance(part.x, Tensor)
-            rows, columns = part.x.flatten(1).shape
+            rows, columns = part.x.shape
             dims = [columns, *widths]
             for before, after in zip(dims, dims[1:], strict=False):
                 counts[rows, before, after] += 1  # forward
