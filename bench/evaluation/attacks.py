@@ -151,16 +151,20 @@ def search_margins(target: Target, u: Tensor, y: Tensor, attack: Margins, check_
     left = best.isfinite() & (best > 0)
     if attack.resolution:  # the released search continues above the smallest size found
         high = torch.minimum(high, best)
+    ahead, flips = attack.share * high / 2, torch.zeros_like(high)
     for _ in range(attack.tries):
         if not left.any():
             break
         check_stop()
         middle = (low + high) / 2
+        if attack.resolution:  # a step before the flip there was none: the margin is hardly below that
+            middle = torch.maximum(middle, high - ahead)
         size = attack_within(target, u, y, gradient, middle, left, attack)
-        best = torch.minimum(best, size)
-        low, high = torch.where(size.isinf(), middle, low), torch.where(size.isinf(), high, middle)
+        best, flipped = torch.minimum(best, size), size.isfinite()
+        low, high = torch.where(flipped, low, middle), torch.where(flipped, middle, high)
         if attack.resolution:
-            high = torch.minimum(high, best)
+            high, flips = torch.minimum(high, best), flips + flipped
+            ahead = torch.where(flipped, attack.share * middle / 2 * 1.5**flips, ahead)
         left = left & (high - low > attack.resolution)
     return best
 
