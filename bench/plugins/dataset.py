@@ -208,10 +208,10 @@ class Margins:
     """The search for the smallest L∞ perturbation that flips an image, as the paper's Figure 2 released it.
 
     Attacks of `steps` steps, each `share` of eps long, that end at the first success. eps grows by half until the
-    attack succeeds, at most `tries` times, and is then bisected as often, here only until it is known to `resolution`
-    (0: as released). `batch` images at a time; None leaves it to the device. The released steps go up the loss, whose
-    `gradient` vanishes in float32 where a network is very sure; that of "logits" does not, and for two classes has the
-    same signs elsewhere.
+    attack succeeds, at most `tries` times, and is then bisected as often; with a `resolution` the search begins near
+    the smallest perturbation found and ends when the margin is known so well (0: as released). `batch` images at a
+    time; None leaves it to the device. The released steps go up the loss, whose `gradient` vanishes in float32 where a
+    network is very sure; that of "logits" does not, and for two classes has the same signs elsewhere.
     """
 
     split: str = "train"
