@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from spurbench.bench.cli.main import main
+from spurbench.bench.core.machine import cores
 
 TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "training.steps=3"]
 
@@ -196,6 +197,15 @@ def test_estimate_projects_from_a_few_steps(command: Any, tmp_path: Path) -> Non
     assert 0 < erm["seconds_per_step"] < 5 and erm["total_seconds"] == pytest.approx(10 * erm["seconds"])
     assert "seconds_per_step" not in chance and "2: colored_mnist × random" in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_estimate_counts_looks_and_seeds_that_train_together(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "seeds: 0-9\ndatasets:\n  - {dataset: two_moon, methods: [erm]}\n  - dataset: two_shortcuts\n"
+        "    training: {steps: 1000}\n    methods: [erm, {method: erm, label: looks, training: {evaluate: 1}}]\n"
+    )
+    small, none, looks = json.loads(command("estimate", "g.yaml", "--json", cwd=tmp_path).stdout)
+    assert small["together"] == min(5, -(-10 // cores())) and looks["seconds"] > 1.5 * none["seconds"]
 
 
 def test_estimate_tells_a_search_from_the_runs_it_decides(command: Any, tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def estimate(
     draws: options.Draws = None,
     rule: options.Rule = None,
     only: options.Only = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each cell, after one warm-up step.")] = 3,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps to measure in each cell, or more in half a second, after one to warm up.")
+    ] = 3,
     device: options.Device = "auto",
     precision: options.Precision = None,
     threads: options.Threads = None,
@@ -91,7 +93,7 @@ def estimate(
 ) -> None:
     """Measure a few steps of each cell and project what the whole grid would take on this machine.
 
-    Times are for one process that trains one seed after the other; nothing is recorded.
+    Times are for one process that trains run after run, seeds of small networks together; nothing is recorded.
 
     [dim]spurbench estimate paper[/dim]
     [dim]spurbench estimate --dataset cifar10 --method erm --set cifar10.origin=jpeg[/dim]

@@ -34,8 +34,7 @@ class Monitor(Observer):
 
     def after_step(self, engine: Engine, step: Step) -> None:
         training = engine.training
-        interval = max(1, training.steps // engine.options.history)
-        if (engine.step - 1) % interval == 0:
+        if (engine.step - 1) % interval(engine) == 0:
             self.extend_history(engine, step)
         if training.evaluate and engine.step % training.evaluate == 0:
             self.evaluate(engine)
@@ -85,6 +84,11 @@ class Monitor(Observer):
         self.progress = [
             Progress(**state | {"evaluations": convert(state["evaluations"], list[Look])}) for state in states
         ]
+
+
+def interval(engine: Engine) -> int:
+    """Steps between two points of a learning curve."""
+    return max(1, engine.training.steps // engine.options.history)
 
 
 def share_right(logits: Tensor, y: Tensor) -> Tensor:

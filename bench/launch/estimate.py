@@ -1,16 +1,16 @@
-"""What a grid would cost on this machine: a few steps of each cell, and from them the time of all its updates."""
+"""What a grid would cost on this machine: a few steps of each cell, and from them the time of all its runs."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from spurbench.bench.core.terminal import duration
+from spurbench.bench.evaluation.monitor import Monitor, interval
 from spurbench.bench.grid.cells import Grid
 from spurbench.bench.grid.expand import expand, summarize
 from spurbench.bench.jobs.job import Job
@@ -21,20 +21,22 @@ from spurbench.bench.launch.runner import Settings, options_of, step_flops
 from spurbench.bench.plugins.dataset import count_inputs, split_inputs
 from spurbench.bench.records.plan import Cell
 from spurbench.bench.records.run import Run
-from spurbench.bench.training.engine import kernels_for
+from spurbench.bench.training.engine import Engine, kernels_for
 from spurbench.bench.training.replica import Frozen
 
 COLUMNS = {"dataset": "dataset", "label": "method", "precision": "precision", "rows": "rows", "step": "a step",
            "memory": "MB", "steps": "steps", "run": "a run", "runs": "runs", "total": "all runs"}  # fmt: skip
 SAMPLE = 32  # examples by which the time for features is measured
+SHORTEST = 0.5  # seconds of a measurement: small steps are taken until it is over
 
 
 def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, Any]]:
-    """One row a cell: the median time of `steps` steps of one seed alone, after one to warm up, and what follows.
+    """One row a cell: what a run takes by some steps of it, at least `steps` and half a second, after one to warm up.
 
-    Seconds of `run` and `total` are of one process that trains one seed after the other, searches included; scoring,
-    attacks and the wait for data that are not yet in memory are left out. Cells that cannot be run, or do not train,
-    have no times, nor have those that start from other runs: what they train on is known only when those are done.
+    The runs that would train together do so here, and the looks at held-out splits count; `run` is one run's share,
+    `total` that of all in one process, searches included. Scoring at the end, attacks and the wait for data that are
+    not yet in memory are left out. Cells that cannot be run, or do not train, have no times, nor have those that start
+    from other runs: what they train on is known only when those are done.
     """
     where = placement.choose(settings.device, settings.jobs, settings.threads, len(expand(grid, {}).runs()))
     for cell in grid.cells:
@@ -44,32 +46,33 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
         known |= {"runs": row["runs"] + row["search_runs"]}
         if row["updates"] and not row["starts_from"]:
             known["total_seconds"] = 0.0
-            for run, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
-                threads = where.job_threads(step_flops(run))
-                options = replace(options_of(settings, where), device=where.devices[0], threads=threads)
-                known |= measure(Job([run], cell.label, options), steps)
-                known["seconds"] = known["seconds_per_step"] * run.training["steps"]
+            for runs, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
+                flops = step_flops(runs[0])
+                options = replace(
+                    options_of(settings, where), device=where.devices[0], threads=where.job_threads(flops)
+                )
+                together = runs[: where.job_height(flops, len(runs))]
+                known |= measure(Job(together, cell.label, options), steps)
                 known["total_seconds"] += known["seconds_per_step"] * updates
         yield known
 
 
-def shares(cell: Cell) -> list[tuple[Run, int]]:
-    """A run of a cell's search, if it has one, and a run of the cell itself; each with all updates of its kind."""
+def shares(cell: Cell) -> list[tuple[list[Run], int]]:
+    """The seeds of a draw of a cell's search, if it has one, and those of the cell itself; all updates of each kind."""
     found = []
-    search = [(draw.seeds, draw.training["steps"]) for draw in cell.draws]
     parts = list(cell.parts())
-    if updates := sum(len(seeds) * steps for seeds, steps in search):
-        found.append((Run(**parts[0][0], seed=parts[0][1][0]), updates))
+    if updates := sum(len(draw.seeds) * draw.training["steps"] for draw in cell.draws):
+        found.append(([Run(**parts[0][0], seed=seed) for seed in parts[0][1]], updates))
     if updates := len(cell.seeds) * cell.training["steps"]:
         own = parts[-1][0]
         if cell.hyper_parameters is None:  # what the search will choose is not known yet, and costs no less or more
             own = own | {"hyper_parameters": cell.draws[0].hyper_parameters}
-        found.append((Run(**own, seed=cell.seeds[0]), updates))
+        found.append(([Run(**own, seed=seed) for seed in cell.seeds], updates))
     return found
 
 
 def measure(job: Job, steps: int) -> dict[str, Any]:
-    """Time and memory of one seed's steps."""
+    """Time and memory of the steps of some seeds together."""
     device, setup = job.options.device, set_up(job)
     training = setup.training
     tune_process(job.options.threads, device)
@@ -77,26 +80,50 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
     replicas = [setup.draw(run) for run in job.runs]
     threads = setup.threads(replicas[0])
     torch.set_num_threads(threads)
-    engine = setup.make_engine(replicas)
-    model, times = engine.model(0), []
-    with kernels_for(training.batch):
-        for _ in range(steps + 1):
-            begun = time.perf_counter()
-            engine.update()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - begun)
+    engine = setup.make_engine(replicas, Monitor(len(replicas)))
+    seconds = seconds_of(engine, steps) / len(replicas)
     frozen = replicas[0].frozen
     return {
         "network": training.network.name,
         "parameters": sum(parameter[0].numel() for parameter in engine.stacks[0].parameters.values()),
-        "rows": training.batch or len(model.data.train.y),
+        "rows": training.batch or len(replicas[0].data.train.y),
         "threads": threads,
-        "seconds_per_step": statistics.median(times[1:]),
+        "together": len(replicas),
+        "seconds": seconds,
+        "seconds_per_step": seconds / training.steps,
         "memory_mb": round(peak_memory(device) / 2**20),
         "steps": training.steps,
         **({"features_seconds": features_seconds(frozen, torch.device(device))} if frozen else {}),
     }
+
+
+def seconds_of(engine: Engine, steps: int) -> float:
+    """How long an engine would train: by the mean time of some steps, of a point of the curve and of a look."""
+    training, monitor, taken = engine.training, engine.observer, 0
+    assert isinstance(monitor, Monitor)
+
+    def timed(action: Callable[[], object]) -> float:
+        begun = time.perf_counter()
+        action()
+        if engine.device.type == "cuda":
+            torch.cuda.synchronize(engine.device)
+        return time.perf_counter() - begun
+
+    def some_steps() -> None:
+        nonlocal taken
+        until = time.perf_counter() + SHORTEST
+        while taken < steps or time.perf_counter() < until:
+            engine.update()
+            taken += 1
+
+    with kernels_for(training.batch):
+        first = engine.update()
+        monitor.extend_history(engine, first)
+        step = timed(some_steps) / taken
+        point = timed(lambda: monitor.extend_history(engine, first))
+        looks = training.steps // training.evaluate if training.evaluate else 0
+        look = timed(lambda: monitor.evaluate(engine)) if looks else 0.0
+    return step * training.steps + point * -(-training.steps // interval(engine)) + look * looks
 
 
 def features_seconds(frozen: Frozen, device: torch.device) -> float:
