@@ -18,7 +18,7 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Data, Dataset, Split, Training
 from spurbench.bench.plugins.method import Method
 from spurbench.bench.plugins.training_settings import Schedule
-from spurbench.bench.training import plain
+from spurbench.bench.training import forward
 from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.losses import problem_of
 from spurbench.bench.training.optimization import average_of
@@ -102,7 +102,7 @@ def test_stacked_through_the_network_equals_one_by_one(
     """The way of a GPU, on the CPU; plain networks are differentiated by hand, others by autograd."""
     one_by_one, stacked = (engine_of(name, [3, 4, 5], "cpu") for _ in range(2))
     if not by_hand:
-        monkeypatch.setattr(plain, "is_plain", lambda network: False)
+        monkeypatch.setattr(forward, "is_plain", lambda network: False)
     stacked = Engine(stacked.method, stacked.training, "float32", stacked.options, stacked.replicas, stacked=True)
     assert all((stack.matrices is None) != by_hand for stack in stacked.stacks)
     assert not one_by_one.stacks[0].stacked and all(stack.stacked for stack in stacked.stacks)
@@ -278,10 +278,10 @@ def test_the_relu_is_torchs(dtype: torch.dtype) -> None:
     special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-40])
     z = torch.cat([special, torch.randn(500)]).to(dtype)
     g, h = torch.randn(len(z)).to(dtype), z.clone()
-    plain.relu_(h)
+    forward.relu_(h)
     assert torch.equal(h, z.relu())
     expected = torch.where(z > 0, g, 0.0)
-    plain.relu_backward_(g, h)
+    forward.relu_backward_(g, h)
     assert torch.equal(g, expected)
 
 

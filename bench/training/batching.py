@@ -20,12 +20,11 @@ from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.before_training import Draw, inverse_frequency, send
 from spurbench.bench.plugins.dataset import Data, Inputs, join_inputs, map_inputs, tensors_in, to_numbers
 from spurbench.bench.plugins.training_settings import Minibatches
-from spurbench.bench.training.plain import with_one
+from spurbench.bench.training.forward import filled_columns, with_one, zeros_together
 
 Pass = int | slice
 """The replicas that go through the network at once, as an index into the axis R: one, or all of them (slice(None))."""
 PADDING = 4  # pixels around an image before a random crop of its own size
-TILE = 16  # columns: products of a multiple of it are faster
 ON_DEVICE = 1 / 3  # of a GPU's free memory: the most that training inputs may take of it
 
 
@@ -184,13 +183,6 @@ class FullBatch(Batches):
         return MicroBatch(x, columns, None if rows is None else rows.to(self.device), has_one=True)
 
 
-def filled_columns(x: Tensor) -> Tensor | None:
-    """The columns of flat inputs [..., b, i] that are not all zero, and some to fill up the last tile; None: all."""
-    filled = x.reshape(-1, x.shape[-1]).any(0)
-    kept = -(-(int(filled.sum()) + 1) // TILE) * TILE - 1  # the ones are a column, too
-    return None if kept >= len(filled) else filled.byte().argsort(stable=True, descending=True)[:kept].sort().values
-
-
 Order = tuple[int, Tensor, Tensor]
 """An epoch, and its rows on the CPU and on the network's device."""
 
@@ -273,15 +265,6 @@ class MiniBatch(Batches):
         corners = torch.randint(2 * padding + 1, (2, len(x)), generator=generator)
         drawn = send(torch.cat([corners, flips[None]]), x.device)
         return crop_and_flip(x, padding, drawn[:2], drawn[2].bool())
-
-
-def zeros_together(x: Tensor) -> Tensor:
-    """An order [n] of examples [n, ...]: by which channels are all zero, then by the rarest column that is not."""
-    filled = x.flatten(1) != 0
-    rarest = filled[:, filled.sum(0).argsort(stable=True)].byte().argmax(1)
-    channels = x.flatten(2).any(2) if x.ndim > 2 else filled.any(1, keepdim=True)
-    alike: Tensor = torch.unique(channels, dim=0, return_inverse=True)[1]
-    return (alike * filled.shape[1] + rarest).argsort(stable=True)
 
 
 def complete(draw: Draw, data: Data, sampling: Minibatches) -> tuple[Tensor, Tensor | None]:

@@ -17,9 +17,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from spurbench.bench.core.seeds import stream
 from spurbench.bench.plugins.dataset import Inputs
-from spurbench.bench.training import forward, plain
+from spurbench.bench.training import forward
 from spurbench.bench.training.batching import MicroBatch, Pass, in_dtype
-from spurbench.bench.training.forward import Output, Tensors
+from spurbench.bench.training.forward import Matrices, Output, Tensors
 
 
 @dataclass
@@ -141,9 +141,9 @@ class ReplicaStack:
             self._share_memory()
         self.dtype, self.autocast, self.matrices = torch.float32, low, None
         multiplied, summed = self.parameters, self.gradients
-        if plain.is_plain(self.networks[0]):
+        if forward.is_plain(self.networks[0]):
             self.dtype, self.autocast = low or torch.float32, None
-            self.matrices = plain.Matrices(self.parameters, self.dtype)
+            self.matrices = Matrices(self.parameters, self.dtype)
             multiplied, summed = self.matrices.layers, self.matrices.gradients
         self.views, self.gradient_views = by_pass(multiplied, self.passes), by_pass(summed, self.passes)
         self.skips_zeros = self.matrices is not None and not (heads and len(multiplied) == 1)  # features are inputs
@@ -184,14 +184,14 @@ class ReplicaStack:
                 return forward.lifted(network, parameters, self.fixed, x, head)
             return forward.by_autograd(network, x, head)
 
-    def _forward_plain(self, matrices: plain.Matrices, layers: Tensors, part: MicroBatch) -> Output:
+    def _forward_plain(self, matrices: Matrices, layers: Tensors, part: MicroBatch) -> Output:
         """What a micro-batch gives; columns of the first layer that meet only zeros are left out."""
         assert isinstance(part.x, Tensor)
         if part.columns is not None:
             first = next(iter(layers))
             layers = layers | {first: layers[first].index_select(-1, part.columns)}
-        x = part.x if part.has_one else plain.with_one(part.x.flatten(self.axis + 1).to(self.dtype))
-        return plain.by_hand(layers, x, matrices.features)
+        x = part.x if part.has_one else forward.with_one(part.x.flatten(self.axis + 1).to(self.dtype))
+        return forward.by_hand(layers, x, matrices.features)
 
     def _forward_twice(self, *given: Any) -> Output:
         """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""
