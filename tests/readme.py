@@ -117,7 +117,7 @@ def environments(by_cell: Cells) -> str:
     for (_, label), cell in by_cell.items():
         columns = [part for split in ("test", "train") for part in (published(cell, split), ours(cell, split)[1])]
         lines.append(f"| {label} | {' | '.join(columns)} | {runs(cell)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", marked("colored_mnist")])
 
 
 def searched(by_cell: Cells, of: str) -> list[str]:
@@ -150,9 +150,8 @@ def marked(grid: str) -> str:
     told = []
     for cell in plan.cells:
         found = [record.measures.get("train", {}) for id in cell.ids if (record := store.record(id))]
-        shares = [
-            mean(one[f"marked_{name}"] for one in found) for name in ("precision", "recall") if "marked" in found[0]
-        ]
+        found = [one for one in found if "marked" in one]
+        shares = [mean(one[f"marked_{name}"] for one in found) for name in ("precision", "recall") if found]
         told += [f"{cell.label} {shares[0]:.0%}, {shares[1]:.0%}"] if shares else []
     text = (
         "Precision and recall of the training examples that a row marks as of a minority, a group whose attribute "
