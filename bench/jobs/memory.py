@@ -29,7 +29,7 @@ def tune_process(threads: int, device: str = "cpu") -> None:
 def make_deterministic() -> None:
     """Let a GPU give the same numbers each time, and float32 be float32: by default convolutions round to TF32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrices are multiplied
-    torch.use_deterministic_algorithms(True, warn_only=True)  # where there is none, torch warns once
+    torch.set_deterministic_debug_mode("warn")  # where there is none, torch warns once
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

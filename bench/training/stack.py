@@ -158,6 +158,8 @@ class ReplicaStack:
     def compile(self) -> None:
         """Compile the networks, where they are called at all: a plain one is differentiated by hand."""
         if not self.stacked and not self.matrices:
+            asked = torch.are_deterministic_algorithms_enabled()
+            torch.use_deterministic_algorithms(asked, warn_only=True)  # this tells the compiler, which it loads for that
             for network in self.networks:
                 network.compile()
 
