@@ -29,11 +29,11 @@ GRID = """
 name: chaos
 seeds: 0-{last}
 datasets:
-  - dataset: two_moon
-    options: {{examples: 60}}
+  - dataset: points
     training: {{steps: 600, width: 60}}
     methods: [erm, sd, lff, {{method: erm, label: dropped out, training: {{dropout: 0.5}}}}]
 """
+POINTS = Path(__file__).with_name("points.py")
 LINE = [sys.executable, "-c", "from spurbench.bench.cli.main import main; main()"]
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.truncate"}  # of Python's audit, on files
 LOOSE = ("digest", "cost", "provenance")  # of a record: what may differ between two runs of the same thing
@@ -63,6 +63,14 @@ if full:
 """
 
 
+def start_anew(line: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A command of spurbench that knows what is done to it, in an environment of its own; what it says is kept."""
+    path = os.pathsep.join([str(folder / "path"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = os.environ | {"PYTHONPATH": path} | environment
+    with open(folder / "said", "a") as said:
+        return subprocess.Popen([*LINE, *line], env=own, stdout=said, stderr=said, text=True, start_new_session=True)
+
+
 @dataclass
 class Chaos:
     """A store that is disturbed, and how its launcher is started."""
@@ -71,6 +79,7 @@ class Chaos:
     seeds: int = 4
     jobs: int = 2
     random: random.Random = field(default_factory=lambda: random.Random(0))
+    launch: Callable[[list[str], Path, dict[str, str]], Any] = start_anew
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,15 +88,12 @@ class Chaos:
         (self.folder / "path" / "sitecustomize.py").write_text(CUSTOM)
         self.store = self.folder / "store"
 
-    def start(self, **environment: str) -> subprocess.Popen[str]:
+    def start(self, **environment: str) -> Any:
         """The launcher in the background, in a process group of its own."""
-        path = os.pathsep.join([str(self.folder / "path"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        own = {"PYTHONPATH": path, "CHAOS_LOG": str(self.folder / "log"), **environment}
-        line = [*LINE, "run", str(self.folder / "grid.yaml"), "--store", str(self.store), "--jobs", str(self.jobs),
-                "--checkpoint-seconds", "0.1"]  # fmt: skip
-        with open(self.folder / "said", "a") as said:
-            return subprocess.Popen(line, env={**os.environ, **own}, stdout=said, stderr=said, text=True,
-                                    start_new_session=True)  # fmt: skip
+        own = {"CHAOS_LOG": str(self.folder / "log"), **environment}
+        line = ["run", str(self.folder / "grid.yaml"), "--plugin", str(POINTS), "--store", str(self.store),
+                "--jobs", str(self.jobs), "--checkpoint-seconds", "0.1"]  # fmt: skip
+        return self.launch(line, self.folder, own)
 
     def finish(self, **environment: str) -> None:
         """Run to the end, undisturbed but for what the environment says."""
@@ -101,13 +107,15 @@ class Chaos:
 
         With `saved` the while begins when a run has saved its state, which is later than all that comes before.
         """
+        before = self.saved()
         running = self.start()
         if saved:
-            wait_until(lambda: list(self.store.glob("checkpoints/*.pt")))
+            wait_until(lambda: self.saved() - before)
         try:
             running.wait(timeout=self.random.uniform(0, within))
         except subprocess.TimeoutExpired:
             workers = children(running.pid)
+            assert workers or not saved
             victim = self.random.choice(workers) if what == "worker" and workers else running.pid
             if what == "group":
                 os.killpg(running.pid, signal.SIGKILL)
@@ -122,8 +130,8 @@ class Chaos:
         """Stop a worker until another launcher has taken its run over and done it; then let it go on."""
         short = {"SPURBENCH_CLAIM_SECONDS": "2"}
         running = self.start(**short)
-        wait_until(lambda: self.store.exists() and written(claims(self.store)) or running.poll() is not None)
-        held = [claim["pid"] for claim in claims(self.store).values()]
+        wait_until(lambda: self.saved() or running.poll() is not None)
+        held = children(running.pid)
         for pid in (running.pid, *held):
             os.kill(pid, signal.SIGSTOP)
         self.finish(**short)
@@ -144,6 +152,10 @@ class Chaos:
         """Two launchers at once, the clock of one 20 minutes ahead."""
         both = [self.start(), self.start(CHAOS_CLOCK="1200")]
         assert [running.wait(timeout=600) for running in both] == [0, 0]
+
+    def saved(self) -> set[tuple[str, int]]:
+        """The states of runs that there are, by file and time."""
+        return {(path.name, path.stat().st_mtime_ns) for path in self.store.glob("checkpoints/*.pt")}
 
     # ---- what must hold ---------------------------------------------------------------------------------------------
 
@@ -195,11 +207,6 @@ def compare(disturbed: Path, unbroken: Path) -> dict[str, int]:
         ),
         "left over": len(leftovers(disturbed)),
     }
-
-
-def written(found: dict[str, dict[str, Any]]) -> bool:
-    """Whether there are claims, and none of them is just being written."""
-    return bool(found) and all(found.values())
 
 
 def claims(store: Path) -> dict[str, Any]:
@@ -271,10 +278,11 @@ def small_job(store: Path) -> Callable[[], Any]:
     from spurbench.bench.jobs.job import Job
     from spurbench.bench.jobs.setup import set_up
     from spurbench.bench.jobs.worker import run_job
+    from spurbench.bench.plugins import registry
     from spurbench.bench.training.execution import Options
 
-    sets = ["training.steps=4", "training.width=20", "two_moon.examples=40"]
-    planned = [run for run, _ in expand(adhoc_grid("two_moon", ["lff"], "0-2", sets), {}).runs()]
+    registry.add_plugin(POINTS)
+    planned = [run for run, _ in expand(adhoc_grid("points", ["lff"], "0-2", ["training.steps=4"]), {}).runs()]
     job = Job(planned, "lff", Options(history=2, checkpoint_seconds=-1))
     set_up(job)  # imported here once, not in every process that is killed
     return lambda: run_job(job, Store.open(store, create=True), lambda step: None, lambda: False)

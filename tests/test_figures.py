@@ -19,6 +19,7 @@ from msgspec.structs import replace
 sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_counts
 
+from spurbench.bench.core import processes
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.files import running as alive
 from spurbench.bench.evaluation import theory
@@ -192,8 +193,13 @@ def test_trained_again_bit_for_bit(made: Path, own: dict[str, sheet.Figure], tmp
     assert draw.prepare(own["surfaces"], bare).missing == [] and draw.find_retrainings([own["surfaces"]], bare) == []
 
 
-def test_nothing_to_train_again_is_no_mistake(made: Path, own: Any, tmp_path: Path, command: Any) -> None:
-    said = command("figure", "own.yaml", made / "store", "--train", "--partial", "--out", tmp_path, code=0)
+def test_nothing_to_train_again_is_no_mistake(
+    made: Path, own: Any, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = processes.ProcessPoolExecutor
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", lambda jobs, *more: pool(1, *more))  # one to import torch
+    line = ("figure", "own.yaml", made / "store", "--train", "--partial", "--jobs", 2, "--out", tmp_path)
+    said = command(*line, code=0)
     assert "retraining" in said.stderr  # the first time the probe's features are looked for
     again_ = command("figure", "own.yaml", made / "store", "--train", "--out", tmp_path, code=0)
     assert "retraining" not in again_.stderr and (tmp_path / "surfaces.svg").exists()
@@ -209,7 +215,7 @@ ENDED = {signal.SIGTERM: 130, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKIL
 
 
 @pytest.mark.parametrize("number", ENDED)
-def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path: Path, number: signal.Signals) -> None:
+def test_no_process_outlives_training_again(started: Any, until: Any, tmp_path: Path, number: signal.Signals) -> None:
     """The signal comes to the command alone while two processes train and a third run waits."""
     (tmp_path / "small.yaml").write_text(ENDLESS)
     (tmp_path / "own.yaml").write_text(FIGURES.partition("features:")[0].partition("    - {kind")[0])
@@ -217,7 +223,7 @@ def test_no_process_outlives_training_again(spurbench: Any, until: Any, tmp_path
     for run, _ in expand(load_grid(str(tmp_path / "small.yaml")), {}).runs():
         record = begin_record(run, Options())
         store.write_record(record.with_(status="done", cause=None, groups=["y0", "y1"]))
-    running = spurbench.start("figure", "own.yaml", "store", "--train", "--jobs", 2, cwd=tmp_path)
+    running = started("figure", "own.yaml", "store", "--train", "--jobs", 2, cwd=tmp_path)
     try:
         until(lambda: sum(map(trains, family(running.pid))) == 2)
         below = family(running.pid)

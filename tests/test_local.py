@@ -21,6 +21,7 @@ from spurbench.bench.plugins import registry
 from spurbench.bench.store.claims import Claims, encode, holder
 from spurbench.bench.store.store import Store
 
+POINTS = ["--plugin", Path(__file__).with_name("points.py"), "--dataset", "points", "--seeds", "0"]
 TWO_MOON = ["--dataset", "two_moon", "--seeds", "0", "--set", "two_moon.examples=100"]
 
 
@@ -37,7 +38,7 @@ def predictions(store: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.glob("predictions/*/*.npz")}
 
 
-LFF = ["run", *TWO_MOON, "--method", "lff", "--set", "training.steps=600", "--checkpoint-seconds", "0.05"]
+LFF = ["run", *POINTS, "--method", "lff", "--set", "training.steps=600", "--checkpoint-seconds", "0.05"]
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def unbroken(command: Any, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("saves", [1, 5])
 def test_killed_and_resumed_is_bit_identical(
-    spurbench: Any, command: Any, until: Any, tmp_path: Path, unbroken: Path, saves: int
+    started: Any, command: Any, until: Any, tmp_path: Path, unbroken: Path, saves: int
 ) -> None:
     """SIGKILL to launcher and worker after so many checkpoints; then the same command again."""
     broken = tmp_path / "broken"
-    running = spurbench.start(*LFF, "--store", broken)
+    running = started(*LFF, "--store", broken)
     seen = set[int]()
 
     def often_enough() -> bool:
@@ -73,7 +74,7 @@ def test_killed_and_resumed_is_bit_identical(
 
 def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, until: Any, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=100000", "--store", store]
+    arguments = ["run", *POINTS, "--method", "erm", "--set", "training.steps=1000000", "--store", store]
     running = spurbench.start(*arguments, "--checkpoint-seconds", "0.05")
     until(lambda: list(store.glob("checkpoints/*.pt")))
     os.killpg(running.pid, signal.SIGINT)
@@ -85,12 +86,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, until: Any, tmp_path
 
 @pytest.mark.parametrize(("kills", "status"), [(1, "done"), (3, "failed")])
 def test_a_killed_workers_job_goes_on_in_another(
-    spurbench: Any, command: Any, until: Any, tmp_path: Path, kills: int, status: str
+    started: Any, command: Any, until: Any, tmp_path: Path, kills: int, status: str
 ) -> None:
     """Three times; then its runs are recorded as killed, and done again by the next command."""
     store, killed = tmp_path / "store", set[int]()
-    arguments = ["run", *TWO_MOON, "--method", "erm", "--set", "training.steps=3000", "--checkpoint-seconds", "0.05"]
-    running = spurbench.start(*arguments, "--store", store)
+    arguments = ["run", *POINTS, "--method", "erm", "--set", "training.steps=6000", "--checkpoint-seconds", "0.05"]
+    running = started(*arguments, "--store", store)
     until(lambda: list(store.glob("checkpoints/*.pt")))
 
     def kill_one() -> bool:
@@ -111,11 +112,10 @@ def test_a_killed_workers_job_goes_on_in_another(
     assert record.status == "done" and record.cost.resumed
 
 
-def test_two_launchers_do_each_run_once(spurbench: Any, tmp_path: Path) -> None:
+def test_two_launchers_do_each_run_once(started: Any, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    arguments = ["run", "--dataset", "two_moon", "--method", "erm", "--seeds", "0-3", "--jobs", "1",
-                 "--set", "training.steps=50", "--store", store]  # fmt: skip
-    both = [spurbench.start(*arguments) for _ in range(2)]
+    arguments = ["run", *POINTS, "--seeds", "0-3", "--method", "erm", "--jobs", "1", "--store", store]
+    both = [started(*arguments) for _ in range(2)]
     for running in both:
         _, said = running.communicate(timeout=120)
         assert running.returncode == 0, said
@@ -166,12 +166,12 @@ def test_failures_are_records_and_the_others_go_on(
     assert {(row["method"], row["n"], row["n_planned"]) for row in said} >= {("erm", 1, 1), ("wrong", 0, 1)}
 
 
-def test_a_checkpoint_of_another_run_is_refused(spurbench: Any, command: Any, until: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(started: Any, command: Any, until: Any, tmp_path: Path) -> None:
     """Another method's, another seed's; the run is done once the file is gone."""
     store = tmp_path / "store"
-    line = ["run", "--dataset", "two_moon", "--seeds", "0-1", "--method", "erm", "--set", "training.steps=4000",
-            "--set", "two_moon.examples=60", "--checkpoint-seconds", "0.05", "--store", store]  # fmt: skip
-    running = spurbench.start(*line)
+    line = ["run", *POINTS, "--seeds", "0-1", "--method", "erm", "--set", "training.steps=2000",
+            "--checkpoint-seconds", "0.05", "--store", store]  # fmt: skip
+    running = started(*line, "--jobs", 1)  # both seeds as one job
     until(lambda: len(list(store.glob("checkpoints/*.pt"))) == 2)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
