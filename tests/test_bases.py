@@ -472,7 +472,7 @@ def test_an_edited_base_is_said_and_done_again_with_what_starts_from_it(command:
     method, grid, store = tmp_path / "mine.py", tmp_path / "g.yaml", tmp_path / "s"
     method.write_text(MINE.replace("FACTOR", "1.0"))
     grid.write_text("seeds: 0\ndatasets:\n  - {dataset: shortcut, methods: [{method: dfr, base: {method: mine}}]}\n")
-    line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store, "--jobs", 1]
+    line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store]
     assert "was edited" not in command(*line).stderr
 
     def kept() -> bytes:
@@ -482,7 +482,7 @@ def test_an_edited_base_is_said_and_done_again_with_what_starts_from_it(command:
     before = kept()
     method.write_text(MINE.replace("FACTOR", "3.0"))
     assert "made before mine.py was edited" in command(*line).stderr and kept() == before
-    assert "2/2" in command(*line, "--fresh").stderr and kept() != before
+    assert "2/2" in command(*line, "--fresh", "--jobs", 1).stderr and kept() != before
     assert "was edited" not in command(*line).stderr
 
 
@@ -490,12 +490,13 @@ def test_a_base_that_failed_is_tried_again_on_request(command: Any, tmp_path: Pa
     method, grid, store = tmp_path / "mine.py", tmp_path / "g.yaml", tmp_path / "s"
     method.write_text(MINE.replace("FACTOR", "nothing"))
     grid.write_text("seeds: 0\ndatasets:\n  - {dataset: shortcut, methods: [{method: dfr, base: {method: mine}}]}\n")
-    line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store, "--jobs", 1]
+    line = ["run", grid, "--plugin", method, "--plugin", tmp_path / "shortcut.py", "--store", store]
     assert "base_failed: mine, seed 0" in command(*line, code=2).stderr
     said = command("leaderboard", store).stdout
     assert "n/a: base failed" in said and "1 of 1 runs failed (seed 0), base_failed: mine, seed 0" in said
     method.write_text(MINE.replace("FACTOR", "1.0"))
-    assert "2/2" in command(*line, "--retry").stderr and "n/a" not in command("leaderboard", store).stdout
+    assert "2/2" in command(*line, "--retry", "--jobs", 1).stderr
+    assert "n/a" not in command("leaderboard", store).stdout
     assert all(record.done for record in Store.open(store).records()[0])
 
 

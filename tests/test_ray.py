@@ -14,11 +14,11 @@ import pytest
 from spurbench.bench.store.store import Store, checkpoint_of
 from tests.test_local import predictions, science
 
+POINTS = Path(__file__).with_name("points.py")
 GRID = """\
 seeds: 0
 datasets:
-  - dataset: two_moon
-    options: {examples: 100}
+  - dataset: points
     methods:
       - {method: mine, training: {steps: 1000}}
       - {method: jtt, training: {steps: 40}, base: {training: {steps: 20}}}
@@ -68,7 +68,7 @@ def test_a_grid_on_ray_has_the_records_of_run(
     (tmp_path / "plain").mkdir()
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "slow").touch()
-    line = ("run", "../g.yaml", "--plugin", "../mine.py", "--store", "s")
+    line = ("run", "../g.yaml", "--plugin", "../mine.py", "--plugin", POINTS, "--store", "s")
     running = spurbench.start(*line, "--launcher", "ray", "--jobs", 2, "--checkpoint-seconds", 0, cwd=tmp_path / "ray")
     command(*line, cwd=tmp_path / "plain")
     plain, store = Store.open(tmp_path / "plain" / "s"), Store.open(tmp_path / "ray" / "s", create=True)
