@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,11 @@ class Chaos:
 
     def saved(self) -> set[tuple[str, int]]:
         """The states of runs that there are, by file and time."""
-        return {(path.name, path.stat().st_mtime_ns) for path in self.store.glob("checkpoints/*.pt")}
+        found = set()
+        for path in self.store.glob("checkpoints/*.pt"):
+            with suppress(FileNotFoundError):  # it is removed when the run is done
+                found.add((path.name, path.stat().st_mtime_ns))
+        return found
 
     # ---- what must hold ---------------------------------------------------------------------------------------------
 

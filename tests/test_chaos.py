@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,17 +21,15 @@ def good(found: dict[str, int]) -> bool:
     return found.items() >= GOOD.items()
 
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="torch does not train in a forked process where there is a GPU"
-)
-
-
-def launch(line: list[str], folder: Path, environment: dict[str, str]) -> warm.Running:
-    """As `chaos.start_anew`, but torch is there."""
+def launch(line: list[str], folder: Path, environment: dict[str, str]) -> Any:
+    """As `chaos.start_anew`, but torch is there, where it trains in a forked process."""
+    if torch.cuda.is_available():
+        return chaos.start_anew(line, folder, environment)
     said = folder / "said"
     return warm.Running(line, (said, said), environment=os.environ | environment, first=chaos.CUSTOM)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch does not train in a forked process where there is a GPU")
 def test_a_worker_killed_before_an_operation_on_the_store(tmp_path: Path) -> None:
     found = chaos.kill_at_every_operation(tmp_path, every=6)
     assert good(found) and found["kills"] > 10, found

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
@@ -56,8 +57,11 @@ class Running:
 
 def start(*arguments: Any, cwd: Any = None) -> Running:
     """The command in the background, in a process group of its own."""
-    folder = Path(tempfile.mkdtemp())
-    return Running(arguments, (folder / "out", folder / "err"), cwd=cwd, environment=dict(os.environ))
+    folder = tempfile.TemporaryDirectory()
+    said = Path(folder.name, "out"), Path(folder.name, "err")
+    running = Running(arguments, said, cwd=cwd, environment=dict(os.environ))
+    weakref.finalize(running, folder.cleanup)
+    return running
 
 
 def call(
