@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from typing import Any, TypeVar
 
@@ -30,11 +31,17 @@ def load_each(group: str, use: Callable[[Any], Outcome]) -> Iterator[Outcome]:
 def find_entry_points(group: str) -> list[EntryPoint]:
     """The entry points of a group; of a package whose list of them is damaged, none."""
     try:
-        return list(entry_points(group=group))
+        return list(read(tuple(sys.path)).select(group=group))
     except Exception:
         return [
             entry for _, entries in listed() if isinstance(entries, list) for entry in entries if entry.group == group
         ]
+
+
+@cache
+def read(path: tuple[str, ...]) -> Any:
+    """All entry points on a path for modules; every group is asked for, and to read them takes longer than the rest."""
+    return entry_points()
 
 
 def listed() -> Iterator[tuple[Distribution, list[EntryPoint] | str]]:

@@ -159,7 +159,7 @@ class ReplicaStack:
         """Compile the networks, where they are called at all: a plain one is differentiated by hand."""
         if not self.stacked and not self.matrices:
             asked = torch.are_deterministic_algorithms_enabled()
-            torch.use_deterministic_algorithms(asked, warn_only=True)  # this tells the compiler, which it loads for that
+            torch.use_deterministic_algorithms(asked, warn_only=True)  # this loads the compiler and tells it
             for network in self.networks:
                 network.compile()
 
