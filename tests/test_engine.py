@@ -458,6 +458,7 @@ def test_averages_and_sam_survive_a_checkpoint_and_stacking(training: dict[str, 
     for of in (weights, averaged):
         assert torch.equal(of(unbroken, 0), of(second, 0)) and torch.equal(of(unbroken, 1), of(second, 1))
         assert torch.allclose(of(unbroken, 1), of(alone, 0), atol=1e-6)
-        assert torch.allclose(of(unbroken, 1), of(stacked, 1), atol=1e-5)
+        rounding = 1e-3 * training.get("lr", 0.01)  # which a step of Adam makes as large as itself at times
+        assert torch.allclose(of(unbroken, 1), of(stacked, 1), atol=rounding)
     kept = [one.losses.state(0)["q"] for one in (unbroken, second)]
     assert torch.equal(*kept), "a method keeps one state a step"

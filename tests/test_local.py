@@ -38,23 +38,37 @@ def predictions(store: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.glob("predictions/*/*.npz")}
 
 
-LFF = ["run", *POINTS, "--method", "lff", "--set", "training.steps=600", "--checkpoint-seconds", "0.05"]
+SLOW = '''"""LFF, slowly while there is a file. Source: none. Needs: nothing. Differs: nothing."""
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from spurbench.methods.lff import LfF
+
+@dataclass(frozen=True)
+class Slow(LfF):
+    def loss(self, logits, batch, state, step):
+        time.sleep(0.02 * Path(__file__).with_name("wait").exists())
+        return super().loss(logits, batch, state, step)
+'''
 
 
 @pytest.fixture
-def unbroken(command: Any, tmp_path: Path) -> Path:
-    """The store of a run that nothing disturbed."""
-    command(*LFF, "--store", tmp_path / "unbroken")
-    return tmp_path / "unbroken"
+def slow(tmp_path: Path) -> list[Any]:
+    """How 200 steps are run that take 4 seconds while there is a file `wait`."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    return ["run", "--plugin", tmp_path / "slow.py", *POINTS, "--method", "slow", "--set", "training.steps=200",
+            "--checkpoint-seconds", "0.05"]  # fmt: skip
 
 
 @pytest.mark.parametrize("saves", [1, 5])
 def test_killed_and_resumed_is_bit_identical(
-    started: Any, command: Any, until: Any, tmp_path: Path, unbroken: Path, saves: int
+    started: Any, command: Any, until: Any, tmp_path: Path, slow: list[Any], saves: int
 ) -> None:
     """SIGKILL to launcher and worker after so many checkpoints; then the same command again."""
-    broken = tmp_path / "broken"
-    running = started(*LFF, "--store", broken)
+    unbroken, broken, wait = (tmp_path / name for name in ("unbroken", "broken", "wait"))
+    command(*slow, "--store", unbroken)
+    wait.touch()
+    running = started(*slow, "--store", broken)
     seen = set[int]()
 
     def often_enough() -> bool:
@@ -65,7 +79,8 @@ def test_killed_and_resumed_is_bit_identical(
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     assert not list(broken.glob("records/*/*.json"))
-    command(*LFF, "--store", broken)
+    wait.unlink()
+    command(*slow, "--store", broken)
     assert science(broken) == science(unbroken)
     assert predictions(broken) == predictions(unbroken)
     assert Store.open(broken).records()[0][0].cost.resumed == 1
@@ -86,12 +101,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(spurbench: Any, until: Any, tmp_path
 
 @pytest.mark.parametrize(("kills", "status"), [(1, "done"), (3, "failed")])
 def test_a_killed_workers_job_goes_on_in_another(
-    started: Any, command: Any, until: Any, tmp_path: Path, kills: int, status: str
+    started: Any, command: Any, until: Any, tmp_path: Path, slow: list[Any], kills: int, status: str
 ) -> None:
     """Three times; then its runs are recorded as killed, and done again by the next command."""
-    store, killed = tmp_path / "store", set[int]()
-    arguments = ["run", *POINTS, "--method", "erm", "--set", "training.steps=6000", "--checkpoint-seconds", "0.05"]
-    running = started(*arguments, "--store", store)
+    store, killed, wait = tmp_path / "store", set[int](), tmp_path / "wait"
+    wait.touch()
+    running = started(*slow, "--store", store)
     until(lambda: list(store.glob("checkpoints/*.pt")))
 
     def kill_one() -> bool:
@@ -102,12 +117,13 @@ def test_a_killed_workers_job_goes_on_in_another(
         return len(killed) == kills
 
     until(kill_one)
+    wait.unlink()
     _, said = running.communicate(timeout=60)
     (record,) = Store.open(store).records()[0]
     assert record.status == status and running.returncode == (0 if status == "done" else 2), said
     if status == "failed":
         assert record.cause and record.cause.kind == "killed" and "SIGKILL, 3 times" in said
-        command(*arguments, "--store", store)
+        command(*slow, "--store", store)
     (record,) = Store.open(store).records()[0]
     assert record.status == "done" and record.cost.resumed
 
@@ -166,15 +182,18 @@ def test_failures_are_records_and_the_others_go_on(
     assert {(row["method"], row["n"], row["n_planned"]) for row in said} >= {("erm", 1, 1), ("wrong", 0, 1)}
 
 
-def test_a_checkpoint_of_another_run_is_refused(started: Any, command: Any, until: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(
+    started: Any, command: Any, until: Any, tmp_path: Path, slow: list[Any]
+) -> None:
     """Another method's, another seed's; the run is done once the file is gone."""
-    store = tmp_path / "store"
-    line = ["run", *POINTS, "--seeds", "0-1", "--method", "erm", "--set", "training.steps=2000",
-            "--checkpoint-seconds", "0.05", "--store", store]  # fmt: skip
+    store, wait = tmp_path / "store", tmp_path / "wait"
+    line = [*slow, "--seeds", "0-1", "--store", store]
+    wait.touch()
     running = started(*line, "--jobs", 1)  # both seeds as one job
     until(lambda: len(list(store.glob("checkpoints/*.pt"))) == 2)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
+    wait.unlink()
     one, other = store.glob("checkpoints/*.pt")
     one.write_bytes(other.read_bytes())
     said = command(*line, code=2).stderr

@@ -97,9 +97,10 @@ class Points(Dataset):
 '''
 
 
-def forget_imports() -> None:
+def forget_files() -> None:
     """Let this process read a user's files again, as a new one would."""
     plugin_code.first_seen.cache_clear()
+    data_files._read.clear()
     for name in [name for name in sys.modules if name.startswith("spurbench_plugin_")]:
         del sys.modules[name]
 
@@ -116,6 +117,7 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
     def losses() -> list[float]:
         return [record.splits["test"].loss_sum for record in Store.open(store).records()[0]]
 
+    forget_files()
     try:
         assert "was edited" not in command(*line).stderr
         method.write_text(f"# a comment\n{method.read_text()}")
@@ -130,7 +132,7 @@ def test_an_edited_method_dataset_or_table_is_said_and_trained_again(command: An
             assert f"2 runs were made before {file.name} was edited" in command(*line).stderr
             assert losses() == before and file.name in command("status", store).stdout.replace("\n", "")
             anew = ["--jobs", 1] if file is method else []
-            forget_imports()
+            forget_files()
             assert "was edited" not in command(*line, "--fresh", *anew).stderr
             assert file is dataset or losses() != before
             before = losses()
