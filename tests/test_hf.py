@@ -263,7 +263,7 @@ def test_a_frozen_model_trains_its_head_on_kept_features(tokens: Path, bert: Pat
     for run in runs:
         setup = set_up(Job([run], "", Options()))
         trained = setup.make_engine([setup.draw(run, store)])
-        assert trained.replicas[0].data.train.x.shape == (96, 16) and trained.stacks[0].plain
+        assert trained.replicas[0].data.train.x.shape == (96, 16) and trained.stacks[0].matrices
         trained.train()
     assert len(list(store.root.glob("weights/*/*.frozen.pt"))) == 3, "a split each, for both"
     test = trained.replicas[0].frozen.data.tests["test"]  # type: ignore[union-attr]

@@ -24,6 +24,7 @@ from spurbench.bench.plugins.dataset import Inputs
 from spurbench.bench.training.networks.mlp import Layers
 
 UNIT_TILE, INPUT_TILE = 8, 16  # hidden units, columns of the input: products of a multiple of it are faster
+ALIGNED = 64  # numbers; torch's tensors begin at multiples of 64 bytes
 Tensors = dict[str, Tensor]
 """Parameters or their gradients, by name."""
 Backward = Callable[[Tensor, Tensor | None, Tensors], Tensors]
@@ -78,9 +79,8 @@ class Matrices:
         for weight, bias in zip(names[::2], names[1::2], strict=True):
             replicas, units, inputs = parameters[weight].shape
             rows = -(-(units + 1) // UNIT_TILE) * UNIT_TILE if weight != names[-2] else units
-            layer = parameters[weight].new_zeros((replicas, rows, size), dtype=dtype)
+            layer, gradient = (aligned_zeros(parameters[weight], rows, size, kind) for kind in (dtype, torch.float32))
             layer[:, units : units + 1, inputs] = 1  # what hands the one on; the last layer has no such unit
-            gradient = torch.zeros_like(layer, dtype=torch.float32)
             self.parts[weight] = layer[:, :units, :inputs], gradient[:, :units, :inputs]
             self.parts[bias] = layer[:, :units, inputs], gradient[:, :units, inputs]
             self.layers[weight], self.gradients[weight], size = layer, gradient, rows
@@ -94,6 +94,15 @@ class Matrices:
         """Write the gradients by the parameters."""
         for name, (_, values) in self.parts.items():
             gradients[name].copy_(values)
+
+
+def aligned_zeros(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Zeros [R, o, i] for replicas like those [R, ...] of a tensor, each where a tensor of its own could begin.
+
+    Kernels add up in another order where memory is aligned otherwise, and seeds together are to equal seeds alone.
+    """
+    stride = -(-rows * columns // ALIGNED) * ALIGNED
+    return like.new_zeros((len(like), stride), dtype=dtype)[:, : rows * columns].view(len(like), rows, columns)
 
 
 def with_one(x: Tensor) -> Tensor:
