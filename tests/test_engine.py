@@ -439,7 +439,9 @@ def test_sam_takes_its_gradient_uphill() -> None:
         assert torch.allclose(weights(engine, r), before[r] - 0.5 * uphill, atol=1e-6)
 
 
-SWAD = {"average": "swad", "evaluate": 1, "n_converge": 2, "n_tolerance": 2, "tolerance_ratio": 0.0, "lr": 0.1}
+SWAD = {"average": "swad", "evaluate": 1, "n_converge": 2, "n_tolerance": 2, "tolerance_ratio": 0.0} | {
+    "optimizer": "sgd", "lr": 3.0  # Adam would make rounding as large as its steps where a gradient is hardly there
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("training", [{"average": "ema", "decay": 0.9}, {"average": "swa"}, {"sam": 0.1}, SWAD])
@@ -458,7 +460,6 @@ def test_averages_and_sam_survive_a_checkpoint_and_stacking(training: dict[str, 
     for of in (weights, averaged):
         assert torch.equal(of(unbroken, 0), of(second, 0)) and torch.equal(of(unbroken, 1), of(second, 1))
         assert torch.allclose(of(unbroken, 1), of(alone, 0), atol=1e-6)
-        rounding = 1e-3 * training.get("lr", 0.01)  # which a step of Adam makes as large as itself at times
-        assert torch.allclose(of(unbroken, 1), of(stacked, 1), atol=rounding)
+        assert torch.allclose(of(unbroken, 1), of(stacked, 1), atol=1e-5)
     kept = [one.losses.state(0)["q"] for one in (unbroken, second)]
     assert torch.equal(*kept), "a method keeps one state a step"
