@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ import torch
 
 from spurbench.bench.cli.main import main
 from spurbench.bench.core.machine import cores
+from spurbench.bench.evaluation.monitor import Monitor
+from spurbench.bench.launch import estimate
+from spurbench.bench.training.engine import Engine
 
 TINY = ["--dataset", "two_moon", "--method", "erm", "--seeds", "0", "--set", "training.steps=3"]
 
@@ -199,13 +203,35 @@ def test_estimate_projects_from_a_few_steps(command: Any, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_estimate_counts_looks_and_seeds_that_train_together(command: Any, tmp_path: Path) -> None:
+def test_estimate_counts_looks_and_seeds_that_train_together(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes one second, a look at the held-out splits ten, a point of the curve a half."""
+    clock = [0.0]
+
+    def takes(seconds: float, action: Any) -> Any:
+        def timed(*given: Any) -> Any:
+            clock[0] += seconds
+            return action(*given)
+
+        return timed
+
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for owner, name, seconds in (
+        (Engine, "update", 1.0),
+        (Monitor, "evaluate", 10.0),
+        (Monitor, "extend_history", 0.5),
+    ):
+        monkeypatch.setattr(owner, name, takes(seconds, getattr(owner, name)))
     (tmp_path / "g.yaml").write_text(
         "seeds: 0-9\ndatasets:\n  - {dataset: two_moon, methods: [erm]}\n  - dataset: two_shortcuts\n"
-        "    training: {steps: 1000}\n    methods: [erm, {method: erm, label: looks, training: {evaluate: 1}}]\n"
+        "    training: {steps: 1000, evaluate: 500}\n"
+        "    methods: [erm, {method: erm, label: ten looks, training: {evaluate: 100}}]\n"
     )
-    small, none, looks = json.loads(command("estimate", "g.yaml", "--json", cwd=tmp_path).stdout)
-    assert small["together"] == min(5, -(-10 // cores())) and looks["seconds"] > 1.5 * none["seconds"]
+    small, twice, ten_times = json.loads(command("estimate", "g.yaml", "--json", cwd=tmp_path).stdout)
+    assert small["together"] == min(5, -(-10 // cores()))
+    assert small["seconds"] == (10_000 + 20 * 0.5) / small["together"]
+    assert (twice["seconds"], ten_times["seconds"]) == (1000 + 20 * 0.5 + 2 * 10, 1000 + 20 * 0.5 + 10 * 10)
 
 
 def test_estimate_tells_a_search_from_the_runs_it_decides(command: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,10 +49,8 @@ def estimate(grid: Grid, settings: Settings, steps: int) -> Iterator[dict[str, A
             known["total_seconds"] = 0.0
             for runs, updates in shares(plan.cells[0]):  # of its search, then of the cell itself
                 flops = step_flops(runs[0])
-                options = replace(
-                    options_of(settings, where), device=where.devices[0], threads=where.job_threads(flops)
-                )
-                together = runs[: where.job_height(flops, len(runs))]
+                threads, together = where.job_threads(flops), runs[: where.job_height(flops, len(runs))]
+                options = replace(options_of(settings, where), device=where.devices[0], threads=threads)
                 known |= measure(Job(together, cell.label, options), steps)
                 known["total_seconds"] += known["seconds_per_step"] * updates
         yield known
@@ -99,31 +98,27 @@ def measure(job: Job, steps: int) -> dict[str, Any]:
 
 def seconds_of(engine: Engine, steps: int) -> float:
     """How long an engine would train: by the mean time of some steps, of a point of the curve and of a look."""
-    training, monitor, taken = engine.training, engine.observer, 0
+    training, monitor = engine.training, engine.observer
     assert isinstance(monitor, Monitor)
-
-    def timed(action: Callable[[], object]) -> float:
-        begun = time.perf_counter()
-        action()
-        if engine.device.type == "cuda":
-            torch.cuda.synchronize(engine.device)
-        return time.perf_counter() - begun
-
-    def some_steps() -> None:
-        nonlocal taken
-        until = time.perf_counter() + SHORTEST
-        while taken < steps or time.perf_counter() < until:
-            engine.update()
-            taken += 1
-
+    points = -(-training.steps // interval(engine))
+    looks = training.steps // training.evaluate if training.evaluate else 0
     with kernels_for(training.batch):
         first = engine.update()
-        monitor.extend_history(engine, first)
-        step = timed(some_steps) / taken
-        point = timed(lambda: monitor.extend_history(engine, first))
-        looks = training.steps // training.evaluate if training.evaluate else 0
-        look = timed(lambda: monitor.evaluate(engine)) if looks else 0.0
-    return step * training.steps + point * -(-training.steps // interval(engine)) + look * looks
+        step = mean_seconds(engine.update, engine.device, steps, SHORTEST)
+        point = mean_seconds(partial(monitor.extend_history, engine, first), engine.device)
+        look = mean_seconds(partial(monitor.evaluate, engine), engine.device) if looks else 0.0
+    return step * training.steps + point * points + look * looks
+
+
+def mean_seconds(action: Callable[[], object], device: torch.device, least: int = 1, shortest: float = 0.0) -> float:
+    """The mean time of an action that is done at least so often, and for so many seconds."""
+    times, begun = 0, time.perf_counter()
+    while times < least or time.perf_counter() - begun < shortest:
+        action()
+        times += 1
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - begun) / times
 
 
 def features_seconds(frozen: Frozen, device: torch.device) -> float:
