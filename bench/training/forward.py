@@ -64,9 +64,9 @@ def is_plain(network: nn.Module) -> bool:
 
 
 class Matrices:
-    """The layers of R plain networks, and the gradients by them, in the order of `names`, their weights.
+    """The layers [R, o, i] of R plain networks, and the gradients by them, each under the name of its weight.
 
-    `layers` [R, o, i] are in the precision of the forward pass, `gradients` in float32.
+    `layers` are in the precision of the forward pass, `gradients` in float32.
     """
 
     def __init__(self, parameters: Tensors, dtype: torch.dtype) -> None:
