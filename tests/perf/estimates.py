@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from commands import command
 
 from spurbench.bench.store.store import Store
 
 GRID = Path(__file__).with_suffix(".yaml")
-PROGRAM = "from spurbench.bench.cli.main import main; main()"
-
-
-def command(*arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
 
 
 def measure() -> dict[str, list[float]]:
     """Of each cell the seconds of a run: estimated, and the median of those trained."""
-    estimated = {f"{row['dataset']} × {row['label']}": row["seconds"] for row in json.loads(
-        command("estimate", str(GRID), "--json"))}  # fmt: skip
+    estimates = json.loads(command("estimate", str(GRID), "--json"))
+    estimated = {f"{row['dataset']} × {row['label']}": row["seconds"] for row in estimates}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         command("run", str(GRID), "--store", f"{folder}/store")

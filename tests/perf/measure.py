@@ -26,6 +26,7 @@ import million
 import reading
 import torch
 import training
+from commands import command_seconds
 from queueing import grid_of
 
 from spurbench.bench.core import machine
@@ -39,14 +40,6 @@ Row = tuple[str, str]  # of perf.md: what was measured, and the figures in words
 
 
 # ---- the harness's own costs ----------------------------------------------------------------------------------------
-
-
-def command(*arguments: str) -> float:
-    """Seconds of a `spurbench` command, the start of Python included."""
-    begun = time.perf_counter()
-    program = "from spurbench.bench.cli.main import main; main()"
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.PIPE)
-    return time.perf_counter() - begun
 
 
 def big_grid(folder: Path) -> Path:
@@ -90,11 +83,11 @@ def harness() -> dict[str, float]:
         grid = big_grid(folder)
         store = finished_store(folder, grid)
         return {
-            "planning 10,000 runs, s": statistics.median(command("plan", str(grid)) for _ in range(3)),
-            "leaderboard over 10,000 records, s": command("leaderboard", str(store), "--format", "markdown"),
-            "resuming a finished grid of 10,000 runs, s": command("run", str(grid), "--store", str(store)),
-            "--help, s": statistics.median(command("--help") for _ in range(5)),
-            "list, s": statistics.median(command("list") for _ in range(5)),
+            "planning 10,000 runs, s": statistics.median(command_seconds("plan", str(grid)) for _ in range(3)),
+            "leaderboard over 10,000 records, s": command_seconds("leaderboard", str(store), "--format", "markdown"),
+            "resuming a finished grid of 10,000 runs, s": command_seconds("run", str(grid), "--store", str(store)),
+            "--help, s": statistics.median(command_seconds("--help") for _ in range(5)),
+            "list, s": statistics.median(command_seconds("list") for _ in range(5)),
         }
 
 
@@ -117,8 +110,8 @@ def cluster() -> dict[str, float]:
             subprocess.run(["scontrol", "update", "PartitionName=gpu", "State=down"], check=True)  # they only wait
             send = ("submit", str(grid), "--store", str(store), "--node-local", "--cpus", "1", "--device", "cpu")
             return {
-                "submitting 1,000 runs as 1,000 tasks, s": command(*send),
-                "status of 1,000 runs in the queue, s": command("status", str(store)),
+                "submitting 1,000 runs as 1,000 tasks, s": command_seconds(*send),
+                "status of 1,000 runs in the queue, s": command_seconds("status", str(store)),
                 "a task's first step beyond importing torch, s": overhead(store),
             }
         finally:

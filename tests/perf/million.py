@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+from commands import command_seconds, seconds
 
 N, NUMBERS = 1_000_000, 18  # rows, and numeric columns beside two of words
 WORDS = np.array("the a film play is was not very good bad dull fine long short and but it so never again".split())
@@ -31,7 +29,6 @@ dataset, method = registry.load_dataset(sys.argv[1])(name="million"), registry.l
 engine = Engine(method, dataset.training, "float32", Options(), [prepare(dataset, method, dataset.training, 0)])
 engine.update()
 """
-PREPARE = "from spurbench.bench.cli.main import main; main()"
 
 
 def labels(random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -58,16 +55,10 @@ def texts(random: np.random.Generator, file: Path) -> None:
             out.write(json.dumps(row) + "\n")
 
 
-def seconds(program: str, *arguments: str) -> float:
-    begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.PIPE)
-    return time.perf_counter() - begun
-
-
 def time_rows(dataset: str, file: Path, *options: str) -> dict[str, float]:
     """Seconds of preparing a file and of a run's start on it, without importing torch."""
     sets = [word for option in ("name=million", *options) for word in ("--set", f"{dataset}.{option}")]
-    prepared = seconds(PREPARE, "data", "prepare", dataset, "--from", str(file), *sets)
+    prepared = command_seconds("data", "prepare", dataset, "--from", str(file), *sets)
     return {"prepare": prepared, "start": seconds(FIRST_STEP, dataset) - seconds("import torch")}
 
 

@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from commands import PROGRAM
 from fake_slurm import FakeSlurm
-
-PROGRAM = "from spurbench.bench.cli.main import main; main()"
 
 
 def grid_of(tasks: int) -> str:

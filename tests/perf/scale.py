@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from commands import PROGRAM
 from make_records import make_record
 
 from spurbench.bench.core.hashing import canonical
@@ -29,7 +30,6 @@ from spurbench.bench.records.record import Record, seal
 from spurbench.bench.records.run import Run
 from spurbench.bench.store.store import Store
 
-PROGRAM = "from spurbench.bench.cli.main import main; main()"
 SEEDS = 100  # of a row
 GRID = """\
 name: large
