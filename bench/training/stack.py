@@ -191,7 +191,7 @@ class ReplicaStack:
         assert isinstance(part.x, Tensor)
         if part.columns is not None:
             first = next(iter(layers))
-            layers = layers | {first: layers[first].index_select(-1, part.columns)}
+            layers = layers | {first: layers[first].mT.index_select(-2, part.columns).mT}
         x = part.x if part.has_one else forward.with_one(part.x.flatten(self.axis + 1).to(self.dtype))
         return forward.by_hand(layers, x, matrices.features)
 
@@ -199,10 +199,10 @@ class ReplicaStack:
         """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""
         state, output = self.noise.now(), self._forward_one(*given)
 
-        def backward(gradient: Tensor, of_features: Tensor | None, into: Tensors) -> Tensors:
+        def backward(gradient: Tensor, of_features: Tensor | None) -> Tensors:
             with self.noise.again(state):
                 output = self._forward_one(*given)
-            return output.backward(gradient, of_features, into)
+            return output.backward(gradient, of_features)
 
         return Output(output.logits, output.features, backward)
 
@@ -212,7 +212,7 @@ class ReplicaStack:
         Each micro-batch is handed its slice; gradients are summed in float32.
         """
         whole = all(len(parts) == 1 and parts[0].columns is None for parts in done.inputs)
-        overwrite = whole and self.matrices is not None and self.dtype == torch.float32  # nothing to add to
+        overwrite = whole and self.matrices is not None  # nothing to add to
         if not overwrite:
             torch._foreach_zero_([each for of_pass in self.gradient_views for each in of_pass.values()])
         for i, (by_logits, by_features, parts, outputs, gradients) in enumerate(
@@ -224,12 +224,13 @@ class ReplicaStack:
             for part, output, slope, of_head in reversed(list(zip(parts, outputs, slopes, of_heads, strict=True))):
                 if of_head is not None and output.features is not None:
                     of_head = of_head.to(output.features.dtype)
-                found = output.backward(slope.to(output.logits.dtype), of_head, gradients if overwrite else {})
+                found = output.backward(slope.to(output.logits.dtype), of_head)
                 if found and part.columns is not None:
                     first = next(iter(gradients))
-                    gradients[first].index_add_(-1, part.columns, found.pop(first).float())
+                    gradients[first].mT.index_add_(-2, part.columns, found.pop(first).mT.float())
                 if found:
-                    torch._foreach_add_([gradients[name] for name in found], list(found.values()))
+                    put = torch._foreach_copy_ if overwrite else torch._foreach_add_
+                    put([gradients[name] for name in found], list(found.values()))
         if self.matrices:
             self.matrices.give(self.gradients)
 
