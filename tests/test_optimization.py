@@ -26,8 +26,12 @@ MODERN: dict[str, Any] = {
 OPTIMIZERS: dict[str, tuple[dict[str, Any], Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": ({}, torch.optim.Adam, {}),
     "adamw": ({}, torch.optim.AdamW, {}),
-    "sgd": ({"momentum": 0.9}, torch.optim.SGD, {"momentum": 0.9}),
-    "nesterov": ({"momentum": 0.9, "nesterov": True}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "sgd": ({"momentum": 0.9}, torch.optim.SGD, {"momentum": 0.9, "fused": True}),
+    "nesterov": (
+        {"momentum": 0.9, "nesterov": True},
+        torch.optim.SGD,
+        {"momentum": 0.9, "nesterov": True, "fused": True},
+    ),
 }
 
 

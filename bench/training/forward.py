@@ -32,7 +32,7 @@ Tensors = dict[str, Tensor]
 Backward = Callable[[Tensor, Tensor | None], Tensors]
 """From d loss / d logits, and d loss / d features if there is one, to the gradients of the parameters, by name.
 
-Call it once. Those not named in the answer are where they belong.
+Call it once.
 """
 
 
@@ -182,18 +182,11 @@ def relu_backward_(g: Tensor, h: Tensor) -> None:
     torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
 
 
-def by_autograd(network: nn.Module, x: Inputs, head: nn.Module | None) -> Output:
-    """One replica's own network, and the way back, which adds to the gradients its parameters have."""
+def by_autograd(network: nn.Module, parameters: Tensors, x: Inputs, head: nn.Module | None) -> Output:
+    """One replica's own network, and the way back to the parameters of it that are trained."""
     with torch.enable_grad(), watched(head) as given:
         z: Tensor = network(x)
-
-    def backward(gradient: Tensor, of_features: Tensor | None) -> Tensors:
-        pairs = [(z, gradient)] if of_features is None else [(z, gradient), (given[0], of_features)]
-        pairs = [(output, slope) for output, slope in pairs if output.requires_grad]
-        torch.autograd.backward([output for output, _ in pairs], [slope for _, slope in pairs])
-        return {}
-
-    return Output(z.detach(), given[0].detach() if head else None, backward)
+    return differentiable((z, *given), parameters)
 
 
 def lifted(network: nn.Module, parameters: Tensors, fixed: Tensors, x: Inputs, head: nn.Module | None) -> Output:
@@ -207,16 +200,21 @@ def lifted(network: nn.Module, parameters: Tensors, fixed: Tensors, x: Inputs, h
     with torch.enable_grad():
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
         found = vmap(outputs)(leaves, fixed, x)
+    return differentiable(found, leaves)
 
-    def backward(gradient: Tensor, of_features: Tensor | None) -> Tensors:
-        slopes = [gradient] if of_features is None else [gradient, of_features]
-        pairs = [(output, slope) for output, slope in zip(found, slopes, strict=False) if output.requires_grad]
+
+def differentiable(outputs: tuple[Tensor, ...], parameters: Tensors) -> Output:
+    """Logits, and features if there are any, of a graph, and the way back through it."""
+
+    def backward(*slopes: Tensor | None) -> Tensors:
+        pairs = [(z, slope) for z, slope in zip(outputs, slopes, strict=False) if z.requires_grad and slope is not None]
         gradients = torch.autograd.grad(
-            [output for output, _ in pairs], list(leaves.values()), [g for _, g in pairs], materialize_grads=True
+            [z for z, _ in pairs], list(parameters.values()), [slope for _, slope in pairs], materialize_grads=True
         )
-        return dict(zip(leaves, gradients, strict=True))
+        return dict(zip(parameters, gradients, strict=True))
 
-    return Output(found[0].detach(), found[1].detach() if head else None, backward)
+    logits, *features = (output.detach() for output in outputs)
+    return Output(logits, features[0] if features else None, backward)
 
 
 @contextmanager

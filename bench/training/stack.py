@@ -146,14 +146,15 @@ class ReplicaStack:
             self.matrices = Matrices(self.parameters, self.dtype)
             multiplied, summed = self.matrices.layers, self.matrices.gradients
         self.views, self.gradient_views = by_pass(multiplied, self.passes), by_pass(summed, self.passes)
+        if not stacked and not self.matrices:
+            self.views = [{name: network.get_parameter(name) for name in self.parameters} for network in self.networks]
         self.skips_zeros = self.matrices is not None and not (heads and len(multiplied) == 1)  # features are inputs
 
     def _share_memory(self) -> None:
-        """Let the parameters of each replica's own network, and their gradients, be views of the stacked ones."""
+        """Let the parameters of each replica's own network be views of the stacked ones."""
         for r, network in enumerate(self.networks):
             for name in self.parameters:
-                parameter = network.get_parameter(name)
-                parameter.data, parameter.grad = self.parameters[name][r], self.gradients[name][r]
+                network.get_parameter(name).data = self.parameters[name][r]
 
     def compile(self) -> None:
         """Compile the networks, where they are called at all: a plain one is differentiated by hand."""
@@ -184,7 +185,7 @@ class ReplicaStack:
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             if self.stacked:
                 return forward.lifted(network, parameters, self.fixed, x, head)
-            return forward.by_autograd(network, x, head)
+            return forward.by_autograd(network, parameters, x, head)
 
     def _forward_plain(self, matrices: Matrices, layers: Tensors, part: MicroBatch) -> Output:
         """What a micro-batch gives; columns of the first layer that meet only zeros are left out."""
@@ -212,8 +213,7 @@ class ReplicaStack:
         Each micro-batch is handed its slice; gradients are summed in float32.
         """
         whole = all(len(parts) == 1 and parts[0].columns is None for parts in done.inputs)
-        overwrite = whole and self.matrices is not None  # nothing to add to
-        if not overwrite:
+        if not whole:
             torch._foreach_zero_([each for of_pass in self.gradient_views for each in of_pass.values()])
         for i, (by_logits, by_features, parts, outputs, gradients) in enumerate(
             zip(of_logits, of_features, done.inputs, done.outputs, self.gradient_views, strict=True)
@@ -225,12 +225,11 @@ class ReplicaStack:
                 if of_head is not None and output.features is not None:
                     of_head = of_head.to(output.features.dtype)
                 found = output.backward(slope.to(output.logits.dtype), of_head)
-                if found and part.columns is not None:
+                if part.columns is not None:
                     first = next(iter(gradients))
                     gradients[first].mT.index_add_(-2, part.columns, found.pop(first).mT.float())
-                if found:
-                    put = torch._foreach_copy_ if overwrite else torch._foreach_add_
-                    put([gradients[name] for name in found], list(found.values()))
+                put = torch._foreach_copy_ if whole else torch._foreach_add_
+                put([gradients[name] for name in found], list(found.values()))
         if self.matrices:
             self.matrices.give(self.gradients)
 
