@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -170,6 +171,28 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
     assert torch.equal(run(second, 3), weights(unbroken, 0))
     ours, theirs = (one.state(0)["networks"][0]["buffers"] for one in (second, unbroken))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize("name", ["erm", "lff"])
+def test_batch_statistics_stack(name: str) -> None:
+    """Those that a replica has learned, too, and going on from a state."""
+    one_by_one, drawn, resumed = (engine_of(name, [3, 4], "cpu", batch_norm=True) for _ in range(3))
+    stacked, later = (
+        Engine(each.method, each.training, "float32", each.options, each.replicas, stacked=True)
+        for each in (drawn, resumed)
+    )
+    one_by_one.train()
+    stacked.train(until=5)
+    later.restore(copy.deepcopy([stacked.state(r) for r in (0, 1)]))
+    for each in (stacked, later):
+        each.train()
+        for r in (0, 1):
+            pairs = zip(one_by_one.networks(r), each.networks(r), strict=True)
+            for (a, b), kind in itertools.product(pairs, ("parameters", "buffers")):
+                assert a[kind].keys() == b[kind].keys() and a[kind]
+                assert all(torch.allclose(value, b[kind][name], atol=1e-4) for name, value in a[kind].items())
+            x = one_by_one.replicas[r].data.train.x
+            assert torch.allclose(one_by_one.model(r).score(x), each.model(r).score(x), atol=1e-3)
 
 
 def test_zero_columns_are_left_out_and_change_nothing() -> None:

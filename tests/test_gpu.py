@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import json
@@ -29,11 +30,13 @@ from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import worker
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.session import Stopped
+from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.method import send
 from spurbench.bench.records.record import Record
 from spurbench.bench.store import predictions
 from spurbench.bench.store.store import Store
+from spurbench.bench.training import engine as engine_module
 from spurbench.bench.training import optimization
 from spurbench.bench.training.engine import Engine, Step
 from spurbench.bench.training.execution import Options
@@ -224,6 +227,17 @@ def close(here: dict[str, Any], there: dict[str, Any], precision: str) -> None:
     for name, values in here.items():
         assert torch.allclose(torch.as_tensor(values).double(), torch.as_tensor(there[name]).double(),
                               rtol=PRECISIONS[precision], atol=PRECISIONS[precision]), name  # fmt: skip
+
+
+def test_large_steps_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = set_up(job := jobs_of(Case("erm"), "cuda:0", "float32"))
+    replicas = [setup.draw(run) for run in job.runs]
+    flops = replicas[0].step_flops(setup.method, setup.training)
+    assert flops == 3 * 2 * 4 * (48 * 8 + 8 * 8 + 8)  # forward and twice backward, 4 examples of 48 numbers
+    for limit, stacked in ((flops, False), (flops + 1, True)):
+        monkeypatch.setattr(engine_module, "BIG_GPU_STEP", limit)
+        with simulated():
+            assert setup.make_engine(copy.deepcopy(replicas)).stacks[0].stacked == stacked
 
 
 def test_seeds_that_do_not_fit_together_leave_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:

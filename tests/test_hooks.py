@@ -77,7 +77,7 @@ def test_a_loss_of_features_has_the_gradient_of_the_whole(
 ) -> None:
     """By hand, by autograd and lifted, in micro-batches and in one: as torch differentiates all of it at once."""
     training = Training(optimizer="sgd", lr=1.0, steps=3, batch=batch, **network)
-    for stacked in (False, True) if "batch_norm" not in network else (False,):
+    for stacked in (False, True):
         engine = engine_of(OfFeatures(), shape, training, stacked=stacked)
         own = engine_of(OfFeatures(), shape, training).replicas[0]
         rows = engine.batches.rows(0)

@@ -19,7 +19,7 @@ from spurbench.bench.records.run import Run, trains_by
 from spurbench.bench.store import weights
 from spurbench.bench.store.store import Store
 from spurbench.bench.training.engine import Engine, Observer
-from spurbench.bench.training.execution import BIG_STEP, Options, count_flops
+from spurbench.bench.training.execution import BIG_STEP, Options
 from spurbench.bench.training.replica import Frozen, Replica, freeze, frozen_network, head_network, prepare
 
 FEW = 8  # examples by whose features a network is known
@@ -57,9 +57,7 @@ class Setup:
         most = self.job.options.threads
         if most == 1 or self.job.options.device != "cpu":
             return most
-        rows = self.training.batch or len(replica.examples.y)
-        one = replica.preprocessing(self.method)(next(split_inputs(replica.examples.x, 1)))
-        return most if rows * count_flops(replica.networks[0], one) > BIG_STEP else 1
+        return most if replica.step_flops(self.method, self.training) > BIG_STEP else 1
 
     def make_engine(self, replicas: Sequence[Replica], observer: Observer | None = None) -> Engine:
         """The engine of the job's runs before the first step.

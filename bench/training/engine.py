@@ -33,13 +33,13 @@ from spurbench.bench.training.batching import (
     MiniBatch,
     prefers_channels_last,
 )
-from spurbench.bench.training.execution import Options
+from spurbench.bench.training.execution import BIG_GPU_STEP, Options
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.losses import Losses
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import LossScale, Optimization, average_of
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
-from spurbench.bench.training.stack import ForwardPass, Noise, ReplicaStack, has_batch_statistics, pays_to_stack
+from spurbench.bench.training.stack import ForwardPass, Noise, ReplicaStack, has_batch_statistics, may_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
 
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -97,7 +97,8 @@ class Engine:
         self.observer = observer or Observer()
         self.step, self.seconds, self.device = 0, 0.0, torch.device(options.device)
         networks = list(zip(*(replica.networks for replica in replicas), strict=True))
-        stacked = pays_to_stack(networks[0], self.device) if stacked is None else stacked
+        if stacked is None:  # in a large step one replica keeps a GPU busy, and all at once only take more memory
+            stacked = may_stack(networks[0], self.device) and replicas[0].step_flops(method, training) < BIG_GPU_STEP
         self.uses_features = "features" in method.needs
         heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
         seeds = [replica.seed for replica in replicas]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BIG_STEP = 1e9  # floating-point operations; below, handing work to a second thread costs more than it gains
+BIG_GPU_STEP = 1e11  # at 50 TFLOP/s as long as a few hundred kernels take to launch; not measured
 
 
 @dataclass(frozen=True)

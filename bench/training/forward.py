@@ -190,7 +190,7 @@ def by_autograd(network: nn.Module, parameters: Tensors, x: Inputs, head: nn.Mod
 
 
 def lifted(network: nn.Module, parameters: Tensors, fixed: Tensors, x: Inputs, head: nn.Module | None) -> Output:
-    """Stacked replicas of any network without buffers, and the way back, by autograd; `fixed` parameters have none."""
+    """Stacked replicas of any network, and the way back, by autograd; `fixed` are parameters without it and buffers."""
 
     def outputs(own: Tensors, fixed: Tensors, inputs: Inputs) -> tuple[Tensor, ...]:
         with watched(head) as given:

@@ -20,7 +20,8 @@ from spurbench.bench.plugin_files.discovery import load_component
 from spurbench.bench.plugins.dataset import Data, Dataset, Inputs, Split, Training, map_inputs, split_inputs, to_numbers
 from spurbench.bench.plugins.method import Head, Method, Start
 from spurbench.bench.plugins.network import FLOATS, Network, kind_of
-from spurbench.bench.training.batching import Preprocessing, generator_for
+from spurbench.bench.training.batching import Preprocessing, generator_for, to_device
+from spurbench.bench.training.execution import count_flops
 from spurbench.bench.training.forward import OneLogit
 from spurbench.bench.training.model import outputs_of
 from spurbench.bench.training.networks.mlp import Layers
@@ -77,6 +78,12 @@ class Replica:
         if self.frozen:
             return Preprocessing()
         return Preprocessing(method.transform, self.data.mean, self.data.std, channels_last, self.preprocess)
+
+    def step_flops(self, method: Method, training: Training) -> float:
+        """Floating-point operations of a step, forward and backward, as counted with its network."""
+        where = next((p.device for p in self.networks[0].parameters()), torch.device("cpu"))
+        one = self.preprocessing(method)(to_device(next(split_inputs(self.examples.x, 1)), where))
+        return (training.batch or len(self.examples.y)) * count_flops(self.networks[0], one)
 
     def regrouped(self, name: str, split: Split) -> Split:
         """A split with the inferred attribute, if there is one, as its attribute and its environment."""

@@ -113,8 +113,8 @@ class Noise:
 class ReplicaStack:
     """R replicas of one network; `parameters` are those that require gradients, and they and `gradients` are [R, ...].
 
-    On a CPU, or with batch statistics or dropout, the replicas pass through networks of their own, one by one, so that
-    their activations stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
+    On a CPU, or with dropout, the replicas pass through networks of their own, one by one, so that their activations
+    stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class ReplicaStack:
         self.passes: list[Pass] = [slice(None)] if stacked else list(range(len(networks)))
         self.parameters = stack_parameters(self.networks, trained=True)
         self.fixed = stack_parameters(self.networks, trained=False) if stacked else {}
+        self.buffers = stack_buffers(self.networks) if stacked else {}
         self.gradients = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             parameter.grad = self.gradients[name]
@@ -184,7 +185,7 @@ class ReplicaStack:
         x = in_dtype(part.x, self.dtype)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             if self.stacked:
-                return forward.lifted(network, parameters, self.fixed, x, head)
+                return forward.lifted(network, parameters, self.fixed | self.buffers, x, head)
             return forward.by_autograd(network, parameters, x, head)
 
     def _forward_plain(self, matrices: Matrices, layers: Tensors, part: MicroBatch) -> Output:
@@ -272,19 +273,25 @@ def stack_parameters(networks: Sequence[nn.Module], trained: bool) -> Tensors:
     return {name: torch.stack([network.get_parameter(name).detach() for network in networks]) for name in names}
 
 
+def stack_buffers(networks: Sequence[nn.Module]) -> Tensors:
+    """The buffers of networks, [R, ...]; from now on those of each network are views of them."""
+    buffers = [dict(network.named_buffers()) for network in networks]
+    stacked = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
+    for r, own in enumerate(buffers):
+        for name, buffer in own.items():
+            buffer.data = stacked[name][r]
+    return stacked
+
+
 def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
     """What each pass has of tensors [R, ...]: views, so that they follow every update."""
     return [{name: tensor[replicas] for name, tensor in tensors.items()} for replicas in passes]
 
 
-def pays_to_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
-    """Whether replicas go through the network all at once: on a GPU, without batch statistics and dropout."""
+def may_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
+    """Whether replicas can go through the network all at once, and it is worth a thought: on a GPU, without dropout."""
     noisy = any(isinstance(module, _DropoutNd) and module.p for module in networks[0].modules())
-    return device.type != "cpu" and len(networks) > 1 and not has_buffers(networks[0]) and not noisy
-
-
-def has_buffers(network: nn.Module) -> bool:
-    return any(True for _ in network.buffers())
+    return device.type != "cpu" and len(networks) > 1 and not noisy
 
 
 def has_batch_statistics(network: nn.Module) -> bool:

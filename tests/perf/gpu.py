@@ -273,7 +273,7 @@ def milliseconds(bench: Bench, cell: Cell, precision: str, stacked: bool | None)
             steps += 1
         bench.finish()
         return (time.perf_counter() - begun) * 1e3 / steps / cell.seeds
-    except (RuntimeError, ValueError) as error:  # vmap cannot stack batch statistics; memory may be short
+    except (RuntimeError, ValueError) as error:  # vmap refuses some networks; memory may be short
         return f"not possible: {str(error).splitlines()[0][:100]}"
 
 
