@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import attacks
+import busy
 import estimates
 import million
 import reading
@@ -164,6 +165,7 @@ SECTIONS = {
     "cluster": Section("submitting to a SLURM that is started for it, as root", cluster, seconds_rows),
     "reading": Section("prepared pictures against the wilds loader", reading.measure, reading.rows),
     "million": Section("reading a million rows, and a run's start on them", million.measure, million.rows),
+    "busy": Section("the share of the cores that a grid of short runs uses", busy.measure, busy.rows),
     "estimates": Section("what `estimate` says against what runs take", estimates.measure, estimates.rows),
     "attacks": Section("the search for margins against Foolbox", attacks.measure, attacks.rows),
 }
