@@ -31,14 +31,14 @@ class Chi2DRO(Method):
         Of the k highest alone, with mean μ and variance σ², the ball is reached at η = μ − σ √(m / (k (1 + 2ρ) − m)).
         They are k where that is not below the next loss, and no smaller number of them would do.
         """
-        m, k = len(v), torch.arange(1, len(v) + 1, device=v.device)
-        mean = v.cumsum(0) / k
-        variance = ((v.square().cumsum(0) / k) - mean.square()).clamp(min=0)
+        m, k, u = len(v), torch.arange(1, len(v) + 1, device=v.device), v - v.mean()  # so that variances keep digits
+        mean = u.cumsum(0) / k
+        variance = ((u.square().cumsum(0) / k) - mean.square()).clamp(min=0)
         room = k * (1 + 2 * self.rho) - m
         eta = torch.where(room > 0, mean - (variance * m / room.clamp(min=1e-12)).sqrt(), -torch.inf)
-        following = torch.cat([v[1:], v.new_full((1,), -torch.inf)])
+        following = torch.cat([u[1:], u.new_full((1,), -torch.inf)])
         first = (eta >= following).to(torch.uint8).argmax()
-        excess = torch.where(k <= first + 1, v - eta.gather(0, first[None]), 0).clamp(min=0)
+        excess = torch.where(k <= first + 1, u - eta.gather(0, first[None]), 0).clamp(min=0)
         worst = torch.where(excess.sum() > 0, excess, (v == v[0]).to(v))  # no others fit in where the ball is large
         found = torch.where(v[0] - v[-1] <= FLAT * v[0], torch.ones_like(v), worst)
         return found / found.sum()
