@@ -186,9 +186,11 @@ def test_search_draws_are_no_rows_and_an_open_search_is_named() -> None:
 
 def test_only_the_planned_records_on_request() -> None:
     plan = planned("plain", [0, 1])
-    found = several({"plain": 20, "other": 60})
+    found = several({"plain": 20}) + several({"other": 60}, provenance={"finished": "2999-01-01"})
     assert [one.method for one in collect_results(found, [plan], planned_only=True)] == ["plain"]
-    assert [row.n for row in board(found, plans=[plan], planned_only=True).rows] == [2]
+    made = board(found, plans=[plan], planned_only=True)
+    assert [row.n for row in made.rows] == [2] and made.finished != "2999-01-01"
+    assert board(found, plans=[plan]).finished == "2999-01-01"
 
 
 def test_lack_of_a_metric_and_collapse_are_said() -> None:

@@ -102,7 +102,7 @@ def build(
         notes=notes,
         set_aside=[(one.path, one.reason) for one in problems],
         baseline=comparison.baseline,
-        finished=max((record.provenance.finished for record in records), default=""),
+        finished=max((one.provenance.finished for result in found for one in result.done.values()), default=""),
     )
 
 

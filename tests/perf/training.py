@@ -1,8 +1,9 @@
 """Training steps: ours, laid out as the launcher does or otherwise, against loops as the released scripts have them.
 
 The loops are float32, on the whole batch, seed after seed, with torch's own number of threads. Those of Colored MNIST
-score the test set twice a step, as the scripts do. Beside a time stands what share of it the step's matrix products
-take by themselves, in the same process, shapes and precision: the rest is all that could still be saved.
+score the test set twice a step, as the scripts do; that of CIFAR-2 takes one picture a step, here one of random pixels.
+Beside the time of an MLP stands what share of it the step's matrix products take by themselves, in the same process,
+shapes and precision: the rest is all that could still be saved.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from turns import ROUNDS
 
 from spurbench.bench.core import machine
 from spurbench.bench.jobs.memory import tune_process
 from spurbench.bench.launch import placement
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Data, Training
-from spurbench.bench.training.engine import Engine
+from spurbench.bench.plugins.dataset import Data, Split, Training
+from spurbench.bench.training.engine import Engine, kernels_for
 from spurbench.bench.training.execution import Options
 from spurbench.bench.training.forward import product
 from spurbench.bench.training.replica import prepare
@@ -77,19 +78,29 @@ class Case:
         return f"{self.dataset}, {self.method.upper()}"
 
     def prepare(self, seed: int) -> Any:
-        adapter, method = registry.load_dataset(self.dataset)(), self.load_method()
-        return prepare(adapter, method, adapter.training, seed)
+        kind = registry.load_dataset(self.dataset)
+        adapter = type("Noise", (kind,), {"data": random_pictures})() if self.dataset == "cifar2" else kind()
+        return prepare(adapter, self.load_method(), adapter.training, seed)
 
     def load_method(self) -> Any:
         return registry.load_method(self.method)(**self.hyper_parameters)
 
 
+def random_pictures(dataset: Any, seed: int) -> Data:
+    """As many as the loops need of CIFAR-2's shape and classes."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(256, (2000, 3, 32, 32), generator=generator).to(torch.uint8)
+    split = Split(x, torch.arange(len(x)) % 2)
+    return Data(split, {"test": split}, mean=dataset.mean, std=dataset.std)
+
+
 def reference(case: Case) -> float:
     """Seconds per seed and step of the loop one would write first."""
     prepared = [case.prepare(seed) for seed in case.seeds]
+    loop = picture_loop if case.dataset == "cifar2" else plain_loop
     begun = time.perf_counter()
     for replica in prepared:
-        plain_loop(case, replica.data, replica.networks[0])
+        loop(case, replica.data, replica.networks[0])
     return (time.perf_counter() - begun) / (len(prepared) * case.steps)
 
 
@@ -116,6 +127,16 @@ def plain_loop(case: Case, data: Data, net: nn.Module) -> list[float]:
             scored = [(net(held_out[0]), held_out[1]) for _ in range(2)] if held_out else [(z, y)]
             scores += [((guesses > 0) == labels).float().mean().item() for guesses, labels in scored]
     return scores
+
+
+def picture_loop(case: Case, data: Data, net: nn.Module) -> None:
+    x, y = (as_floats(data.train.x) - 0.5) / 0.5, data.train.y
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+    for i in torch.randperm(len(x))[: case.steps].tolist():
+        loss = cross_entropy(net(x[i : i + 1]), y[i : i + 1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def as_floats(x: Tensor) -> Tensor:
@@ -165,17 +186,19 @@ def train(case: Case, precision: str, seeds: list[int], shape: Shape, start: Any
         engine.update()  # the first step pays for memory and kernels that the others have ready
         engines.append(engine)
     start.wait()
-    for engine in engines:
-        for _ in range(case.steps):
-            engine.update()
+    with kernels_for(training.batch):
+        for engine in engines:
+            for _ in range(case.steps):
+                engine.update()
     done.wait()
     products.put(sum(product_seconds(engine) for engine in engines) / len(seeds))
 
 
 def product_seconds(engine: Engine) -> float:
-    """What the matrix products of one step of a plain network take by themselves, of all its replicas."""
+    """What the matrix products of one step of a plain network take by themselves, of all its replicas; 0 of others."""
     stack, counts = engine.stacks[0], Counter[tuple[int, int, int]]()
-    assert stack.matrices is not None
+    if stack.matrices is None:
+        return 0.0
     widths = [layer.shape[-2] for layer in stack.matrices.layers.values()]
     for parts in engine.batches.micro_batches(0):
         for part in parts:
@@ -239,6 +262,7 @@ def cases() -> list[Case]:
         Case("colored_mnist", "sd", sd, partial(sd_loss, 2e-5), seeds, 6, 50_000, layouts),
         Case("colored_mnist", "erm", {}, erm_loss, seeds, 6, 50_000),
         Case("colored_mnist", "irm", IRM, irm_loss, seeds, 6, 50_000),
+        Case("cifar2", "erm", {}, erm_loss, (0, 1), 2000, 2000),
         Case("two_moon", "sd", {"coef": 0.003}, partial(sd_loss, 0.003), tuple(range(10)), 300, 300, small),
     ]
 
