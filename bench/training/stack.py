@@ -255,8 +255,8 @@ class ReplicaStack:
 
     def state(self, r: int) -> dict[str, Any]:
         """Parameters and buffers (batch statistics and the like) of one replica."""
-        parameters = {name: parameter.clone() for name, parameter in self.all_parameters_of(r).items()}
-        return {"parameters": parameters, "buffers": dict(self.networks[r].named_buffers())}
+        own = {"parameters": self.all_parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
+        return {kind: {name: value.clone() for name, value in tensors.items()} for kind, tensors in own.items()}
 
     @torch.no_grad()
     def restore(self, r: int, state: dict[str, Any]) -> None:
