@@ -32,7 +32,8 @@ SHAPED_BY_VALUES = {
 }  # fmt: skip
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
 JOINING = {aten.cat, aten.stack}  # which take no number of the host's
-NORMS = {aten.native_batch_norm, aten.native_batch_norm_backward}  # which vmap gives weights that it makes itself
+NORMS = {aten.native_batch_norm: slice(1, 3), aten.native_batch_norm_backward: slice(2, 3)}
+"""Where vmap gives them weights that it makes itself."""
 
 
 @dataclass
@@ -123,8 +124,8 @@ def check_operation(func: Any, args: Any, kwargs: Any) -> None:
         if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
             LEDGER.note("read", f"{packet} by a mask")
         hosts = [host for host in hosts if not any(host is index for index in indices)]  # vmap makes some itself
-    if packet in NORMS:
-        hosts = [host for host in hosts if host.unique().numel() > 1]
+    for made in args[NORMS[packet]] if packet in NORMS else ():
+        hosts = [host for host in hosts if host is not made or host.unique().numel() > 1]
     if packet == aten.copy_:
         note_copy(args[1], packet, (args[2:3] or (kwargs.get("non_blocking"),))[0])
         return

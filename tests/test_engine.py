@@ -175,7 +175,7 @@ def test_noise_and_buffers_survive_a_restore(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["erm", "lff"])
 def test_batch_statistics_stack(name: str) -> None:
-    """Those that a replica has learned, too, and going on from a state."""
+    """Stacked equals one by one, running statistics included, also after a restore."""
     one_by_one, drawn, resumed = (engine_of(name, [3, 4], "cpu", batch_norm=True) for _ in range(3))
     stacked, later = (
         Engine(each.method, each.training, "float32", each.options, each.replicas, stacked=True)
@@ -193,6 +193,24 @@ def test_batch_statistics_stack(name: str) -> None:
                 assert all(torch.allclose(value, b[kind][name], atol=1e-4) for name, value in a[kind].items())
             x = one_by_one.replicas[r].data.train.x
             assert torch.allclose(one_by_one.model(r).score(x), each.model(r).score(x), atol=1e-3)
+
+
+def test_a_buffer_that_is_replaced_is_refused_in_a_stack() -> None:
+    class Mean(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.register_buffer("mean", torch.zeros(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            return (x - self.mean).sum(1) * self.scale
+
+    drawn = engine_of("erm", [3, 4], "cpu")
+    for replica in drawn.replicas:
+        replica.networks = [Mean()]
+    with pytest.raises(ValueError, match="the network replaces its buffer mean: change it in place"):
+        Engine(drawn.method, drawn.training, "float32", drawn.options, drawn.replicas, stacked=True).update()
 
 
 def test_zero_columns_are_left_out_and_change_nothing() -> None:

@@ -107,7 +107,7 @@ ROUGH = {("dfr_train", "small_conv"), ("ldam", "small_conv"), ("lisa", "batch no
 QUICK_NETWORKS = ("linear", "dropout", "batch norm", "small_conv", "bag_of_words", "frozen")
 WAITS = {"cvar_dro"}  # at each step, for a copy: its file, with which committed records were made, stays as it is
 SPLITS = ("validation", "test")  # each is scored in one read for each seed
-IMPOSSIBLE = {  # pictures or floats are what these mix or change; what each network is given is not of that kind
+IMPOSSIBLE = {  # methods that need pictures or floats, with networks that are given neither
     *product(("cutmix", "lisa", "lisa_cutmix", "mixup", "oracle"), ("bag_of_words",)),
     *product(("cutmix", "lisa_cutmix", "oracle"), ("frozen",)), ("oracle", "small_conv"),
 }  # fmt: skip

@@ -532,6 +532,12 @@ def test_chi2_dro(rho: float, expected: float) -> None:
         assert close((7 * weights - 1).square().mean() / 2, rho)
 
 
+def test_chi2_dro_keeps_the_digits_of_nearly_equal_losses() -> None:
+    chi2, losses = method("chi2_dro", rho=1.0), (tensor(sorted(V, reverse=True)) + 100).float()
+    exact = chi2.weights(losses.double())  # type: ignore[attr-defined]
+    assert close(chi2.weights(losses), exact.tolist(), 4)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("losses", "expected"),
     [([2.0, 2.0, 2.0], [1 / 3] * 3), ([0.0, 0.0], [0.5, 0.5]), ([2.0, 2.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]),

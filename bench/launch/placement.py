@@ -3,7 +3,8 @@
 On a CPU one-thread processes side by side beat torch's threads: the steps of Two-Moon are too small to share between
 threads, those of Colored MNIST fill a core by themselves. A few seeds in one process share what a small step spends
 outside the network; large steps gain nothing from that. Threads are used only when there are fewer jobs than cores
-and the step is large. On a GPU small kernels are bound by their launch, so all seeds of a cell are stacked in one job.
+and the step is large. On a GPU small kernels are bound by their launch, so all seeds of a cell are in one job, and
+stacked in small steps.
 """
 
 from __future__ import annotations

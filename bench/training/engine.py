@@ -97,21 +97,23 @@ class Engine:
         self.observer = observer or Observer()
         self.step, self.seconds, self.device = 0, 0.0, torch.device(options.device)
         networks = list(zip(*(replica.networks for replica in replicas), strict=True))
-        if stacked is None:  # in a large step one replica keeps a GPU busy, and all at once only take more memory
+        statistics = any(has_batch_statistics(network) for network in networks[0])
+        if stacked is None:  # in a large step one replica keeps a GPU busy; stacking would only take more memory
             stacked = may_stack(networks[0], self.device) and replicas[0].step_flops(method, training) < BIG_GPU_STEP
+            stacked = stacked and not (statistics and precision in LOW)  # vmap gives them weights in the input's type
+        self.cut = options.accumulate and not statistics
         self.uses_features = "features" in method.needs
         heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
         seeds = [replica.seed for replica in replicas]
         self.noise = Noise(seeds, self.device)
         self.stacks = [
-            ReplicaStack(each, self.device, stacked, LOW.get(precision), self.noise, options.accumulate, of_each)
+            ReplicaStack(each, self.device, stacked, LOW.get(precision), self.noise, self.cut, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
         if training.steps and not all(stack.parameters for stack in self.stacks):
             raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
         self.scale = LossScale(len(replicas), self.device) if precision == "fp16" else None
         self.overflown: Tensor | None = None  # [R] bool: whose last gradients are not finite in fp16
-        self.cut = options.accumulate and not any(has_batch_statistics(network) for network in networks[0])
         parameters = [list(stack.parameters.values()) for stack in self.stacks]
         self.optimizer = Optimization(parameters, training, method.resets())
         averaged = range(len(replicas) if training.schedule.average else 0)

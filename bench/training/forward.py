@@ -101,7 +101,7 @@ def aligned_zeros(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> 
     """Zeros [R, o, i] for replicas like those [R, ...] of a tensor, each where a tensor of its own could begin.
 
     Kernels add up in another order where memory is aligned otherwise, and seeds together are to equal seeds alone.
-    Columns lie in one piece: some of them are left out faster so.
+    They are column-major, so that columns are selected fast.
     """
     stride = -(-rows * columns // ALIGNED) * ALIGNED
     return like.new_zeros((len(like), stride), dtype=dtype)[:, : rows * columns].view(len(like), columns, rows).mT
@@ -155,7 +155,7 @@ def by_hand(layers: Tensors, x: Tensor, features: int) -> Output:
 def product(x: Tensor, w: Tensor) -> Tensor:
     """`x @ w.mT` of [..., m, k] and [..., n, k].
 
-    On CPUs in float32 by oneDNN: torch leaves such products to MKL, which does without AVX-512 on AMD's processors and
+    On CPUs in float32 by oneDNN: torch leaves such products to MKL, which does not use AVX-512 on AMD processors and
     takes 2.2 × as long there.
     """
     thin = min(*x.shape, *w.shape) < THIN
@@ -190,11 +190,17 @@ def by_autograd(network: nn.Module, parameters: Tensors, x: Inputs, head: nn.Mod
 
 
 def lifted(network: nn.Module, parameters: Tensors, fixed: Tensors, x: Inputs, head: nn.Module | None) -> Output:
-    """Stacked replicas of any network, and the way back, by autograd; `fixed` are parameters without it and buffers."""
+    """Stacked replicas of any network, and the way back, by autograd; `fixed`: untrained parameters, and buffers.
+
+    Errors: ValueError for a network that puts another tensor in a buffer's place: in the stack it would be lost.
+    """
 
     def outputs(own: Tensors, fixed: Tensors, inputs: Inputs) -> tuple[Tensor, ...]:
+        tensors = own | fixed
         with watched(head) as given:
-            found: Tensor = functional_call(network, own | fixed, (inputs,))
+            found: Tensor = functional_call(network, tensors, (inputs,))
+        if replaced := [name for name, tensor in fixed.items() if tensors[name] is not tensor]:
+            raise ValueError(f"the network replaces its buffer {replaced[0]}: change it in place")
         return (found, *given)
 
     with torch.enable_grad():

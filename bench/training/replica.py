@@ -80,10 +80,11 @@ class Replica:
         return Preprocessing(method.transform, self.data.mean, self.data.std, channels_last, self.preprocess)
 
     def step_flops(self, method: Method, training: Training) -> float:
-        """Floating-point operations of a step, forward and backward, as counted with its network."""
+        """Floating-point operations of a step, forward and backward, as counted with its first network."""
         where = next((p.device for p in self.networks[0].parameters()), torch.device("cpu"))
         one = self.preprocessing(method)(to_device(next(split_inputs(self.examples.x, 1)), where))
-        return (training.batch or len(self.examples.y)) * count_flops(self.networks[0], one)
+        rows = training.batch or len(self.examples.y)
+        return rows * len(self.networks) * count_flops(self.networks[0], one)
 
     def regrouped(self, name: str, split: Split) -> Split:
         """A split with the inferred attribute, if there is one, as its attribute and its environment."""

@@ -113,8 +113,8 @@ class Noise:
 class ReplicaStack:
     """R replicas of one network; `parameters` are those that require gradients, and they and `gradients` are [R, ...].
 
-    On a CPU, or with dropout, the replicas pass through networks of their own, one by one, so that their activations
-    stay in cache and none depends on the others; `stacked` ones pass through one network all at once.
+    On a CPU the replicas pass through networks of their own, one by one, so that their activations stay in cache and
+    none depends on the others; `stacked` ones pass through one network all at once.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ def by_pass(tensors: Tensors, passes: Sequence[Pass]) -> list[Tensors]:
 
 
 def may_stack(networks: Sequence[nn.Module], device: torch.device) -> bool:
-    """Whether replicas can go through the network all at once, and it is worth a thought: on a GPU, without dropout."""
+    """Whether replicas can go through the network all at once on a device where that may pay: a GPU, no dropout."""
     noisy = any(isinstance(module, _DropoutNd) and module.p for module in networks[0].modules())
     return device.type != "cpu" and len(networks) > 1 and not noisy
 

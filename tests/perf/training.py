@@ -215,7 +215,7 @@ def product_seconds(engine: Engine) -> float:
 
 @torch.no_grad()
 def seconds_of(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
-    """The median time of a product [m, k] · [k, n], by torch or as ours are, whichever is faster."""
+    """The median time of a product [m, k] · [k, n], by torch or by `product`, whichever is faster."""
     m, k, n = shape
     a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
     out, ways = torch.empty(m, n, dtype=dtype), []
