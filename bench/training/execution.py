@@ -35,8 +35,9 @@ def count_flops(network: Any, x: Any) -> float:
     def count(module: Any, inputs: Any, output: Any) -> None:
         nonlocal counted
         weight = getattr(module, "weight", None)
-        tensors = isinstance(weight, torch.Tensor) and isinstance(output, torch.Tensor)
-        if tensors and weight.ndim > 1 and not isinstance(module, torch.nn.Embedding):
+        if isinstance(module, torch.nn.Embedding) or not isinstance(output, torch.Tensor):
+            return
+        if isinstance(weight, torch.Tensor) and weight.ndim > 1:
             counted += 2 * weight.numel() * output.numel() // weight.shape[0]
 
     training = {module: module.training for module in network.modules()}
