@@ -98,9 +98,13 @@ class Engine:
         self.step, self.seconds, self.device = 0, 0.0, torch.device(options.device)
         networks = list(zip(*(replica.networks for replica in replicas), strict=True))
         statistics = any(has_batch_statistics(network) for network in networks[0])
-        if stacked is None:  # in a large step one replica keeps a GPU busy; stacking would only take more memory
-            stacked = may_stack(networks[0], self.device) and replicas[0].step_flops(method, training) < BIG_GPU_STEP
-            stacked = stacked and not (statistics and precision in LOW)  # vmap gives them weights in the input's type
+        if stacked is None:
+            stacked = (
+                may_stack(networks[0], self.device)
+                and not (statistics and precision in LOW)  # vmap gives them weights in the input's type
+                # in a large step one replica keeps a GPU busy; stacking would only take more memory
+                and replicas[0].step_flops(method, training) < BIG_GPU_STEP
+            )
         self.cut = options.accumulate and not statistics
         self.uses_features = "features" in method.needs
         heads = [[find_head(network, training) for network in networks[0]]] if self.uses_features else []
