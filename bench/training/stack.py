@@ -253,16 +253,20 @@ class ReplicaStack:
         own = {name: parameter.detach() for name, parameter in self.networks[r].named_parameters()}
         return own | {name: parameter[r] for name, parameter in (self.parameters | self.fixed).items()}
 
+    def _by_kind(self, r: int) -> dict[str, Tensors]:
+        """Parameters and buffers of one replica, as they are."""
+        return {"parameters": self.all_parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
+
     def state(self, r: int) -> dict[str, Any]:
         """Parameters and buffers (batch statistics and the like) of one replica."""
-        own = {"parameters": self.all_parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
-        return {kind: {name: value.clone() for name, value in tensors.items()} for kind, tensors in own.items()}
+        return {
+            kind: {name: value.clone() for name, value in tensors.items()} for kind, tensors in self._by_kind(r).items()
+        }
 
     @torch.no_grad()
     def restore(self, r: int, state: dict[str, Any]) -> None:
         """Copy such a state of a replica back."""
-        own = {"parameters": self.all_parameters_of(r), "buffers": dict(self.networks[r].named_buffers())}
-        for kind, tensors in own.items():
+        for kind, tensors in self._by_kind(r).items():
             for name, value in state[kind].items():
                 tensors[name].copy_(value)
 
