@@ -326,7 +326,8 @@ def test_the_relu_is_torchs(dtype: torch.dtype) -> None:
     forward.relu_(h)
     assert torch.equal(h, z.relu())
     expected = torch.where(z > 0, g, 0.0)
-    forward.relu_backward_(g, h)
+    assert torch.equal(forward.relu_backward(g, h, torch.empty_like(g)), expected)
+    forward.relu_backward(g, h, g)
     assert torch.equal(g, expected)
 
 

@@ -5,6 +5,9 @@ that is always one has the bias as its weights, and every hidden layer has a uni
 copied into a result or summed out of a gradient, a tenth of a step. Hidden layers are filled up with units that are
 always zero, to a size that is faster to multiply.
 
+Of a network with one logit, v · max(0, W h), the last layer is left out on the way back: with G, the sum over examples
+of d loss / d logit · [W h > 0] hᵀ, the gradient by W is diag(v) G and that by v the row sums of W ∘ G.
+
 Axes: R replicas, b examples of a micro-batch, o outputs and i inputs of a layer with those added here.
 """
 
@@ -67,10 +70,11 @@ def is_plain(network: nn.Module) -> bool:
 class Matrices:
     """The layers [R, o, i] of R plain networks, and the gradients by them, each under the name of its weight.
 
-    `layers` are in the precision of the forward pass, `gradients` in float32.
+    `layers` are in the precision of the forward pass, `gradients` in float32. `follows`: the gradient by the last layer
+    follows from that by the one before, see above; not where the loss depends on features, too.
     """
 
-    def __init__(self, parameters: Tensors, dtype: torch.dtype) -> None:
+    def __init__(self, parameters: Tensors, dtype: torch.dtype, uses_features: bool) -> None:
         names = list(parameters)  # weight and bias by turns
         self.layers: Tensors = {}
         self.gradients: Tensors = {}
@@ -85,6 +89,7 @@ class Matrices:
             self.parts[weight] = layer[:, :units, :inputs], gradient[:, :units, :inputs]
             self.parts[bias] = layer[:, :units, inputs], gradient[:, :units, inputs]
             self.layers[weight], self.gradients[weight], size = layer, gradient, rows
+        self.follows = len(names) > 2 and units == 1 and not uses_features
 
     def fill(self, parameters: Tensors) -> None:
         """Take over the parameters as they are now."""
@@ -93,6 +98,10 @@ class Matrices:
 
     def give(self, gradients: Tensors) -> None:
         """Write the gradients by the parameters."""
+        if self.follows:
+            hidden, last = list(self.layers)[-2:]
+            torch.sum(self.layers[hidden] * self.gradients[hidden], -1, out=self.gradients[last][:, 0])
+            self.gradients[hidden] *= self.layers[last].mT
         for name, (_, values) in self.parts.items():
             gradients[name].copy_(values)
 
@@ -128,8 +137,11 @@ def zeros_together(x: Tensor) -> Tensor:
     return (alike * filled.shape[1] + rarest).argsort(stable=True)
 
 
-def by_hand(layers: Tensors, x: Tensor, features: int) -> Output:
-    """A plain network on inputs [..., b, i], and the way back; the last layer has so many inputs by itself."""
+def by_hand(layers: Tensors, x: Tensor, features: int, follows: bool) -> Output:
+    """A plain network on inputs [..., b, i], and the way back; the last layer has so many inputs by itself.
+
+    If the gradient by the last layer `follows` from the one before, there is none, and that is without the last layer.
+    """
     inputs, z = [], x
     for i, layer in enumerate(layers.values()):
         if i:
@@ -139,14 +151,19 @@ def by_hand(layers: Tensors, x: Tensor, features: int) -> Output:
 
     def backward(gradient: Tensor, of_features: Tensor | None) -> Tensors:
         found, g = {}, gradient[..., None] if z.shape[-1] == 1 else gradient
-        for (name, layer), h in zip(reversed(layers.items()), reversed(inputs), strict=True):
+        names, last = list(layers), None
+        if follows:
+            h, last = inputs.pop(), layers[names.pop()]
+            g = relu_backward(g.expand_as(h), h, h)
+        for name, h in zip(reversed(names), reversed(inputs), strict=True):
             # results with fewer rows: thin products are several times faster that way round
             found[name] = product(h.mT, g.mT).mT if h.shape[-1] <= g.shape[-1] else product(g.mT, h.mT)
             if h is not x:
-                g = outer(g, layer) if layer.shape[-2] == 1 else product(g, layer.mT)
+                g = product(g, (layers[name] if last is None else layers[name] * last.mT).mT)
                 if of_features is not None and h is inputs[-1]:
                     g[..., :features] += of_features
-                relu_backward_(g, h)
+                relu_backward(g, h, g)
+                last = None
         return found
 
     return Output(z[..., 0] if z.shape[-1] == 1 else z, inputs[-1][..., :features], backward)
@@ -165,21 +182,17 @@ def product(x: Tensor, w: Tensor) -> Tensor:
     return z
 
 
-def outer(g: Tensor, w: Tensor) -> Tensor:
-    """`g @ w` of [..., m, 1] and [..., 1, n], the faster way in each precision."""
-    return g @ w if g.dtype == torch.bfloat16 else g * w
-
-
 def relu_(z: Tensor) -> None:
     """ReLU in place. The bits of bf16 taken as whole numbers have the same sign; torch's takes longer."""
     z.view(torch.int16).clamp_(min=0) if z.dtype == torch.bfloat16 else z.relu_()
 
 
-def relu_backward_(g: Tensor, h: Tensor) -> None:
-    """Set `g` to zero where the ReLU's output `h` is, in place. Bits of bf16 taken as whole numbers are faster."""
+def relu_backward(g: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    """`g`, but zero where the ReLU's output `h` is; `out` may be either. Bits of bf16 as whole numbers are faster."""
     whole = g.dtype == torch.bfloat16
-    g, h = (g.view(torch.int16), h.view(torch.int16)) if whole else (g, h)
-    torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
+    g, h, given = (part.view(torch.int16) if whole else part for part in (g, h, out))
+    torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=given)
+    return out
 
 
 def by_autograd(network: nn.Module, parameters: Tensors, x: Inputs, head: nn.Module | None) -> Output:

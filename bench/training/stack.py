@@ -144,7 +144,7 @@ class ReplicaStack:
         multiplied, summed = self.parameters, self.gradients
         if forward.is_plain(self.networks[0]):
             self.dtype, self.autocast = low or torch.float32, None
-            self.matrices = Matrices(self.parameters, self.dtype)
+            self.matrices = Matrices(self.parameters, self.dtype, bool(heads))
             multiplied, summed = self.matrices.layers, self.matrices.gradients
         self.views, self.gradient_views = by_pass(multiplied, self.passes), by_pass(summed, self.passes)
         if not stacked and not self.matrices:
@@ -195,7 +195,7 @@ class ReplicaStack:
             first = next(iter(layers))
             layers = layers | {first: layers[first].mT.index_select(-2, part.columns).mT}
         x = part.x if part.has_one else forward.with_one(part.x.flatten(self.axis + 1).to(self.dtype))
-        return forward.by_hand(layers, x, matrices.features)
+        return forward.by_hand(layers, x, matrices.features, matrices.follows)
 
     def _forward_twice(self, *given: Any) -> Output:
         """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""
