@@ -38,8 +38,10 @@ from spurbench.bench.store import predictions
 from spurbench.bench.store.store import Store
 from spurbench.bench.training import engine as engine_module
 from spurbench.bench.training import optimization
+from spurbench.bench.training.batching import MicroBatch
 from spurbench.bench.training.engine import Engine, Step
 from spurbench.bench.training.execution import Options
+from spurbench.bench.training.stack import ForwardPass, ReplicaStack
 
 DATASET = '''"""A few examples of everything that methods need and networks take, and attacks.
 
@@ -245,6 +247,23 @@ def test_large_steps_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine_module, "BIG_GPU_STEP", limit)
         with simulated():
             assert setup.make_engine(copy.deepcopy(replicas)).stacks[0].stacked == stacked
+
+
+def test_of_seeds_one_by_one_one_keeps_its_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, passes, kept = ReplicaStack.forward, list[weakref.ref[ForwardPass]](), list[int]()
+
+    def watched(stack: ReplicaStack, i: int, inputs: list[MicroBatch]) -> ForwardPass:
+        kept.append(sum(of() is not None for of in passes))
+        done = forward(stack, i, inputs)
+        passes.append(weakref.ref(done))
+        return done
+
+    monkeypatch.setattr(ReplicaStack, "forward", watched)
+    monkeypatch.setattr(engine_module, "BIG_GPU_STEP", 0)
+    with simulated():
+        found, _ = finish(jobs_of(Case("erm", "small_conv"), "cuda:0", "float32"), "gpu")
+    assert [(record.status, record.cost.replicas) for record in found] == [("done", 2)] * 2
+    assert len(kept) == 2 * 4 and not any(kept), "two seeds, four steps"
 
 
 def test_seeds_that_do_not_fit_together_leave_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,8 +257,8 @@ def test_one_graph_at_a_time_is_in_memory() -> None:
         one = engine("erm", [0], Options(micro_batch=2, accumulate=accumulate, history=1))
         alive = weakref.WeakSet[Any]()
         with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.x):
-            done = one.stacks[0].forward([[part for part in one.batches.micro_batches(0)[0][0].cut(2, 0)]])
-        assert len(done.outputs[0]) == 4 and bool(alive) != accumulate
+            done = one.stacks[0].forward(0, one.batches.micro_batches(0)[0][0].cut(2, 0))
+        assert len(done.outputs) == 4 and bool(alive) != accumulate
 
 
 def test_dropout_draws_the_same_both_times() -> None:

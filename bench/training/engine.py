@@ -34,14 +34,15 @@ from spurbench.bench.training.batching import (
     prefers_channels_last,
 )
 from spurbench.bench.training.execution import BIG_GPU_STEP, Options
-from spurbench.bench.training.forward import OneLogit
-from spurbench.bench.training.losses import Losses
+from spurbench.bench.training.forward import OneLogit, Tensors
+from spurbench.bench.training.losses import Losses, differentiate
 from spurbench.bench.training.model import Model
 from spurbench.bench.training.optimization import LossScale, Optimization, average_of
 from spurbench.bench.training.replica import Replica, find_head, head_of, width_of
 from spurbench.bench.training.stack import ForwardPass, Noise, ReplicaStack, has_batch_statistics, may_stack
 from spurbench.bench.training.targets import Fields, Mixing, Targets, draw_examples
 
+LOGITS = ("logits", "second_logits")  # of each network, as a loss is given them
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -114,6 +115,10 @@ class Engine:
             ReplicaStack(each, self.device, stacked, LOW.get(precision), self.noise, self.cut, of_each)
             for each, of_each in zip_longest(networks, heads, fillvalue=())
         ]
+        passes = range(len(self.stacks[0].passes))
+        # on a CPU all at once, while the code of the loss is in cache; else activations of one at a time are kept
+        apart = self.device.type != "cpu" or options.accumulate
+        self.together: list[Sequence[int]] = [[i] for i in passes] if apart else [passes]
         if training.steps and not all(stack.parameters for stack in self.stacks):
             raise UserError(f"the network {training.network.name} has no parameter that requires a gradient")
         self.scale = LossScale(len(replicas), self.device) if precision == "fp16" else None
@@ -191,31 +196,49 @@ class Engine:
 
     def _set_gradients(self, inputs: list[list[MicroBatch]], targets: list[Fields]) -> Step:
         """Set the gradients of a batch at the parameters as they are."""
-        passes = [stack.forward(inputs) for stack in self.stacks]
-        logits = [[z.requires_grad_() for z in done.logits()] for done in passes]
-        features = [h.requires_grad_() for h in passes[0].features()] if self.uses_features else []
-        with torch.enable_grad():  # the method's graph begins at logits and features
-            losses = self.losses(targets, logits, features, self.step)
-        *by_logits, by_features = differentiate(losses, [*logits, features])
-        self._pull_back(passes, by_logits, by_features)
-        labels = self._by_replica([of_pass["y"] for of_pass in targets])
-        return Step([loss.detach() for loss in losses], [z.detach() for z in self._by_replica(logits[0])], labels)
-
-    def _pull_back(self, passes: list[ForwardPass], by_logits: list[list[Tensor]], by_features: list[Tensor]) -> None:
-        """Set the gradients of parameters, given the loss's by logits and features."""
-        weight_penalty, scale = self.method.weight_penalty(self.step), self.scale
-        if scale:
-            of = self.stacks[0].passes
-            by_logits = [[scale.scale(*pair) for pair in zip(each, of, strict=True)] for each in by_logits]
-            by_features = [scale.scale(*pair) for pair in zip(by_features, of, strict=False)]
-        none: list[Tensor | None] = [None] * len(self.stacks[0].passes)
-        for i, (stack, done) in enumerate(zip(self.stacks, passes, strict=True)):
-            stack.backward(done, by_logits[i], none if i or not by_features else by_features)
-        if scale:
-            self.overflown = scale.unscale([g for stack in self.stacks for g in stack.gradients.values()])
+        for stack in self.stacks:
+            stack.begin_step()
+        losses, logits = list[Tensor](), list[Tensor]()
+        for passes in self.together:
+            found = self._forward_and_back(passes, inputs, targets)
+            losses += found[0]
+            logits += found[1]
+        for stack in self.stacks:
+            stack.end_step()
+        if self.scale:
+            self.overflown = self.scale.unscale([g for stack in self.stacks for g in stack.gradients.values()])
+        weight_penalty = self.method.weight_penalty(self.step)
         for stack in self.stacks if weight_penalty else ():
             for name, gradient in stack.gradients.items():
                 gradient.add_(stack.parameters[name], alpha=2 * weight_penalty)
+        return Step(losses, self._by_replica(logits), self._by_replica([of_pass["y"] for of_pass in targets]))
+
+    def _forward_and_back(
+        self, passes: Sequence[int], inputs: list[list[MicroBatch]], targets: list[Fields]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Some passes through all networks; their losses, and logits of the first network."""
+        done = [[stack.forward(i, inputs[i]) for stack in self.stacks] for i in passes]
+        outputs = [self._outputs_of(own) for own in done]
+        with torch.enable_grad():
+            each = [self.losses(i, targets[i], own, self.step) for i, own in zip(passes, outputs, strict=True)]
+        losses = [loss for of_pass in each for loss in of_pass]
+        for i, own, slopes in zip(passes, done, differentiate(losses, outputs), strict=True):
+            self._pull_back(i, own, slopes)
+        return [loss.detach() for loss in losses], [own["logits"].detach() for own in outputs]
+
+    def _outputs_of(self, done: list[ForwardPass]) -> Tensors:
+        """What the loss is a function of, under its names in a `Batch`; the method's graph begins there."""
+        found = dict(zip(LOGITS, (of_network.logits() for of_network in done), strict=False))
+        if self.uses_features:
+            found["features"] = done[0].features()
+        return {name: output.requires_grad_() for name, output in found.items()}
+
+    def _pull_back(self, i: int, done: list[ForwardPass], slopes: Tensors) -> None:
+        """Set the gradients of a pass, given the losses' by its outputs."""
+        if self.scale:
+            slopes = {name: self.scale.scale(slope, self.stacks[0].passes[i]) for name, slope in slopes.items()}
+        for stack, own, name in zip(self.stacks, done, LOGITS, strict=False):
+            stack.backward(i, own, slopes[name], slopes.get("features") if stack is self.stacks[0] else None)
 
     @contextmanager
     def _uphill(self, distance: float) -> Iterator[None]:
@@ -311,13 +334,6 @@ def call(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> Tensor:
     """Logits of a network with these parameters and buffers."""
     found: Tensor = functional_call(network, tensors, (x,))
     return found
-
-
-def differentiate(losses: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """The losses' gradients by outputs of networks, in the same lists; zeros where a loss does not depend on one."""
-    flat = [output for each in outputs for output in each]
-    gradients = iter(torch.autograd.grad(losses, flat, allow_unused=True, materialize_grads=True))
-    return [[next(gradients) for _ in each] for each in outputs]
 
 
 @contextmanager

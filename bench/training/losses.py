@@ -18,7 +18,7 @@ from spurbench.bench.plugins.method import Method, Problem, batch_of, untouched
 from spurbench.bench.training.replica import Replica
 
 State = dict[str, Tensor]
-"""Tensors by name: what a method keeps from step to step, or the targets it is given."""
+"""Tensors by name: what a method keeps from step to step, or what it is given."""
 
 
 class Losses:
@@ -50,38 +50,30 @@ class Losses:
             self.known = stack([counts_of(problem) for problem in self.problems])
             self.stacked_state = stack(self.states)
 
-    def __call__(
-        self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], features: Sequence[Tensor], step: int
-    ) -> list[Tensor]:
-        """The loss of each replica, a scalar; the method's states are replaced by those of the next step.
+    def __call__(self, i: int, targets: State, outputs: State, step: int) -> list[Tensor]:
+        """The loss of replica `i`, or of each if they are stacked, scalars; states become those of the next step.
 
-        `targets` has for each pass the labels and what was declared, `logits` for each network and pass its logits,
-        `features` those of the first network, if they were declared.
+        `targets` are the labels and what was declared; `outputs` the logits, those of a second network if there is one,
+        and the first one's features if they were declared.
         """
+        given = targets | outputs
+        logits = given.pop("logits")
         if self.checked:
-            return self.compute(targets, logits, features, step)
+            return self.compute(i, logits, given, step)
         before = generators()
-        losses = self.compute(targets, logits, features, step)
+        losses = self.compute(i, logits, given, step)
         if generators() != before:
             raise ValueError(f"{self.name} draws random numbers, which seeds would share: it must not")
-        self.checked = True
+        self.checked = self.stacked or i + 1 == len(self.states)
         return losses
 
-    def compute(
-        self, targets: Sequence[State], logits: Sequence[Sequence[Tensor]], features: Sequence[Tensor], step: int
-    ) -> list[Tensor]:
+    def compute(self, i: int, logits: Tensor, given: State, step: int) -> list[Tensor]:
         """The losses, all at once or one after the other."""
-        given = [dict(of_pass) for of_pass in targets]
-        for of_pass, own in zip(given, features, strict=False):
-            of_pass["features"] = own
-        for of_pass, second in zip(given, logits[1] if len(logits) > 1 else (), strict=False):
-            of_pass["second_logits"] = second
         if self.lifted:
-            return self.all_at_once(logits[0][0], given[0], step)
+            return self.all_at_once(logits, given, step)
         if self.stacked:
-            replicas = range(len(self.states))
-            return [self.one(r, logits[0][0][r], {n: t[r] for n, t in given[0].items()}, step) for r in replicas]
-        return [self.one(r, z, given[r], step) for r, z in enumerate(logits[0])]
+            return [self.one(r, logits[r], {n: t[r] for n, t in given.items()}, step) for r in range(len(self.states))]
+        return [self.one(i, logits, given, step)]
 
     def one(self, r: int, logits: Tensor, given: State, step: int) -> Tensor:
         """The loss of replica `r`."""
@@ -135,6 +127,13 @@ class Losses:
         ]
         if self.lifted:
             self.stacked_state = stack(self.states)
+
+
+def differentiate(losses: Sequence[Tensor], outputs: Sequence[State]) -> list[State]:
+    """The losses' gradients by outputs of networks, alike; zeros where a loss does not depend on one."""
+    flat = [output for each in outputs for output in each.values()]
+    gradients = iter(torch.autograd.grad(losses, flat, allow_unused=True, materialize_grads=True))
+    return [{name: next(gradients) for name in each} for each in outputs]
 
 
 def shapes(state: State) -> dict[str, list[int]]:

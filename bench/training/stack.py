@@ -24,34 +24,32 @@ from spurbench.bench.training.forward import Matrices, Output, Tensors
 
 @dataclass
 class ForwardPass:
-    """A forward pass of all replicas, kept until the backward pass: what each micro-batch gave, and the way back."""
+    """A forward pass of a replica, or of all if they are stacked: what each micro-batch gave, and the way back."""
 
-    inputs: list[list[MicroBatch]]
-    outputs: list[list[Output]]
+    inputs: list[MicroBatch]
+    outputs: list[Output]
     axis: int  # of the examples in a micro-batch's logits
 
-    def logits(self) -> list[Tensor]:
-        """The logits of the whole batch for each pass, float32, [B] or [B, C], with R before it if stacked."""
-        logits = [[part.logits for part in parts] for parts in self.outputs]
-        return [self.join(parts, of) for parts, of in zip(logits, self.inputs, strict=True)]
+    def logits(self) -> Tensor:
+        """The logits of the whole batch, float32, [B] or [B, C], with R before it if stacked."""
+        return self.join([part.logits for part in self.outputs])
 
-    def features(self) -> list[Tensor]:
-        """What the head is given of the whole batch for each pass, float32, [B, D], with R before it if stacked."""
-        features = [[part.features for part in parts if part.features is not None] for parts in self.outputs]
-        return [self.join(parts, of) for parts, of in zip(features, self.inputs, strict=True)]
+    def features(self) -> Tensor:
+        """What the head is given of the whole batch, float32, [B, D], with R before it if stacked."""
+        return self.join([part.features for part in self.outputs if part.features is not None])
 
-    def join(self, parts: list[Tensor], of: list[MicroBatch]) -> Tensor:
+    def join(self, parts: list[Tensor]) -> Tensor:
         """What micro-batches gave, in the order of the batch."""
         joined = torch.cat(parts, self.axis).float() if len(parts) > 1 else parts[0].detach().float()
-        rows = [part.rows for part in of if part.rows is not None]
+        rows = [part.rows for part in self.inputs if part.rows is not None]
         return torch.empty_like(joined).index_copy_(0, torch.cat(rows), joined) if rows else joined
 
-    def split(self, gradient: Tensor, i: int) -> Sequence[Tensor]:
-        """The gradient by what was joined of a pass, cut into those by the micro-batches' own."""
-        rows = [part.rows for part in self.inputs[i] if part.rows is not None]
+    def split(self, gradient: Tensor) -> Sequence[Tensor]:
+        """The gradient by what was joined, cut into those by the micro-batches' own."""
+        rows = [part.rows for part in self.inputs if part.rows is not None]
         if rows:
             return [gradient[own] for own in rows]
-        sizes = [part.logits.shape[self.axis] for part in self.outputs[i]]
+        sizes = [part.logits.shape[self.axis] for part in self.outputs]
         return torch.split(gradient, sizes, self.axis) if len(sizes) > 1 else [gradient]
 
 
@@ -165,17 +163,21 @@ class ReplicaStack:
             for network in self.networks:
                 network.compile()
 
-    def forward(self, inputs: list[list[MicroBatch]]) -> ForwardPass:
-        """Forward all replicas, micro-batch by micro-batch; `inputs` has a list of micro-batches for each pass."""
-        outputs = []
+    def begin_step(self) -> None:
+        """What comes before the passes of a step: its parameters stay as they are until `end_step`."""
         if self.matrices:
             self.matrices.fill(self.parameters)
-        for replicas, network, head, parameters, parts in zip(
-            self.passes, self.networks, self.heads, self.views, inputs, strict=False
-        ):
-            with self.noise.of(replicas):
-                one = self._forward_twice if self.accumulate else self._forward_one
-                outputs.append([one(network, head, parameters, part) for part in parts])
+
+    def end_step(self) -> None:
+        """What comes after them: from now on `gradients` are those of the loss."""
+        if self.matrices:
+            self.matrices.give(self.gradients)
+
+    def forward(self, i: int, inputs: list[MicroBatch]) -> ForwardPass:
+        """The forward pass of replica `i`, or of all, micro-batch by micro-batch."""
+        one = self._forward_twice if self.accumulate else self._forward_one
+        with self.noise.of(self.passes[i]):
+            outputs = [one(self.networks[i], self.heads[i], self.views[i], part) for part in inputs]
         return ForwardPass(inputs, outputs, self.axis)
 
     def _forward_one(self, network: nn.Module, head: nn.Module | None, parameters: Tensors, part: MicroBatch) -> Output:
@@ -208,31 +210,28 @@ class ReplicaStack:
 
         return Output(output.logits, output.features, backward)
 
-    def backward(self, done: ForwardPass, of_logits: Sequence[Tensor], of_features: Sequence[Tensor | None]) -> None:
-        """Set the gradients to those of the loss, given its own by logits and features, one of each for every pass.
+    def backward(self, i: int, done: ForwardPass, by_logits: Tensor, by_features: Tensor | None) -> None:
+        """The way back of a pass, given the loss's gradients by its logits and, if it depends on them, features.
 
         Each micro-batch is handed its slice; gradients are summed in float32.
         """
-        whole = all(len(parts) == 1 and parts[0].columns is None for parts in done.inputs)
+        gradients, whole = self.gradient_views[i], len(done.inputs) == 1 and done.inputs[0].columns is None
         if not whole:
-            torch._foreach_zero_([each for of_pass in self.gradient_views for each in of_pass.values()])
-        for i, (by_logits, by_features, parts, outputs, gradients) in enumerate(
-            zip(of_logits, of_features, done.inputs, done.outputs, self.gradient_views, strict=True)
+            torch._foreach_zero_(list(gradients.values()))
+        slopes = done.split(by_logits)
+        of_heads = [None] * len(slopes) if by_features is None else done.split(by_features)
+        # backwards: the last micro-batches are still in cache
+        for part, output, slope, of_head in reversed(
+            list(zip(done.inputs, done.outputs, slopes, of_heads, strict=True))
         ):
-            slopes = done.split(by_logits, i)
-            of_heads = [None] * len(parts) if by_features is None else done.split(by_features, i)
-            # backwards: the last micro-batches are still in cache
-            for part, output, slope, of_head in reversed(list(zip(parts, outputs, slopes, of_heads, strict=True))):
-                if of_head is not None and output.features is not None:
-                    of_head = of_head.to(output.features.dtype)
-                found = output.backward(slope.to(output.logits.dtype), of_head)
-                if part.columns is not None:
-                    first = next(iter(gradients))
-                    gradients[first].mT.index_add_(-2, part.columns, found.pop(first).mT.float())
-                put = torch._foreach_copy_ if whole else torch._foreach_add_
-                put([gradients[name] for name in found], list(found.values()))
-        if self.matrices:
-            self.matrices.give(self.gradients)
+            if of_head is not None and output.features is not None:
+                of_head = of_head.to(output.features.dtype)
+            found = output.backward(slope.to(output.logits.dtype), of_head)
+            if part.columns is not None:
+                first = next(iter(gradients))
+                gradients[first].mT.index_add_(-2, part.columns, found.pop(first).mT.float())
+            put = torch._foreach_copy_ if whole else torch._foreach_add_
+            put([gradients[name] for name in found], list(found.values()))
 
     def function(self, r: int) -> Callable[[Inputs], Tensor]:
         """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""
