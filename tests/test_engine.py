@@ -213,11 +213,12 @@ def test_a_buffer_that_is_replaced_is_refused_in_a_stack() -> None:
         Engine(drawn.method, drawn.training, "float32", drawn.options, drawn.replicas, stacked=True).update()
 
 
-def test_zero_columns_are_left_out_and_change_nothing() -> None:
+@pytest.mark.parametrize("network", [{"hidden_layers": 0}, {"hidden_layers": 1, "width": 16}, {"width": 16}], ids=str)
+def test_zero_columns_are_left_out_and_change_nothing(network: dict[str, Any]) -> None:
     """Also not the order of the examples, although those that are zero in the same columns go through together."""
     cm = registry.load_dataset("colored_mnist")(train_size=1000)
     method = method_named("irm_domainbed")  # its penalty is of every second example
-    training = replace(cm.training, width=16, steps=4)
+    training = replace(cm.training, steps=4, **network)
     engine = Engine(method, training, "float32", Options(micro_batch=100), [prepare(cm, method, training, 0)])
     widths = [part.x.shape[-1] for part in engine.batches.micro_batches(0)[0]]
     assert sum(widths) / len(widths) < 120 and not any(width % 16 for width in widths)  # of 392

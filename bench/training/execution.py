@@ -15,7 +15,7 @@ class Options:
 
     device: str = "cpu"
     threads: int = 1
-    micro_batch: int = 1000  # rows, so that the activations stay in cache; twice as many in bf16
+    micro_batch: int = 1000  # rows, so that the activations stay in cache; of an MLP in bf16 twice as many
     accumulate: bool = False  # a batch in micro-batches, each forwarded twice, so that one graph at a time is kept
     history: int = 20  # points of the learning curve
     checkpoint_seconds: float = 60.0

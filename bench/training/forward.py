@@ -6,7 +6,8 @@ copied into a result or summed out of a gradient, a tenth of a step. Hidden laye
 always zero, to a size that is faster to multiply.
 
 Of a network with one logit, v · max(0, W h), the last layer is left out on the way back: with G, the sum over examples
-of d loss / d logit · [W h > 0] hᵀ, the gradient by W is diag(v) G and that by v the row sums of W ∘ G.
+of d loss / d logit · [W h > 0] hᵀ, the gradient with respect to W is diag(v) G and that of v the row sums of W ∘ G.
+Only in float32: for inputs far from zero these sums cancel, which bf16 cannot afford.
 
 Axes: R replicas, b examples of a micro-batch, o outputs and i inputs of a layer with those added here.
 """
@@ -68,10 +69,10 @@ def is_plain(network: nn.Module) -> bool:
 
 
 class Matrices:
-    """The layers [R, o, i] of R plain networks, and the gradients by them, each under the name of its weight.
+    """The layers [R, o, i] of R plain networks, and their gradients, each under the name of its weight.
 
-    `layers` are in the precision of the forward pass, `gradients` in float32. `follows`: the gradient by the last layer
-    follows from that by the one before, see above; not where the loss depends on features, too.
+    `layers` are in the precision of the forward pass, `gradients` in float32. `follows`: the last layer's gradient is
+    made from that of the layer before, see above; not where the loss depends on features, too.
     """
 
     def __init__(self, parameters: Tensors, dtype: torch.dtype, uses_features: bool) -> None:
@@ -89,7 +90,7 @@ class Matrices:
             self.parts[weight] = layer[:, :units, :inputs], gradient[:, :units, :inputs]
             self.parts[bias] = layer[:, :units, inputs], gradient[:, :units, inputs]
             self.layers[weight], self.gradients[weight], size = layer, gradient, rows
-        self.follows = len(names) > 2 and units == 1 and not uses_features
+        self.follows = dtype == torch.float32 and len(names) > 2 and units == 1 and not uses_features
 
     def fill(self, parameters: Tensors) -> None:
         """Take over the parameters as they are now."""
@@ -97,7 +98,7 @@ class Matrices:
             values.copy_(parameters[name])
 
     def give(self, gradients: Tensors) -> None:
-        """Write the gradients by the parameters."""
+        """Write the gradients of the parameters."""
         if self.follows:
             hidden, last = list(self.layers)[-2:]
             torch.sum(self.layers[hidden] * self.gradients[hidden], -1, out=self.gradients[last][:, 0])
@@ -140,7 +141,8 @@ def zeros_together(x: Tensor) -> Tensor:
 def by_hand(layers: Tensors, x: Tensor, features: int, follows: bool) -> Output:
     """A plain network on inputs [..., b, i], and the way back; the last layer has so many inputs by itself.
 
-    If the gradient by the last layer `follows` from the one before, there is none, and that is without the last layer.
+    With `follows` the way back omits the last layer's gradient and leaves its weights out of that of the layer before;
+    `Matrices.give` makes up for both. It overwrites the last activations.
     """
     inputs, z = [], x
     for i, layer in enumerate(layers.values()):
@@ -183,7 +185,7 @@ def product(x: Tensor, w: Tensor) -> Tensor:
 
 
 def relu_(z: Tensor) -> None:
-    """ReLU in place. The bits of bf16 taken as whole numbers have the same sign; torch's takes longer."""
+    """ReLU in place; NaN in bf16 may become 0: its bits are taken as whole numbers, which is faster than torch's."""
     z.view(torch.int16).clamp_(min=0) if z.dtype == torch.bfloat16 else z.relu_()
 
 

@@ -45,7 +45,7 @@ class ForwardPass:
         return torch.empty_like(joined).index_copy_(0, torch.cat(rows), joined) if rows else joined
 
     def split(self, gradient: Tensor) -> Sequence[Tensor]:
-        """The gradient by what was joined, cut into those by the micro-batches' own."""
+        """The gradient with respect to what was joined, cut into those of the micro-batches."""
         rows = [part.rows for part in self.inputs if part.rows is not None]
         if rows:
             return [gradient[own] for own in rows]
@@ -211,7 +211,7 @@ class ReplicaStack:
         return Output(output.logits, output.features, backward)
 
     def backward(self, i: int, done: ForwardPass, by_logits: Tensor, by_features: Tensor | None) -> None:
-        """The way back of a pass, given the loss's gradients by its logits and, if it depends on them, features.
+        """The way back of a pass, given the gradients with respect to its logits and, if the loss uses them, features.
 
         Each micro-batch is handed its slice; gradients are summed in float32.
         """
@@ -231,7 +231,8 @@ class ReplicaStack:
                 first = next(iter(gradients))
                 gradients[first].mT.index_add_(-2, part.columns, found.pop(first).mT.float())
             put = torch._foreach_copy_ if whole else torch._foreach_add_
-            put([gradients[name] for name in found], list(found.values()))
+            if found:
+                put([gradients[name] for name in found], list(found.values()))
 
     def function(self, r: int) -> Callable[[Inputs], Tensor]:
         """Replica `r` from preprocessed inputs to logits, in the mode its network is in."""
