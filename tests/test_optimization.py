@@ -42,6 +42,25 @@ def clean() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_round_each_seed_as_if_it_were_alone(name: str) -> None:
+    """Also the last values of a tensor, which do not fill a processor's register."""
+    training = Training(
+        optimizer="sgd" if name == "nesterov" else name, weight_decay=0.01, steps=20, **OPTIMIZERS[name][0]
+    )
+    torch.manual_seed(0)
+    first = torch.randn(5, 507)
+    together, alone = first.clone(), [own.clone() for own in first.split(1)]
+    optimizations = [Optimization([[each]], training) for each in (together, *alone)]
+    for _ in range(20):
+        together.grad = torch.randn(5, 507)
+        for own, gradient in zip(alone, together.grad.split(1), strict=True):
+            own.grad = gradient.clone()
+        for optimization in optimizations:
+            optimization.step()
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_do_torch_optims_arithmetic(name: str) -> None:
     """The learning rate falls to a tenth after half of the steps and again after three quarters."""
     own, make, settings = OPTIMIZERS[name]
@@ -338,6 +357,15 @@ def test_a_step_that_overflows_in_fp16_is_left_out_for_that_seed_alone(stacked: 
         one.train()
     assert all(torch.equal(weights(both, r), weights(again, r)) for r in range(2))
     assert again.scale and again.scale.state(0) == both.scale.state(0)
+
+
+def test_a_reset_holds_for_a_seed_whose_step_is_left_out() -> None:
+    parameter = torch.zeros(2, 3)
+    optimization = Optimization([[parameter]], Training(optimizer="adam"), resets=(3,))
+    for left_out in [[False, False]] * 3 + [[True, False]]:
+        parameter.grad = torch.ones(2, 3)
+        optimization.step(torch.tensor(left_out))
+    assert [mean[:, 0].tolist() for mean in optimization.kept["mean"]] == [[0, pytest.approx(0.1)]]
 
 
 def test_the_scale_of_a_loss_grows_when_nothing_overflows() -> None:

@@ -64,12 +64,12 @@ class Optimization:
 
     def step(self, left_out: Tensor | None = None) -> None:
         """Move all replicas but those that are left out of this step, [R] bool."""
+        for tensors in self.kept.values() if self.steps in self.resets else ():
+            torch._foreach_zero_(tensors)
         moved = [] if left_out is None else [t for of in (*self.networks, *self.kept.values()) for t in of]
         before = [tensor.clone() for tensor in moved]
         for network in self.networks if self.schedule.clip_norm else ():
             clip([p.grad for p in network if p.grad is not None], self.schedule.clip_norm or 0.0)
-        for tensors in self.kept.values() if self.steps in self.resets else ():
-            torch._foreach_zero_(tensors)
         since = self.steps - max((at for at in self.resets if at <= self.steps), default=0)
         for optimizer, parameters, kept in self.groups:
             gradients = [p.grad for p in parameters if p.grad is not None]
@@ -122,7 +122,8 @@ class LossScale:
     It is halved when they overflow, and that step is left out; after 2,000 steps without overflow it is doubled. All of
     that stays on the device, so that no step waits to hear of it.
 
-    Source: torch.amp.GradScaler, here for each replica by itself.
+    Source: torch.amp.GradScaler, here for each replica by itself. Differs: a step that is left out counts as one of the
+    optimizer, so that Adam takes its averages for older than they are.
     """
 
     def __init__(self, replicas: int, device: torch.device) -> None:
@@ -130,7 +131,7 @@ class LossScale:
         self.steps = torch.zeros_like(self.factors, dtype=torch.long)  # since the last change of each
 
     def scale(self, gradient: Tensor, replicas: Pass) -> Tensor:
-        """A gradient by what a pass put out, [B, ...], with R before it if stacked."""
+        """A gradient with respect to an output of a pass, [B, ...], with R before it if stacked."""
         factors = self.factors[replicas]
         return gradient * factors.view(-1, *[1] * (gradient.ndim - 1)) if factors.ndim else gradient * factors
 

@@ -33,9 +33,12 @@ class Sgd(Optimizer):
         steps: int,
         lr: float,
     ) -> None:
+        moved = [parameters, gradients, kept["velocity"]]
         on_gpu = parameters[0].is_cuda  # on a CPU the fused one goes through memory once instead of three times
+        if not on_gpu and len(parameters[0]) > 1:  # it rounds the last values of a tensor in another way than the rest
+            moved = [[own for tensor in tensors for own in tensor.unbind()] for tensors in moved]
+        parameters, gradients, velocity = moved
         sgd(
-            parameters, gradients, list(kept["velocity"]), foreach=on_gpu, fused=not on_gpu, lr=lr,
-            momentum=self.momentum, nesterov=bool(self.nesterov), weight_decay=self.weight_decay,
-            dampening=0.0, maximize=False,
+            parameters, gradients, list(velocity), foreach=on_gpu, fused=not on_gpu, lr=lr, momentum=self.momentum,
+            nesterov=bool(self.nesterov), weight_decay=self.weight_decay, dampening=0.0, maximize=False,
         )  # fmt: skip
