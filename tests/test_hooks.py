@@ -13,10 +13,11 @@ from torch import Tensor
 from spurbench.bench.checks.method_checks import check
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugins.dataset import Data, Split, Training
-from spurbench.bench.plugins.method import Batch, Draw, Examples, Method
+from spurbench.bench.plugins.method import Batch, Draw, Examples, Method, Start
 from spurbench.bench.training.engine import Engine, Options
 from spurbench.bench.training.forward import watched
-from spurbench.bench.training.replica import Replica, build_network, find_head
+from spurbench.bench.training.replica import Replica, build_network, find_head, head_network
+from spurbench.bench.training.stack import has_batch_statistics
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,46 @@ class Noisy(Plain):
         return (batch.random * batch.losses(logits)).mean()
 
 
+@dataclass(frozen=True)
+class Valued(Plain):
+    """Weighs each example by a value of several that came with it."""
+
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        return (batch.values["weights"][:, 1] * batch.losses(logits)).mean()
+
+
+@dataclass(frozen=True)
+class Apart(Plain):
+    """The mean over environments, and how many there are."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"environments"})
+
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        return batch.environment_means(batch.losses(logits)).mean() + 100 * batch.problem.environments
+
+
+@dataclass(frozen=True)
+class Growing(Plain):
+    def loss(self, logits: Tensor, batch: Batch, state: dict[str, Tensor], step: int) -> Tensor:
+        state[f"step {step}"] = logits.detach().mean()
+        return super().loss(logits, batch, state, step)
+
+
 def engine_of(
-    method: Method, shape: tuple[int, ...], training: Training, seeds: tuple[int, ...] = (0,), **more: Any
+    method: Method,
+    shape: tuple[int, ...],
+    training: Training,
+    seeds: tuple[int, ...] = (0,),
+    starts: tuple[Start, ...] = (),
+    **more: Any,
 ) -> Engine:
     replicas = []
     for seed in seeds:
         torch.manual_seed(seed)
         y = (torch.arange(60) % (3 + seed) == 0).long()
         replicas.append(Replica(seed, Data(Split(torch.randn(60, *shape), y), {}), [build_network(shape, 1, training)]))
+    for replica, start in zip(replicas, starts, strict=False):
+        replica.start = start
     return Engine(method, training, "float32", Options(micro_batch=17), replicas, **more)
 
 
@@ -90,6 +123,33 @@ def test_a_loss_of_features_has_the_gradient_of_the_whole(
         assert engine.update().losses[0].item() == pytest.approx(loss.item(), rel=1e-5)
         for expected, found in zip(before, engine.stacks[0].parameters.values(), strict=True):
             assert torch.allclose(found[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [None, 20])
+def test_values_of_several_columns_go_with_their_examples(batch: int | None) -> None:
+    training = Training(optimizer="sgd", steps=3, batch=batch, width=8)
+    weights = torch.arange(120.0).view(60, 2)
+    engine = engine_of(Valued(), (5,), training, starts=(Start(values={"weights": weights}),))
+    rows = engine.batches.rows(0)
+    step, chosen = engine.update(), torch.arange(60) if rows is None else rows[0]
+    each = Batch(step.labels[0], engine.losses.problems[0]).losses(step.logits[0])
+    assert step.losses[0].item() == pytest.approx((weights[chosen, 1] * each).mean().item(), rel=1e-5)
+
+
+def test_seeds_with_other_numbers_of_environments_keep_their_own_when_stacked() -> None:
+    """To a method such a number is no tensor, so that one lifted loss cannot have two."""
+    training = Training(optimizer="sgd", steps=3, width=8)
+    starts = tuple(Start(environment=torch.arange(60) % count) for count in (1, 2))
+    ways = [engine_of(Apart(), (5,), training, (0, 0), starts, stacked=stacked) for stacked in (False, True)]
+    apart, stacked = ([loss.item() for loss in engine.update().losses] for engine in ways)
+    assert apart == pytest.approx(stacked) and [round(loss, -2) for loss in stacked] == [100, 200]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_state_that_grows_is_refused(stacked: bool) -> None:
+    engine = engine_of(Growing(), (5,), Training(optimizer="sgd", steps=3, width=8), (0, 1), stacked=stacked)
+    with pytest.raises(ValueError, match="puts .* into its state, which began as {}"):
+        engine.update()
 
 
 def test_features_of_a_network_that_is_not_as_it_is_built() -> None:
@@ -198,3 +258,7 @@ def test_wrong_hooks_are_named(tmp_path: Path, hook: str, name: str, words: str)
     path.write_text(TEXT.format(hook=hook))
     bad = {answer.name: answer.message for answer in check(path) if not answer.ok}
     assert list(bad) == [name] and words in bad[name], bad
+
+
+def test_a_head_that_is_pulled_to_where_it_begins_has_no_batch_statistics() -> None:
+    assert not has_batch_statistics(head_network((torch.ones(2, 3), torch.ones(2)), from_base=True))

@@ -138,7 +138,7 @@ def try_loss(method: Method, classes: int, needs: frozenset[str] = frozenset()) 
 
 
 def with_gradient(method: Method, sample: Sample, state: State, step: int = 0) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient by the logits and then the features, if there are any; all checked to be finite."""
+    """The loss, its gradient with respect to logits and, if there are any, features; all checked to be finite."""
     inputs = {"logits": sample.logits, "features": sample.batch.features}
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items() if value is not None}
     batch = replace(sample.batch, features=leaves.get("features"))

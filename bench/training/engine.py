@@ -234,7 +234,7 @@ class Engine:
         return {name: output.requires_grad_() for name, output in found.items()}
 
     def _pull_back(self, i: int, done: list[ForwardPass], slopes: Tensors) -> None:
-        """Set the gradients of a pass, given the losses' by its outputs."""
+        """Set the gradients of a pass, given those with respect to its outputs."""
         if self.scale:
             slopes = {name: self.scale.scale(slope, self.stacks[0].passes[i]) for name, slope in slopes.items()}
         for stack, own, name in zip(self.stacks, done, LOGITS, strict=False):

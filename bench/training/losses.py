@@ -43,8 +43,8 @@ class Losses:
             for one, steps in zip(replicas, steps_per_epoch, strict=True)
         ]
         self.states: list[State] = [dict(method.init_state(problem)) for problem in self.problems]
-        alike = len({(problem.examples, problem.steps_per_epoch) for problem in self.problems}) == 1
-        self.lifted = stacked and method.stackable and alike  # those are numbers, not tensors, to a method
+        alike = len({numbers_of(problem) for problem in self.problems}) == 1
+        self.lifted = stacked and method.stackable and alike
         self.checked = False  # whether it is known that the loss draws no random numbers
         if self.lifted:
             self.known = stack([counts_of(problem) for problem in self.problems])
@@ -80,9 +80,7 @@ class Losses:
         state = dict(self.states[r])
         with untouched(self.name, {"logits": logits, **given, **state}):
             loss = self.scalar(self.method.loss(logits, batch_of(self.problems[r], given), state, step))
-        if not self.checked and shapes(state) != shapes(self.states[r]):
-            began = shapes(self.states[r])
-            raise ValueError(f"{self.name} puts {shapes(state)} into its state, which began as {began}")
+        self.check_shapes(state, self.states[r])
         self.states[r] = {name: value.detach() for name, value in state.items()}
         return loss
 
@@ -95,6 +93,7 @@ class Losses:
 
         with untouched(self.name, {"logits": logits, **given, **self.stacked_state}):
             losses, states = vmap(one)(logits, given, self.stacked_state, self.known)
+        self.check_shapes(states, self.stacked_state)
         self.stacked_state = {name: value.detach() for name, value in states.items()}
         return list(losses.unbind())
 
@@ -104,6 +103,11 @@ class Losses:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(f"{self.name} gave {what}; it must be a scalar tensor")
         return loss
+
+    def check_shapes(self, state: State, began: State) -> None:
+        """Errors: ValueError if a loss has put something of another name or shape into its state."""
+        if not self.checked and shapes(state) != shapes(began):
+            raise ValueError(f"{self.name} puts {shapes(state)} into its state, which began as {shapes(began)}")
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -130,7 +134,7 @@ class Losses:
 
 
 def differentiate(losses: Sequence[Tensor], outputs: Sequence[State]) -> list[State]:
-    """The losses' gradients by outputs of networks, alike; zeros where a loss does not depend on one."""
+    """The losses' gradients with respect to outputs of networks, under the same names; zeros where there is none."""
     flat = [output for each in outputs for output in each.values()]
     gradients = iter(torch.autograd.grad(losses, flat, allow_unused=True, materialize_grads=True))
     return [{name: next(gradients) for name in each} for each in outputs]
@@ -153,6 +157,12 @@ def problem_of(replica: Replica, method: Method, device: torch.device, **known: 
         groups = replica.group.bincount(minlength=replica.groups).to(device)
     environments = replica.environments if "environments" in method.needs else 0
     return Problem(len(y), classes, environments, groups, device, y.bincount(minlength=classes).to(device), **known)
+
+
+def numbers_of(problem: Problem) -> tuple[int, ...]:
+    """What of a problem is a number to a method, not a tensor, and may differ from seed to seed."""
+    groups = 0 if problem.group_counts is None else len(problem.group_counts)
+    return problem.examples, problem.steps_per_epoch, problem.environments, groups
 
 
 def counts_of(problem: Problem) -> State:

@@ -224,8 +224,8 @@ class Shifted(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("from_weight", weight)
-        self.register_buffer("from_bias", bias)
+        self.register_buffer("from_weight", weight, persistent=False)  # no statistics of batches
+        self.register_buffer("from_bias", bias, persistent=False)
         self.weight, self.bias = nn.Parameter(torch.zeros_like(weight)), nn.Parameter(torch.zeros_like(bias))
 
     @property

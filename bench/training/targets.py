@@ -40,12 +40,17 @@ class Targets:
             return self.by_pass
         chosen = self.every
         if rows is not None:
-            chosen = {name: of.gather(1, rows) for name, of in chosen.items()}
+            chosen = {name: take_rows(of, rows) for name, of in chosen.items()}
         if self.random:
             examples = chosen["y"].shape[1]
             drawn = [torch.rand(examples, generator=generator_for(seed, f"random {step}")) for seed in self.seeds]
             chosen = chosen | {"random": send(torch.stack(drawn), self.device)}
         return by_pass(chosen, self.passes)
+
+
+def take_rows(of: Tensor, rows: Tensor) -> Tensor:
+    """Rows [R, B] of a tensor [R, n, ...]."""
+    return of.gather(1, rows.view(*rows.shape, *[1] * (of.ndim - 2)).expand(*rows.shape, *of.shape[2:]))
 
 
 class Mixing:
