@@ -209,9 +209,9 @@ def product_seconds(engine: Engine) -> float:
                 counts[rows, before, after] += 1  # forward
             back = dims[:-1] if stack.matrices.follows else dims
             for before, after in zip(back, back[1:], strict=False):
-                counts[after, rows, before] += 1  # gradient by the weight
+                counts[after, rows, before] += 1  # gradient of the weight
             for before, after in zip(back[1:], back[2:], strict=False):
-                counts[rows, after, before] += 1  # gradient by the layer's input
+                counts[rows, after, before] += 1  # gradient of the layer's input
     return sum(times * seconds_of(shape, stack.dtype) for shape, times in counts.items())
 
 
