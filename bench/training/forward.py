@@ -71,8 +71,8 @@ def is_plain(network: nn.Module) -> bool:
 class Matrices:
     """The layers [R, o, i] of R plain networks, and their gradients, each under the name of its weight.
 
-    `layers` are in the precision of the forward pass, `gradients` in float32. `follows`: the last layer's gradient is
-    made from that of the layer before, see above; not where the loss depends on features, too.
+    `layers` are in the precision of the forward pass, `gradients` in float32. `derives_last`: the last layer's gradient
+    is made from that of the layer before, see above; not where the loss depends on features, too.
     """
 
     def __init__(self, parameters: Tensors, dtype: torch.dtype, uses_features: bool) -> None:
@@ -90,7 +90,7 @@ class Matrices:
             self.parts[weight] = layer[:, :units, :inputs], gradient[:, :units, :inputs]
             self.parts[bias] = layer[:, :units, inputs], gradient[:, :units, inputs]
             self.layers[weight], self.gradients[weight], size = layer, gradient, rows
-        self.follows = dtype == torch.float32 and len(names) > 2 and units == 1 and not uses_features
+        self.derives_last = dtype == torch.float32 and len(names) > 2 and units == 1 and not uses_features
 
     def fill(self, parameters: Tensors) -> None:
         """Take over the parameters as they are now."""
@@ -99,7 +99,7 @@ class Matrices:
 
     def give(self, gradients: Tensors) -> None:
         """Write the gradients of the parameters."""
-        if self.follows:
+        if self.derives_last:
             hidden, last = list(self.layers)[-2:]
             torch.sum(self.layers[hidden] * self.gradients[hidden], -1, out=self.gradients[last][:, 0])
             self.gradients[hidden] *= self.layers[last].mT
@@ -138,11 +138,11 @@ def zeros_together(x: Tensor) -> Tensor:
     return (alike * filled.shape[1] + rarest).argsort(stable=True)
 
 
-def by_hand(layers: Tensors, x: Tensor, features: int, follows: bool) -> Output:
+def by_hand(layers: Tensors, x: Tensor, features: int, derives_last: bool) -> Output:
     """A plain network on inputs [..., b, i], and the way back; the last layer has so many inputs by itself.
 
-    With `follows` the way back omits the last layer's gradient and leaves its weights out of that of the layer before;
-    `Matrices.give` makes up for both. It overwrites the last activations.
+    With `derives_last` the way back omits the last layer's gradient, and leaves that layer's weights out of the
+    gradient of the one before; `Matrices.give` makes up for both. It overwrites the last activations.
     """
     inputs, z = [], x
     for i, layer in enumerate(layers.values()):
@@ -154,7 +154,7 @@ def by_hand(layers: Tensors, x: Tensor, features: int, follows: bool) -> Output:
     def backward(gradient: Tensor, of_features: Tensor | None) -> Tensors:
         found, g = {}, gradient[..., None] if z.shape[-1] == 1 else gradient
         names, last = list(layers), None
-        if follows:
+        if derives_last:
             h, last = inputs.pop(), layers[names.pop()]
             g = relu_backward(g.expand_as(h), h, h)
         for name, h in zip(reversed(names), reversed(inputs), strict=True):

@@ -197,7 +197,7 @@ class ReplicaStack:
             first = next(iter(layers))
             layers = layers | {first: layers[first].mT.index_select(-2, part.columns).mT}
         x = part.x if part.has_one else forward.with_one(part.x.flatten(self.axis + 1).to(self.dtype))
-        return forward.by_hand(layers, x, matrices.features, matrices.follows)
+        return forward.by_hand(layers, x, matrices.features, matrices.derives_last)
 
     def _forward_twice(self, *given: Any) -> Output:
         """What a micro-batch gives, without its graph: that is made again when its turn in the backward pass comes."""

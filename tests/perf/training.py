@@ -207,7 +207,7 @@ def product_seconds(engine: Engine) -> float:
             dims = [columns, *widths]
             for before, after in zip(dims, dims[1:], strict=False):
                 counts[rows, before, after] += 1  # forward
-            back = dims[:-1] if stack.matrices.follows else dims
+            back = dims[:-1] if stack.matrices.derives_last else dims
             for before, after in zip(back, back[1:], strict=False):
                 counts[after, rows, before] += 1  # gradient of the weight
             for before, after in zip(back[1:], back[2:], strict=False):
