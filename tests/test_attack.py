@@ -12,9 +12,11 @@ from torch import Tensor
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.evaluation.attacks import Target, correct_after_pgd, find_margins, margin_loss, pgd
 from spurbench.bench.evaluation.counting import predict
+from spurbench.bench.jobs.scoring import attacked
 from spurbench.bench.plugins import registry
-from spurbench.bench.plugins.dataset import Margins, Pgd, Training, to_numbers
+from spurbench.bench.plugins.dataset import Data, Margins, Pgd, Split, Training, to_numbers
 from spurbench.bench.training.batching import Preprocessing
+from spurbench.bench.training.model import Model
 from spurbench.bench.training.replica import build_network
 
 PLAIN = Preprocessing(lambda u: u)
@@ -175,3 +177,15 @@ def test_what_no_attack_can_be() -> None:
         Pgd.parse("inf 8/255 2/255 0")
     with pytest.raises(UserError, match="inf or 2"):
         replace(Pgd(), norm="1")
+
+
+def test_a_network_that_nothing_flips_has_a_curve_and_no_margin() -> None:
+    """A constant prediction, right for most: their margin is infinite, which no record could hold."""
+    split = Split(torch.rand(10, 1, 4, 4), (torch.arange(10) < 6).long())
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 1), torch.nn.Flatten(0))
+    for parameter, value in zip(network.parameters(), (0.0, 1.0), strict=True):
+        torch.nn.init.constant_(parameter, value)
+    data = Data(split, {})
+    model = Model(0, data, network, {}, network, Preprocessing(), torch.device("cpu"), 10)
+    measures, curves = attacked(model, {"margin": Margins(steps=2, tries=1)}, lambda: None)
+    assert measures == {} and curves["margin"].flipped[-1] == 4

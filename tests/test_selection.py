@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make_records import make_counts
 
+from spurbench.bench.jobs.scoring import score_random_guess
 from spurbench.bench.leaderboard.build import build
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.counts import unbiased_accuracy
+from spurbench.bench.plugins.dataset import Data, Split
 from spurbench.bench.records.metrics import columns_of, value
 from spurbench.bench.records.plan import Choice
 from spurbench.bench.records.record import Counts, Look, Record
@@ -75,6 +80,13 @@ def test_bias_conflicting_accuracy_is_over_the_groups_that_mislead() -> None:
     one = looked_at().with_(splits={"test": make_counts(96, 99, 83, 40)}, conflicting=[0, 3])
     assert value(one, ("test", "bias_conflicting_accuracy")) == pytest.approx(68.0)
     assert value(looked_at(), ("test", "bias_conflicting_accuracy")) is None
+
+
+def test_a_random_guess_has_it_too() -> None:
+    split = Split(torch.zeros(8, 1), torch.arange(8) % 2, torch.arange(8) // 2 % 2)
+    dataset: Any = SimpleNamespace(misleading=lambda: (1, 2))
+    guess = score_random_guess(record(run("random", 0)), Data(split, {"test": split}, attributes=2), dataset)
+    assert value(guess, ("test", "bias_conflicting_accuracy")) == pytest.approx(50.0)
 
 
 def test_a_split_without_the_attribute_has_no_number_over_groups_that_mislead() -> None:

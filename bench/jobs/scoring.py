@@ -19,16 +19,18 @@ from spurbench.bench.store.store import Store
 from spurbench.bench.training.model import Model
 
 
-def score_random_guess(record: Record, data: Data) -> Record:
+def score_random_guess(record: Record, data: Data, dataset: Dataset) -> Record:
     """The record of a reference row that predicts uniformly at random."""
     parts = [counting.parts_of(name, split, data) for name, split in data.splits.items()]
     counts = {name: counting.count_random_guess(split, data) for of in parts for name, (split, _) in of.items()}
-    return finish(described(record, data).with_(status="done", cause=None, splits=counts))
+    return finish(described(record, data, dataset).with_(status="done", cause=None, splits=counts))
 
 
-def described(record: Record, data: Data) -> Record:
-    """The record with what it says of the data: how many classes and attributes there are, and the groups' names."""
-    return record.with_(classes=data.classes, attributes=data.attributes, groups=data.groups)
+def described(record: Record, data: Data, dataset: Dataset) -> Record:
+    """The record with what it says of the data: how many classes and attributes there are, and which groups."""
+    return record.with_(
+        classes=data.classes, attributes=data.attributes, groups=data.groups, conflicting=list(dataset.misleading())
+    )
 
 
 def score(
@@ -49,7 +51,7 @@ def score(
     `tick` is called during long work and may raise to stop it, `hold` before anything is written.
     """
     data, score = model.data, model.score
-    record = described(record, data).with_(history=progress.history, conflicting=list(dataset.misleading()))
+    record = described(record, data, dataset).with_(history=progress.history)
     if progress.diverged is not None:
         return fail(record, "diverged", f"loss or weights not finite at step {progress.diverged}")
     logits = {name: score(split.x) for name, split in data.splits.items()}
@@ -105,7 +107,8 @@ def attacked(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Curve]]:
     """How a trained replica stands up to the dataset's attacks: split → measure → value, and the margins' curves.
 
-    A curve gives how many images are flipped by perturbations of at most each thousandth of the pixels' scale.
+    A curve gives how many images are flipped by perturbations of at most each thousandth of the pixels' scale. Of a
+    network that most images never flip there is no median margin.
     """
     from spurbench.bench.evaluation import attacks
 
@@ -122,7 +125,8 @@ def attacked(
                 value = sizes.median().item()
                 flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
                 curves[name] = Curve(how.split, len(sizes), flipped)
-            measures.setdefault(how.split, {})[name] = value
+            if isfinite(value):
+                measures.setdefault(how.split, {})[name] = value
     return measures, curves
 
 

@@ -84,7 +84,10 @@ def train_stack(job: Job, saved: Sequence[Checkpoint | None], context: Context) 
         setup = replace(setup, job=job)
         torch.set_num_threads(job.options.threads)
     if not setup.method.trains and job.runs[0].base is None:
-        return [(record, partial(scoring.score_random_guess, record, replica.data)) for record, replica in drawn]
+        return [
+            (record, partial(scoring.score_random_guess, record, replica.data, setup.dataset))
+            for record, replica in drawn
+        ]
     monitor = Monitor(len(drawn))
     engine = setup.make_engine([replica for _, replica in drawn], monitor)
     resumed = [at.resumed + 1 if at else 0 for at in saved]
