@@ -19,7 +19,9 @@ from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.hashing import fingerprint
 from spurbench.bench.formats.render import format_names, render
 from spurbench.bench.leaderboard import build
+from spurbench.bench.leaderboard.cell_results import CellResult, make_labels_unique
 from spurbench.bench.leaderboard.rows import Row
+from spurbench.bench.leaderboard.view import parse_columns, sort_rows
 from spurbench.bench.records.parsing import Unusable
 from spurbench.bench.records.plan import Cell, Choice, Plan
 from spurbench.bench.records.record import Counts, Look, Record
@@ -185,12 +187,20 @@ def test_ten_thousand_records_are_grouped_once() -> None:
     assert len({fingerprint(row.hyper_parameters) for row in rows}) == 4
 
 
+def test_a_rounded_random_guess_is_not_worse_than_chance() -> None:
+    guess = [record(run("random", seed), 50.0, train=49.9) for seed in SEEDS]
+    made = build.build(guess, [plan(cell("random", SEEDS))])
+    assert all(row.reference and not row.below_chance for row in made.rows)
+
+
 def test_a_method_worse_than_chance_in_training_does_not_compete() -> None:
     lff = [record(run("lff", seed), 90.0 + seed / 10, train=15.0) for seed in SEEDS]
     made = build.build([*RECORDS, *lff], [PLAN, plan(cell("lff", SEEDS))])
     rows = {row.method: row for row in made.rows if row.split == "test"}
     assert rows["lff"].below_chance and not rows["lff"].among_best
     assert rows["sd"].among_best and not rows["sd"].below_chance
+    ordered = [row.method for row in sort_rows(made, "test/accuracy").rows if row.split == "test"]
+    assert ordered.index("lff") > ordered.index("sd")
     assert "lff: worse than chance in training" in render(made, "markdown")
 
 
@@ -430,6 +440,36 @@ def test_seeds_count_only_where_both_rows_have_them() -> None:
     ]
     row = main_rows(records)["sd"]
     assert (row.n, row.baseline_n, row.p_holm, row.among_best) == (7, 4, None, None)
+
+
+def test_a_row_that_beats_the_best_on_all_seeds_they_share_is_starred_beside_it() -> None:
+    """The one with the best mean has further seeds, which were easier."""
+    erm = [record(run("erm", s), 80 + s / 10 if s < 5 else 90.0) for s in range(10)]
+    sd = [record(run("sd", s), 83 + s / 9) for s in range(5)]
+    rows = main_rows(erm + sd)
+    assert (rows["erm"].mean or 0) > (rows["sd"].mean or 0) and rows["erm"].among_best and rows["sd"].among_best
+
+
+def test_a_number_of_fewer_runs_than_the_row_is_said() -> None:
+    records = [record(run("erm", s), measures={"test": {"margin": 0.1}} if s < 2 else {}) for s in SEEDS]
+    for columns in ("test/accuracy,test/margin", "test/margin,test/accuracy"):
+        made = build.build(records, [plan(cell("erm", SEEDS))], columns=parse_columns(columns))
+        assert "erm: 3 finished runs without test margin" in render(made, "markdown")
+
+
+def test_rows_that_share_a_label_are_told_apart() -> None:
+    """By what they start from, and by numbers that look alike when they are rounded."""
+
+    def result(gamma: float, base: str = "", grid: str = "g") -> CellResult:
+        return CellResult("d", {}, 1, "afr", {"gamma": gamma}, {}, "float32", "afr", grids=[grid],
+                          base={"method": base, "step": grid} if base else None)  # fmt: skip
+
+    results = [result(1.0), result(1.0000001), result(1.0, "erm"), result(1.0, "erm", "h")]
+    make_labels_unique(results)
+    assert [one.label for one in results] == [
+        "afr (gamma=1, base=None)", "afr (gamma=1.0000001, base=None)", "afr (gamma=1, base=erm) [g]",
+        "afr (gamma=1, base=erm) [h]",
+    ]  # fmt: skip
 
 
 def test_intervals_of_accuracies_stay_within_what_is_possible() -> None:

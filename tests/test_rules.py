@@ -16,6 +16,7 @@ from make_records import make_counts, make_plan, make_record
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.plugin_files.discovery import FOLDERS
 from spurbench.bench.plugins import registry
+from spurbench.bench.plugins.rule import Rule
 from spurbench.bench.records.parsing import Unfit, parse_plan, write_plan
 from spurbench.bench.records.plan import Choice
 from spurbench.bench.records.selection import at_its_best, choice_of
@@ -54,7 +55,7 @@ OURS = {  # name → text, criteria, uses, oracle: they stand in plans that were
     ),
     "validation_worst_subset": (
         "worst-subset accuracy on validation", ["worst_group", "average_accuracy", "lower_loss"],
-        ("validation subsets",), False,
+        ("validation labels", "validation subsets"), False,
     ),
     "validation_worst_class": (
         "worst-class accuracy on validation", ["worst_group", "average_accuracy", "lower_loss"],
@@ -94,6 +95,17 @@ def test_ours_are_what_plans_say_they_are() -> None:
     found = {n: (r.text, [one.__name__ for one in r.criteria], r.uses, r.oracle) for n, r in each.items()}
     assert found == OURS and choice_of("worst_group") == Choice("worst_group", True, OURS["worst_group"][0])
     assert each["worst_group"].refined == "average accuracy, then lower loss"
+
+
+@pytest.mark.parametrize(
+    ("splits", "ties_on", "oracle"),
+    [(("validation:*",), ("train",), False), (("inferred_validation",), (), False), (("grey_digit",), (), True),
+     (("validation",), ("test:rare",), True), (("*",), (), True)],
+)  # fmt: skip
+def test_a_rule_that_looks_at_any_test_set_is_an_oracle(
+    splits: tuple[str, ...], ties_on: tuple[str, ...], oracle: bool
+) -> None:
+    assert type("Mine", (Rule,), {"splits": splits, "ties_on": ties_on})().oracle == oracle
 
 
 def test_ours_are_read_as_they_are_imported() -> None:

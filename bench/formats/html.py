@@ -83,8 +83,8 @@ def render_template(template: str, **values: Any) -> str:
 
 
 def count_runs(board: Leaderboard) -> int:
-    """Finished and failed runs, each counted once."""
-    return sum(line[0].n + line[0].failed for section in board.sections for line in section.lines)
+    """Finished and failed runs of all rows."""
+    return sum(line[0].n + line[0].unscored + line[0].failed for section in board.sections for line in section.lines)
 
 
 def table_context(section: Section, columns: list[int]) -> dict[str, Any]:
@@ -136,7 +136,9 @@ def line_of(rows: Sequence[Row], scale: Scale) -> dict[str, Any]:
         "cells": cells,
         "strip": strip(row, scale),
         "details": details(row),
-        "seeds": [(seed, *(value_of(one, seed) for one in rows)) for seed in row.seeds],
+        "seeds": [
+            (seed, *(value_of(one, seed) for one in rows)) for seed in sorted({s for one in rows for s in one.seeds})
+        ],
         "metrics": [say.heading(one) + say.signs(one) for one in rows],
     }
 
@@ -171,7 +173,7 @@ def describe_strip(row: Row) -> str:
     if row.mean is None:
         return "no finished runs"
     published = f", published {say.published(row)}" if row.published_mean is not None else ""
-    return f"{row.n} seeds from {say.number(row.min, row.unit)} to {say.number(row.max, row.unit)}{published}"
+    return f"{plural(row.n, 'seed')} from {say.number(row.min, row.unit)} to {say.number(row.max, row.unit)}{published}"
 
 
 def details(row: Row) -> list[tuple[str, str]]:
@@ -182,7 +184,8 @@ def details(row: Row) -> list[tuple[str, str]]:
         f"{say.published(row)}; {row.published_source}; "
         + (f"{row.published_n} runs, " if row.published_n else "")
         + (f"ddof {row.published_ddof}, " if row.published_ddof is not None else "")
-        + f"{row.published_selection}. Ours with ddof 0: {say.spread(row.mean, row.std_ddof0, row.unit)}"
+        + f"{row.published_selection}"
+        + (f". Ours with ddof 0: {say.spread(row.mean, row.std_ddof0, row.unit)}" if row.n > 1 else "")
     )
     found = [
         (

@@ -11,11 +11,13 @@ LATEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\
          "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
          "−": "$-$", "–": "--", "Δ": r"$\Delta$", "†": r"$^\dagger$", "×": r"$\times$", "·": r"$\cdot$",
          "γ": r"$\gamma$", "λ": r"$\lambda$", "*": r"$^\ast$", "…": r"\ldots{}", '"': "''",
-         "‡": r"$^\ddagger$", "§": r"\S{}", "[": "{[}", "]": "{]}"}  # fmt: skip
+         "‡": r"$^\ddagger$", "§": r"\S{}", "[": "{[}", "]": "{]}",
+         "→": r"$\to$", "≤": r"$\leq$", "≥": r"$\geq$"}  # fmt: skip
 
 
 def escape(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    escaped = "".join(LATEX.get(character, character) for character in " ".join(text.split()).replace("--", "\0"))
+    return escaped.replace("\0", "-{}-")
 
 
 def render(board: Leaderboard, colour: bool = False) -> str:

@@ -128,8 +128,10 @@ def add_planned(result: CellResult, cell: Cell, plan: Plan, by_id: Mapping[str, 
     result.grids.append(plan.grid)
     result.na = cell.na
     result.published = result.published or cell.published
-    if result.selection is UNPLANNED or (search and not result.search):
-        result.selection = cell.selection or plan.selection
+    selection = cell.selection or plan.selection
+    more_seen = selection.oracle and not result.selection.oracle and not result.search
+    if result.selection is UNPLANNED or (search and not result.search) or more_seen:
+        result.selection = selection
     if search:
         result.search = result.search or search.text
         if not result.draws:
@@ -162,18 +164,25 @@ def make_labels_unique(results: Sequence[CellResult]) -> None:
         names = [name for name in settings[0] if any(one.get(name) != settings[0].get(name) for one in settings)]
         names += sorted({name for one in settings for name in one} - set(settings[0]))
         for result, values in zip(group, settings, strict=True):
-            result.label += f" ({format_values({name: values.get(name) for name in names}) or 'searched'})"
+            text = format_values({name: values.get(name) for name in names}) or ("searched" if result.search else "")
+            result.label += f" ({text})" if text else ""
+        labels = [result.label for result in group]
+        for result in (one for one in group if labels.count(one.label) > 1):  # alike but for the settings of a base
+            result.label += f" [{', '.join(sorted(set(result.grids)))}]"
 
 
 def distinguishing_settings(result: CellResult) -> dict[str, Any]:
     """The settings by which two rows with the same label may differ."""
     rule = {"selection": result.selection.rule} if result.training.get("evaluate") else {}
-    return {**result.training, **(result.hyper_parameters or {}), **rule}
+    others = {"base": result.base, "groups": result.inferred_by}
+    methods = {name: other["method"] for name, other in others.items() if other}
+    return {**result.training, **(result.hyper_parameters or {}), **rule, **methods}
 
 
 def format_values(values: Mapping[str, Any]) -> str:
-    """`name=value` pairs, numbers short."""
-    return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    """`name=value` pairs, numbers as short as they are still the same."""
+    short = {k: f"{v:g}" if isinstance(v, float) and float(f"{v:g}") == v else v for k, v in values.items()}
+    return ", ".join(f"{name}={value}" for name, value in short.items())
 
 
 def group_into_tables(results: Sequence[CellResult]) -> list[list[CellResult]]:
@@ -190,7 +199,8 @@ def group_into_tables(results: Sequence[CellResult]) -> list[list[CellResult]]:
         home = max(kin, key=lambda key: len(by_data[key]), default=None)
         if len(alone) == 1 and home is not None:
             usual, own = by_data[home][0].dataset_options, alone[0].dataset_options
-            alone[0].label += f" [{format_values({k: v for k, v in own.items() if usual.get(k) != v})}]"
+            differing = {name: own.get(name) for name in {**usual, **own} if usual.get(name) != own.get(name)}
+            alone[0].label += f" [{format_values(differing)}]"
             by_data[home].append(alone[0])
             del by_data[data]
     return list(by_data.values())

@@ -123,7 +123,7 @@ def paired_differences(row: Row, other: Row) -> list[float]:
 
 
 def mark_best(rows: Sequence[Row], group: Sequence[CellResult]) -> None:
-    """Mark each row that is the best of the competing rows that used no more than it, or cannot be told from that."""
+    """Mark each row that is the best of the competing rows that used no more than it, or is not shown to be worse."""
     competing = [
         (row, result, information_used(row.used))
         for row, result in zip(rows, group, strict=True)
@@ -142,6 +142,6 @@ def mark_best(rows: Sequence[Row], group: Sequence[CellResult]) -> None:
         best = next(rivals)  # it is among them itself
         interval = statistics.t_interval(paired_differences(row, best))
         if best is not row:
-            row.among_best = interval is not None and interval[0] <= 0 <= interval[1]
+            row.among_best = interval is not None and max(sign * end for end in interval) >= 0
         elif next(rivals, None):
             row.among_best = True

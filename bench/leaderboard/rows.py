@@ -86,7 +86,7 @@ class Row:
     better_seeds: float | None = None  # share of the seeds on which this is better than the baseline
     detectable: float | None = None  # true difference to the baseline found with 80 % power
     baseline_used: Used | None = None  # information that selected the baseline, where it differs
-    among_best: bool | None = None  # of the rows that used no more: best mean, or the paired interval to it includes 0
+    among_best: bool | None = None  # of the rows that used no more: best mean, or not shown to be worse
     reference: bool = False  # bounds the others, does not compete
     below_chance: bool = False  # below chance in training, does not compete
     regime: str = "train: labels"  # `used` in words
@@ -122,7 +122,7 @@ def shared_fields(result: CellResult, comparison: Comparison) -> dict[str, Any]:
         "notes": [*result.notes, *note_unused_rule(result), *note_equal_draws(result)],
         "tied": sum(r.ties[0] > 1 for r in done if isinstance(r, Selected)),
         "latest": sum(r.ties[1] > 1 for r in done if isinstance(r, Selected)),
-        "reference": result.method in comparison.references, "below_chance": below_chance(done),
+        "reference": result.method in comparison.references, "below_chance": below_chance(done, result, comparison),
         "needs": sorted(records[0].needs) if records else [],
         "used": used, "regime": describe_use(used), "grids": sorted(set(result.grids)),
         "seconds_per_run": median(r.cost.seconds for r in done) if done else None,
@@ -225,8 +225,13 @@ def is_guess(result: CellResult, comparison: Comparison) -> bool:
     return result.method in comparison.references and result.hyper_parameters == {}
 
 
-def below_chance(records: Sequence[Summary]) -> bool:
-    """Whether runs are, on average, worse than chance in training: no cue was learned, or an inverted one."""
+def below_chance(records: Sequence[Summary], result: CellResult, comparison: Comparison) -> bool:
+    """Whether runs are, on average, worse than chance in training: no cue was learned, or an inverted one.
+
+    A reference row is not: the counts of a random guess are rounded.
+    """
+    if result.method in comparison.references:
+        return False
     shares = [accuracy(record.splits.get("train")) for record in records]
     found = [share for share in shares if share is not None]
     if not found:

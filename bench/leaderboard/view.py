@@ -82,6 +82,7 @@ def sort_section(section: Section, column: str) -> Section:
 
 def sort_key(row: Row) -> tuple[bool, bool, float]:
     """The place of a row by its number: the best first, or the largest where neither way is better."""
+    aside = row.reference or row.below_chance
     if row.mean is None:
-        return row.reference, True, inf
-    return row.reference, False, row.mean if row.higher_is_better is False else -row.mean
+        return aside, True, inf
+    return aside, False, row.mean if row.higher_is_better is False else -row.mean

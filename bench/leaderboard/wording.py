@@ -19,7 +19,7 @@ MINUS = "−"
 
 
 def number(value: float | None, unit: str = "%", digits: int | None = None, sign: bool = False) -> str:
-    """A value with two decimals for percentages, with three significant digits otherwise; "–" for None."""
+    """A value with two decimals for percentages; others with three, above 10 two and above 100 one; "–" for None."""
     if value is None:
         return "–"
     if digits is None:
@@ -125,27 +125,33 @@ def run_notes(rows: Sequence[Row]) -> list[str]:
             word = "seed" if len(cause["seeds"]) == 1 else "seeds"
             why = " ".join(f"{cause['kind']}: {cause['message']}".split())
             notes.append(f"{row.label}: {len(cause['seeds'])} of {row.n_planned} runs failed ({word} {seeds}), {why}")
-        if row.unscored:
-            notes.append(
-                f"{row.label}: {plural(row.unscored, 'finished run')} without {named((row.split, row.metric))}"
-            )
-        if row.collapsed:
-            notes.append(
-                f"{row.label}: the runs fall into two groups, {row.collapsed} of {row.n} far from the others; "
-                "mean, deviation and interval describe neither"
-            )
+        notes += metric_notes(row)
         if row.below_chance:
             notes.append(
                 f"{row.label}: worse than chance in training: it learned no cue, or an inverted one, and is not "
                 "ranked, however well it does on test"
             )
         if row.tied:
-            latest = f"; {row.latest} of them tied in every criterion, the latest taken" if row.latest else ""
+            refined = rule_of(row.selection_rule).refined
             notes.append(
-                f"{row.label}: {row.tied} of {row.n} runs chose among tied steps; ties broken by "
-                f"{rule_of(row.selection_rule).refined}{latest}"
+                f"{row.label}: {row.tied} of {row.n + row.unscored} runs chose among tied steps"
+                + (f"; ties broken by {refined}" if refined else "")
+                + (f"; {row.latest} of them tied in every criterion, the latest taken" if row.latest else "")
             )
         notes += [f"{row.label}: {note}" for note in (*row.notes, row.note) if note]
+    return notes
+
+
+def metric_notes(row: Row) -> list[str]:
+    """What is missing or odd in a row's numbers by its metric."""
+    notes, metric = [], named((row.split, row.metric))
+    if row.unscored:
+        notes.append(f"{row.label}: {plural(row.unscored, 'finished run')} without {metric}")
+    if row.collapsed:
+        notes.append(
+            f"{row.label}: in {metric} the runs fall into two groups, {row.collapsed} of {row.n} far from the others; "
+            "mean, deviation and interval describe neither"
+        )
     return notes
 
 
@@ -234,12 +240,13 @@ def usual_baseline(rows: Sequence[Row]) -> str:
 
 
 def section_notes(section: Section, columns: Sequence[int]) -> list[str]:
-    """All notes on this table; those that concern no single metric come with the first table only."""
+    """All notes on this table; how rows and steps were selected is said below the first table only."""
     main = [line[columns[0]] for line in section.lines]
     rest = [[line[column] for line in section.lines] for column in columns[1:]]
     notes = run_notes(main)
     if columns[0] == 0:
         notes += selection_notes(main) + step_notes(main)
+    notes += [note for rows in rest for row in rows for note in metric_notes(row)]
     for rows in (main, *rest):
         notes += partial_notes(rows) + [note for note in published_notes(rows) if note not in notes]
     return notes + test_notes(main)
@@ -261,9 +268,9 @@ def general_notes(board: Leaderboard) -> list[str]:
             board, lambda r: r.comparisons
         ),
         f"* best of the rows with at least {MIN_SEEDS} runs that used no more information (`sees`) than this one, or "
-        "indistinguishable from that best (the paired 95 % t interval includes zero); the best of many appears better "
+        "not shown to be worse than that best (by the paired 95 % t interval); the best of many appears better "
         "than it is, by chance alone": any_row(board, lambda row: row.among_best),
-        "† hyper-parameters chosen using the test set (oracle selection)": any_row(
+        "† hyper-parameters or step chosen using the test set (oracle selection)": any_row(
             board, lambda row: row.selection_oracle
         ),
         "‡ not over every group present in training": any_row(board, lambda row: row.partial),

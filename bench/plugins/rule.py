@@ -74,8 +74,9 @@ class Rule:
 
     @property
     def oracle(self) -> bool:
-        """Whether it looks at the test set."""
-        return any(fnmatchcase("test", pattern.partition(SUBSET)[0]) for pattern in self.looks_at)
+        """Whether it looks at a test set: at any split but those of training and validation."""
+        splits = [pattern.partition(SUBSET)[0] for pattern in self.looks_at]
+        return not all(split.startswith(("train", "validation", "inferred_validation")) for split in splits)
 
     @property
     def looks_at(self) -> tuple[str, ...]:

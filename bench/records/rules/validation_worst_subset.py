@@ -11,4 +11,4 @@ class ValidationWorstSubset(Rule):
     splits = ("validation:*",)
     ties_on = ("validation",)
     criteria = (worst_group, average_accuracy, lower_loss)
-    uses = ("validation subsets",)
+    uses = ("validation labels", "validation subsets")
