@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import isfinite
+from statistics import median
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ def attacked(
                 value = correct.double().mean().item()
             else:
                 sizes = attacks.find_margins(target, split.x, split.y, how, tick)
-                value = sizes.median().item()
+                value = median(sizes.tolist())
                 flipped = [(sizes <= at / 1000).sum().item() for at in range(1001)]
                 curves[name] = Curve(how.split, len(sizes), flipped)
             if isfinite(value):
