@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
@@ -25,7 +26,7 @@ from spurbench.bench.leaderboard.build import build_from_store
 from spurbench.bench.plugins import registry
 from spurbench.bench.plugins.dataset import Training
 from spurbench.bench.plugins.method import Draw, Start
-from spurbench.bench.provenance import edits
+from spurbench.bench.provenance import edits, plugin_code
 from spurbench.bench.records.record import Record, agree
 from spurbench.bench.records.run import Run
 from spurbench.bench.store import predictions, weights
@@ -509,6 +510,47 @@ def test_networks_of_an_edited_base_are_not_made_again(store: Store, tmp_path: P
     edits.clear_caches()
     with pytest.raises(UserError, match="was made before mine.py was edited, and its networks are gone"):
         finish(runs_of("{method: llr, base: {method: mine}}", "0"), store)
+
+
+def test_a_record_has_the_code_that_made_its_base(store: Store, tmp_path: Path) -> None:
+    """Which may be older than the code of now, and then the run is said to be, too."""
+    (tmp_path / "mine.py").write_text(MINE.replace("FACTOR", "1.0"))
+    registry.add_plugin(tmp_path / "mine.py")
+    (first,) = runs_of("{method: dfr, base: {method: mine}}", "0")
+    finish([first], store)
+    base = store.record(first.bases[0][0].id)
+    (tmp_path / "mine.py").write_text(MINE.replace("FACTOR", "2.0"))
+    edits.clear_caches()
+    plugin_code.first_seen.cache_clear()
+    (record,) = finish(runs_of("{method: llr, base: {method: mine}}", "0"), store)
+    assert base is not None and record.provenance.code["base method 1"] == base.provenance.code["method"]
+    assert edits.find_edited_files(record) == ["mine.py"]
+
+
+def test_a_base_that_goes_on_keeps_the_networks_it_has_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = runs_of("{method: jtt, base: {step: 100}}", "0", steps=300, batch=None)
+    ((base, keep),) = run.bases
+    job, asked = Job([base], "erm", Options(history=1, threads=1), keep), [False] * 200 + [True]
+    with pytest.raises(Stopped):
+        worker.run_job(job, store, lambda step: None, lambda: asked.pop(0))
+    assert keep == [100] and weights.has(store, base.id, 100)
+    worker.run_job(job, store, lambda step: None, lambda: False)
+    assert weights.has(store, base.id, 100)
+
+
+def test_networks_that_cannot_be_read_now_are_not_deleted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(runs_of("dfr", "0"), store)
+    files = list(store.root.glob("weights/*/*.pt"))
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", full)
+        with pytest.raises(StoreTrouble, match="Too many open files: run the same command again"):
+            finish(runs_of("llr", "0"), store)
+    assert files and all(file.exists() for file in files) and store.record(runs_of("llr", "0")[0].id) is None
+    assert finish(runs_of("llr", "0"), store)[0].done
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])

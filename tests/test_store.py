@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -24,7 +25,7 @@ from spurbench.bench.core.files import sweep, write_atomically
 from spurbench.bench.records.parsing import Unfit, record_from
 from spurbench.bench.records.record import SCHEMA, Record
 from spurbench.bench.records.run import Run
-from spurbench.bench.store import artifacts
+from spurbench.bench.store import artifacts, weights
 from spurbench.bench.store.claims import STALE_VARIABLE, Claims, Lost, remove_dead
 from spurbench.bench.store.merge import merge
 from spurbench.bench.store.store import Store, checkpoint_of
@@ -147,6 +148,7 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
         for where, one, name in ((store, ours, "ours"), (other, theirs, "theirs")):
             where.write_record(one)
             artifacts.save_arrays(where, one.id, {name: np.zeros(1)})
+    weights.save(store, record(0).id, 1, [{}])
     other.write_record(record(3))
     artifacts.save_arrays(other, record(3).id, {"theirs": np.ones(1)})
     write_atomically(store.path("predictions", RUN.id, ".npz"), b"ours")
@@ -157,7 +159,9 @@ def test_drawings_go_the_way_of_their_records(store: Store, tmp_path: Path) -> N
     store_commands.merge(store.root, [other.root], keep="ours")
     assert kept() == [["ours"], ["ours", "theirs"], ["theirs"], ["theirs"]]
     assert store.path("predictions", RUN.id, ".npz").exists()
+    assert weights.has(store, record(0).id, 1)
     store_commands.merge(store.root, [other.root], keep="theirs")
+    assert not weights.has(store, record(0).id, 1), "networks of another run than the record"
     assert kept()[:2] == [["theirs"], ["ours", "theirs"]]
     assert not store.path("predictions", RUN.id, ".npz").exists()  # they were those of the record that gave way
 
@@ -241,6 +245,22 @@ def test_a_claim_is_had_by_one(store: Store) -> None:
     claims.check("ab12")
     claims.release("ab12")
     assert others.take("ab12")
+
+
+def test_what_the_machine_cannot_do_with_a_claim_is_no_fault_of_the_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched, pytest.raises(StoreTrouble, match="cannot claim a run, .*output error"):
+        patched.setattr(os, "fdopen", failing)
+        store.claims.take("ab" * 8)
+    assert not store.claims.path("ab" * 8).exists() and store.claims.take("ab" * 8)
+    with monkeypatch.context() as patched, pytest.raises(StoreTrouble, match="cannot read the claim .*output error"):
+        patched.setattr(os, "open", failing)
+        store.claims.check("ab" * 8)
+    store.claims.check("ab" * 8)
 
 
 def test_a_dead_claim_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spurbench.bench.checks import start_checks
+from spurbench.bench.core.errors import StoreTrouble
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.jobs.setup import Setup, set_up
 from spurbench.bench.plugins import registry
@@ -113,7 +114,10 @@ class Look:
     def networks(self) -> Networks:
         found = weights.load(self.store, self.run.id, self.step)
         if found is None:
-            raise CannotBegin(f"the network of run {self.run.id} after step {self.step:,} is not kept (deleted?)")
+            raise StoreTrouble(
+                f"the network of run {self.run.id} after step {self.step:,} is not kept (deleted?): run the same "
+                "command again, which makes it anew"
+            )
         return found
 
     @cached_property

@@ -17,7 +17,19 @@ from spurbench.bench.plugins.method import CannotBegin
 from spurbench.bench.provenance import commit, plugin_code
 from spurbench.bench.records.record import SCHEMA, Cause, Cost, Provenance, Record
 from spurbench.bench.records.run import Run
+from spurbench.bench.store.store import Store
 from spurbench.bench.training.execution import Options
+
+
+def code_of_bases(run: Run, store: Store) -> dict[str, str]:
+    """The code of the methods that made the runs that a run starts from, as their records have it, by its parts."""
+    made: dict[str, str] = {}
+    for record in filter(None, (store.record(base.id) for base, _ in run.bases)):
+        parts = plugin_code.makers(record.identity)
+        made |= {name: record.provenance.code.get(part, "") for part, name in parts.items()
+                 if plugin_code.kind_of(part) == "method"}  # fmt: skip
+    parts = plugin_code.makers(run.to_dict())
+    return {part: made[name] for part, name in parts.items() if part.startswith("base") and made.get(name)}
 
 
 def begin_record(run: Run, options: Options, hardware: bool = True) -> Record:
@@ -95,7 +107,7 @@ def find_cause(run: Run, error: BaseException) -> tuple[str, str]:
 def suggest_remedy(run: Run) -> str:
     """What to change after running out of memory."""
     batch = run.training.get("batch")
-    return f"; try training.batch {max(1, batch // 2)}" if batch else "; try a smaller training set or network"
+    return f"; try training.batch {batch // 2}" if batch and batch > 1 else "; try a smaller training set or network"
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------

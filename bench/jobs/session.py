@@ -112,12 +112,13 @@ def warn_once(run: Run, data: Data, dataset: Dataset) -> None:
 def load_run(run: Run, setup: Setup, store: Store) -> tuple[Record, Replica]:
     """What is known of a run before it is done, and its data and networks."""
     record = recording.begin_record(run, setup.job.options)
-    with data_files.watching(run.dataset) as files:
+    with data_files.watching(repr(setup.dataset)) as files:
         replica = setup.draw(run, store)
         checksum = setup.dataset.checksum()
     warn_once(run, replica.data, setup.dataset)
     replica = bases.begin(replica, run, setup, store)
-    provenance = structs.replace(record.provenance, data=checksum, files=files)
+    code = record.provenance.code | recording.code_of_bases(run, store)
+    provenance = structs.replace(record.provenance, code=code, data=checksum, files=files)
     return record.with_(provenance=provenance), replica
 
 
@@ -144,6 +145,8 @@ class Session:
         try:
             if found:
                 self.engine.restore([at.state for at in found])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             file = checkpoint_of(self.context.store, found[0].run)
             raise checkpoints.unreadable(file, type(error).__name__) from None

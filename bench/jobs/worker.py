@@ -24,9 +24,9 @@ from spurbench.bench.records.run import Run
 from spurbench.bench.store import checkpoints, weights
 from spurbench.bench.store.checkpoints import Checkpoint
 from spurbench.bench.store.claims import Lost, kept_alive
-from spurbench.bench.store.store import Store
+from spurbench.bench.store.store import Store, checkpoint_of
 
-NOT_THE_RUNS = (Stopped, Lost, Outdated, StoreTrouble, KeyboardInterrupt)
+NOT_THE_RUNS = (Stopped, Lost, Outdated, StoreTrouble)
 """What ends work on a run and is no fault of the run's."""
 
 TRIES = 3  # to have the networks of a base
@@ -50,12 +50,10 @@ def run_job(job: Job, store: Store, report: Report, stop: Callable[[], bool], re
         mine += (run for run in job.runs if store.claims.take(run.id))
         todo = [run for run in mine if redo.asks_for(store.record(run.id))]
         for run in todo:
-            weights.forget(store, run.id)  # of an earlier time that it was done
-        again = [run for run in mine if run not in todo and lacks_networks(run, job, store)]
+            if not checkpoint_of(store, run.id).exists():  # that one goes on with what it has kept
+                weights.forget(store, run.id)  # of an earlier time that it was done
+        again = [run for run in mine if run not in todo and may_make_networks_again(run, job, context)]
         todo, context.recorded = todo + again, {run.id for run in again}
-        for run in again:
-            if record := store.record(run.id):
-                edits.check_unedited(record, ", and its networks are gone")
         with kept_alive(store.claims, [run.id for run in mine], lambda: (context.step, job.steps)) as context.lost:
             do_runs(replace(job, runs=todo), context)
     finally:
@@ -76,6 +74,19 @@ def lacks_networks(run: Run, job: Job, store: Store) -> bool:
         return False
     record = store.record(run.id)
     return record is not None and record.done
+
+
+def may_make_networks_again(run: Run, job: Job, context: Context) -> bool:
+    """Whether a run lacks networks that it would come to once more; a trouble for the user if it would not."""
+    record = context.store.record(run.id)
+    if record is None or not lacks_networks(run, job, context.store):
+        return False
+    try:
+        edits.check_unedited(record, ", and its networks are gone")
+    except UserError as error:
+        context.troubles[str(error)] = None
+        return False
+    return True
 
 
 def make_bases(job: Job, store: Store, report: Report, stop: Callable[[], bool], redo: Redo) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from spurbench.bench.core.errors import UserError
 from spurbench.bench.core.processes import interruptible
+from spurbench.bench.core.terminal import plural
 from spurbench.bench.jobs.job import Job
 from spurbench.bench.launch.placement import Layout
 from spurbench.bench.launch.pool import Ended, News, Pool, Process, Terms
@@ -171,7 +172,9 @@ class Launch:
         failures = [record for record in records.values() if record and record.status == "failed"]
         lacking = [id for id, record in records.items() if record is None]
         if lacking and not refused and not self.store.claims.living().keys() & set(lacking):
-            self.outcome.refused.append((job.title, f"{len(lacking)} runs left no record, such as {lacking[0]}"))
+            self.outcome.refused.append(
+                (job.title, f"{plural(len(lacking), 'run')} left no record, such as {lacking[0]}")
+            )
             refused = True
         self.outcome.failed += len(failures)
         self.watcher.ended(job, failures, refused)

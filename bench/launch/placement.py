@@ -42,7 +42,7 @@ class Layout:
     def __str__(self) -> str:
         kinds = ", ".join(sorted(set(self.devices)))
         several = "threads" if self.threads > 1 else "thread"
-        processes = "this process" if self.inside else f"{len(self.devices)} processes"
+        processes = "this process" if self.inside else f"{len(self.devices)} process{'es' * (len(self.devices) > 1)}"
         where = f"{self.place}: " if self.place else ""
         return f"{where}{processes} on {kinds}, {self.threads} {several} each, up to {self.height} seeds a job"
 

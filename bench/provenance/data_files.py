@@ -31,12 +31,15 @@ ENDS = 1 << 20  # bytes hashed at the beginning and the end of a larger one
 _opened: list[str] | None = None  # paths opened while a dataset loads
 
 
-_read: dict[str, dict[Path, str]] = {}  # dataset → files read by this process for it; some datasets cache them
+_read: dict[str, dict[Path, str]] = {}  # dataset and options → files this process has read for it; some cache them
 
 
 @contextmanager
 def watching(dataset: str) -> Iterator[Files]:
-    """The files read to load a dataset inside the block, or earlier in this process; filled in at its end."""
+    """The files read to load a dataset inside the block, or earlier in this process; filled in at its end.
+
+    `dataset` names it with its options, which may say what is read.
+    """
     global _opened
     listen_for_opens()
     files: Files = {}

@@ -74,7 +74,7 @@ def find_edited_plugins(record: Summary) -> list[str]:
 
 def check_unedited(record: Summary, what: str = "") -> None:
     """Errors: UserError for a run that would not come out again as recorded; `what` follows the reason."""
-    if files := find_edited_plugins(record):
+    if files := find_edited_files(record):
         raise UserError(
             f"run {record.id} was made before {' and '.join(files)} was edited{what}: `run --fresh` trains it again"
         )

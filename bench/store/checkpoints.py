@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from spurbench.bench.core.errors import UserError
+from spurbench.bench.core.errors import StoreTrouble, UserError
 from spurbench.bench.provenance.data_files import Files
 from spurbench.bench.provenance.edits import Version
 from spurbench.bench.records.run import Run
@@ -58,6 +58,8 @@ def load(run: Run, store: Store) -> Checkpoint | None:
     try:
         saved: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
         layout = saved.pop("version")
+    except (OSError, MemoryError) as error:  # of the machine, not of the file
+        raise StoreTrouble(f"cannot read {file}: {error}: run the same command again") from None
     except Exception as error:
         raise unreadable(file, type(error).__name__) from None
     if layout != LAYOUT:

@@ -51,20 +51,23 @@ class Claims:
 
     def take(self, run_id: str) -> bool:
         """Reserve a run for this process; False if another living process has it."""
-        path = self.path(run_id)
-        if self.root.parent.exists():  # a store that was deleted does not come back
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not alive(path):
-            remove_dead(path)
-        token = secrets.token_hex(8)
+        path, token = self.path(run_id), secrets.token_hex(8)
         try:
+            if self.root.parent.exists():  # a store that was deleted does not come back
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not alive(path):
+                remove_dead(path)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         except OSError as error:
             raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(encode(holder() | {"token": token}))
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(encode(holder() | {"token": token}))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
         self.tokens[run_id] = token
         return True
 
@@ -83,12 +86,16 @@ class Claims:
     def open_held(self, run_id: str) -> int:
         """This process's claim, opened. Raises Lost if it has none."""
         for _ in range(20):
-            with suppress(FileNotFoundError):
+            try:
                 descriptor = os.open(self.path(run_id), os.O_RDWR)
                 if parse_claim(os.pread(descriptor, CLAIM_BYTES, 0)).get("token") == self.tokens.get(run_id, ""):
                     return descriptor
                 os.close(descriptor)
                 break
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise StoreTrouble(f"cannot read the claim {self.path(run_id)}: {error.strerror}") from None
             time.sleep(0.02)  # another process may have moved it for a moment, see `take_away`
         raise Lost(run_id)
 

@@ -12,7 +12,7 @@ from spurbench.bench.records.parsing import Unusable
 from spurbench.bench.records.plan import Plan
 from spurbench.bench.records.plan_merge import merge_plans
 from spurbench.bench.records.record import Summary, agree
-from spurbench.bench.store import artifacts
+from spurbench.bench.store import artifacts, weights
 from spurbench.bench.store.store import Packed, Store
 
 Kept = dict[str, tuple[Summary, Store]]  # run id → its record and the store that has it
@@ -37,6 +37,7 @@ def merge(
     for summary, source in new:
         replace_predictions(store, source, summary.id)
         artifacts.delete_arrays(store, summary.id)
+        weights.forget(store, summary.id)
     for source in sources:
         alike = [one.id for one in source.records()[0] if agrees(one.id, source, kept[one.id][1])]
         artifacts.copy_missing(store, source, alike)

@@ -93,9 +93,10 @@ class Store:
     def write(self, path: Path, content: bytes) -> None:
         """Write one of the store's files. Raises StoreTrouble if that fails, or if the store is gone."""
         mark = self.root / MARK
-        if not mark.exists():
-            raise StoreTrouble(f"the store {self.root} is gone (moved or deleted?): continue its runs where it is now")
         try:
+            if not mark.exists():
+                gone = f"the store {self.root} is gone (moved or deleted?): continue its runs where it is now"
+                raise StoreTrouble(gone)
             if self.oldest < SCHEMA and schemas_in(mark)[0] < SCHEMA:  # the first writer updates the mark
                 write_atomically(mark, canonical({"schema": SCHEMA, "oldest": self.oldest}))
             write_atomically(path, content)

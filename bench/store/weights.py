@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spurbench.bench.core.errors import StoreTrouble
 from spurbench.bench.plugins.network import Networks
 from spurbench.bench.store.store import Store
 
@@ -65,8 +65,14 @@ def read(path: Path, kind: type) -> Any:
     if not path.is_file():
         return None
     found: Any = None
-    with suppress(Exception):  # torch lets through whatever it trips over
+    try:
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError) as error:  # of the machine, not of the file
+        raise StoreTrouble(f"cannot read {path}: {error}: run the same command again") from None
+    except Exception:  # torch lets through whatever it trips over
+        found = None
     if isinstance(found, kind):
         return found
     path.unlink(missing_ok=True)
