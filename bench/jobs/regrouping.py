@@ -33,10 +33,8 @@ def regroup(run: Run, begun: Record, options: Options, store: Store) -> Record:
     assert run.trained_alike is not None
     alike = store.record(run.trained_alike.id)
     assert alike is not None
-    own = structs.replace(
-        begun.provenance,
-        code=begun.provenance.code | alike.provenance.code, data=alike.provenance.data, files=alike.provenance.files,
-    )  # fmt: skip
+    made, other = alike.provenance, begun.provenance  # where and when it was trained, as its cost is of there
+    own = structs.replace(made, code=other.code | made.code, paths=other.paths | made.paths)
     record = alike.with_(id=run.id, inferred_by=begun.inferred_by, provenance=own)
     if alike.done:
         record = with_inferred_counts(record, alike.id, inferred_split(run, options, store), store)

@@ -106,7 +106,8 @@ def engine_before(records: Sequence[Summary], store: Store) -> Engine:
             f"run {run.id} followed version {run.protocol_version} of {run.dataset}'s protocol, installed is "
             f"{setup.dataset.protocol_version}: it cannot be trained again here"
         )
-    edits.check_unedited(records[0])
+    for record in records:
+        edits.check_unedited(record)
     memory.tune_process(job.options.threads)
     make_bases(job, store, lambda step: None, lambda: False, Redo())
     return setup.make_engine([bases.begin(setup.draw(run, store), run, setup, store) for run in job.runs])
