@@ -19,7 +19,7 @@ from spurbench.bench.grid.ad_hoc import adhoc_grid
 from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import bases, worker
-from spurbench.bench.jobs.job import Job
+from spurbench.bench.jobs.job import Job, Redo
 from spurbench.bench.jobs.session import Stopped
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.leaderboard.build import build_from_store
@@ -536,6 +536,25 @@ def test_a_base_that_goes_on_keeps_the_networks_it_has_kept(store: Store, monkey
     assert keep == [100] and weights.has(store, base.id, 100)
     worker.run_job(job, store, lambda step: None, lambda: False)
     assert weights.has(store, base.id, 100)
+
+
+def test_no_record_stands_beside_predictions_of_another_training(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is done again, and killed between its predictions and its record: then it is to be done once more."""
+    runs = runs_of("erm", "0", steps=20)
+    finish(runs, store)
+
+    class Always(Redo):
+        def asks_for(self, record: Any) -> bool:
+            return True
+
+    def killed(*_: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Store, "write_record", killed)
+        worker.run_job(Job(runs, "", Options()), store, lambda step: None, lambda: False, Always())
+    assert store.record(runs[0].id) is None and predictions.path_of(store, runs[0].id).exists()
+    assert finish(runs, store)[0].done
 
 
 def test_networks_that_cannot_be_read_now_are_not_deleted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,8 @@ def score(
     measures = with_agreement(measures, marked, dataset, whole.data)
     drawn = make_drawings(dataset, whole.score, whole.data)
     hold()
-    artifacts.delete_arrays(store, record.id)  # of an earlier time that it was done
+    store.withdraw_record(record.id)  # of an earlier time that it was done, and what is kept beside it
+    artifacts.delete_arrays(store, record.id)
     artifacts.save_arrays(store, record.id, drawn)
     kept = keep_predictions(record.id, progress.logits | logits, data, store)
     record = record.with_(splits=counts, looks=progress.evaluations, measures=measures, curves=curves, predictions=kept)

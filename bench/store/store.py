@@ -135,6 +135,11 @@ class Store:
         """
         self.put(self.path("records", record.id, ".json"), write_record(record), parse_record)
 
+    def withdraw_record(self, run_id: str) -> None:
+        """Delete the record of a run that is done again, before what is kept beside it is replaced."""
+        for name in {run_id, self.file_id(run_id)}:
+            self.path("records", name, ".json").unlink(missing_ok=True)
+
     def record(self, run_id: str) -> Record | None:
         """The record of a run; None if there is none or it is unusable."""
         found = self.read_file(self.path("records", run_id, ".json"), parse_record)
