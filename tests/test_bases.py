@@ -20,7 +20,7 @@ from spurbench.bench.grid.expand import expand
 from spurbench.bench.grid.load import load_grid
 from spurbench.bench.jobs import bases, worker
 from spurbench.bench.jobs.job import Job, Redo
-from spurbench.bench.jobs.session import Stopped
+from spurbench.bench.jobs.session import Stopped, start_over
 from spurbench.bench.jobs.setup import set_up
 from spurbench.bench.leaderboard.build import build_from_store
 from spurbench.bench.plugins import registry
@@ -570,6 +570,27 @@ def test_networks_that_cannot_be_read_now_are_not_deleted(store: Store, monkeypa
             finish(runs_of("llr", "0"), store)
     assert files and all(file.exists() for file in files) and store.record(runs_of("llr", "0")[0].id) is None
     assert finish(runs_of("llr", "0"), store)[0].done
+
+
+def test_a_run_that_starts_over_forgets_the_networks_of_its_earlier_code(store: Store) -> None:
+    (run,) = runs_of("erm", "0", steps=20)
+    weights.save(store, run.id, 10, [{}])
+    start_over(run, "the method", store)
+    assert not weights.has(store, run.id, 10)
+
+
+def test_a_record_stands_whose_networks_cannot_be_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(runs_of("dfr", "0"), store)
+    (base,) = [record for record in store.records()[0] if record.method == "erm"]
+    shutil.rmtree(store.root / "weights")
+
+    def short_of_memory(engine: Engine) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Engine, "update", short_of_memory)
+    with pytest.raises(UserError, match="networks cannot be made again, out_of_memory"):
+        finish(runs_of("llr", "0"), store)
+    assert (found := store.record(base.id)) and found.done
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])

@@ -64,6 +64,7 @@ class Context:
 def start_over(run: Run, what: str, store: Store) -> None:
     print(f"{run.dataset} × {run.method}, seed {run.seed}: {what} changed since it was begun; it starts over",
           file=sys.stderr)  # fmt: skip
+    weights.forget(store, run.id)
     checkpoints.delete(run.id, store)
 
 

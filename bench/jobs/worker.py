@@ -198,6 +198,10 @@ def give_up(run: Run, record: Record, error: BaseException, context: Context) ->
     if isinstance(error, UserError) and not isinstance(error, BadSeed):
         context.troubles[str(error)] = None
         return
+    if run.id in context.recorded:  # it was to give its networks once more: its record stands
+        kind, why = recording.find_cause(run, error)
+        context.troubles[f"run {run.id}: its networks cannot be made again, {kind}: {why}"] = None
+        return
     with suppress(Lost):
         context.settle(recording.fail(record, *recording.find_cause(run, error), traceback.format_exc()))
 

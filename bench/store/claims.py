@@ -141,7 +141,7 @@ def kept_alive(claims: Claims, run_ids: Sequence[str], progress: Callable[[], tu
                         claims.keep(run_id, *progress())
                 except Lost:
                     lost.add(run_id)
-                except OSError:  # a disk that is full for a moment; the next sign may succeed
+                except (OSError, StoreTrouble):  # a disk that is full for a moment; the next sign may succeed
                     continue
 
     thread = threading.Thread(target=beat, daemon=True)

@@ -35,6 +35,7 @@ def merge(
     add_plans(store, sources, say)
     new = [(summary, source) for summary, source in kept.values() if source is not store]
     for summary, source in new:
+        store.withdraw_record(summary.id)  # the source has the one that takes its place
         replace_predictions(store, source, summary.id)
         artifacts.delete_arrays(store, summary.id)
         weights.forget(store, summary.id)

@@ -60,6 +60,18 @@ def write(store: Store, path: Path, content: Any) -> None:
     store.write(path, buffer.getvalue())
 
 
+def read_whole(path: Path) -> Any:
+    """What a file holds, read without a memory map; None if it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreTrouble(f"cannot read {path}: {error.strerror}: run the same command again") from None
+    try:
+        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception:
+        return None
+
+
 def read(path: Path, kind: type) -> Any:
     """What a file holds; None if there is none, or it is damaged: then it is deleted, and made anew."""
     if not path.is_file():
@@ -71,8 +83,8 @@ def read(path: Path, kind: type) -> Any:
         return None
     except (OSError, MemoryError) as error:  # of the machine, not of the file
         raise StoreTrouble(f"cannot read {path}: {error}: run the same command again") from None
-    except Exception:  # torch lets through whatever it trips over
-        found = None
+    except Exception:  # torch lets through whatever it trips over, a lack of file handles too
+        found = read_whole(path)
     if isinstance(found, kind):
         return found
     path.unlink(missing_ok=True)
