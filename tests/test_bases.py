@@ -527,7 +527,7 @@ def test_a_record_has_the_code_that_made_its_base(store: Store, tmp_path: Path) 
     assert edits.find_edited_files(record) == ["mine.py"]
 
 
-def test_a_base_that_goes_on_keeps_the_networks_it_has_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_goes_on_keeps_the_networks_it_has_kept(store: Store) -> None:
     (run,) = runs_of("{method: jtt, base: {step: 100}}", "0", steps=300, batch=None)
     ((base, keep),) = run.bases
     job, asked = Job([base], "erm", Options(history=1, threads=1), keep), [False] * 200 + [True]

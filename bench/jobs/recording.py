@@ -29,7 +29,7 @@ def code_of_bases(run: Run, store: Store) -> dict[str, str]:
         made |= {name: record.provenance.code.get(part, "") for part, name in parts.items()
                  if plugin_code.kind_of(part) == "method"}  # fmt: skip
     parts = plugin_code.makers(run.to_dict())
-    return {part: made[name] for part, name in parts.items() if part.startswith("base") and made.get(name)}
+    return {part: made[name] for part, name in parts.items() if plugin_code.kind_of(part) != part and made.get(name)}
 
 
 def begin_record(run: Run, options: Options, hardware: bool = True) -> Record:

@@ -109,7 +109,7 @@ class Row:
 def shared_fields(result: CellResult, comparison: Comparison) -> dict[str, Any]:
     """What is the same in every row of a cell."""
     records, done = list(result.records.values()), list(result.done.values())
-    used = used_by(result)
+    used, reference = used_by(result), result.method in comparison.references
     return {
         "dataset": result.dataset, "method": result.method, "label": result.label,
         **describe_selection(result, comparison), "search": result.search,
@@ -122,7 +122,8 @@ def shared_fields(result: CellResult, comparison: Comparison) -> dict[str, Any]:
         "notes": [*result.notes, *note_unused_rule(result), *note_equal_draws(result)],
         "tied": sum(r.ties[0] > 1 for r in done if isinstance(r, Selected)),
         "latest": sum(r.ties[1] > 1 for r in done if isinstance(r, Selected)),
-        "reference": result.method in comparison.references, "below_chance": below_chance(done, result, comparison),
+        "reference": reference,
+        "below_chance": not reference and below_chance(done),  # the counts of a random guess are rounded
         "needs": sorted(records[0].needs) if records else [],
         "used": used, "regime": describe_use(used), "grids": sorted(set(result.grids)),
         "seconds_per_run": median(r.cost.seconds for r in done) if done else None,
@@ -225,13 +226,8 @@ def is_guess(result: CellResult, comparison: Comparison) -> bool:
     return result.method in comparison.references and result.hyper_parameters == {}
 
 
-def below_chance(records: Sequence[Summary], result: CellResult, comparison: Comparison) -> bool:
-    """Whether runs are, on average, worse than chance in training: no cue was learned, or an inverted one.
-
-    A reference row is not: the counts of a random guess are rounded.
-    """
-    if result.method in comparison.references:
-        return False
+def below_chance(records: Sequence[Summary]) -> bool:
+    """Whether runs are, on average, worse than chance in training: no cue was learned, or an inverted one."""
     shares = [accuracy(record.splits.get("train")) for record in records]
     found = [share for share in shares if share is not None]
     if not found:

@@ -58,15 +58,15 @@ class Claims:
             if path.exists() and not alive(path):
                 remove_dead(path)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(encode(holder() | {"token": token}))
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
         except FileExistsError:
             return False
         except OSError as error:
-            raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(encode(holder() | {"token": token}))
-        except OSError as error:
-            path.unlink(missing_ok=True)
             raise StoreTrouble(f"cannot claim a run, {path}: {error.strerror}") from None
         self.tokens[run_id] = token
         return True

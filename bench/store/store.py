@@ -95,8 +95,9 @@ class Store:
         mark = self.root / MARK
         try:
             if not mark.exists():
-                gone = f"the store {self.root} is gone (moved or deleted?): continue its runs where it is now"
-                raise StoreTrouble(gone)
+                raise StoreTrouble(
+                    f"the store {self.root} is gone (moved or deleted?): continue its runs where it is now"
+                )
             if self.oldest < SCHEMA and schemas_in(mark)[0] < SCHEMA:  # the first writer updates the mark
                 write_atomically(mark, canonical({"schema": SCHEMA, "oldest": self.oldest}))
             write_atomically(path, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,32 +61,28 @@ def write(store: Store, path: Path, content: Any) -> None:
     store.write(path, buffer.getvalue())
 
 
-def read_whole(path: Path) -> Any:
-    """What a file holds, read without a memory map; None if it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StoreTrouble(f"cannot read {path}: {error.strerror}: run the same command again") from None
-    try:
-        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception:
-        return None
-
-
 def read(path: Path, kind: type) -> Any:
-    """What a file holds; None if there is none, or it is damaged: then it is deleted, and made anew."""
-    if not path.is_file():
-        return None
+    """What a file holds; None if there is none, or it is damaged: then it is deleted, and made anew.
+
+    Errors: StoreTrouble where the machine cannot read it now.
+    """
     found: Any = None
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        found = load_file(path)
     except FileNotFoundError:
         return None
-    except (OSError, MemoryError) as error:  # of the machine, not of the file
+    except (OSError, MemoryError) as error:
         raise StoreTrouble(f"cannot read {path}: {error}: run the same command again") from None
-    except Exception:  # torch lets through whatever it trips over, a lack of file handles too
-        found = read_whole(path)
+    except Exception:  # torch lets through whatever it trips over
+        found = None
     if isinstance(found, kind):
         return found
     path.unlink(missing_ok=True)
     return None
+
+
+def load_file(path: Path) -> Any:
+    """What torch finds in a file, mapped into memory; read where that fails, as it may though the file is sound."""
+    with suppress(Exception):
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    return torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
